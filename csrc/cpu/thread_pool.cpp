@@ -1,0 +1,109 @@
+#include "cpu/thread_pool.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace tsloss {
+namespace {
+
+class ThreadPool {
+ public:
+  void run(int64_t tasks, int threads, TaskFn run, void* context) {
+    std::unique_lock<std::mutex> entry(entry_, std::defer_lock);
+    // A busy pool means that other threads already compute: the caller works alone.
+    if (threads <= 1 || tasks <= 1 || !entry.try_lock()) {
+      for (int64_t task = 0; task < tasks; ++task) run(context, task, 0);
+      return;
+    }
+    const int helpers = static_cast<int>(std::min<int64_t>(threads, tasks)) - 1;
+    {
+      std::lock_guard<std::mutex> lock(state_);
+      grow(helpers);
+      run_ = run;
+      context_ = context;
+      end_ = tasks;
+      next_.store(0, std::memory_order_relaxed);
+      error_ = nullptr;
+      invited_ = std::min<int>(helpers, static_cast<int>(workers_.size()));
+      slots_ = 1;
+    }
+    wake_.notify_all();
+    work(0);
+    std::unique_lock<std::mutex> lock(state_);
+    invited_ = 0;  // whoever has not come by now is not needed
+    idle_.wait(lock, [&] { return active_ == 0; });
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  // Fewer workers than wished for is not an error: the caller can do it all.
+  void grow(int wanted) {
+    try {
+      while (static_cast<int>(workers_.size()) < wanted) workers_.emplace_back([this] { serve(); });
+    } catch (const std::system_error&) {
+    }
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(state_);
+    for (;;) {
+      wake_.wait(lock, [&] { return invited_ > 0; });
+      --invited_;
+      ++active_;
+      const int slot = slots_++;
+      lock.unlock();
+      work(slot);
+      lock.lock();
+      if (--active_ == 0) idle_.notify_one();
+    }
+  }
+
+  void work(int slot) {
+    try {
+      for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < end_;) {
+        run_(context_, task, slot);
+      }
+    } catch (...) {
+      next_.store(end_, std::memory_order_relaxed);
+      std::lock_guard<std::mutex> lock(state_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  std::mutex entry_;  // held by the caller of the job that runs
+  std::mutex state_;  // guards all below but next_
+  std::condition_variable wake_;
+  std::condition_variable idle_;
+  std::vector<std::thread> workers_;
+  TaskFn run_ = nullptr;
+  void* context_ = nullptr;
+  int64_t end_ = 0;
+  std::atomic<int64_t> next_{0};
+  int invited_ = 0;
+  int active_ = 0;
+  int slots_ = 1;
+  std::exception_ptr error_;
+};
+
+// Never destroyed: its threads outlive static destruction. A forked child has none of the threads
+// and perhaps a locked mutex, so it starts with a pool of its own.
+ThreadPool* pool = new ThreadPool;
+[[maybe_unused]] const int registered =
+    pthread_atfork(nullptr, nullptr, [] { pool = new ThreadPool; });
+
+}  // namespace
+
+void run_tasks(int64_t tasks, int threads, TaskFn run, void* context) {
+  pool->run(tasks, threads, run, context);
+}
+
+}  // namespace tsloss

@@ -1,0 +1,17 @@
+"""Exact 0-dimensional persistence of point clouds, differentiable in PyTorch, and the topological
+soft prompt loss (TSLoss) on top of it."""
+
+from . import barcode
+from .functional import H0Persistence, h0_persistence, h0_persistence_from_distances
+from .loss import TSLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "H0Persistence",
+    "TSLoss",
+    "__version__",
+    "barcode",
+    "h0_persistence",
+    "h0_persistence_from_distances",
+]

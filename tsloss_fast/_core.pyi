@@ -1,0 +1,48 @@
+"""Native kernels. Private: addresses and sizes are not checked here, only in ``_ops.py``."""
+
+compiler: str
+has_cuda: bool
+
+def h0_forward(
+    dtype: int,
+    metric: int,
+    points: int,
+    lengths: int,
+    deaths: int,
+    edges: int,
+    batch: int,
+    n: int,
+    dim: int,
+    threads: int,
+) -> tuple[int, int, int, int]: ...
+def h0_backward(
+    dtype: int,
+    metric: int,
+    grad_deaths: int,
+    points: int,
+    deaths: int,
+    edges: int,
+    grad_points: int,
+    batch: int,
+    n: int,
+    dim: int,
+    threads: int,
+) -> None: ...
+def h0_from_distances(
+    dtype: int,
+    distances: int,
+    lengths: int,
+    symmetry_tolerance: float,
+    deaths: int,
+    edges: int,
+    batch: int,
+    n: int,
+    threads: int,
+) -> tuple[int, int, int, int]: ...
+def single_linkage(edges: int, merges: int, batch: int, n: int) -> None: ...
+def pairwise_keys(
+    dtype: int, metric: int, points: int, keys: int, batch: int, n: int, dim: int, threads: int
+) -> None: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def supported_isas() -> list[str]: ...

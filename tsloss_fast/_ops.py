@@ -1,0 +1,247 @@
+"""The torch operators over the native core: the only place where tensors become pointers.
+
+The operators take whole batches, ``(B, N, D)`` or ``(B, N, N)``, float32 or float64, and know
+nothing of autograd; ``functional.py`` puts the public functions on top.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from . import _core
+
+METRICS = {"euclidean": 0, "sqeuclidean": 1, "cosine": 2, "manhattan": 3}
+_DTYPES = {torch.float32: 0, torch.float64: 1}
+
+_lib = torch.library.Library("tsloss_fast", "DEF")
+_lib.define(
+    "h0(Tensor points, Tensor? lengths, str metric, bool check_finite)"
+    " -> (Tensor deaths, Tensor edges)"
+)
+_lib.define(
+    "h0_backward(Tensor grad_deaths, Tensor points, Tensor deaths, Tensor edges, str metric)"
+    " -> Tensor"
+)
+_lib.define(
+    "h0_from_distances(Tensor distances, Tensor? lengths, float symmetry_tolerance,"
+    " bool check_finite) -> (Tensor deaths, Tensor edges)"
+)
+
+
+def _pointer(t: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """The address of a tensor that a kernel may read or write as ``shape`` numbers of ``dtype``.
+
+    Every pointer that reaches C++ passes here: a wrong type or layout would not raise there, it
+    would corrupt memory.
+    """
+    if t.device.type != "cpu" or t.dtype is not dtype or tuple(t.shape) != shape:
+        raise TypeError(
+            f"{name}: expected a CPU tensor of shape {shape} and type {dtype}, "
+            f"got {t.device.type}, {tuple(t.shape)}, {t.dtype}"
+        )
+    if not t.is_contiguous():
+        raise TypeError(f"{name}: expected a contiguous tensor, got strides {t.stride()}")
+    return t.data_ptr()
+
+
+def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
+    """A plain contiguous float32/float64 CPU tensor and its dtype code."""
+    if t.dtype not in _DTYPES:
+        raise TypeError(f"{name}: expected float32 or float64, got {t.dtype}")
+    if t.dim() != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {tuple(t.shape)}")
+    return t.contiguous(), _DTYPES[t.dtype]
+
+
+def _prepare_lengths(lengths: Tensor | None, batch: int, points: int) -> Tensor | None:
+    if lengths is None:
+        return None
+    if tuple(lengths.shape) != (batch,):
+        raise ValueError(f"lengths: expected shape ({batch},), got {tuple(lengths.shape)}")
+    lengths = lengths.to(torch.int64).contiguous()
+    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > points):
+        bad = int(((lengths < 0) | (lengths > points)).nonzero()[0])
+        raise ValueError(
+            f"lengths: expected numbers between 0 and {points} (the points of a padded cloud), "
+            f"got {int(lengths[bad])} for cloud {bad}"
+        )
+    return lengths
+
+
+def _empty_bars(t: Tensor) -> tuple[Tensor, Tensor]:
+    batch, n = t.shape[0], t.shape[1]
+    bars = torch.sym_max(n - 1, 0)
+    return t.new_empty((batch, bars)), t.new_empty((batch, bars, 2), dtype=torch.int64)
+
+
+_ADVICE_FINITE = "remove it, mask it with `lengths`, or pass check_finite=False to get NaN deaths"
+
+
+def _raise(
+    finding: tuple[int, int, int, int], batch: int, what: str, dtype: torch.dtype
+) -> NoReturn:
+    problem, cloud, i, j = finding
+    where = f"cloud {cloud} of {batch}" if batch > 1 else "the cloud"
+    if what == "distances":
+        entry = f"distances: entry ({i}, {j}) of {where}"
+        raise ValueError(
+            {
+                1: f"{entry} is NaN or infinite; {_ADVICE_FINITE}",
+                4: f"{entry} is negative; expected distances, which are >= 0",
+                5: f"{entry} is on the diagonal and not zero; expected the distance of a point to "
+                "itself to be 0. If the matrix comes from torch.cdist, pass "
+                "compute_mode='donot_use_mm_for_euclid_dist' there, or give the points to "
+                "h0_persistence",
+                6: f"{entry} differs from its mirror image ({j}, {i}); expected a symmetric "
+                "matrix. Pass (d + d.mT) / 2 if the difference is meant to be averaged",
+            }[problem]
+        )
+    raise ValueError(
+        {
+            1: f"points: point {i} of {where} contains NaN or infinity; {_ADVICE_FINITE}",
+            2: f"points: point {i} of {where} is the zero vector, to which the cosine distance is "
+            "undefined; remove it, mask it with `lengths`, or use another metric",
+            3: f"points: the distance of points {i} and {j} of {where} is above the largest "
+            f"{dtype}; rescale the points" + (" or use float64" if dtype is torch.float32 else ""),
+        }[problem]
+    )
+
+
+def _h0_cpu(
+    points: Tensor, lengths: Tensor | None, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    points, code = _prepare(points, "points", 3)
+    batch, n, dim = points.shape
+    lengths = _prepare_lengths(lengths, batch, n)
+    deaths, edges = _empty_bars(points)
+    bars = deaths.shape[1]
+    finding = _core.h0_forward(
+        code,
+        METRICS[metric],
+        _pointer(points, "points", (batch, n, dim), points.dtype),
+        0 if lengths is None else _pointer(lengths, "lengths", (batch,), torch.int64),
+        _pointer(deaths, "deaths", (batch, bars), points.dtype),
+        _pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        batch,
+        n,
+        dim,
+        torch.get_num_threads(),
+    )
+    if finding[0] and check_finite:
+        _raise(finding, batch, "points", points.dtype)
+    return deaths, edges
+
+
+def _h0_backward_cpu(
+    grad_deaths: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
+) -> Tensor:
+    points, code = _prepare(points, "points", 3)
+    batch, n, dim = points.shape
+    bars = max(n - 1, 0)
+    grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
+    grad_points = torch.empty_like(points)
+    _core.h0_backward(
+        code,
+        METRICS[metric],
+        _pointer(grad_deaths, "grad_deaths", (batch, bars), points.dtype),
+        _pointer(points, "points", (batch, n, dim), points.dtype),
+        _pointer(deaths, "deaths", (batch, bars), points.dtype),
+        _pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        _pointer(grad_points, "grad_points", (batch, n, dim), points.dtype),
+        batch,
+        n,
+        dim,
+        torch.get_num_threads(),
+    )
+    return grad_points
+
+
+def _h0_from_distances_cpu(
+    distances: Tensor, lengths: Tensor | None, symmetry_tolerance: float, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    distances, code = _prepare(distances, "distances", 3)
+    batch, n = distances.shape[:2]
+    lengths = _prepare_lengths(lengths, batch, n)
+    deaths, edges = _empty_bars(distances)
+    bars = deaths.shape[1]
+    finding = _core.h0_from_distances(
+        code,
+        _pointer(distances, "distances", (batch, n, n), distances.dtype),
+        0 if lengths is None else _pointer(lengths, "lengths", (batch,), torch.int64),
+        symmetry_tolerance,
+        _pointer(deaths, "deaths", (batch, bars), distances.dtype),
+        _pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        batch,
+        n,
+        torch.get_num_threads(),
+    )
+    if finding[0] and (check_finite or finding[0] != 1):
+        _raise(finding, batch, "distances", distances.dtype)
+    return deaths, edges
+
+
+_lib.impl("h0", _h0_cpu, "CPU")
+_lib.impl("h0_backward", _h0_backward_cpu, "CPU")
+_lib.impl("h0_from_distances", _h0_from_distances_cpu, "CPU")
+
+
+@torch.library.register_fake("tsloss_fast::h0", lib=_lib)
+def _h0_fake(
+    points: Tensor, lengths: Tensor | None, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    return _empty_bars(points)
+
+
+@torch.library.register_fake("tsloss_fast::h0_backward", lib=_lib)
+def _h0_backward_fake(
+    grad_deaths: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
+) -> Tensor:
+    return torch.empty_like(points, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("tsloss_fast::h0_from_distances", lib=_lib)
+def _h0_from_distances_fake(
+    distances: Tensor, lengths: Tensor | None, symmetry_tolerance: float, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    return _empty_bars(distances)
+
+
+h0 = torch.ops.tsloss_fast.h0.default
+h0_backward = torch.ops.tsloss_fast.h0_backward.default
+h0_from_distances = torch.ops.tsloss_fast.h0_from_distances.default
+
+
+def linkage_merges(edges: Tensor) -> Tensor:
+    """Edges (B, N-1, 2) of whole clouds -> merges (B, N-1, 3) int64 on the CPU; see
+    csrc/tsloss.h."""
+    edges = edges.to("cpu", torch.int64).contiguous()
+    batch, bars, _ = edges.shape
+    merges = torch.empty((batch, bars, 3), dtype=torch.int64)
+    _core.single_linkage(
+        _pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        _pointer(merges, "merges", (batch, bars, 3), torch.int64),
+        batch,
+        bars + 1,
+    )
+    return merges
+
+
+def pairwise_keys(points: Tensor, metric: str = "euclidean") -> Tensor:
+    """The keys (B, N, N) that the tree is built on, from points (B, N, D); for tests."""
+    points, code = _prepare(points, "points", 3)
+    batch, n, dim = points.shape
+    keys = points.new_zeros((batch, n, n))
+    _core.pairwise_keys(
+        code,
+        METRICS[metric],
+        _pointer(points, "points", (batch, n, dim), points.dtype),
+        _pointer(keys, "keys", (batch, n, n), points.dtype),
+        batch,
+        n,
+        dim,
+        torch.get_num_threads(),
+    )
+    return keys

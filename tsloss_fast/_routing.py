@@ -1,0 +1,104 @@
+"""Lengths of critical edges, and the gradient routed through them, in plain differentiable torch.
+
+Used where the native kernels do not reach: second derivatives, ``torch.func`` transforms, forward
+mode, and devices without a kernel. All functions take clouds ``(B, N, D)`` and edges
+``(B, M, 2)`` whose padding is -1, and cost O(M·D).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _ends(x: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The points at both ends of each edge, (B, M, D) each, zero for padding, and the validity
+    mask."""
+    valid = edges[..., :1] >= 0
+    index = edges.clamp(min=0)
+    width = x.shape[-1]
+    first = x.gather(1, index[..., :1].expand(-1, -1, width))
+    second = x.gather(1, index[..., 1:].expand(-1, -1, width))
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    return torch.where(valid, first, zero), torch.where(valid, second, zero), valid
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    """x with 1 in place of 0: a divisor that gives 0/1 where the limit is taken to be 0."""
+    return torch.where(x == 0, torch.ones_like(x), x)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean norm over the last dimension (kept), with derivative 0 at 0 and in range at any
+    scale."""
+    if x.shape[-1] == 0:
+        return x.sum(-1, keepdim=True)
+    scale = _nonzero(x.detach().abs().amax(-1, keepdim=True))
+    square = (x / scale).square().sum(-1, keepdim=True)
+    return torch.where(square > 0, _nonzero(square).sqrt(), torch.zeros_like(square)) * scale
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    norm = _norm(x)
+    return x / _nonzero(norm), norm
+
+
+def edge_lengths(x: Tensor, edges: Tensor, metric: str) -> Tensor:
+    """Differentiable lengths (B, M) of the edges under the metric; 0 for padding."""
+    first, second, _ = _ends(x, edges)
+    if metric == "cosine":
+        first, second = _unit(first)[0], _unit(second)[0]
+        return (first - second).square().sum(-1) / 2
+    difference = first - second
+    if metric == "euclidean":
+        return _norm(difference).squeeze(-1)
+    if metric == "sqeuclidean":
+        return difference.square().sum(-1)
+    return difference.abs().sum(-1)
+
+
+def edge_gradients(x: Tensor, edges: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives (B, M, D) of each length with respect to its two ends, and the validity mask."""
+    first, second, valid = _ends(x, edges)
+    if metric == "cosine":
+        u, norm_u = _unit(first)
+        v, norm_v = _unit(second)
+        gap = u - v
+        death = gap.square().sum(-1, keepdim=True) / 2
+        return (gap - death * u) / _nonzero(norm_u), (-gap - death * v) / _nonzero(norm_v), valid
+    difference = first - second
+    if metric == "euclidean":
+        slope = difference / _nonzero(_norm(difference))
+    elif metric == "sqeuclidean":
+        slope = 2 * difference
+    else:
+        slope = difference.sign()
+    return slope, -slope, valid
+
+
+def route_gradient(grad: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tensor:
+    """The gradient (B, N, D) of sum(grad * lengths), differentiable in grad (B, M) and x."""
+    at_first, at_second, valid = edge_gradients(x, edges, metric)
+    weight = torch.where(valid, grad.unsqueeze(-1), torch.zeros_like(grad).unsqueeze(-1))
+    index = edges.clamp(min=0)
+    shape = (-1, -1, x.shape[-1])
+    result = torch.zeros_like(x)
+    result = result.scatter_add(1, index[..., :1].expand(shape), weight * at_first)
+    return result.scatter_add(1, index[..., 1:].expand(shape), weight * at_second)
+
+
+def route_tangent(tangent: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tensor:
+    """Directional derivative (B, M) of the lengths along tangent (B, N, D)."""
+    at_first, at_second, _ = edge_gradients(x, edges, metric)
+    first, second, _ = _ends(tangent, edges)
+    return (at_first * first + at_second * second).sum(-1)
+
+
+def route_to_matrix(grad: Tensor, edges: Tensor, points: int) -> Tensor:
+    """Gradient (B, N, N) of distance matrices: half of grad (B, M) at (i, j) and half at (j, i)."""
+    valid = edges[..., 0] >= 0
+    i, j = edges.clamp(min=0).unbind(-1)
+    half = torch.where(valid, grad / 2, torch.zeros_like(grad))
+    flat = torch.zeros((grad.shape[0], points * points), dtype=grad.dtype, device=grad.device)
+    index = torch.cat([i * points + j, j * points + i], dim=1)
+    return flat.scatter_add(1, index, torch.cat([half, half], dim=1)).reshape(-1, points, points)

@@ -1,0 +1,69 @@
+"""The smooth surrogate of TSLoss, reconstructed from arXiv 2602.16500: its constants are not
+public."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .functional import Lengths, _as_tensor, check_lengths
+
+
+def _softmax_mean(distances: Tensor, logits: Tensor, mask: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Σ softmax(logits)·distances over `dims` where mask holds; 0 where it holds nowhere."""
+    logits = torch.where(mask, logits, float("-inf"))
+    highest = logits.detach().amax(dims, keepdim=True)
+    weight = torch.where(mask, (logits - torch.where(highest.isfinite(), highest, 0)).exp(), 0)
+    norm = weight.sum(dims)
+    mean = (weight * torch.where(mask, distances, 0)).sum(dims)
+    return mean / torch.where(norm == 0, 1, norm)
+
+
+def surrogate_terms(
+    points: Tensor,
+    lengths: Lengths | None,
+    alpha: float,
+    include_self: bool,
+    weights: dict[str, float],
+) -> dict[str, Tensor]:
+    """The terms of weight above 0, (B,) each, of points (..., N, D). O(N² D) time, O(N²) memory."""
+    x = _as_tensor(points, "points")
+    if x.dim() < 2:
+        raise ValueError(f"points: expected shape (N, D) or (..., N, D), got {tuple(x.shape)}")
+    sizes = check_lengths(lengths, x.shape[:-2], x.device)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    clouds = x.reshape(x.shape[:-2].numel(), *x.shape[-2:])
+    batch, n, dim = clouds.shape
+    if batch == 0 or n < 2:
+        zero = clouds.sum((1, 2)) * 0 if batch else clouds.sum().reshape(1)
+        return {name: zero for name in ("connectivity", "redundancy") if weights[name]}
+    if sizes is None:
+        valid = torch.ones((batch, n), dtype=torch.bool, device=x.device)
+    else:
+        valid = torch.arange(n, device=x.device) < sizes.reshape(-1, 1)
+        clouds = torch.where(valid.unsqueeze(-1), clouds, torch.zeros_like(clouds))
+    # cdist by direct difference (never the Gram form, which loses near points), derivative 0 at 0.
+    if dim == 0:
+        distances = clouds.new_zeros((batch, n, n))
+    else:
+        distances = torch.cdist(clouds, clouds, compute_mode="donot_use_mm_for_euclid_dist")
+    both = valid.unsqueeze(1) & valid.unsqueeze(2)
+    pairs = both & torch.ones((n, n), dtype=torch.bool, device=x.device).triu(1)
+    count = pairs.sum((1, 2)).clamp(min=1).to(x.dtype)
+    mean = (torch.where(pairs, distances, 0).sum((1, 2)) / count).detach()
+    scaled = distances * (alpha / torch.where(mean == 0, 1, mean)).reshape(-1, 1, 1)
+
+    terms = {}
+    if weights["connectivity"]:
+        others = both if include_self else both & ~torch.eye(n, dtype=torch.bool, device=x.device)
+        nearest = _softmax_mean(distances, -scaled, others, (2,))
+        size = valid.sum(1).clamp(min=1).to(x.dtype)
+        centre = (torch.where(valid, nearest, 0).sum(1) / size).unsqueeze(1)
+        terms["connectivity"] = torch.where(valid, (nearest - centre).square(), 0).sum(1) / size
+    if weights["redundancy"]:
+        low = _softmax_mean(distances, -scaled, pairs, (1, 2)).reshape(-1, 1, 1)
+        high = _softmax_mean(distances, scaled, pairs, (1, 2)).reshape(-1, 1, 1)
+        outside = (low - distances).relu() + (distances - high).relu()
+        terms["redundancy"] = torch.where(pairs, outside, 0).sum((1, 2)) / count
+    return terms

@@ -1,0 +1,276 @@
+"""Functionals of 0-dimensional barcodes, differentiable and batched.
+
+`deaths` is (..., M) as `h0_persistence` gives it: the M = N-1 finite deaths of each cloud in
+ascending order, all births 0. `lengths` (...) gives the number of *points* of each cloud of a
+padded batch; a cloud of n points has n - 1 bars, and the padding is ignored. Without bars every
+functional is 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from .functional import H0Persistence, Lengths, check_lengths
+
+
+def _require_deaths(deaths: Tensor, name: str = "deaths") -> None:
+    if not isinstance(deaths, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor of deaths, got {type(deaths).__name__}")
+    if not deaths.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {deaths.dtype}")
+    if deaths.dim() < 1:
+        raise ValueError(f"{name}: expected shape (..., M), got a scalar")
+
+
+def _bars(deaths: Tensor, lengths: Lengths | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Deaths with zeros in the padding, the mask of the bars (None: all), and their number
+    (...)."""
+    _require_deaths(deaths)
+    size = deaths.shape[-1]
+    sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device)
+    if sizes is None:
+        return deaths, None, torch.full((), size, dtype=deaths.dtype, device=deaths.device)
+    bars = (sizes - 1).clamp(min=0)
+    mask = torch.arange(size, device=deaths.device) < bars.unsqueeze(-1)
+    return torch.where(mask, deaths, torch.zeros_like(deaths)), mask, bars.to(deaths.dtype)
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else torch.where(mask, x, torch.zeros_like(x))
+
+
+def _divide(x: Tensor, y: Tensor) -> Tensor:
+    """x / y, and 0 with derivative 0 where y is 0."""
+    empty = y == 0
+    return torch.where(empty, torch.zeros_like(x), x / torch.where(empty, torch.ones_like(y), y))
+
+
+def _power(x: Tensor, p: float) -> Tensor:
+    """x**p for x >= 0, with derivative 0 at 0 for every p > 0."""
+    if p == 1:
+        return x
+    if p == 2:
+        return x.square()
+    zero = x == 0
+    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).pow(p))
+
+
+def total_persistence(deaths: Tensor, p: float = 1.0, lengths: Lengths | None = None) -> Tensor:
+    """Sum of deaths**p, (...). p > 0.
+
+    Source: Cohen-Steiner et al., Lipschitz Functions Have L_p-Stable Persistence, 2010.
+    """
+    if not p > 0:
+        raise ValueError(f"p: expected a number above 0, got {p}")
+    deaths, _, _ = _bars(deaths, lengths)
+    return _power(deaths, p).sum(-1)
+
+
+def mean_death(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
+    """Mean of the finite deaths, (...)."""
+    deaths, _, count = _bars(deaths, lengths)
+    return deaths.sum(-1) / count.clamp(min=1)
+
+
+def variance(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
+    """Population variance of the finite deaths, (...): no correction for the sample size."""
+    deaths, mask, count = _bars(deaths, lengths)
+    count = count.clamp(min=1)
+    mean = deaths.sum(-1) / count
+    return _masked((deaths - mean.unsqueeze(-1)).square(), mask).sum(-1) / count
+
+
+def relative_variance(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
+    """Variance over the squared mean, (...): 0 for equal bars, and unchanged when the cloud is
+    scaled."""
+    deaths, mask, count = _bars(deaths, lengths)
+    count = count.clamp(min=1)
+    mean = (deaths.sum(-1) / count).unsqueeze(-1)
+    return (
+        _masked((_divide(deaths, mean) - (mean > 0).to(deaths.dtype)).square(), mask).sum(-1)
+        / count
+    )
+
+
+def coefficient_of_variation(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
+    """Standard deviation of the deaths over their mean, (...). Derivative 0 where it is 0."""
+    square = relative_variance(deaths, lengths)
+    zero = square == 0
+    root = torch.where(zero, torch.ones_like(square), square).sqrt()
+    return torch.where(zero, torch.zeros_like(square), root)
+
+
+def redundancy(deaths: Tensor, rho: float = 0.5, lengths: Lengths | None = None) -> Tensor:
+    """Mean of relu(1 - death / (rho · mean death))², (...): how far the short bars are below rho
+    of the mean. A short bar is two points that nearly coincide. 0 where all deaths are 0.
+    Scale-free."""
+    if not rho > 0:
+        raise ValueError(f"rho: expected a number above 0, got {rho}")
+    deaths, mask, count = _bars(deaths, lengths)
+    count = count.clamp(min=1)
+    mean = (deaths.sum(-1) / count).unsqueeze(-1)
+    short = (1 - _divide(deaths, rho * mean)).relu().square()
+    short = torch.where(mean > 0, short, torch.zeros_like(short))
+    return _masked(short, mask).sum(-1) / count
+
+
+def persistent_entropy(
+    deaths: Tensor,
+    lengths: Lengths | None = None,
+    normalize: bool = False,
+    base: float | None = None,
+) -> Tensor:
+    """Shannon entropy of the deaths as shares of their sum, (...).
+
+    0 for no bars or bars all of length 0. `base` of the logarithm: default e. With `normalize` the
+    entropy is divided by its largest value, the logarithm of the number of bars (0 for one bar);
+    `base` then cancels.
+
+    Source: Chintakunta et al., An entropy-based persistence barcode, Pattern Recognition 48, 2015.
+    """
+    if base is not None and not (base > 0 and base != 1):
+        raise ValueError(f"base: expected a positive number other than 1, got {base}")
+    deaths, _, count = _bars(deaths, lengths)
+    share = _divide(deaths, deaths.sum(-1, keepdim=True))
+    zero = share == 0
+    surprise = -torch.where(zero, torch.ones_like(share), share).log()
+    entropy = (torch.where(zero, torch.zeros_like(share), share) * surprise).sum(-1)
+    if normalize:
+        return _divide(entropy, count.clamp(min=1).log().expand_as(entropy))
+    return entropy if base is None else entropy / math.log(base)
+
+
+def betti_curve(
+    deaths: Tensor, scales: Tensor, lengths: Lengths | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Number of connected components at each scale, (..., S) for `scales` (S,).
+
+    A bar is alive at s where 0 <= s < death; the infinite bar always. With `smoothing` 0: exact
+    counts, int64, which have no derivative. Above 0: each step is replaced by sigmoid((death - s)
+    / smoothing) and the result is differentiable in deaths and scales.
+    """
+    if smoothing < 0:
+        raise ValueError(f"smoothing: expected a number >= 0, got {smoothing}")
+    _, mask, _ = _bars(deaths, lengths)
+    scales = torch.as_tensor(scales, dtype=deaths.dtype, device=deaths.device)
+    if scales.dim() != 1:
+        raise ValueError(f"scales: expected shape (S,), got {tuple(scales.shape)}")
+    gap = deaths.unsqueeze(-2) - scales.unsqueeze(-1)
+    alive = gap > 0 if smoothing == 0 else (gap / smoothing).sigmoid()
+    if mask is not None:
+        alive = torch.where(mask.unsqueeze(-2), alive, torch.zeros_like(alive))
+    count = alive.sum(-1)
+    sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device)
+    infinite = (
+        torch.ones_like(count) if sizes is None else (sizes > 0).unsqueeze(-1).to(count.dtype)
+    )
+    return torch.where(scales >= 0, count + infinite, torch.zeros_like(count))
+
+
+def num_components(
+    deaths: Tensor, scale: float | Tensor, lengths: Lengths | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Number of connected components at one scale, (...); see `betti_curve`."""
+    scales = torch.as_tensor(scale, dtype=deaths.dtype, device=deaths.device).reshape(1)
+    return betti_curve(deaths, scales, lengths, smoothing).squeeze(-1)
+
+
+def _pair(
+    a: Tensor, b: Tensor, lengths_a: Lengths | None, lengths_b: Lengths | None
+) -> tuple[Tensor, Tensor]:
+    """Deaths of two barcodes, zero-padded to one size, broadcast, descending."""
+    _require_deaths(a, "a")
+    _require_deaths(b, "b")
+    a, b = _bars(a, lengths_a)[0], _bars(b, lengths_b)[0]
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    size = max(a.shape[-1], b.shape[-1])
+    a = torch.nn.functional.pad(a.to(dtype), (0, size - a.shape[-1]))
+    b = torch.nn.functional.pad(b.to(dtype), (0, size - b.shape[-1]))
+    a, b = torch.broadcast_tensors(a, b)
+    return a.sort(-1, descending=True).values, b.sort(-1, descending=True).values
+
+
+def bottleneck_distance(
+    a: Tensor,
+    b: Tensor,
+    lengths_a: Lengths | None = None,
+    lengths_b: Lengths | None = None,
+) -> Tensor:
+    """Bottleneck distance (...) between the finite parts of two H0 barcodes (..., M) and (..., M').
+
+    The ground metric is L∞, as in GUDHI and Hera: |a - b| between two bars, a/2 from a bar to the
+    diagonal. Closed form, O(M log M): since all births are 0, matching the k-th longest bar with
+    the k-th longest is optimal, each pair at min(|a - b|, max(a, b)/2). (Exchange argument: a bar
+    above 2r must be matched within r, and then it can be with the longest of the other side.) The
+    infinite bars match each other at no cost.
+    """
+    a, b = _pair(a, b, lengths_a, lengths_b)
+    if a.shape[-1] == 0:
+        return (a + b).sum(-1)
+    return torch.minimum((a - b).abs(), torch.maximum(a, b) / 2).amax(-1)
+
+
+def wasserstein_distance(
+    a: Tensor,
+    b: Tensor,
+    p: float = 1.0,
+    lengths_a: Lengths | None = None,
+    lengths_b: Lengths | None = None,
+) -> Tensor:
+    """p-Wasserstein distance (...), p >= 1, between the finite parts of two H0 barcodes.
+
+    The ground metric is L∞, as in GUDHI and Hera (`internal_p=inf`): |a - b| between two bars, a/2
+    from a bar to the diagonal. Unlike for the bottleneck distance, matching in order of length is
+    not optimal ({4} against {5, 3.9}: 4-3.9 and 5 alone beat 4-5 and 3.9 alone), but an optimal
+    matching never crosses, since |a - b|**p is convex: dynamic programming over the sorted bars,
+    O(M·M') in M vectorised steps, in float64. Differentiable through the optimal matching.
+    """
+    if not p >= 1:
+        raise ValueError(f"p: expected a number >= 1, got {p}")
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = _pair(a, b, lengths_a, lengths_b)
+    if a.device.type != "mps":
+        a, b = a.double(), b.double()
+    alone_a, alone_b = _power(a / 2, p), _power(b / 2, p)
+    # cost[j]: the bars of a so far against the first j of b. A run of unmatched bars of b costs a
+    # difference of prefix sums, so the scan over j is a running minimum.
+    prefix = torch.nn.functional.pad(alone_b.cumsum(-1), (1, 0))
+    cost = prefix
+    for k in range(a.shape[-1]):
+        skip = cost + alone_a[..., k : k + 1]
+        match = cost[..., :-1] + _power((a[..., k : k + 1] - b).abs(), p)
+        cost = torch.cat([skip[..., :1], torch.minimum(skip[..., 1:], match)], dim=-1)
+        cost = prefix + (cost - prefix).cummin(-1).values
+    # Differences of prefix sums can leave a rounding error of either sign where the distance is 0.
+    total = cost[..., -1].clamp(min=0)
+    zero = total == 0
+    root = total if p == 1 else torch.where(zero, torch.ones_like(total), total).pow(1 / p)
+    return torch.where(zero, torch.zeros_like(total), root).to(dtype)
+
+
+def single_linkage(h0: H0Persistence) -> Tensor:
+    """The dendrogram as SciPy's linkage matrix, (..., N-1, 4) float64, from `h0_persistence`'s
+    result.
+
+    Columns: the two merged clusters (smaller id first; the points are 0 … N-1, the k-th merge makes
+    cluster N+k), the height, the size of the result. Heights carry the gradient of the deaths.
+    O(N log N). `scipy.cluster.hierarchy` takes one cloud's matrix, detached and on the CPU, as it
+    is.
+
+    Raises ValueError for padded clouds: slice each to its own n - 1 bars first.
+    """
+    deaths, edges = torch.as_tensor(h0[0]), torch.as_tensor(h0[1])
+    if bool((edges < 0).any()):
+        raise ValueError(
+            "single_linkage: the clouds are padded (edges contain -1); expected whole clouds. "
+            "Slice each one to its lengths[b] - 1 bars first"
+        )
+    bars = deaths.shape[-1]
+    merges = _ops.linkage_merges(edges.reshape(deaths.shape[:-1].numel(), bars, 2))
+    columns = merges.reshape(*deaths.shape, 3).to(deaths.device, torch.float64)
+    first, second, size = columns.unbind(-1)
+    return torch.stack([first, second, deaths.to(torch.float64), size], dim=-1)

@@ -1,0 +1,215 @@
+"""TSLoss: the Topological Soft Prompt Loss, as a module.
+
+Source: Huang et al., Optimizing Soft Prompt Tuning via Structural Evolution, arXiv 2602.16500. The
+`exact` form works on the barcode itself; the `surrogate` form is a reconstruction of the published
+smooth loss, whose constants are not public.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _ops, barcode
+from .functional import Lengths, check_lengths, h0_persistence
+
+_FORMS = ("exact", "surrogate", "total")
+_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+class TSLoss(nn.Module):
+    """Topological loss of point clouds, such as the vectors of a soft prompt.
+
+    With deaths d (N-1 of them, mean m) of each cloud, `form="exact"` is the weighted sum of
+      connectivity: Var(d) / m², long bars being gaps between groups of points;
+      redundancy: mean of relu(1 - d / (rho·m))², bars far shorter than the rest being points that
+        say the same;
+      compactness: m / m_ref, where m_ref is `reference`, or the mean of m over the first batch;
+      loops: total H1 persistence / m, by GUDHI on the CPU (extra `analysis`; eager mode only).
+    The first two do not change when a cloud is scaled. A cloud whose points all coincide has loss
+    0 and gradient 0, with one warning: no topological loss can separate coincident points.
+
+    `form="surrogate"`, a reconstruction: with distances D and a temperature a = alpha / mean(D),
+      connectivity: variance over i of m_i = Σ_j softmax_j(-a·D_ij)·D_ij, without j = i unless
+        `include_self`;
+      redundancy: mean over pairs of relu(t₋ - D) + relu(D - t₊), the soft minimum and maximum
+        t∓ = Σ softmax(∓a·D)·D.
+
+    `form="total"`: connectivity is Σ d**p, or, with `eta`, Hofer's Σ |d - eta|.
+
+    Args:
+        form: "exact", "surrogate" (Euclidean only) or "total".
+        connectivity, redundancy, compactness, loops: weights of the terms, >= 0. Terms of weight 0
+            are not computed. compactness and loops belong to the exact form; the total form has
+            connectivity alone, and `redundancy` has no effect there.
+        metric: as in `h0_persistence`.
+        rho: where a bar begins to be short, as a share of the mean.
+        reference: m_ref of compactness, > 0.
+        alpha: temperature of the surrogate, in units of 1 / mean distance.
+        include_self: the surrogate's literal equation, whose variance vanishes for alpha >= 5.
+        p, eta: exponent or target of the total form.
+
+    Raises ValueError for weights, forms and parameters that do not fit, at construction.
+    """
+
+    m_ref: Tensor
+
+    def __init__(
+        self,
+        form: str = "exact",
+        connectivity: float = 1.0,
+        redundancy: float = 1.0,
+        compactness: float = 0.0,
+        loops: float = 0.0,
+        *,
+        metric: str = "euclidean",
+        rho: float = 0.5,
+        reference: float | None = None,
+        alpha: float = 10.0,
+        include_self: bool = False,
+        p: float = 1.0,
+        eta: float | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in _FORMS:
+            raise ValueError(f"form: expected one of {', '.join(_FORMS)}, got {form!r}")
+        weights = {
+            "connectivity": connectivity,
+            "redundancy": redundancy,
+            "compactness": compactness,
+            "loops": loops,
+        }
+        for name, weight in weights.items():
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise ValueError(f"{name}: expected a finite weight >= 0, got {weight}")
+        if form != "exact" and (compactness or loops):
+            raise ValueError(f"compactness and loops belong to form='exact', not to {form!r}")
+        if metric not in _ops.METRICS:
+            raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")
+        if form == "surrogate" and metric != "euclidean":
+            raise ValueError(f"form='surrogate' is defined for metric='euclidean', got {metric!r}")
+        positive = {"rho": rho, "alpha": alpha, "p": p, "reference": reference}
+        for name, value in positive.items():
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+        if eta is not None and not (eta >= 0 and math.isfinite(eta)):
+            raise ValueError(f"eta: expected a finite number >= 0, got {eta}")
+        self.form = form
+        self.weights = weights
+        self.metric = metric
+        self.rho = rho
+        self.alpha = alpha
+        self.include_self = include_self
+        self.p = p
+        self.eta = eta
+        # NaN: not set yet. A tensor and not a flag, so that it is saved, and set without a branch.
+        self.register_buffer("m_ref", torch.tensor(math.nan if reference is None else reference))
+
+    def forward(
+        self, points: Tensor, lengths: Lengths | None = None, return_terms: bool = False
+    ) -> Any:
+        """The loss of points (N, D) or (..., N, D): a scalar, the mean over the clouds.
+
+        `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered.
+        With `return_terms` also a dict of the terms that are computed, each a scalar without its
+        weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D) time, N²
+        memory).
+        """
+        if hasattr(points, "full_tensor"):
+            points = points.full_tensor()
+        compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
+        terms = {name: term.mean() for name, term in compute[self.form](points, lengths).items()}
+        parts = [self.weights[name] * term for name, term in terms.items()]
+        total = functools.reduce(torch.add, parts) if parts else self._zero(points)
+        return (total, terms) if return_terms else total
+
+    def extra_repr(self) -> str:
+        weights = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items() if weight)
+        return f"form={self.form!r}, {weights}, metric={self.metric!r}"
+
+    def _zero(self, points: Tensor) -> Tensor:
+        """A zero that a backward pass accepts, whatever the points hold."""
+        deaths: Tensor = h0_persistence(points[..., :1, :], self.metric, check_finite=False).deaths
+        return deaths.sum()
+
+    def _exact(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
+        deaths = h0_persistence(points, self.metric, lengths).deaths
+        if deaths.shape[:-1].numel() == 0:
+            deaths = deaths.sum().expand(1, 0)  # no clouds: the mean over them is 0, not NaN
+            lengths = None
+        self._warn_if_coincident(deaths, lengths)
+        terms = {}
+        if self.weights["connectivity"]:
+            terms["connectivity"] = barcode.relative_variance(deaths, lengths)
+        if self.weights["redundancy"]:
+            terms["redundancy"] = barcode.redundancy(deaths, self.rho, lengths)
+        if self.weights["compactness"]:
+            mean = barcode.mean_death(deaths, lengths)
+            terms["compactness"] = mean / self._reference(mean).to(mean.dtype)
+        if self.weights["loops"]:
+            from ._loops import total_h1_persistence
+
+            clouds = points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
+            clouds = clouds.reshape(clouds.shape[:-2].numel(), *clouds.shape[-2:])
+            checked = check_lengths(lengths, points.shape[:-2], points.device)
+            if checked is None:
+                checked = torch.full(points.shape[:-2], points.shape[-2])
+            loops = total_h1_persistence(clouds, checked.reshape(-1), self.metric)
+            mean = barcode.mean_death(deaths, lengths).reshape(-1)
+            empty = mean == 0
+            terms["loops"] = torch.where(empty, 0, loops / torch.where(empty, 1, mean))
+        return terms
+
+    def _reference(self, mean: Tensor) -> Tensor:
+        """m_ref, set from the first batch whose mean death is not 0."""
+        now = mean.detach().mean().to(self.m_ref)
+        chosen = torch.where(self.m_ref.isnan(), now, self.m_ref)
+        with torch.no_grad():
+            self.m_ref.copy_(torch.where(chosen > 0, chosen, self.m_ref))
+        return torch.where(chosen > 0, chosen, torch.ones_like(chosen))
+
+    def _surrogate(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
+        from ._surrogate import surrogate_terms
+
+        return surrogate_terms(points, lengths, self.alpha, self.include_self, self.weights)
+
+    def _total(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
+        deaths = h0_persistence(points, self.metric, lengths).deaths
+        if deaths.shape[:-1].numel() == 0:
+            return {"connectivity": deaths.sum()}
+        if self.eta is None:
+            return {"connectivity": barcode.total_persistence(deaths, self.p, lengths)}
+        gap = (deaths - self.eta).abs()
+        sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device)
+        if sizes is not None:
+            bars = torch.arange(deaths.shape[-1], device=deaths.device)
+            gap = torch.where(bars < sizes.unsqueeze(-1) - 1, gap, torch.zeros_like(gap))
+        return {"connectivity": gap.sum(-1)}
+
+    def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
+        """Once, and only where looking costs nothing: not on a GPU, not under a tracer."""
+        if deaths.device.type != "cpu" or deaths.shape[-1] == 0 or _coincident_warned:
+            return
+        if torch.compiler.is_compiling() or _transforms_active():
+            return
+        longest = deaths.detach().amax(-1)
+        sizes = check_lengths(lengths, longest.shape, deaths.device)
+        coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
+        if bool(coincident.any()):
+            _coincident_warned.append(True)
+            warnings.warn(
+                f"TSLoss: all points coincide in {int(coincident.sum())} of {coincident.numel()} "
+                "clouds: their loss and gradient are 0, and no topological loss can separate them. "
+                "Start from distinct vectors, or add a little noise (jitter)",
+                stacklevel=4,
+            )
+
+
+# Not empty once the warning was given in this process.
+_coincident_warned: list[bool] = []
