@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-SOURCES := $(shell find csrc tsloss_fast benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 
 .PHONY: demo test test-wheel lint format bench venv clean
 
@@ -24,7 +24,7 @@ test: venv
 # The wheel, built under isolation and installed into an environment of its own, tested from another
 # folder, so that nothing of the source tree can be imported by accident.
 test-wheel: venv
-	$(BIN)/python -m tests.wheel
+	.ci/test-wheel
 
 lint: venv
 	$(BIN)/ruff check .

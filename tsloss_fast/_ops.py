@@ -56,18 +56,24 @@ def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
     return t.contiguous(), _DTYPES[t.dtype]
 
 
+def check_lengths_range(lengths: Tensor, points: int) -> None:
+    """ValueError unless all numbers are in [0, points]."""
+    bad = (lengths < 0) | (lengths > points)
+    if bool(bad.any()):
+        cloud = int(bad.flatten().nonzero()[0])
+        raise ValueError(
+            f"lengths: expected numbers between 0 and {points} (the points of a padded cloud), "
+            f"got {int(lengths.flatten()[cloud])} for cloud {cloud}"
+        )
+
+
 def _prepare_lengths(lengths: Tensor | None, batch: int, points: int) -> Tensor | None:
     if lengths is None:
         return None
     if tuple(lengths.shape) != (batch,):
         raise ValueError(f"lengths: expected shape ({batch},), got {tuple(lengths.shape)}")
     lengths = lengths.to(torch.int64).contiguous()
-    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > points):
-        bad = int(((lengths < 0) | (lengths > points)).nonzero()[0])
-        raise ValueError(
-            f"lengths: expected numbers between 0 and {points} (the points of a padded cloud), "
-            f"got {int(lengths[bad])} for cloud {bad}"
-        )
+    check_lengths_range(lengths, points)
     return lengths
 
 

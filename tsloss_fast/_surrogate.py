@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import _routing
 from .functional import Lengths, _as_tensor, check_lengths
 
 
@@ -19,6 +20,21 @@ def _softmax_mean(distances: Tensor, logits: Tensor, mask: Tensor, dims: tuple[i
     return mean / torch.where(norm == 0, 1, norm)
 
 
+def _distances(clouds: Tensor) -> Tensor:
+    """Distances (B, N, N) by direct difference, derivative 0 at 0, any number of times.
+
+    Not torch.cdist: its Gram form loses near points, and it has no second derivative.
+    """
+    batch, n, _ = clouds.shape
+    i, j = torch.triu_indices(n, n, 1, device=clouds.device).unbind(0)
+    pairs = torch.stack([i, j], dim=-1).expand(batch, -1, -1)
+    lengths = _routing.edge_lengths(clouds, pairs, "euclidean")
+    # The number of each pair at both its entries; the diagonal points at a zero after the last.
+    number = torch.full((n, n), i.numel(), device=clouds.device)
+    number[i, j] = number[j, i] = torch.arange(i.numel(), device=clouds.device)
+    return torch.nn.functional.pad(lengths, (0, 1))[:, number]
+
+
 def surrogate_terms(
     points: Tensor,
     lengths: Lengths | None,
@@ -26,15 +42,15 @@ def surrogate_terms(
     include_self: bool,
     weights: dict[str, float],
 ) -> dict[str, Tensor]:
-    """The terms of weight above 0, (B,) each, of points (..., N, D). O(N² D) time, O(N²) memory."""
+    """The terms of weight above 0, (B,) each, of points (..., N, D). O(N² D) time and memory."""
     x = _as_tensor(points, "points")
     if x.dim() < 2:
         raise ValueError(f"points: expected shape (N, D) or (..., N, D), got {tuple(x.shape)}")
-    sizes = check_lengths(lengths, x.shape[:-2], x.device)
+    sizes = check_lengths(lengths, x.shape[:-2], x.device, limit=x.shape[-2])
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     clouds = x.reshape(x.shape[:-2].numel(), *x.shape[-2:])
-    batch, n, dim = clouds.shape
+    batch, n, _ = clouds.shape
     if batch == 0 or n < 2:
         zero = clouds.sum((1, 2)) * 0 if batch else clouds.sum().reshape(1)
         return {name: zero for name in ("connectivity", "redundancy") if weights[name]}
@@ -43,15 +59,11 @@ def surrogate_terms(
     else:
         valid = torch.arange(n, device=x.device) < sizes.reshape(-1, 1)
         clouds = torch.where(valid.unsqueeze(-1), clouds, torch.zeros_like(clouds))
-    # cdist by direct difference (never the Gram form, which loses near points), derivative 0 at 0.
-    if dim == 0:
-        distances = clouds.new_zeros((batch, n, n))
-    else:
-        distances = torch.cdist(clouds, clouds, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = _distances(clouds)
     both = valid.unsqueeze(1) & valid.unsqueeze(2)
     pairs = both & torch.ones((n, n), dtype=torch.bool, device=x.device).triu(1)
     count = pairs.sum((1, 2)).clamp(min=1).to(x.dtype)
-    mean = (torch.where(pairs, distances, 0).sum((1, 2)) / count).detach()
+    mean = torch.where(pairs, distances, 0).sum((1, 2)) / count
     scaled = distances * (alpha / torch.where(mean == 0, 1, mean)).reshape(-1, 1, 1)
 
     terms = {}

@@ -31,7 +31,7 @@ def _bars(deaths: Tensor, lengths: Lengths | None) -> tuple[Tensor, Tensor | Non
     (...)."""
     _require_deaths(deaths)
     size = deaths.shape[-1]
-    sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device)
+    sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device, limit=size + 1)
     if sizes is None:
         return deaths, None, torch.full((), size, dtype=deaths.dtype, device=deaths.device)
     bars = (sizes - 1).clamp(min=0)
@@ -155,7 +155,7 @@ def betti_curve(
     """
     if smoothing < 0:
         raise ValueError(f"smoothing: expected a number >= 0, got {smoothing}")
-    _, mask, _ = _bars(deaths, lengths)
+    deaths, mask, _ = _bars(deaths, lengths)
     scales = torch.as_tensor(scales, dtype=deaths.dtype, device=deaths.device)
     if scales.dim() != 1:
         raise ValueError(f"scales: expected shape (S,), got {tuple(scales.shape)}")
@@ -190,7 +190,13 @@ def _pair(
     size = max(a.shape[-1], b.shape[-1])
     a = torch.nn.functional.pad(a.to(dtype), (0, size - a.shape[-1]))
     b = torch.nn.functional.pad(b.to(dtype), (0, size - b.shape[-1]))
-    a, b = torch.broadcast_tensors(a, b)
+    try:
+        a, b = torch.broadcast_tensors(a, b)
+    except RuntimeError as error:
+        raise ValueError(
+            f"a and b: expected batches that broadcast, got {tuple(a.shape[:-1])} and "
+            f"{tuple(b.shape[:-1])}"
+        ) from error
     return a.sort(-1, descending=True).values, b.sort(-1, descending=True).values
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _core, _ops, _routing
+from ._ops import check_lengths_range
 
 Array = npt.NDArray[Any]
 Lengths = Tensor | Array | Sequence[Any] | int
@@ -172,7 +173,7 @@ def _shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
 def _as_tensor(x: Any, name: str) -> Tensor:
     """A floating-point tensor that shares memory with x where it can."""
     if isinstance(x, np.ndarray):
-        if x.dtype not in (np.float16, np.float32, np.float64):
+        if x.dtype.kind != "f" or x.dtype.itemsize > 8:  # either byte order
             raise TypeError(
                 f"{name}: expected an array of float16, float32 or float64, got {x.dtype}; "
                 f"convert it, for example {name}.astype(numpy.float32)"
@@ -192,18 +193,34 @@ def _as_tensor(x: Any, name: str) -> Tensor:
 
 
 def check_lengths(
-    lengths: Lengths | None, batch: Sequence[int], device: torch.device
+    lengths: Lengths | None, batch: Sequence[int], device: torch.device, limit: int | None = None
 ) -> Tensor | None:
-    """`lengths` as an int64 tensor of shape `batch` on `device`, or None."""
+    """`lengths` as an int64 tensor of shape `batch` on `device`, or None.
+
+    With `limit`, values outside [0, limit] are an error where looking at them stalls nothing: on the
+    CPU and not under a tracer. (`h0_persistence` leaves that to the operator.)
+    """
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(np.asarray(lengths))
+        array = np.asarray(lengths)
+        if array.dtype.kind not in "iub":
+            raise TypeError(f"lengths: expected integers, got {array.dtype}")
+        lengths = torch.as_tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if tuple(lengths.shape) != tuple(batch):
         raise _shape_error("lengths", lengths.shape, f"{tuple(batch)}, one number for each cloud")
-    return lengths.to(device=device, dtype=torch.int64)
+    if lengths.device.type == "meta" and device.type != "meta":
+        raise ValueError(f"lengths: expected numbers on {device}, got a meta tensor without values")
+    lengths = lengths.to(device=device, dtype=torch.int64)
+    if limit is not None and device.type == "cpu" and not _traced():
+        check_lengths_range(lengths, limit)
+    return lengths
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or _transforms_active()
 
 
 @functools.cache

@@ -207,7 +207,7 @@ class TSLoss(nn.Module):
                 f"TSLoss: all points coincide in {int(coincident.sum())} of {coincident.numel()} "
                 "clouds: their loss and gradient are 0, and no topological loss can separate them. "
                 "Start from distinct vectors, or add a little noise (jitter)",
-                stacklevel=4,
+                stacklevel=6,  # past the frames of nn.Module
             )
 
 

@@ -1,0 +1,203 @@
+"""Run the benchmark: measure, print the table, write Markdown, JSON and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from . import report
+from .records import Results, Row
+from .worker import WorkerError, supervise
+from .workloads import DEFAULT, ON_REQUEST, QUICK, Workload, select
+
+
+def run(
+    sizes: Sequence[str] | None = None,
+    *,
+    quick: bool = False,
+    threads: int = 1,
+    output: Path | None = None,
+    seconds: float = 0.5,
+    isa: str | None = None,
+    limits: bool = True,
+    stream: TextIO | None = None,
+) -> Results:
+    """Measure tsloss_fast and every installed baseline, and report.
+
+    Args:
+        sizes: names such as ``20x2048`` or ``64x100x128`` (see ``workloads``); None is the default
+            set.
+        quick: four sizes, in less than a minute, instead of the default set. Without effect if
+            ``sizes`` are given.
+        threads: thread count of every library, set before it loads.
+        output: a Markdown file, or a folder for ``benchmark.md``; the raw numbers (``.json``) and
+            the plot (``.png``, with matplotlib) get the same name. None writes nothing.
+        seconds: time for each implementation on each workload.
+        isa: instruction set of tsloss_fast (``TSLOSS_ISA``); the other libraries keep theirs.
+        limits: False runs the slow libraries on the large clouds too; that can take hours.
+        stream: where the table goes; standard output if None.
+
+    Returns:
+        The results; ``files`` names what was written.
+
+    Raises:
+        ValueError: an argument is out of range or a size has no meaning.
+        WorkerError: the measuring process could not start.
+        OSError: the output cannot be written; found out before anything is measured.
+    """
+    workloads = select(sizes, quick)
+    if threads < 1:
+        raise ValueError(f"threads is {threads}: expected a positive number")
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds}: expected a positive time for each measurement")
+    _check_isa(isa)
+    stream = sys.stdout if stream is None else stream
+    target = None if output is None else _target(output)
+
+    results = Results({}, {"threads": threads, "seconds per measurement": seconds}, [])
+    show = _Progress(stream, workloads)
+    try:
+        for found in supervise(
+            workloads, seconds=seconds, threads=threads, isa=isa, limits=limits, progress=show.at
+        ):
+            if isinstance(found, Row):
+                results.rows.append(found)
+                show.finished(found)
+            else:
+                results.machine = found
+    finally:
+        show.clear()
+    if target is not None:
+        _write(results, target)
+    stream.write("\n" + report.text(results))
+    stream.flush()
+    return results
+
+
+def _check_isa(isa: str | None) -> None:
+    if isa is not None:
+        from tsloss_fast import _core
+
+        if isa not in (supported := list(_core.supported_isas())):
+            raise ValueError(f"isa is {isa!r}: this machine supports {', '.join(supported)}")
+
+
+def _target(output: Path) -> Path:
+    target = output if output.suffix == ".md" else output / "benchmark.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):
+        return target
+
+
+def _write(results: Results, target: Path) -> None:
+    """All files appear whole or not at all; the Markdown, which shows the plot, comes last."""
+    contents = {target.with_suffix(".json"): results.to_json().encode()}
+    picture = target.with_suffix(".png")
+    try:
+        from .plot import png
+
+        contents[picture] = png(results)
+    except ImportError:
+        results.settings["plot"] = "none, matplotlib is not installed (pip install matplotlib)"
+    text = report.markdown(results, picture.name if picture in contents else None)
+    contents[target] = text.encode()
+    for path, content in contents.items():
+        replace(path, content)
+    results.files = [str(path) for path in (target, *contents) if path in contents]
+    results.files = list(dict.fromkeys(results.files))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that it holds either what it held before or all of ``content``."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class _Progress:
+    """One line for each finished workload; on a terminal also what is running now."""
+
+    def __init__(self, stream: TextIO, workloads: Sequence[Workload]) -> None:
+        self._stream, self._total, self._done = stream, len(workloads), 0
+        self._live = stream.isatty()
+
+    def at(self, workload: Workload, label: str) -> None:
+        if self._live:
+            doing = f"comparing {label}" if label else "timing"
+            self._stream.write(f"\r\x1b[K{self._count()} {workload.label}: {doing} ")
+            self._stream.flush()
+
+    def finished(self, row: Row) -> None:
+        self.clear()
+        self._done += 1
+        ratios = [(row.ratio(m), m.label) for m in row.measurements if m.role == "baseline"]
+        measured = sorted((ratio, label) for ratio, label in ratios if ratio is not None)
+        next_best = "".join(
+            f", next {label} at {report.multiple(ratio)}" for ratio, label in measured[:1]
+        )
+        ours = report.duration(row.ours.minimum) if row.ours.seconds else row.ours.status
+        self._stream.write(f"{self._count()} {row.label}: {ours}{next_best}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        if self._live:
+            self._stream.write("\r\x1b[K")
+
+    def _count(self) -> str:
+        return f"[{self._done}/{self._total}]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Status 0: measured; 1: tsloss_fast gave a wrong result; 2: could not run."""
+    parser = argparse.ArgumentParser(
+        prog="tsloss bench",
+        description="Measure tsloss_fast against GUDHI and the other libraries on this machine.",
+        epilog="example: tsloss bench --quick --output benchmark.md",
+    )
+    parser.add_argument(
+        "sizes", nargs="*", help=f"[KIND-][BATCHx]POINTSxDIMENSION; default: {' '.join(DEFAULT)}; "
+        f"on request: {' '.join(ON_REQUEST)}",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help=f"only {' '.join(QUICK)}")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every library (1)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="time per measurement (0.5)")
+    parser.add_argument("--output", type=Path, help="Markdown file or folder; also .json and .png")
+    parser.add_argument("--isa", help="instruction set of tsloss_fast: baseline, avx2 or avx512")
+    parser.add_argument("--all", action="store_true", help="run slow libraries on large clouds too")
+    options = parser.parse_args(argv)
+    try:
+        results = run(
+            options.sizes or None,
+            quick=options.quick,
+            threads=options.threads,
+            output=options.output,
+            seconds=options.seconds,
+            isa=options.isa,
+            limits=not options.all,
+        )
+    except (ValueError, WorkerError, OSError) as problem:
+        print(f"{parser.prog}: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    if results.files:
+        print("\nwrote " + ", ".join(results.files))
+    return 1 if results.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

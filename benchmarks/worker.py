@@ -1,0 +1,182 @@
+"""The measuring process, and the supervision of it.
+
+Thread counts must be in the environment before libgomp, MKL and OpenBLAS load, so measurements run
+in a process of their own. That also keeps a library that crashes, hangs or is killed for memory
+from taking the run with it: its cell says so, and the rest is measured by a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import IO, Any
+
+from .machine import machine, pinned
+from .measure import load_average, measure
+from .ours import IMPLEMENTATIONS
+from .records import Measurement, Row, row_from
+from .workloads import Workload, parse
+
+# A process that says nothing for this long is taken to hang.
+PATIENCE_SECONDS = 600.0
+
+
+class WorkerError(RuntimeError):
+    """The measuring process could not start; the message is its last line."""
+
+
+def main() -> None:
+    """Measure what the JSON in the first argument asks for; one line of JSON for each event."""
+    task = json.loads(sys.argv[1])
+    # Libraries may print: only this descriptor speaks to the parent.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(**event: Any) -> None:
+        channel.write(json.dumps(event) + "\n")
+        channel.flush()
+
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    tell(machine=machine())
+    for name in task["workloads"]:
+        workload = parse(name)
+
+        def progress(label: str, name: str = name) -> None:
+            tell(at=name, label=label)
+
+        progress("")
+        try:
+            row = measure(
+                workload,
+                IMPLEMENTATIONS[workload.kind],
+                seconds=task["seconds"],
+                threads=task["threads"],
+                limits=task["limits"],
+                failures=task["failures"].get(name),
+                progress=progress,
+            )
+        except Exception as problem:
+            reason = f"{type(problem).__name__}: {problem}"
+            row = failed_row(workload, reason.splitlines()[0])
+        tell(row=asdict(row))
+
+
+def failed_row(workload: Workload, reason: str) -> Row:
+    """A row that shows that the whole workload could not be measured, and why."""
+    cells = [
+        Measurement(i.label, i.role, i.about, status="failed", reason=reason)
+        for i in IMPLEMENTATIONS[workload.kind]
+    ]
+    return Row(workload.name, workload.kind, workload.label, load_average(), cells)
+
+
+def supervise(
+    workloads: Sequence[Workload],
+    *,
+    seconds: float,
+    threads: int,
+    isa: str | None,
+    limits: bool,
+    progress: Callable[[Workload, str], None],
+) -> Iterator[dict[str, str] | Row]:
+    """Yield the machine, then a row for each workload, whatever happens to the process."""
+    remaining = {w.name: w for w in workloads}
+    failures: dict[str, dict[str, str]] = {}
+    known_machine = False
+    while remaining:
+        task = {
+            "workloads": list(remaining),
+            "seconds": seconds,
+            "threads": threads,
+            "limits": limits,
+            "failures": failures,
+        }
+        at, label = "", ""
+        with _Process(task, {**os.environ, **pinned(threads, isa)}) as process:
+            for event in process.events():
+                if "machine" in event:
+                    if not known_machine:
+                        yield event["machine"]
+                    known_machine = True
+                elif "row" in event:
+                    row = row_from(event["row"])
+                    del remaining[row.workload]
+                    yield row
+                else:
+                    at, label = event["at"], event["label"]
+                    progress(remaining[at], label)
+            reason = process.ending()
+        if not remaining:
+            return
+        if not at:
+            raise WorkerError(f"the measuring process {reason}")
+        if at in remaining and label and label not in failures.get(at, {}):
+            failures.setdefault(at, {})[label] = f"its process {reason}"
+        elif at in remaining:
+            yield failed_row(remaining.pop(at), f"the measuring process {reason}")
+
+
+class _Process:
+    """A measuring process: its events, and how it ended."""
+
+    def __init__(self, task: dict[str, Any], environment: dict[str, str]) -> None:
+        # The parent's path, not the working directory: a source tree must not hide the package.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(task)],
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        self._silent = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                line = self._lines.get(timeout=PATIENCE_SECONDS)
+            except queue.Empty:
+                self._silent = True
+                self._process.kill()
+                return
+            if line is None:
+                return
+            yield json.loads(line)
+
+    def ending(self) -> str:
+        """How the process ended, as the end of a sentence."""
+        code = self._process.wait()
+        if self._silent:
+            return f"gave no answer for {PATIENCE_SECONDS:.0f} s"
+        if code < 0:
+            return f"was ended by signal {signal.Signals(-code).name}"
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        return f"ended with status {code}" + "".join(f": {line}" for line in last)
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()

@@ -1,0 +1,117 @@
+// Runs the native core on random and ugly batches from three threads at once, for the sanitizers to
+// watch. Exits with 1 if a result depends on the number of threads.
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "tsloss.h"
+
+using namespace tsloss;
+
+namespace {
+
+template <class T>
+struct Results {
+  std::vector<T> deaths;
+  std::vector<T> grad;
+  std::vector<int64_t> edges;
+  bool operator==(const Results& other) const {
+    return edges == other.edges && same(deaths, other.deaths) && same(grad, other.grad);
+  }
+  static bool same(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() &&
+           (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+  }
+};
+
+template <class T>
+Results<T> compute(Metric metric, const BatchShape& shape, const std::vector<double>& points,
+                   int threads) {
+  const Dtype dtype = sizeof(T) == 8 ? Dtype::kFloat64 : Dtype::kFloat32;
+  const std::vector<T> x(points.begin(), points.end());
+  const size_t bars = static_cast<size_t>(shape.batch * shape.bars());
+  Results<T> r{std::vector<T>(bars), std::vector<T>(x.size()), std::vector<int64_t>(2 * bars)};
+  h0_forward(dtype, metric, shape, x.data(), r.deaths.data(), r.edges.data(), threads);
+  BatchShape whole = shape;
+  whole.lengths = nullptr;
+  const std::vector<T> ones(bars, T{1});
+  h0_backward(dtype, metric, whole, ones.data(), x.data(), r.deaths.data(), r.edges.data(),
+              r.grad.data(), threads);
+  const size_t n = static_cast<size_t>(shape.points);
+  std::vector<T> keys(static_cast<size_t>(shape.batch) * n * n);
+  pairwise_keys(dtype, metric, whole, x.data(), keys.data(), threads);
+  std::vector<T> deaths(bars);
+  std::vector<int64_t> edges(2 * bars);
+  h0_from_distances(dtype, whole, keys.data(), 1e-9, deaths.data(), edges.data(), threads);
+  std::vector<int64_t> merges(3 * bars);
+  single_linkage(shape.batch, shape.points, edges.data(), merges.data());
+  return r;
+}
+
+bool random_batches() {
+  std::mt19937 random(1);
+  std::normal_distribution<double> normal;
+  for (int repetition = 0; repetition < 40; ++repetition) {
+    const int64_t batch = random() % 5, n = random() % 90, dim = random() % 40;
+    std::vector<double> points(static_cast<size_t>(batch * n * dim));
+    for (double& v : points) v = random() % 7 == 0 ? 0 : normal(random);
+    std::vector<int64_t> lengths(static_cast<size_t>(batch));
+    for (int64_t& l : lengths) l = random() % (n + 1);
+    const BatchShape shape{batch, n, dim, lengths.data()};
+    bool good[3] = {};
+    const auto work = [&](int index, int threads) {
+      bool same = true;
+      for (int m = 0; m < 4; ++m) {
+        const Metric metric = static_cast<Metric>(m);
+        same = same && compute<float>(metric, shape, points, threads) ==
+                           compute<float>(metric, shape, points, 1);
+        same = same && compute<double>(metric, shape, points, threads) ==
+                           compute<double>(metric, shape, points, 1);
+      }
+      good[index] = same;
+    };
+    std::thread first(work, 0, 3), second(work, 1, 2);
+    work(2, 4);
+    first.join();
+    second.join();
+    if (!good[0] || !good[1] || !good[2]) return false;
+  }
+  return true;
+}
+
+// One cloud on several threads: tiles, the rescue path at tiny scales, and the streaming path.
+bool single_clouds() {
+  std::mt19937 random(2);
+  std::normal_distribution<double> normal;
+  std::vector<double> tiny(600 * 50);
+  for (double& v : tiny) v = 1e-30 * normal(random);
+  std::vector<double> grid(8300 * 3);
+  for (double& v : grid) v = random() % 8;
+  for (const char* name : supported_isas()) {
+    set_isa(name);
+    const BatchShape shape{1, 600, 50, nullptr};
+    if (!(compute<float>(Metric::kEuclidean, shape, tiny, 4) ==
+          compute<float>(Metric::kEuclidean, shape, tiny, 1))) {
+      return false;
+    }
+  }
+  std::vector<float> x(grid.begin(), grid.end());
+  Results<float> results[2];
+  for (int k = 0; k < 2; ++k) {
+    results[k].deaths.resize(8299);
+    results[k].edges.resize(2 * 8299);
+    h0_forward(Dtype::kFloat32, Metric::kEuclidean, BatchShape{1, 8300, 3, nullptr}, x.data(),
+               results[k].deaths.data(), results[k].edges.data(), 1 + 2 * k);
+  }
+  return results[0] == results[1];
+}
+
+}  // namespace
+
+int main() {
+  const bool good = random_batches() && single_clouds();
+  std::puts(good ? "same bits for any number of threads" : "DIFFERENT BITS");
+  return good ? 0 : 1;
+}

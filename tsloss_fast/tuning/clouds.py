@@ -1,0 +1,193 @@
+"""Where each prompt tuning method of peft keeps its virtual tokens, as a batch of clouds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["prompt_clouds"]
+
+# Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.
+PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
+# Methods that put keys and values in front of every layer.
+PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
+# Found by name, so that neither DeepSpeed nor FSDP has to be importable.
+_WRAPPERS = frozenset({"DeepSpeedEngine", "FullyShardedDataParallel"})
+
+
+def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tensor:
+    """The virtual tokens of a model as clouds of points, with their gradient.
+
+    | peft method                       | clouds                                               |
+    |-----------------------------------|------------------------------------------------------|
+    | PROMPT_TUNING                     | 1: the embedding                                     |
+    | P_TUNING                          | 1: the output of the encoder                         |
+    | MULTITASK_PROMPT_TUNING           | one per task (and per encoder and decoder)           |
+    | CPT                               | 1: token embeddings plus the projected change        |
+    | PREFIX_TUNING (projected or not)  | 2 per layer: its keys and its values                 |
+    | ADAPTION_PROMPT                   | one per adapted layer                                |
+
+    Args:
+        model: a peft model, alone or wrapped by `DistributedDataParallel`, `DataParallel`,
+            DeepSpeed or `torch.compile`; or an `nn.Embedding`; or a floating tensor or parameter
+            of shape (N, D) or (B, N, D).
+        adapter: the name of the peft adapter; the active one by default.
+
+    Returns:
+        (B, N, D), float64 if the prompt is float64 and float32 otherwise. Encoders run in float32
+        with autocast off, because distances between bfloat16 points collapse. A `DTensor`
+        parameter (FSDP2) is gathered, its gradient goes back to the shards.
+
+    Raises:
+        TypeError: neither a module nor a floating tensor.
+        ValueError: the model has no virtual tokens (LoRA, or no adapter), the adapter is unknown,
+            or the shape is not that of a cloud.
+
+    Cost: one run of the prompt encoder where there is one, otherwise a view. Call it outside
+    `model.forward`, once per training step.
+    """
+    if isinstance(model, Tensor):
+        return _as_clouds(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "prompt_clouds takes a peft model, an nn.Embedding or a tensor of shape (N, D) or "
+            f"(B, N, D), got {type(model).__name__}"
+        )
+    model = unwrap(model)
+    if isinstance(model, nn.Embedding):
+        return _as_clouds(model.weight)
+
+    adapter, config = adapter_config(model, adapter)
+    method = peft_method(config)
+    if method == "ADAPTION_PROMPT":
+        return _adaption_clouds(model, adapter)
+    encoders: Any = getattr(model, "prompt_encoder", None)
+    if encoders is None or adapter not in encoders:
+        raise ValueError(
+            f"the adapter {adapter!r} is {method}, which has no virtual tokens, so there is no "
+            "cloud to measure. Use a prompt tuning method of peft (add_soft_prompt adds one), or "
+            "pass the points yourself: ts_clouds=lambda model: ... of shape (B, N, D)"
+        )
+    return _encoder_clouds(encoders[adapter], config, method)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of data parallelism and `torch.compile`."""
+    while True:
+        # Registered children only: a peft model forwards unknown attributes to its base model.
+        children = model._modules
+        inner = children.get("_orig_mod")
+        if inner is None and (
+            isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+            or type(model).__name__ in _WRAPPERS
+        ):
+            inner = children.get("module")
+        if inner is None:
+            return model
+        model = inner
+
+
+def peft_method(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def adapter_config(model: nn.Module, adapter: str | None = None) -> tuple[str, Any]:
+    """The name and the configuration of an adapter, the active one by default."""
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, dict) or not configs:
+        raise ValueError(
+            f"{type(model).__name__} carries no soft prompt: wrap it with "
+            "add_soft_prompt(model, initial) or peft.get_peft_model, or pass the points yourself"
+        )
+    if adapter is None:
+        active: Any = getattr(model, "active_adapter", None)
+        adapter = active if isinstance(active, str) else next(iter(configs))
+    if adapter not in configs:
+        raise ValueError(f"there is no adapter {adapter!r}; the model has {sorted(configs)}")
+    return adapter, configs[adapter]
+
+
+def _encoder_clouds(encoder: Any, config: Any, method: str) -> Tensor:
+    tokens, dim = config.num_virtual_tokens, config.token_dim
+    # As in peft's get_prompt: at inference the embedding holds what the encoder once gave.
+    frozen = config.inference_mode and method != "MULTITASK_PROMPT_TUNING"
+    if method in PREFIXED:
+        flat = _whole(encoder.embedding.weight) if frozen else _run(encoder, tokens)[0]
+        return flat.reshape(tokens, 2 * config.num_layers, dim).transpose(0, 1)
+    if frozen or method == "PROMPT_TUNING":
+        prompts = _as_clouds(encoder.embedding.weight)
+    elif method == "CPT":
+        prompts = _context_clouds(encoder)
+    elif method == "MULTITASK_PROMPT_TUNING":
+        total = tokens * (config.num_transformer_submodules or 1)
+        tasks = torch.arange(config.num_tasks, device=encoder.embedding.weight.device)
+        prompts = _run(encoder, total, tasks).reshape(-1, tokens, dim)
+    elif method == "P_TUNING":
+        prompts = _run(encoder, tokens * (config.num_transformer_submodules or 1))
+    else:
+        raise ValueError(
+            f"prompt_clouds does not know the peft method {method}; pass the points yourself: "
+            "ts_clouds=lambda model: ... of shape (B, N, D)"
+        )
+    # An encoder-decoder keeps a second prompt, which peft uses in multitask tuning alone.
+    return prompts if method == "MULTITASK_PROMPT_TUNING" else prompts[:, :tokens]
+
+
+def _run(encoder: nn.Module, total: int, tasks: Tensor | None = None) -> Tensor:
+    """The encoder's output (tasks or 1, total, D) in at least float32."""
+    parameters = dict(encoder.named_parameters())
+    device = next(iter(parameters.values())).device
+    indices = torch.arange(total, device=device).expand(1 if tasks is None else len(tasks), -1)
+    arguments = (indices,) if tasks is None else (indices, tasks)
+    whole = {name: _whole(parameter) for name, parameter in parameters.items()}
+    with torch.autocast(device.type, enabled=False):
+        if all(whole[name] is parameters[name] for name in parameters):
+            output: Tensor = encoder(*arguments)
+        else:
+            output = torch.func.functional_call(encoder, whole, arguments)
+    return _whole(output)
+
+
+def _context_clouds(encoder: Any) -> Tensor:
+    """CPT's prompt. Its own forward projects the change in place, which reading must not do."""
+    delta = _whole(encoder.delta_embedding.weight)
+    # The projection passes the gradient straight through, as in peft.
+    projected = delta + (_whole(encoder.get_projection()) - delta).detach()
+    return _as_clouds(_whole(encoder.embedding.weight) + projected)
+
+
+def _adaption_clouds(model: Any, adapter: str) -> Tensor:
+    active = getattr(model, "active_adapter", None)
+    prompts = [_whole(m.adaption_prompt) for m in model.modules() if hasattr(m, "adaption_prompt")]
+    if adapter != active or not prompts:
+        raise ValueError(
+            f"the adapter {adapter!r} is not active (the active one is {active!r}): peft takes "
+            f"its layers out of the model; call model.set_adapter({adapter!r}) first"
+        )
+    return torch.cat(prompts)
+
+
+def _as_clouds(points: Tensor) -> Tensor:
+    if not points.is_floating_point():
+        raise TypeError(f"the points must be floating numbers, got {points.dtype}")
+    whole = _whole(points)
+    if whole.ndim not in (2, 3):
+        raise ValueError(
+            f"a prompt has the shape (N, D), or (B, N, D) for several; got {tuple(points.shape)}"
+        )
+    return whole if whole.ndim == 3 else whole.unsqueeze(0)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor with all its shards and in at least float32; itself if nothing is to be done."""
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    if hasattr(tensor, "ds_id") and tensor.numel() == 0:
+        raise ValueError(
+            "the prompt is sharded by DeepSpeed ZeRO-3 and empty outside forward; use ZeRO-2, or "
+            "read it within peft.utils.integrations.gather_params_ctx"
+        )
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if half else tensor

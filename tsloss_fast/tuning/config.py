@@ -1,0 +1,112 @@
+"""Everything that a prompt tuning run depends on, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from tsloss_fast.loss import TSLoss
+
+__all__ = ["DEFAULT_WEIGHTS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
+
+# The scale-free losses share a weight. A sum of lengths or squared norms is as large as the
+# embedding is, tens on SmolLM2: at weight 10 it would pull the prompt to the origin.
+DEFAULT_WEIGHTS = {"tsloss": 10.0, "surrogate": 10.0, "total": 0.01, "l2": 0.01, "ce": 0.0}
+LOSSES = tuple(DEFAULT_WEIGHTS)
+# Plain cross-entropy has the exact form measured beside it, so that a control can be compared.
+FORMS = {"tsloss": "exact", "surrogate": "surrogate", "total": "total", "ce": "exact"}
+
+
+class MeanSquaredNorm(nn.Module):
+    """The L2 baseline: the mean of ‖p_i‖² over the points of clouds (..., N, D)."""
+
+    def forward(self, points: Tensor, return_terms: bool = False) -> Any:
+        value = points.square().sum(-1).mean()
+        return (value, {"mean_squared_norm": value}) if return_terms else value
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """Settings of one run. The same settings on the same machine give the same prompt, bit for bit.
+
+    Attributes:
+        out: the run's folder; everything is written there.
+        model: as in `load_model`.
+        task: as in `load_task`; `operands` is the difficulty of the task "boolean".
+        loss: what is added to the cross-entropy of the answers: "tsloss" (the exact form),
+            "surrogate", "total" (sum of deaths), "l2" (mean squared norm of the tokens), or "ce":
+            nothing, TSLoss being measured only.
+        weight: of what is added; by default `DEFAULT_WEIGHTS[loss]`.
+        connectivity, redundancy, compactness, loops: weights of the terms within TSLoss.
+        steps, batch_size, lr, weight_decay: of AdamW, whose rate is constant.
+        virtual_tokens, init, init_text, jitter: as in `initial_prompt`.
+        train_size, test_size, validation_size: items of the splits.
+        seed: of the task, the initial prompt and the order of the data.
+        eval_every: evaluate after every so many steps, before the first and after the last.
+        checkpoint_every: steps that a killed run loses at most.
+        device: where the model runs. Bit equality is promised for "cpu" with one thread count.
+    """
+
+    out: str
+    model: str = "smollm2"
+    task: str = "boolean"
+    loss: str = "tsloss"
+    weight: float | None = None
+    connectivity: float = 1.0
+    redundancy: float = 1.0
+    compactness: float = 0.0
+    loops: float = 0.0
+    steps: int = 60
+    batch_size: int = 8
+    lr: float = 0.03
+    weight_decay: float = 0.0
+    virtual_tokens: int = 10
+    init: str = "vocabulary"
+    init_text: str | None = None
+    jitter: float = 0.0
+    train_size: int = 128
+    test_size: int = 60
+    validation_size: int = 0
+    operands: int = 2
+    seed: int = 0
+    eval_every: int = 10
+    checkpoint_every: int = 10
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        if self.weight is None:
+            object.__setattr__(self, "weight", DEFAULT_WEIGHTS[self.loss])
+        at_least_one = ("steps", "batch_size", "virtual_tokens", "eval_every", "checkpoint_every")
+        for name in at_least_one:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in 0 … 2^63 - 1, got {self.seed}")
+        for name, least in (("lr", None), ("weight_decay", 0.0), ("weight", 0.0)):
+            value = getattr(self, name)
+            if not math.isfinite(value) or (value <= 0 if least is None else value < least):
+                bound = "a finite number above 0" if least is None else "a finite number >= 0"
+                raise ValueError(f"{name} must be {bound}, got {value}")
+        if self.loss == "ce" and self.weight != 0:
+            raise ValueError(f"loss 'ce' adds nothing, so weight must be 0, got {self.weight}")
+        self.make_loss()
+
+    def make_loss(self) -> nn.Module:
+        """The module of what is added to the cross-entropy (for "ce", of what is measured)."""
+        if self.loss == "l2":
+            return MeanSquaredNorm()
+        return TSLoss(
+            FORMS[self.loss], self.connectivity, self.redundancy, self.compactness, self.loops
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on: everything but the folder. JSON can hold it."""
+        settings = asdict(self)
+        del settings["out"]
+        return settings

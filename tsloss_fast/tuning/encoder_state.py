@@ -1,0 +1,126 @@
+"""The part of a prompt encoder that peft's checkpoints leave out.
+
+peft saves the prompt that an encoder gives, not the encoder: enough to use the prompt, not enough
+to go on training it. These two functions keep the rest in one file beside peft's own:
+
+    model.save_pretrained(folder)
+    save_prompt_encoder(model, folder)
+    ...
+    model = peft.PeftModel.from_pretrained(base, folder, is_trainable=True)
+    load_prompt_encoder(model, folder)
+
+`TSLossTrainer` does it in every checkpoint and on every resume.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from tsloss_fast.tuning.atomic import whole_file
+from tsloss_fast.tuning.clouds import adapter_config, peft_method, unwrap
+
+__all__ = ["load_prompt_encoder", "save_prompt_encoder"]
+
+ENCODER_FILE = "prompt_encoder.safetensors"
+
+
+def save_prompt_encoder(
+    model: nn.Module, folder: str | os.PathLike[str], adapter: str | None = None
+) -> Path | None:
+    """Write what training needs beyond peft's checkpoint: P-tuning's encoder, the projection of
+    prefix tuning, CPT's change of the context.
+
+    Args:
+        model: a peft model, wrapped or not.
+        folder: created if missing. The file appears whole or not at all.
+        adapter: the adapter's name; the active one by default.
+
+    Returns:
+        The file, or None for a method whose peft checkpoint is complete.
+    """
+    state = prompt_encoder_state(model, adapter)
+    return write_tensors(Path(folder) / ENCODER_FILE, state) if state else None
+
+
+def load_prompt_encoder(
+    model: nn.Module, folder: str | os.PathLike[str], adapter: str | None = None
+) -> None:
+    """Read back what `save_prompt_encoder` wrote, into the same kind of adapter.
+
+    A peft model loaded for inference only (`is_trainable=False`) has no encoder to fill.
+
+    Raises:
+        FileNotFoundError: there is no such file in the folder.
+        ValueError: the file is damaged, or belongs to a prompt of another shape or method; nothing
+            in the model has changed then.
+    """
+    file = Path(folder) / ENCODER_FILE
+    encoder = _incomplete_encoder(model, adapter)
+    if encoder is None:
+        raise ValueError("this model's prompt has no encoder to load; its peft checkpoint is whole")
+    state = read_tensors(file)
+    expected = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in state.items()}
+    if expected != found:
+        differ = sorted(
+            n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)
+        )
+        raise ValueError(
+            f"{file} belongs to another prompt encoder: {', '.join(differ)} differ in name or "
+            "shape; build the adapter with the configuration that was saved"
+        )
+    encoder.load_state_dict(state)
+
+
+def prompt_encoder_state(model: nn.Module, adapter: str | None = None) -> dict[str, Tensor]:
+    """The state to save; empty where peft's checkpoint is complete. Gathers the shards of a
+    `DTensor`, so under FSDP2 every rank has to call it."""
+    encoder = _incomplete_encoder(model, adapter)
+    state = dict(encoder.state_dict()) if encoder is not None else {}
+    if hasattr(encoder, "get_projection"):
+        # peft's own save projects CPT's change in place: keep the value that training goes on from.
+        state["delta_embedding.weight"] = encoder.get_projection()
+    return {
+        name: (t.full_tensor() if hasattr(t, "full_tensor") else t).detach().cpu().contiguous()
+        for name, t in state.items()
+    }
+
+
+def is_projected_prefix(model: nn.Module, adapter: str | None = None) -> bool:
+    """Whether peft writes this adapter's checkpoint in a shape that it cannot load again."""
+    model = unwrap(model)
+    config = adapter_config(model, adapter)[1]
+    return peft_method(config) == "PREFIX_TUNING" and bool(config.prefix_projection)
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> Path:
+    """Write a safetensors file that is whole or absent, whenever the process is killed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as temporary:
+        temporary.write_bytes(save(tensors))
+    return file
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load(file.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
+
+
+def _incomplete_encoder(model: nn.Module, adapter: str | None) -> Any:
+    """The encoder of a method whose peft checkpoint is not enough to go on from, or None."""
+    model = unwrap(model)
+    adapter, config = adapter_config(model, adapter)
+    method = peft_method(config)
+    incomplete = method in ("P_TUNING", "CPT") or is_projected_prefix(model, adapter)
+    if not incomplete or config.inference_mode:
+        return None
+    encoders: Any = model.prompt_encoder
+    return encoders[adapter]

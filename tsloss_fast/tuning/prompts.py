@@ -1,0 +1,191 @@
+"""How a soft prompt begins, and how it is put in front of a model."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tsloss_fast.tuning.clouds import prompt_clouds
+
+__all__ = ["add_soft_prompt", "initial_prompt", "prompt_clouds"]
+
+METHODS = ("vocabulary", "text", "normal")
+
+
+def initial_prompt(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    num_virtual_tokens: int,
+    method: str = "vocabulary",
+    text: str | None = None,
+    seed: int = 0,
+    jitter: float = 0.0,
+) -> Tensor:
+    """The first values of a soft prompt, the same for the same arguments on every device.
+
+    Args:
+        model: the model whose input embeddings are read; nothing in it is changed.
+        tokenizer: its tokenizer; special tokens are never drawn.
+        num_virtual_tokens: N, at least 1.
+        method:
+            `"vocabulary"`, the default: embeddings of N distinct tokens, drawn without replacement.
+            `"text"`: embeddings of the tokens of `text`, repeated or cut to N.
+            `"normal"`: independent N(0, 1), as peft's RANDOM. Off the manifold of embeddings: on
+            SmolLM2 the mean death is ten times that of vocabulary rows, and training is slower.
+        text: the text of the method `"text"`.
+        seed: of the draw and of the jitter. The global generator is neither read nor moved.
+        jitter: standard deviation of normal noise added to every number, in units of the root mean
+            square of all numbers (so a noise vector is about `jitter` times as long as a row).
+            TSLoss cannot separate coincident tokens, since its gradient there is 0; 0.01 can.
+
+    Returns:
+        (N, D) float32 on the CPU, without gradient.
+
+    Raises:
+        ValueError, TypeError: an unknown method, N < 1, more tokens than the vocabulary holds, a
+            text that is missing, empty or not used, a negative or infinite jitter.
+
+    Warns:
+        UserWarning: some virtual tokens coincide, with their number.
+    """
+    count = _check_count(num_virtual_tokens)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method != "text" and text is not None:
+        raise ValueError(f'text is only used by method="text", but method is {method!r}')
+    if not math.isfinite(jitter) or jitter < 0:
+        raise ValueError(f"jitter must be 0 or a positive finite number, got {jitter}")
+
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = _input_embeddings(model)
+    if method == "normal":
+        prompt = torch.randn((count, embeddings.weight.shape[1]), generator=generator, device="cpu")
+    else:
+        if method == "text":
+            ids = _text_tokens(tokenizer, text, count)
+        else:
+            ids = _vocabulary_tokens(tokenizer, embeddings.weight.shape[0], count, generator)
+        with torch.no_grad():
+            # A call, not a look at the weights: some models scale their embeddings in forward.
+            rows: Tensor = embeddings(ids.to(embeddings.weight.device))
+        prompt = rows.detach().to(device="cpu", dtype=torch.float32, copy=True)
+
+    if jitter > 0:
+        scale = prompt.square().mean().sqrt().item() or 1.0
+        prompt += jitter * scale * torch.randn(prompt.shape, generator=generator, device="cpu")
+    _warn_of_coincidence(prompt, jitter)
+    return prompt
+
+
+def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
+    """Put a soft prompt in front of a model (peft PROMPT_TUNING) and freeze all the rest.
+
+    Args:
+        model: a causal or an encoder-decoder language model of any dtype, without an adapter.
+        initial: (N, D) floating tensor, D the model's embedding size; it is copied.
+
+    Returns:
+        A `peft.PeftModel` whose only trainable parameter is the prompt, in float32: half precision
+        lets Adam run into infinity, and rounds small steps away.
+
+    Raises:
+        ValueError, TypeError: the shape or dtype is wrong, a value is not finite, or the model
+            already has an adapter.
+    """
+    from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
+
+    base: Any = model
+    if isinstance(base, PeftModel):
+        raise ValueError(
+            f"the model already has the adapters {sorted(base.peft_config)}; pass the base model "
+            "(model.get_base_model())"
+        )
+    if not isinstance(initial, Tensor) or not initial.is_floating_point():
+        found = initial.dtype if isinstance(initial, Tensor) else type(initial).__name__
+        raise TypeError(f"initial must be a floating tensor of shape (N, D), got {found}")
+    dim = _input_embeddings(model).weight.shape[1]
+    if initial.ndim != 2 or initial.shape[0] < 1 or initial.shape[1] != dim:
+        raise ValueError(
+            f"initial must have the shape (N, {dim}) with N >= 1, {dim} being the size of this "
+            f"model's embeddings; got {tuple(initial.shape)}"
+        )
+    if not bool(initial.isfinite().all()):
+        raise ValueError("initial holds NaN or infinity")
+
+    seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+    config = PromptTuningConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM,
+        num_virtual_tokens=initial.shape[0],
+        token_dim=dim,
+        num_transformer_submodules=1,
+        prompt_tuning_init=PromptTuningInit.RANDOM,
+    )
+    # peft draws numbers that are overwritten at once; the caller's generator must not notice.
+    with torch.random.fork_rng(devices=[]):
+        wrapped: Any = get_peft_model(model, config)
+    embedding = wrapped.prompt_encoder[wrapped.active_adapter].embedding
+    embedding.weight.data = initial.detach().to(embedding.weight.device, torch.float32, copy=True)
+    return wrapped
+
+
+def _check_count(count: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"num_virtual_tokens must be an integer, got {count!r}")
+    if count < 1:
+        raise ValueError(f"num_virtual_tokens must be at least 1, got {count}")
+    return count
+
+
+def _input_embeddings(model: Any) -> nn.Embedding:
+    getter = getattr(model, "get_input_embeddings", None)
+    embeddings: nn.Embedding | None = getter() if callable(getter) else None
+    if embeddings is None or getattr(embeddings, "weight", None) is None:
+        raise TypeError(
+            f"{type(model).__name__} has no table of input embeddings "
+            "(get_input_embeddings); pass a transformers language model"
+        )
+    return embeddings
+
+
+def _vocabulary_tokens(
+    tokenizer: PreTrainedTokenizerBase, rows: int, count: int, generator: torch.Generator
+) -> Tensor:
+    special = set(tokenizer.all_special_ids)
+    special.update(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
+    # Embedding tables are often padded with rows that belong to no token: draw from the tokens.
+    ids = sorted({i for i in tokenizer.get_vocab().values() if i < rows} - special)
+    if count > len(ids):
+        raise ValueError(
+            f"{count} virtual tokens asked for, but the vocabulary has only {len(ids)} tokens "
+            "that are not special; ask for fewer or use another method"
+        )
+    order = torch.randperm(len(ids), generator=generator, device="cpu")[:count]
+    return torch.tensor(ids, device="cpu")[order]
+
+
+def _text_tokens(tokenizer: PreTrainedTokenizerBase, text: str | None, count: int) -> Tensor:
+    if text is None:
+        raise ValueError('method="text" needs the text: initial_prompt(..., text="...")')
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise ValueError(f"the text {text!r} has no tokens; pass a text with at least one word")
+    return torch.tensor((ids * -(-count // len(ids)))[:count], device="cpu")
+
+
+def _warn_of_coincidence(prompt: Tensor, jitter: float) -> None:
+    counts = torch.unique(prompt, dim=0, return_counts=True)[1]
+    coincident = int(counts[counts > 1].sum())
+    if coincident:
+        cure = "a larger jitter" if jitter else "jitter=0.01"
+        warnings.warn(
+            f"{coincident} of {len(prompt)} virtual tokens coincide with another one "
+            f"({len(counts)} distinct): TSLoss has no gradient between coincident points and "
+            f"cannot separate them; pass {cure}, or start from vocabulary rows",
+            UserWarning,
+            stacklevel=3,
+        )

