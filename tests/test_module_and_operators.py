@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +84,30 @@ def test_modules_nest_and_optimizers_step_on_the_loss() -> None:
     assert values[-1] < 0.05 * values[0]
     h0 = h0_persistence(prompt.weight.detach())
     assert barcode.coefficient_of_variation(h0.deaths) < 0.1
+
+
+@pytest.mark.slow
+def test_the_loss_takes_distributed_tensors(tmp_path: Path) -> None:
+    code = f"""
+import torch, torch.distributed as dist
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+from tsloss_fast import TSLoss
+store = dist.FileStore({str(tmp_path / "store")!r}, 1)
+dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+plain = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+mesh = init_device_mesh("cpu", (1,))
+for form in ("exact", "surrogate", "total"):
+    sharded = torch.nn.Parameter(distribute_tensor(plain.detach(), mesh, [Shard(0)]))
+    loss, expected = TSLoss(form)(sharded), TSLoss(form)(plain)
+    assert torch.equal(loss, expected), form
+    loss.backward()
+    (grad,) = torch.autograd.grad(expected, plain)
+    assert torch.equal(sharded.grad.full_tensor(), grad), form
+dist.destroy_process_group()
+print("agreed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "agreed\n", done.stderr
 
 
 def operator_calls() -> dict[str, list[tuple[object, ...]]]:

@@ -197,15 +197,15 @@ def check_lengths(
 ) -> Tensor | None:
     """`lengths` as an int64 tensor of shape `batch` on `device`, or None.
 
-    With `limit`, values outside [0, limit] are an error where looking at them stalls nothing: on the
-    CPU and not under a tracer. (`h0_persistence` leaves that to the operator.)
+    With `limit`, values outside [0, limit] are an error where looking at them stalls nothing: on
+    the CPU and not under a tracer. (`h0_persistence` leaves that to the operator.)
     """
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
         array = np.asarray(lengths)
         if array.dtype.kind not in "iub":
-            raise TypeError(f"lengths: expected integers, got {array.dtype}")
+            raise TypeError(f"lengths: expected integers, got {array.dtype.name}")
         lengths = torch.as_tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")

@@ -108,6 +108,7 @@ class TSLoss(nn.Module):
         self.include_self = include_self
         self.p = p
         self.eta = eta
+        self._warned = False  # of coincident points, once a module
         # NaN: not set yet. A tensor and not a flag, so that it is saved, and set without a branch.
         self.register_buffer("m_ref", torch.tensor(math.nan if reference is None else reference))
 
@@ -118,8 +119,7 @@ class TSLoss(nn.Module):
 
         `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered.
         With `return_terms` also a dict of the terms that are computed, each a scalar without its
-        weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D) time, N²
-        memory).
+        weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D) time and memory).
         """
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
@@ -194,7 +194,7 @@ class TSLoss(nn.Module):
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
         """Once, and only where looking costs nothing: not on a GPU, not under a tracer."""
-        if deaths.device.type != "cpu" or deaths.shape[-1] == 0 or _coincident_warned:
+        if deaths.device.type != "cpu" or deaths.shape[-1] == 0 or self._warned:
             return
         if torch.compiler.is_compiling() or _transforms_active():
             return
@@ -202,14 +202,10 @@ class TSLoss(nn.Module):
         sizes = check_lengths(lengths, longest.shape, deaths.device)
         coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
         if bool(coincident.any()):
-            _coincident_warned.append(True)
+            self._warned = True
             warnings.warn(
                 f"TSLoss: all points coincide in {int(coincident.sum())} of {coincident.numel()} "
                 "clouds: their loss and gradient are 0, and no topological loss can separate them. "
                 "Start from distinct vectors, or add a little noise (jitter)",
                 stacklevel=6,  # past the frames of nn.Module
             )
-
-
-# Not empty once the warning was given in this process.
-_coincident_warned: list[bool] = []

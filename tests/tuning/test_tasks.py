@@ -134,7 +134,8 @@ def test_a_file_is_read_whole_with_a_space_where_one_is_missing(tmp_path: Path) 
         ('{"question": "\\ud800", "answer": "a"}', "surrogate"),
         (b'{"question": "\xff", "answer": "a"}', "not UTF-8"),
         ("[" * 100_000, "not an item"),
-        ('{"question": ' + "9" * 5000 + "}", "not an item"),
+        # Refused as too long by newer Pythons and as no string by older ones: an error in both.
+        ('{"question": "q ?", "answer": ' + "9" * 5000 + "}", ""),
         (line("first ?"), "the question of line 1 stands here again"),
     ],
 )

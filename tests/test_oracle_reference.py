@@ -1,0 +1,81 @@
+"""The fallback in plain torch: held against the same oracles as the kernels, and against them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from clouds import FAMILIES, FLOATS, gaussian
+from oracles import METRICS, assert_barcode, exact_distances, kruskal, needs_long_double, scipy_tree
+
+from tsloss_fast import h0_persistence, h0_persistence_from_distances, reference
+
+pytestmark = needs_long_double
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("family", ["clustered", "ties", "hubs", "nearly_coincident"])
+def test_float32_deaths_and_edges_agree_with_the_oracle(family: str, metric: str) -> None:
+    for cloud in FAMILIES[family](np.float32):
+        x = cloud.points
+        if "times" in cloud.name or (metric == "cosine" and not x.any(1).all()):
+            continue  # squares leave the range; no angle to a zero vector
+        distances = exact_distances(x, metric)
+        h0 = reference.h0_persistence(torch.from_numpy(x), metric)
+        deaths, edges = h0.deaths.numpy(), h0.edges.numpy()
+        what = f"{cloud.name}, {metric}"
+        assert_barcode(x, deaths, edges, scipy_tree(distances), metric, what, distances)
+        if cloud.exact and metric != "cosine":
+            assert (edges == kruskal(distances)[1]).all(), what
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_values_and_gradients_agree_with_the_kernels(dtype: type, metric: str) -> None:
+    x = torch.from_numpy(np.stack([gaussian(17, 6, s, dtype) for s in range(5)]))
+    lengths = torch.tensor([17, 0, 1, 2, 9])
+    x[4, 12] = float("nan")
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    fast = h0_persistence(a, metric, lengths)
+    plain = reference.h0_persistence(b, metric, lengths)
+    assert torch.equal(fast.edges, plain.edges)
+    torch.testing.assert_close(fast.deaths, plain.deaths)
+    weights = torch.linspace(1, 2, 16, dtype=x.dtype)
+    (fast.deaths * weights).sum().backward()
+    (plain.deaths * weights).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    assert not b.grad[4, 9:].any()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_coincident_points_have_gradient_zero(metric: str) -> None:
+    x = torch.tensor([1.5, -2.0, 0.25]).repeat(9, 1).requires_grad_()
+    h0 = reference.h0_persistence(x, metric)
+    h0.deaths.sum().backward()
+    assert not h0.deaths.any()
+    assert not x.grad.any()
+
+
+def test_distance_matrices_agree_with_the_kernels() -> None:
+    upper = np.triu(np.random.default_rng(0).integers(0, 4, (3, 14, 14)), 1).astype(np.float32)
+    d = torch.from_numpy(upper + upper.transpose(0, 2, 1))
+    lengths = torch.tensor([14, 6, 1])
+    a, b = d.clone().requires_grad_(), d.clone().requires_grad_()
+    fast = h0_persistence_from_distances(a, lengths)
+    plain = reference.h0_persistence_from_distances(b, lengths)
+    assert torch.equal(fast.deaths, plain.deaths)
+    assert torch.equal(fast.edges, plain.edges)
+    fast.deaths.square().sum().backward()
+    plain.deaths.square().sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_bad_cloud_is_named_or_given_nan_deaths() -> None:
+    x = torch.from_numpy(np.stack([gaussian(6, 2, s) for s in range(3)]))
+    good = reference.h0_persistence(x)
+    x[1, 4, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"cloud 1\b"):
+        reference.h0_persistence(x)
+    h0 = reference.h0_persistence(x, check_finite=False)
+    assert h0.deaths[1].isnan().all()
+    assert torch.equal(h0.deaths[[0, 2]], good.deaths[[0, 2]])
