@@ -193,14 +193,14 @@ LOSS = (
     ),
     Implementation(
         "GUDHI create_from_array + torch",
-        "distance matrix, create_from_array, generators, the same loss in torch",
+        "distances by torch, create_from_array, generators, the same loss in torch",
         _loss_of(gudhi_edges),
         _GUDHI,
         2048,
     ),
     Implementation(
         "giotto-ph + torch",
-        "distance matrix, ripser_parallel with generators, the same loss in torch",
+        "distances by torch, ripser_parallel with generators, the same loss in torch",
         _loss_of(giotto_edges),
         _GIOTTO,
         4096,

@@ -17,8 +17,8 @@ MARKS = {
     "giotto-ph": ("#D55E00", "D"),
     "torch-topological": ("#CC79A7", "<"),
     "SciPy": ("#8C6D31", ">"),
-    "torch.cdist": ("#009E73", "P"),
-    "torch.pdist": ("#009E73", "X"),
+    "torch.cdist + fastcluster": ("#009E73", "P"),
+    "torch.pdist + fastcluster": ("#009E73", "X"),
     "torch edge lengths": ("#7B4FA3", "h"),
 }
 _OTHER = ("#777777", "o")
@@ -38,19 +38,22 @@ def png(results: Results) -> bytes:
 
     rows = [row for row in results.rows if row.kind != "threads" and row.ours.seconds]
     series: dict[str, list[tuple[float, int]]] = {}
-    for y, row in enumerate(rows):
+    for number, row in enumerate(rows):
         for m in row.measurements[1:]:
             if (ratio := row.ratio(m)) is not None:
                 name = m.label if m.role == "yardstick" else library(m.label)
-                series.setdefault(name, []).append((ratio, y))
+                series.setdefault(name, []).append((ratio, number))
 
     figure = Figure(figsize=(9, 2.2 + 0.36 * len(rows)), dpi=150, layout="constrained")
     axes = figure.subplots()
     for name, points in series.items():
-        axes.scatter(*zip(*points, strict=True), label=name, zorder=3, **_style(name))
+        # Each library keeps a height of its own in every row, so that marks do not hide each other.
+        lift = (list(MARKS).index(name) / (len(MARKS) - 1) - 0.5) * 0.5 if name in MARKS else 0
+        x, y = zip(*((ratio, row + lift) for ratio, row in points), strict=True)
+        axes.scatter(x, y, label=name, zorder=3, **_style(name))
     ratios = [ratio for points in series.values() for ratio, _ in points]
     limits = (min([0.3, *ratios]) / 1.3, max([3, *ratios]) * 1.3)
-    axes.set(xscale="log", xlim=limits, ylim=(len(rows) - 0.4, -0.6))
+    axes.set(xscale="log", xlim=limits, ylim=(len(rows) - 0.5, -0.5))
     axes.axvspan(limits[0], 1, color=_SHADE, zorder=0)
     axes.axvline(1, color=_INK, linewidth=1.4, zorder=2)
 
@@ -62,7 +65,9 @@ def png(results: Results) -> bytes:
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.xaxis.set_major_locator(LogLocator(10))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
-    axes.grid(axis="both", color=_FAINT, linewidth=0.6, zorder=1)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.6, zorder=1)
+    for edge in range(1, len(rows)):
+        axes.axhline(edge - 0.5, color=_FAINT, linewidth=0.6, zorder=1)
     axes.tick_params(which="both", length=0, labelsize=9)
     axes.spines[:].set_visible(False)
 

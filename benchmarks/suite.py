@@ -161,7 +161,7 @@ class _Progress:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Status 0: measured; 1: tsloss_fast gave a wrong result; 2: could not run."""
+    """The command line. Status 0: measured; 1: a wrong result of tsloss_fast; 2: could not run."""
     parser = argparse.ArgumentParser(
         prog="tsloss bench",
         description="Measure tsloss_fast against GUDHI and the other libraries on this machine.",

@@ -108,7 +108,7 @@ print(tsloss_fast.doctor.report()['instruction set'] if hasattr(tsloss_fast, 'do
 
 
 def test_the_streaming_path_gives_the_same_bits_as_the_dense_path_on_a_grid_of_ties() -> None:
-    n = 8200  # just above the limit of the dense path
+    n = 12300  # just above the limit of the dense path
     generator = torch.Generator().manual_seed(0)
     points = torch.randint(0, 12, (n, 5), generator=generator).float()
     streamed = h0_persistence(points, "sqeuclidean")

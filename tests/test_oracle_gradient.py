@@ -67,9 +67,8 @@ def test_the_gradient_is_the_formula_on_every_cloud(family: str, dtype: type, me
             continue  # 1/|x| leaves the range, or does not exist
         if metric == "sqeuclidean" and (family in SCALED or "times" in cloud.name):
             continue  # squares leave the range
-        if (
-            metric == "manhattan"
-            and float(np.abs(x).max(initial=0)) * x.shape[1] > np.finfo(dtype).max
+        if metric == "manhattan" and float(np.abs(x).max(initial=0)) * x.shape[1] > float(
+            np.finfo(dtype).max
         ):
             continue  # sums leave the range
         g = np.linspace(-1, 2, max(len(x) - 1, 0)).astype(dtype)

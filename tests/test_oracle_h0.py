@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import gudhi
 import numpy as np
 import pytest
+import scipy.sparse
+import scipy.spatial
 import torch
 from clouds import FAMILIES, FLOATS, SIZES, Cloud, catalogue, copies, gaussian, grid
 from oracles import (
@@ -20,6 +22,7 @@ from oracles import (
     Array,
     assert_barcode,
     assert_lengths,
+    assert_spanning_tree,
     exact_distances,
     kruskal,
     needs_long_double,
@@ -27,11 +30,19 @@ from oracles import (
     scipy_tree,
 )
 from ripser import ripser
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from tsloss_fast import _core, h0_persistence
 
 pytestmark = needs_long_double
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
@@ -164,6 +175,41 @@ def test_large_clouds_are_exact(kind: str, dtype: type) -> None:
     assert_barcode(points, deaths, edges, scipy_tree(distances), distances=distances)
     if kind == "grid":
         assert (edges == kruskal(distances)[1]).all()
+
+
+def delaunay_tree(points: Array) -> Array:
+    """Deaths of a planar cloud: the Delaunay triangulation holds a minimum spanning tree."""
+    wide = points.astype(np.longdouble)
+    triangles = scipy.spatial.Delaunay(points.astype(np.float64)).simplices
+    i, j = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2)), axis=0).T
+    length = np.sqrt(((wide[i] - wide[j]) ** 2).sum(1))
+    lengths, rank = np.unique(length, return_inverse=True)
+    graph = scipy.sparse.coo_matrix((rank + 1, (i, j)), (len(points),) * 2)
+    return lengths[np.sort(minimum_spanning_tree(graph).data.astype(np.int64)) - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [1500, 8192, 8193])
+def test_large_planar_clouds_have_the_deaths_of_their_delaunay_triangulation(
+    n: int, dtype: type, threads: None
+) -> None:
+    points = gaussian(n, 2, seed=4, dtype=dtype)
+    torch.set_num_threads(2)
+    deaths, edges = computed(points)
+    assert_lengths(deaths, delaunay_tree(points))
+    assert_spanning_tree(edges, n)
+    ends = points[edges].astype(np.longdouble)
+    assert_lengths(deaths, np.sqrt(((ends[:, 0] - ends[:, 1]) ** 2).sum(1)))
+    # Out of the range of squares: every length is scaled, exactly, and no edge changes.
+    exponent = (110 if dtype is np.float32 else 1000) * (-1 if n == 8192 else 1)
+    scaled, same = computed(np.ldexp(points, exponent))
+    assert (scaled == np.ldexp(deaths, exponent)).all()
+    assert (same == edges).all()
+    torch.set_num_threads(1)
+    alone = computed(points)
+    assert (alone[0] == deaths).all()
+    assert (alone[1] == edges).all()
 
 
 @pytest.mark.slow

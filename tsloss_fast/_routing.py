@@ -33,7 +33,9 @@ def _norm(x: Tensor) -> Tensor:
     scale."""
     if x.shape[-1] == 0:
         return x.sum(-1, keepdim=True)
-    scale = _nonzero(x.detach().abs().amax(-1, keepdim=True))
+    # A power of two, so that scaling is exact: equal lengths stay equal.
+    largest = _nonzero(x.detach().abs().amax(-1, keepdim=True))
+    scale = largest / (2 * torch.frexp(largest).mantissa)
     square = (x / scale).square().sum(-1, keepdim=True)
     return torch.where(square > 0, _nonzero(square).sqrt(), torch.zeros_like(square)) * scale
 

@@ -3,11 +3,13 @@ public."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from . import _routing
-from .functional import Lengths, _as_tensor, check_lengths
+from ._inputs import HALF, Lengths, as_tensor, check_lengths
 
 
 def _softmax_mean(distances: Tensor, logits: Tensor, mask: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -43,13 +45,13 @@ def surrogate_terms(
     weights: dict[str, float],
 ) -> dict[str, Tensor]:
     """The terms of weight above 0, (B,) each, of points (..., N, D). O(N² D) time and memory."""
-    x = _as_tensor(points, "points")
+    x = as_tensor(points, "points")
     if x.dim() < 2:
         raise ValueError(f"points: expected shape (N, D) or (..., N, D), got {tuple(x.shape)}")
     sizes = check_lengths(lengths, x.shape[:-2], x.device, limit=x.shape[-2])
-    if x.dtype in (torch.float16, torch.bfloat16):
+    if x.dtype in HALF:
         x = x.float()
-    clouds = x.reshape(x.shape[:-2].numel(), *x.shape[-2:])
+    clouds = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     batch, n, _ = clouds.shape
     if batch == 0 or n < 2:
         zero = clouds.sum((1, 2)) * 0 if batch else clouds.sum().reshape(1)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from .functional import H0Persistence, Lengths, check_lengths
+from ._inputs import Lengths, check_lengths
+from .functional import H0Persistence
 
 
 def _require_deaths(deaths: Tensor, name: str = "deaths") -> None:
@@ -276,7 +277,7 @@ def single_linkage(h0: H0Persistence) -> Tensor:
             "Slice each one to its lengths[b] - 1 bars first"
         )
     bars = deaths.shape[-1]
-    merges = _ops.linkage_merges(edges.reshape(deaths.shape[:-1].numel(), bars, 2))
+    merges = _ops.linkage_merges(edges.reshape(math.prod(deaths.shape[:-1]), bars, 2))
     columns = merges.reshape(*deaths.shape, 3).to(deaths.device, torch.float64)
     first, second, size = columns.unbind(-1)
     return torch.stack([first, second, deaths.to(torch.float64), size], dim=-1)

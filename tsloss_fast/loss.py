@@ -10,17 +10,16 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _ops, barcode
-from .functional import Lengths, check_lengths, h0_persistence
+from ._inputs import HALF, Lengths, check_lengths, transforms_active
+from .functional import h0_persistence
 
 _FORMS = ("exact", "surrogate", "total")
-_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
 class TSLoss(nn.Module):
@@ -119,7 +118,8 @@ class TSLoss(nn.Module):
 
         `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered.
         With `return_terms` also a dict of the terms that are computed, each a scalar without its
-        weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D) time and memory).
+        weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D)
+        time and memory).
         """
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
@@ -140,7 +140,7 @@ class TSLoss(nn.Module):
 
     def _exact(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
         deaths = h0_persistence(points, self.metric, lengths).deaths
-        if deaths.shape[:-1].numel() == 0:
+        if 0 in deaths.shape[:-1]:
             deaths = deaths.sum().expand(1, 0)  # no clouds: the mean over them is 0, not NaN
             lengths = None
         self._warn_if_coincident(deaths, lengths)
@@ -155,8 +155,8 @@ class TSLoss(nn.Module):
         if self.weights["loops"]:
             from ._loops import total_h1_persistence
 
-            clouds = points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
-            clouds = clouds.reshape(clouds.shape[:-2].numel(), *clouds.shape[-2:])
+            clouds = points.float() if points.dtype in HALF else points
+            clouds = clouds.reshape(math.prod(clouds.shape[:-2]), *clouds.shape[-2:])
             checked = check_lengths(lengths, points.shape[:-2], points.device)
             if checked is None:
                 checked = torch.full(points.shape[:-2], points.shape[-2])
@@ -170,8 +170,9 @@ class TSLoss(nn.Module):
         """m_ref, set from the first batch whose mean death is not 0."""
         now = mean.detach().mean().to(self.m_ref)
         chosen = torch.where(self.m_ref.isnan(), now, self.m_ref)
-        with torch.no_grad():
-            self.m_ref.copy_(torch.where(chosen > 0, chosen, self.m_ref))
+        if not transforms_active():  # torch.func forbids writing to what it did not pass in
+            with torch.no_grad():
+                self.m_ref.copy_(torch.where(chosen > 0, chosen, self.m_ref))
         return torch.where(chosen > 0, chosen, torch.ones_like(chosen))
 
     def _surrogate(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
@@ -181,7 +182,7 @@ class TSLoss(nn.Module):
 
     def _total(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
         deaths = h0_persistence(points, self.metric, lengths).deaths
-        if deaths.shape[:-1].numel() == 0:
+        if 0 in deaths.shape[:-1]:
             return {"connectivity": deaths.sum()}
         if self.eta is None:
             return {"connectivity": barcode.total_persistence(deaths, self.p, lengths)}
@@ -196,7 +197,7 @@ class TSLoss(nn.Module):
         """Once, and only where looking costs nothing: not on a GPU, not under a tracer."""
         if deaths.device.type != "cpu" or deaths.shape[-1] == 0 or self._warned:
             return
-        if torch.compiler.is_compiling() or _transforms_active():
+        if torch.compiler.is_compiling() or transforms_active():
             return
         longest = deaths.detach().amax(-1)
         sizes = check_lengths(lengths, longest.shape, deaths.device)

@@ -7,15 +7,15 @@ autograd. O(N² D) time in N sequential steps, O(N D) memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from . import _routing
-from .functional import H0Persistence, Lengths, check_lengths
-
-_HALF = (torch.float16, torch.bfloat16)
+from ._inputs import HALF, Lengths, check_lengths
+from .functional import H0Persistence
 
 
 def _wide(device: torch.device) -> torch.dtype:
@@ -91,9 +91,9 @@ def h0_persistence(
     The tree is found in float64 (float32 on MPS). Problems are errors on the CPU by default and NaN
     deaths elsewhere, unless `check_finite` says otherwise.
     """
-    x = points.float() if points.dtype in _HALF else points
+    x = points.float() if points.dtype in HALF else points
     checked = check_lengths(lengths, x.shape[:-2], x.device)
-    clouds = x.reshape(x.shape[:-2].numel(), *x.shape[-2:])
+    clouds = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
     batch, n, dim = clouds.shape
     sizes = _lengths_or_full(checked, batch, n, x.device)
     padding = torch.arange(n, device=x.device)[None, :] >= sizes[:, None]
@@ -128,10 +128,10 @@ def h0_persistence_from_distances(
 ) -> H0Persistence:
     """`tsloss_fast.h0_persistence_from_distances` in plain torch, without the checks of the
     matrix."""
-    d = distances.float() if distances.dtype in _HALF else distances
+    d = distances.float() if distances.dtype in HALF else distances
     n = d.shape[-1]
     checked = check_lengths(lengths, d.shape[:-2], d.device)
-    matrices = d.reshape(d.shape[:-2].numel(), n, n)
+    matrices = d.reshape(math.prod(d.shape[:-2]), n, n)
     batch = matrices.shape[0]
     sizes = _lengths_or_full(checked, batch, n, d.device)
     padding = torch.arange(n, device=d.device)[None, :] >= sizes[:, None]

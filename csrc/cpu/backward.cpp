@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/buffer.h"
+#include "cpu/check_edge.h"
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
 #include "cpu/thread_pool.h"
@@ -28,6 +29,7 @@ struct Incidence {
   void build(const int64_t* edges, int64_t bars, int64_t n) {
     start.assign(static_cast<size_t>(n + 1), 0);
     for (int64_t k = 0; k < bars && edges[2 * k] >= 0; ++k) {
+      check_edge(edges + 2 * k, n);
       ++start[edges[2 * k] + 1];
       ++start[edges[2 * k + 1] + 1];
     }

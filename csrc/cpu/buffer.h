@@ -41,6 +41,8 @@ class Buffer {
 
   T* data() const { return data_; }
 
+  int64_t bytes() const { return capacity_ * static_cast<int64_t>(sizeof(T)); }
+
  private:
   void release() {
     ::operator delete(data_, std::align_val_t(kAlignment));

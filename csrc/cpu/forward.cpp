@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cpu/output.h"
@@ -46,12 +48,41 @@ void fill_keys(const Rows<T>& rows, int64_t n, Term term, int threads, T* keys, 
   });
 }
 
+// Memory of one thread for one cloud at a time. It is kept between calls, because fresh pages cost
+// more than the arithmetic of a small cloud, unless it is large.
+constexpr int64_t kKeptBytes = int64_t{16} << 20;
+
 template <class T>
 struct Scratch {
   Buffer<T> rows;
   Buffer<T> keys;
   PrimScratch<T> prim;
   std::vector<Edge<T>> edges;
+
+  static std::unique_ptr<Scratch>& of_thread() {
+    static thread_local std::unique_ptr<Scratch> scratch;
+    if (!scratch) scratch = std::make_unique<Scratch>();
+    return scratch;
+  }
+};
+
+// The scratch of this thread, given back at the end of the scope if it has grown large. Taken out
+// for the time of use, so that an exception cannot leave it half made.
+template <class T>
+class Borrowed {
+ public:
+  Borrowed() : scratch_(std::move(Scratch<T>::of_thread())) {}
+  ~Borrowed() {
+    if (scratch_->rows.bytes() + scratch_->keys.bytes() <= kKeptBytes) {
+      Scratch<T>::of_thread() = std::move(scratch_);
+    }
+  }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  Scratch<T>& operator*() { return *scratch_; }
+
+ private:
+  std::unique_ptr<Scratch<T>> scratch_;
 };
 
 // Squares below this have lost digits to underflow, whatever the number of terms.
@@ -139,17 +170,16 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
   const double pairs = double(shape.points) * double(shape.points) / 2;
   if (double(shape.batch) * pairs * double(stride) < kParallelWork) threads = 1;
   const bool by_cloud = shape.batch >= threads;
-  const int slots = by_cloud ? threads : 1;
-  std::vector<Scratch<W>> scratch(static_cast<size_t>(slots));
-  std::vector<std::vector<Edge<T>>> results(static_cast<size_t>(slots));
   FindingLog log;
 
-  const auto one = [&](int64_t cloud, int slot, int inner) {
+  const auto one = [&](int64_t cloud, int inner) {
     const int64_t n = shape.valid(cloud);
     const T* x = points + cloud * shape.points * shape.dim;
     Output<T> out(deaths, edges, shape.bars(), cloud);
     out.fill_padding(n);
-    Scratch<W>& s = scratch[slot];
+    Borrowed<W> borrowed;
+    Scratch<W>& s = *borrowed;
+    static thread_local std::vector<Edge<T>> result;
     W* rows = s.rows.reserve(checked_mul(std::max<int64_t>(n, 1), stride));
     Finding found = load_rows(x, n, shape.dim, rows, stride);
     if (found.problem == Problem::kNone && metric == Metric::kCosine) {
@@ -161,18 +191,18 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
       return;
     }
     if (n < 2) return;
-    solve(metric, rows, stride, stride, n, inner, s, results[slot]);
-    out.write(results[slot]);
-    const Edge<T>& longest = results[slot].back();
+    solve(metric, rows, stride, stride, n, inner, s, result);
+    out.write(result);
+    const Edge<T>& longest = result.back();
     if (!std::isfinite(longest.length)) {
       log.add({Problem::kOverflow, cloud, longest.i, longest.j}, cloud);
     }
   };
 
   if (by_cloud) {
-    parallel_for(shape.batch, threads, [&](int64_t cloud, int slot) { one(cloud, slot, 1); });
+    parallel_for(shape.batch, threads, [&](int64_t cloud, int) { one(cloud, 1); });
   } else {
-    for (int64_t cloud = 0; cloud < shape.batch; ++cloud) one(cloud, 0, threads);
+    for (int64_t cloud = 0; cloud < shape.batch; ++cloud) one(cloud, threads);
   }
   return log.first();
 }

@@ -31,9 +31,9 @@ struct PrimScratch {
   Buffer<int32_t> from;
 };
 
-// Up to here all keys of a cloud are kept, which costs N^2 numbers (256 MB in float32 at the limit)
+// Up to here all keys of a cloud are kept, which costs N^2 numbers (600 MB in float32 at the limit)
 // and lets every point be loaded once a tile; beyond it keys are computed as Prim asks for them.
-constexpr int64_t kDenseLimit = 8192;
+constexpr int64_t kDenseLimit = 12288;
 
 // Prim over a full symmetric matrix of keys: O(n^2). edges has n - 1 entries, in order of
 // discovery. False if a tree edge is +inf (the tree is then not complete).

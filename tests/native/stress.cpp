@@ -87,7 +87,7 @@ bool single_clouds() {
   std::normal_distribution<double> normal;
   std::vector<double> tiny(600 * 50);
   for (double& v : tiny) v = 1e-30 * normal(random);
-  std::vector<double> grid(8300 * 3);
+  std::vector<double> grid(12300 * 3);
   for (double& v : grid) v = random() % 8;
   for (const char* name : supported_isas()) {
     set_isa(name);
@@ -100,9 +100,9 @@ bool single_clouds() {
   std::vector<float> x(grid.begin(), grid.end());
   Results<float> results[2];
   for (int k = 0; k < 2; ++k) {
-    results[k].deaths.resize(8299);
-    results[k].edges.resize(2 * 8299);
-    h0_forward(Dtype::kFloat32, Metric::kEuclidean, BatchShape{1, 8300, 3, nullptr}, x.data(),
+    results[k].deaths.resize(12299);
+    results[k].edges.resize(2 * 12299);
+    h0_forward(Dtype::kFloat32, Metric::kEuclidean, BatchShape{1, 12300, 3, nullptr}, x.data(),
                results[k].deaths.data(), results[k].edges.data(), 1 + 2 * k);
   }
   return results[0] == results[1];

@@ -77,9 +77,7 @@ def test_an_item_has_the_same_logits_alone_and_in_a_batch(
         torch.testing.assert_close(together.logits[first : first + len(item.answer)], alone)
 
 
-def test_the_shared_prompt_is_computed_for_one_row(
-    prompted: Any, items: list[EncodedItem], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shared_prompt_is_computed_for_one_row(prompted: Any, items: list[EncodedItem]) -> None:
     rows: list[tuple[int, ...]] = []
     head = prompted.get_base_model().lm_head
     layer = prompted.get_base_model().model.layers[0].mlp
@@ -147,7 +145,6 @@ def test_a_token_that_spans_question_and_answer_is_cut_at_the_boundary(
 
 
 def test_a_text_without_tokens_is_an_error(tiny_tokenizer: Any) -> None:
-    tiny_tokenizer.backend_tokenizer.normalizer = None
     with pytest.raises(ValueError, match=r"the answer of 'True is' -> ' ' has no tokens"):
         encode_items([Item("True is", " ")], tiny_tokenizer)
 

@@ -1,4 +1,4 @@
-"""Tasks: splits that never meet, expressions that mean what Python means, files read line by line."""
+"""Tasks: splits that never meet, expressions with Python's meaning, files read line by line."""
 
 from __future__ import annotations
 
@@ -143,14 +143,14 @@ def test_a_bad_line_is_an_error_with_file_number_and_reason(
     tmp_path: Path, bad: str | bytes, message: str
 ) -> None:
     path = write(tmp_path / "bad.jsonl", line("first ?"), "", bad, line("last ?"))
-    with pytest.raises(ValueError, match="bad.jsonl, line 3: ") as error:
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 3: ") as error:
         load_task(path, train_size=1, test_size=1, seed=0)
     assert message in str(error.value)
 
 
 def test_too_few_items_a_missing_file_and_silly_sizes_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", line("a ?"), line("b ?"))
-    with pytest.raises(ValueError, match="3 items were asked for.*only 2 distinct"):
+    with pytest.raises(ValueError, match=r"3 items were asked for.*only 2 distinct"):
         load_task(path, train_size=2, test_size=1, seed=0)
     with pytest.raises(FileNotFoundError, match="neither a file nor one of 'boolean'"):
         load_task(tmp_path / "none.jsonl", train_size=1, test_size=1, seed=0)

@@ -34,6 +34,8 @@ __all__ = [
 
 FOLDER = "checkpoints"
 PROMPTS = "prompts"
+# The newest, and one to go back to should a disk have damaged it.
+KEEP = 2
 STATE = "training_state.pt"
 WEIGHTS = "adapter_model.safetensors"
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
@@ -54,9 +56,8 @@ def save_checkpoint(
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
     loss: nn.Module,
-    keep: int = 2,
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN`, then remove all but the newest `keep`.
+    """Write `checkpoints/step-NNNNNN`, then remove all but the newest two.
 
     An old checkpoint goes only when the new one is in its place and on the disk.
     """
@@ -70,8 +71,7 @@ def save_checkpoint(
             "rng": torch.get_rng_state(),
         }
         torch.save(state, temporary / STATE)
-    for old in _checkpoints(run)[:-keep]:
-        remove_folder(old)
+    _prune(run)
     return folder
 
 
@@ -80,7 +80,7 @@ def load_latest_checkpoint(
 ) -> Position:
     """Put the newest checkpoint's state into the arguments; the start position if there is none.
 
-    Temporary names that a killed process left are removed first.
+    What a killed process left is removed first: temporary names, and a checkpoint not yet pruned.
 
     Raises:
         RunFolderError: the checkpoint is damaged or does not fit the model. Nothing is executed
@@ -88,6 +88,7 @@ def load_latest_checkpoint(
     """
     for place in (run / FOLDER, run / PROMPTS, run):
         remove_temporaries(place)
+    _prune(run)
     checkpoints = _checkpoints(run)
     if not checkpoints:
         return Position()
@@ -142,6 +143,11 @@ def _checkpoints(run: Path) -> list[Path]:
         if (match := STEP_FOLDER.fullmatch(path.name)) and path.is_dir()
     ]
     return [path for _, path in sorted(found)]
+
+
+def _prune(run: Path) -> None:
+    for old in _checkpoints(run)[:-KEEP]:
+        remove_folder(old)
 
 
 def _save_peft(model: PeftModel, folder: Path) -> None:

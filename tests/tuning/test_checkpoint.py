@@ -1,0 +1,287 @@
+"""Killed at any moment and started again, a run ends with the same bits as one left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer
+
+pytest.importorskip("transformers", reason=NEEDS)
+pytest.importorskip("peft", reason=NEEDS)
+
+from killed_runs import _hold, context, tune_and_die, tune_here
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from tsloss_fast.tuning import initial_prompt, prompt_clouds
+from tsloss_fast.tuning.atomic import whole_file, whole_folder
+from tsloss_fast.tuning.run import TuningInterrupted
+from tsloss_fast.tuning.run_folder import MetricsLog, RunFolderError, exclusive, read_metrics
+
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tune_here(str(tmp_path_factory.mktemp("untouched") / "run"))
+
+
+def log_without_times(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(folder)]
+
+
+def assert_same_run(result: Any, untouched: Any) -> None:
+    assert torch.equal(result.prompt, untouched.prompt)
+    assert log_without_times(result.folder) == log_without_times(untouched.folder)
+    names = [
+        sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*"))
+        for run in (result, untouched)
+    ]
+    assert names[0] == names[1]
+    for name in [ADAPTER, *(n for n in names[0] if n.endswith(("config.json", "epoch_004.pt")))]:
+        assert (result.folder / name).read_bytes() == (untouched.folder / name).read_bytes()
+    states = [
+        torch.load(run.folder / "checkpoints/step-000014/training_state.pt", weights_only=True)
+        for run in (result, untouched)
+    ]
+    for name in ("exp_avg", "exp_avg_sq", "step"):
+        first, second = (state["optimizer"]["state"][0][name] for state in states)
+        assert torch.equal(first, second)
+    assert torch.equal(states[0]["loss"]["m_ref"], states[1]["loss"]["m_ref"])
+
+
+# Renames in order: config.json, the prompts of epochs 0 and 1, the checkpoint of step 4, … Saves by
+# torch: the prompts of epochs 0 and 1, the state of step 4, epoch 2, the state of step 8, ….
+MOMENTS = [
+    ("step", 2, ""),  # before any checkpoint
+    ("step", 7, ""),
+    ("step", 14, ""),  # after the last step, before its checkpoint
+    ("half a line", 9, ""),
+    ("replace", 1, "before"),  # config.json written under its temporary name only
+    ("replace", 3, "before"),  # an epoch's prompt
+    ("replace", 4, "before"),  # the first checkpoint, complete but not in place
+    ("replace", 4, "after"),
+    ("save", 3, "before"),  # within a checkpoint: peft's files are written, the state is not
+    ("save", 8, "after"),  # the third checkpoint, written and not in place
+    ("half a removal", 1, ""),  # while an old checkpoint is pruned
+    ("replace", 13, "before"),  # after the last checkpoint, before the last is pruned
+    ("fsync", 12, "before"),
+    ("fsync", 40, "after"),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: "-".join(map(str, m)).strip("-"))
+def test_a_run_killed_once_ends_with_the_same_bits(
+    moment: tuple[str, int, str], tmp_path: Path, untouched: Any
+) -> None:
+    out = tmp_path / "run"
+    assert tune_and_die(str(out), moment) == -signal.SIGKILL
+    assert not (out / "adapter").exists()
+    assert_same_run(tune_here(str(out)), untouched)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    tmp_path: Path, untouched: Any
+) -> None:
+    out = str(tmp_path / "run")
+    for moment in [("step", 6, ""), ("fsync", 3, "before"), ("save", 2, "after"), ("step", 9, "")]:
+        assert tune_and_die(out, moment) == -signal.SIGKILL
+    result = tune_here(out)
+    assert result.resumed_from == 8
+    assert_same_run(result, untouched)
+
+
+def test_a_kill_inside_a_checkpoint_leaves_the_one_before_in_place(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # Saves: epoch 0, epoch 1, checkpoint 4, epoch 2, checkpoint 8.
+    assert tune_and_die(str(out), ("save", 5, "before")) == -signal.SIGKILL
+    left = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert left == [".tmp-step-000008", "step-000004"]
+    assert (out / "checkpoints/.tmp-step-000008/adapter_model.safetensors").exists()
+    seen = []
+    tune_here(str(out), seen.append)
+    assert seen[0] == {"kind": "resume", "step": 4}
+    assert [record["step"] for record in seen if record["kind"] == "step"] == list(range(5, 15))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    first, seen = tune_here(out), []
+    again = tune_here(out, seen.append)
+    assert seen == [{"kind": "resume", "step": 14}]
+    assert again.resumed_from == 14
+    assert torch.equal(again.prompt, first.prompt)
+    assert again.final == first.final
+
+
+def test_an_interrupt_ends_the_step_keeps_it_and_says_how_to_go_on(
+    tmp_path: Path, untouched: Any
+) -> None:
+    def interrupt(record: Any) -> None:
+        if record["kind"] == "step" and record["step"] == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    out = tmp_path / "run"
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(TuningInterrupted, match=r"after step 6 of 14.*the same command goes on"):
+        tune_here(str(out), interrupt)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (out / "checkpoints" / "step-000006").is_dir()
+    result = tune_here(str(out))
+    assert result.resumed_from == 6
+    assert torch.equal(result.prompt, untouched.prompt)
+    assert log_without_times(result.folder) == log_without_times(untouched.folder)
+
+
+def test_old_checkpoints_go_when_new_ones_are_in_place(untouched: Any) -> None:
+    left = sorted(path.name for path in (untouched.folder / "checkpoints").iterdir())
+    assert left == ["step-000012", "step-000014"]
+
+
+def test_checkpoints_and_the_final_adapter_are_read_by_peft(untouched: Any) -> None:
+    for name, same in (("adapter", True), ("checkpoints/step-000012", False)):
+        folder = untouched.folder / name
+        model = PeftModel.from_pretrained(make_tiny_model(), str(folder))
+        assert torch.equal(prompt_clouds(model)[0], untouched.prompt) is same
+        assert json.loads((folder / "adapter_config.json").read_text())["num_virtual_tokens"] == 6
+
+
+def test_epoch_prompts_have_the_authors_format(untouched: Any) -> None:
+    files = sorted((untouched.folder / "prompts").iterdir())
+    assert [file.name for file in files] == [f"soft_prompt_epoch_{n:03d}.pt" for n in range(5)]
+    prompts = [torch.load(file, weights_only=True) for file in files]
+    assert all(p.shape == (1, 6, 32) and p.dtype == torch.float32 for p in prompts)
+    initial = initial_prompt(make_tiny_model(), make_tiny_tokenizer(), 6)
+    assert torch.equal(prompts[0][0], initial)
+    # Epoch 4 ends with step 12, whose checkpoint is still there.
+    weights = load_file(untouched.folder / "checkpoints/step-000012/adapter_model.safetensors")
+    assert torch.equal(prompts[4][0], weights["prompt_embeddings"])
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(
+    tmp_path: Path, untouched: Any
+) -> None:
+    with pytest.raises(RunFolderError) as error:
+        tune_here(str(untouched.folder), lr=0.1, steps=20)
+    message = str(error.value)
+    assert "lr (0.03 there, 0.1 here), steps (14 there, 20 here)." in message
+    assert "Use another folder" in message
+    assert "seed" not in message
+
+
+def test_a_task_file_that_changed_is_another_configuration(tmp_path: Path) -> None:
+    def write(answer: str) -> None:
+        rows = [{"question": f"{i} ?", "answer": answer} for i in range(30)]
+        path.write_text("\n".join(map(json.dumps, rows)))
+
+    path, out = tmp_path / "task.jsonl", str(tmp_path / "run")
+    write("yes")
+    tune_here(out, task=str(path), steps=2)
+    write("no")
+    with pytest.raises(RunFolderError, match="another configuration: task_digest"):
+        tune_here(out, task=str(path), steps=2)
+
+
+def test_two_processes_cannot_write_one_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    holder = context()
+    ready = holder.Event()
+    process = holder.Process(target=_hold, args=(str(out), ready), daemon=True)
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(RunFolderError, match=rf"another process \(pid {process.pid}\)"):
+        tune_here(str(out))
+    process.kill()
+    process.join(60)
+    with exclusive(out):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("training_state.pt", lambda raw: raw[: len(raw) // 2]),
+        ("training_state.pt", lambda raw: b""),
+        ("adapter_model.safetensors", lambda raw: raw[:-40]),
+        ("adapter_model.safetensors", lambda raw: b"\xff" * len(raw)),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_what_to_do(
+    tmp_path: Path, file: str, damage: Any
+) -> None:
+    out = tmp_path / "run"
+    tune_here(str(out), steps=8)
+    path = out / "checkpoints" / "step-000008" / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RunFolderError, match=r"step-000008 cannot be read .*from step-000004"):
+        tune_here(str(out), steps=8)
+
+
+class _Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def test_no_code_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+    out, marker = tmp_path / "run", tmp_path / "executed"
+    tune_here(str(out), steps=4)
+    state = out / "checkpoints" / "step-000004" / "training_state.pt"
+    torch.save({"position": _Bomb(marker)}, state)
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        tune_here(str(out), steps=4)
+    state.write_bytes(pickle.dumps({"position": _Bomb(marker)}, protocol=2))
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        tune_here(str(out), steps=4)
+    assert not marker.exists()
+
+
+def test_a_log_shorter_than_its_checkpoint_is_not_continued(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tune_here(str(out), steps=4)
+    (out / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(RunFolderError, match="has 0 bytes, but the checkpoint was made when"):
+        tune_here(str(out), steps=4)
+    (out / "config.json").unlink()
+    with pytest.raises(RunFolderError, match=r"metrics.jsonl but no config.json"):
+        tune_here(str(out), steps=4)
+
+
+def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    log.write({"a": 1})
+    size = log.sync()
+    log.write({"b": 2})
+    log.close()
+    MetricsLog(tmp_path, size).close()
+    assert read_metrics(tmp_path) == [{"a": 1}]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target, folder = tmp_path / "file", tmp_path / "folder"
+    target.write_text("old")
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), whole_file(target) as temporary:
+        fail(temporary)
+    with pytest.raises(OSError, match="disk full"), whole_folder(folder) as temporary:
+        fail(temporary / "new")
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "old"]
+    with whole_folder(folder) as temporary:
+        (temporary / "new").touch()
+    assert [path.name for path in folder.iterdir()] == ["new"]

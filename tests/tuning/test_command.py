@@ -1,0 +1,186 @@
+"""`tsloss tune` from end to end on the tiny model, killed and resumed as a user would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llama import NEEDS
+
+pytest.importorskip("transformers", reason=NEEDS)
+pytest.importorskip("peft", reason=NEEDS)
+
+from safetensors.torch import load_file
+
+from tsloss_fast.cli import main
+from tsloss_fast.tuning.command import OPTIONS
+from tsloss_fast.tuning.config import TuneConfig
+from tsloss_fast.tuning.run_folder import read_metrics
+
+SIZES = ["--train-size", "20", "--test-size", "10", "--virtual-tokens", "6"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the child processes: bits are promised for one thread count."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_tune_with_a_control_writes_and_names_everything(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs" / "first"
+    command = ["tune", "--model", str(tiny_model_dir), "--steps", "12", "--eval-every", "6"]
+    command += ["--out", str(out), "--control", *SIZES]
+    assert main(command) == 0
+    printed, progress = capsys.readouterr()
+
+    named = [line.removeprefix("wrote ") for line in printed.splitlines() if "wrote " in line]
+    assert str(out / "plot.png") in named
+    assert str(out / "control" / "metrics.jsonl") in named
+    assert all(Path(name).exists() for name in named)
+
+    table = printed.split("\n\n")[0].splitlines()
+    assert table[0].split() == ["tsloss", "control"]
+    rows = {line[:30].strip(): line[30:].split() for line in table[1:]}
+    for folder, column in ((out, 0), (out / "control", 1)):
+        final = [r for r in read_metrics(folder) if r["kind"] == "eval"][-1]
+        assert rows["accuracy"][column] == f"{final['accuracy']:.3f}"
+        assert rows["mean death"][column] == f"{final['mean_death']:.3f}"
+        reference = read_metrics(folder)[0]
+        assert rows["majority rate"][column] == f"{reference['majority_rate']:.3f}"
+    assert {"restricted accuracy", "zero-shot accuracy", "coefficient of variation"} <= rows.keys()
+
+    assert progress.count("loading ") == 1, "the model is loaded once for both runs"
+    evaluations = [line for line in progress.splitlines() if ": accuracy " in line]
+    assert len(evaluations) == 6
+    assert all("majority 0." in line and "restricted zero-shot 0." in line for line in evaluations)
+    configs = [(folder / "config.json").read_text() for folder in (out, out / "control")]
+    differ = [
+        pair
+        for pair in zip(*(text.splitlines() for text in configs), strict=True)
+        if len(set(pair)) > 1
+    ]
+    assert differ == [
+        ('    "loss": "tsloss",', '    "loss": "ce",'),
+        ('    "weight": 10.0,', '    "weight": 0.0,'),
+    ]
+
+    # Again: nothing to do, the same table. Otherwise: refused in one line.
+    assert main(command) == 0
+    again, progress = capsys.readouterr()
+    assert again == printed
+    assert "resumed at step 12" in progress
+    assert main([*command, "--lr", "0.5"]) == 1
+    _, error = capsys.readouterr()
+    assert error.count("\n") == 1
+    assert "another configuration: lr (0.03 there, 0.5 here)" in error
+
+
+@pytest.mark.slow
+def test_an_interrupted_and_a_killed_command_go_on_to_the_same_prompt(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["tune", "--model", str(tiny_model_dir), "--steps", "250", "--eval-every", "250"]
+    options += ["--checkpoint-every", "25", *SIZES, "--out"]
+
+    def start_and_send(number: int, lines: int) -> tuple[int, str]:
+        """Start the command, and send a signal when its log has grown past `lines`."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tsloss_fast", *options, str(out)],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        log, end = out / "metrics.jsonl", time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            if log.exists() and log.read_bytes().count(b"\n") > lines:
+                process.send_signal(number)
+                break
+            time.sleep(0.005)
+        return process.wait(120), process.communicate()[1]
+
+    out = tmp_path / "run"
+    code, error = start_and_send(signal.SIGINT, 40)
+    assert code == 130
+    assert "the same command goes on from there" in error
+    assert "Traceback" not in error
+    interrupted_at = len(read_metrics(out))
+    code, _ = start_and_send(signal.SIGKILL, interrupted_at + 60)
+    assert code == -signal.SIGKILL
+    assert len(read_metrics(out)) < 250
+
+    assert main([*options, str(out)]) == 0
+    assert "resumed at step" in capsys.readouterr().err
+    assert main([*options, str(tmp_path / "untouched")]) == 0
+    prompts, logs = [], []
+    for folder in (out, tmp_path / "untouched"):
+        prompts.append(load_file(folder / "adapter" / "adapter_model.safetensors"))
+        logs.append([{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(folder)])
+    assert torch.equal(prompts[0]["prompt_embeddings"], prompts[1]["prompt_embeddings"])
+    assert logs[0] == logs[1]
+
+
+def test_every_setting_has_an_option() -> None:
+    options = {field for group in OPTIONS.values() for field in group}
+    assert options | {"out"} == {field.name for field in fields(TuneConfig)}
+
+
+def test_help_has_an_example_and_the_defaults_and_does_not_import_transformers() -> None:
+    script = (
+        "import sys; from tsloss_fast.cli import main\n"
+        "try: main(['tune', '--help'])\n"
+        "finally: print(sorted({'transformers', 'peft', 'matplotlib'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert "example: tsloss tune --model smollm2" in shown.stdout
+    assert "learning rate of AdamW (default: 0.03)" in shown.stdout
+    assert shown.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--model", "no/such/model"], 1, "cannot load the model 'no/such/model'"),
+        (["--task", "none.jsonl"], 1, "the task 'none.jsonl' is neither a file nor one of"),
+        (["--train-size", "9999"], 1, "only 648 exist with 2 operands"),
+        (["--steps", "0"], 1, "steps must be an integer of at least 1, got 0"),
+        (["--steps", "many"], 2, "argument --steps: invalid int value: 'many'"),
+        (["--loss", "mse"], 2, "argument --loss: invalid choice: 'mse'"),
+        (["--step", "3"], 2, "unrecognized arguments: --step 3"),
+        (["--loss", "ce", "--control"], 2, "--loss ce already is"),
+    ],
+)
+def test_errors_are_one_line_without_a_traceback(
+    options: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        found = main(["tune", "--out", str(tmp_path / "run"), *options])
+    except SystemExit as leave:
+        found = leave.code
+    printed, error = capsys.readouterr()
+    assert found == code
+    assert printed == ""
+    (line,) = [line for line in error.splitlines() if "error: " in line]
+    assert message in line
+    assert "Traceback" not in error
+    if code == 1:
+        assert set(error.splitlines()) - {line} <= {"loading no/such/model …"}

@@ -1,0 +1,263 @@
+"""The training loop: what is minimised, what is frozen, what is written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_llama import NEEDS
+
+pytest.importorskip("transformers", reason=NEEDS)
+pytest.importorskip("peft", reason=NEEDS)
+
+from tsloss_fast import TSLoss, h0_persistence
+from tsloss_fast.tuning import TuneConfig, initial_prompt, tune
+from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, MeanSquaredNorm
+from tsloss_fast.tuning.run import epoch_order
+from tsloss_fast.tuning.run_folder import read_metrics
+from tsloss_fast.tuning.tasks import load_task
+
+Tuner = Callable[..., Any]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "out": str(tmp_path / "run"),
+        "model": "tiny",
+        "steps": 12,
+        "train_size": 20,
+        "test_size": 10,
+        "virtual_tokens": 6,
+        "eval_every": 5,
+        "checkpoint_every": 100,
+    }
+
+
+@pytest.fixture
+def run(settings: dict[str, Any], tiny_model: Any, tiny_tokenizer: Any) -> Tuner:
+    def run(**changes: Any) -> Any:
+        config = TuneConfig(**(settings | changes))
+        return tune(config, load=lambda: (tiny_model, tiny_tokenizer))
+
+    return run
+
+
+def lines(result: Any, kind: str) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(result.folder) if record["kind"] == kind]
+
+
+def test_each_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
+    orders = {
+        (seed, epoch): epoch_order(seed, epoch, 20) for seed in range(3) for epoch in range(3)
+    }
+    assert all(sorted(order) == list(range(20)) for order in orders.values())
+    assert len({tuple(order) for order in orders.values()}) == 9
+    torch.manual_seed(7)
+    assert epoch_order(2, 1, 20) == orders[2, 1]
+
+
+def test_only_the_prompt_changes(run: Tuner, tiny_model: Any) -> None:
+    before = {name: p.detach().clone() for name, p in tiny_model.named_parameters()}
+    result = run()
+    after = dict(tiny_model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None and not p.requires_grad for p in after.values())
+    assert not tiny_model.training
+    start = torch.load(result.folder / "prompts" / "soft_prompt_epoch_000.pt", weights_only=True)
+    assert not torch.equal(start[0], result.prompt)
+
+
+def test_the_loss_is_cross_entropy_plus_the_weighted_term(run: Tuner) -> None:
+    result = run(weight=2.5, connectivity=3.0, redundancy=0.5, compactness=0.25)
+    steps = lines(result, "step")
+    assert len(steps) == 12
+    for line in steps:
+        terms = line["terms"]
+        assert line["tsloss"] == pytest.approx(
+            3 * terms["connectivity"] + 0.5 * terms["redundancy"] + 0.25 * terms["compactness"]
+        )
+        assert line["loss"] == pytest.approx(line["ce"] + 2.5 * line["tsloss"])
+
+
+def test_the_first_step_is_taken_along_the_gradient_of_that_loss(
+    run: Tuner, settings: dict[str, Any], tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    """Adam's first step is lr·sign(gradient), computed here from peft's own forward."""
+    from tsloss_fast.tuning import add_soft_prompt
+    from tsloss_fast.tuning.answers import answer_logits, encode_items
+
+    result = run(steps=1, loss="tsloss", weight=10.0)
+    initial = initial_prompt(tiny_model, tiny_tokenizer, 6)
+    task = load_task("boolean", train_size=20, test_size=10, seed=0)
+    batch = [task.train[i] for i in epoch_order(0, 0, 20)[:8]]
+    model = add_soft_prompt(tiny_model, initial).eval()
+    prompt = next(p for p in model.parameters() if p.requires_grad)
+    loss = answer_logits(model, encode_items(batch, tiny_tokenizer)).cross_entropy()
+    (gradient,) = torch.autograd.grad(loss + 10 * TSLoss()(prompt), prompt)
+    clear = gradient.abs() > 1e-3 * gradient.abs().max()
+    step = result.prompt - initial
+    torch.testing.assert_close(
+        step[clear], -0.03 * gradient.sign()[clear], rtol=1e-3, atol=1e-6, check_stride=False
+    )
+    assert lines(result, "step")[0]["grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
+
+
+def test_log_lines_describe_the_prompt_they_belong_to(run: Tuner) -> None:
+    result = run()
+    deaths = h0_persistence(result.prompt).deaths
+    last = lines(result, "eval")[-1]
+    assert last["mean_death"] == pytest.approx(deaths.mean().item())
+    shares = deaths / deaths.sum()
+    entropy = -(shares * shares.log()).sum().item()
+    assert last["persistent_entropy"] == pytest.approx(entropy, rel=1e-5)
+    # A step is logged with the prompt its gradient was taken at: the one evaluated before it.
+    by_step = {line["step"]: line for line in lines(result, "step")}
+    evaluated = {line["step"]: line for line in lines(result, "eval")}
+    for step in (0, 5, 10):
+        for key in ("mean_death", "coefficient_of_variation", "redundancy"):
+            assert by_step[step + 1][key] == evaluated[step][key]
+
+
+def test_evaluations_stand_at_the_start_at_intervals_and_at_the_end(run: Tuner) -> None:
+    result = run(validation_size=7)
+    evaluations = lines(result, "eval")
+    assert [line["step"] for line in evaluations] == [0, 5, 10, 12]
+    for line in evaluations:
+        assert 0 <= line["accuracy"] <= line["restricted_accuracy"] <= 1
+        assert (line["validation_accuracy"] * 7) % 1 == pytest.approx(0, abs=1e-9)
+    (reference,) = lines(result, "reference")
+    assert read_metrics(result.folder)[0] == reference
+    task = load_task("boolean", train_size=20, test_size=10, validation_size=7, seed=0)
+    assert reference["majority_rate"] == task.majority_rate
+    assert result.final == reference | evaluations[-1]
+
+
+def test_the_references_are_those_of_the_model_without_a_prompt(
+    run: Tuner, tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    (reference,) = lines(run(), "reference")
+    task = load_task("boolean", train_size=20, test_size=10, seed=0)
+    true, false = (tiny_tokenizer(word)["input_ids"][0] for word in ("True", "False"))
+    right = 0
+    for item in task.test:
+        ids = torch.tensor([tiny_tokenizer(item.question)["input_ids"]])
+        logits = tiny_model(input_ids=ids).logits[0, -1]
+        right += (" True" if logits[true] > logits[false] else " False") == item.answer
+    assert reference["zero_shot_restricted_accuracy"] == right / 10
+
+
+def test_the_control_has_the_same_start_and_the_same_data(run: Tuner, tmp_path: Path) -> None:
+    tuned, control = run(), run(loss="ce", out=str(tmp_path / "control"))
+    start = "prompts/soft_prompt_epoch_000.pt"
+    assert (tuned.folder / start).read_bytes() == (control.folder / start).read_bytes()
+    first, other = lines(tuned, "step")[0], lines(control, "step")[0]
+    assert first["ce"] == other["ce"]
+    assert first["tsloss"] == other["tsloss"]
+    assert first["loss"] > other["loss"] == other["ce"]
+    assert lines(tuned, "reference") != []
+    assert {k: v for k, v in lines(tuned, "eval")[0].items() if k != "seconds"} == {
+        k: v for k, v in lines(control, "eval")[0].items() if k != "seconds"
+    }
+
+
+def test_tsloss_evens_the_prompt_out_and_cross_entropy_still_falls(
+    run: Tuner, tmp_path: Path
+) -> None:
+    tuned = run(steps=40)
+    control = run(steps=40, loss="ce", out=str(tmp_path / "control"))
+    cv = "coefficient_of_variation"
+    assert tuned.final[cv] < 0.5 * control.final[cv]
+    for result in (tuned, control):
+        assert result.final["ce"] < lines(result, "eval")[0]["ce"]
+
+
+@pytest.mark.parametrize("loss", ["surrogate", "total", "l2"])
+def test_every_other_loss_falls_where_it_is_all_that_matters(run: Tuner, loss: str) -> None:
+    steps = lines(run(loss=loss, weight=1e4, lr=1e-3, steps=15), "step")
+    assert steps[-1]["tsloss"] < steps[0]["tsloss"]
+    assert steps[-1]["loss"] == pytest.approx(steps[-1]["ce"] + 1e4 * steps[-1]["tsloss"])
+
+
+def test_the_l2_term_is_the_mean_squared_norm_of_the_tokens() -> None:
+    points = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    value, terms = MeanSquaredNorm()(points, return_terms=True)
+    assert value.item() == terms["mean_squared_norm"].item() == 13.0
+
+
+def test_epochs_end_where_the_data_ends(run: Tuner) -> None:
+    # 20 items in batches of 8: three steps an epoch, the last of 4 items.
+    result = run(steps=8)
+    assert [line["epoch"] for line in lines(result, "step")] == [1, 1, 1, 2, 2, 2, 3, 3]
+    names = sorted(path.name for path in (result.folder / "prompts").iterdir())
+    assert names == [f"soft_prompt_epoch_{epoch:03d}.pt" for epoch in (0, 1, 2)]
+
+
+def test_a_diverging_run_stops_and_says_so(run: Tuner, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsloss_fast.tuning.answers import AnswerLogits
+
+    monkeypatch.setattr(
+        AnswerLogits, "cross_entropy", lambda self: self.logits.float().sum() * math.nan
+    )
+    with pytest.raises(FloatingPointError, match=r"nan at step 1: use a learning rate below 0.03"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "mse"}, "loss must be one of tsloss, surrogate, total, l2, ce"),
+        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer"),
+        ({"lr": 0.0}, "lr must be a finite number above 0"),
+        ({"lr": math.nan}, "lr must be"),
+        ({"weight": -1.0}, "weight must be a finite number >= 0"),
+        ({"weight_decay": math.inf}, "weight_decay must be"),
+        ({"loss": "ce", "weight": 1.0}, "'ce' adds nothing"),
+        ({"seed": -1}, "seed must be in 0"),
+        ({"connectivity": -1.0}, "connectivity"),
+        ({"loss": "surrogate", "loops": 1.0}, "loops"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_made(
+    settings: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        TuneConfig(**(settings | change))
+    assert not Path(settings["out"]).exists()
+
+
+def test_the_default_weight_depends_on_the_loss(settings: dict[str, Any]) -> None:
+    for loss, weight in DEFAULT_WEIGHTS.items():
+        assert TuneConfig(**settings, loss=loss).weight == weight
+
+
+def test_a_mistyped_model_does_not_claim_the_folder(settings: dict[str, Any], run: Tuner) -> None:
+    def fail() -> tuple[Any, Any]:
+        raise RuntimeError("no such model")
+
+    with pytest.raises(RuntimeError, match="no such model"):
+        tune(TuneConfig(**(settings | {"model": "tyni"})), load=fail)
+    assert run().final["step"] == 12
+
+
+def test_the_configuration_is_written_in_full(run: Tuner) -> None:
+    written = json.loads((run(lr=0.01).folder / "config.json").read_text())
+    assert written["config"]["lr"] == 0.01
+    assert written["config"]["weight"] == 10.0
+    assert "out" not in written["config"]
+    assert written["made_with"]["torch"] == torch.__version__
+
+
+def test_a_jsonl_task_with_long_answers_is_tuned(run: Tuner, tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    items = [{"question": f"{a} {b} ?", "answer": f"{b} {a} ."} for a in range(6) for b in range(6)]
+    path.write_text("\n".join(map(json.dumps, items)))
+    result = run(task=str(path), steps=30)
+    assert result.final["ce"] < lines(result, "eval")[0]["ce"]

@@ -1,0 +1,122 @@
+"""What the public functions accept, and what they say where they do not."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from . import _core
+from ._ops import check_lengths_range
+
+Array = npt.NDArray[Any]
+Lengths = Tensor | Array | Sequence[Any] | int
+HALF = (torch.float16, torch.bfloat16)
+_FLOAT = (torch.float32, torch.float64, *HALF)
+transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
+    return ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}")
+
+
+def as_tensor(x: Any, name: str) -> Tensor:
+    """A floating-point tensor that shares memory with x where it can."""
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind != "f" or x.dtype.itemsize > 8:  # either byte order
+            raise TypeError(
+                f"{name}: expected an array of float16, float32 or float64, got {x.dtype}; "
+                f"convert it, for example {name}.astype(numpy.float32)"
+            )
+        # Torch takes neither negative strides, nor foreign byte order, nor read-only memory.
+        return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(x).__name__}")
+    if x.dtype not in _FLOAT:
+        raise TypeError(
+            f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}; "
+            f"convert it, for example {name}.float()"
+        )
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {x.layout}; call {name}.to_dense()")
+    return x
+
+
+def check_lengths(
+    lengths: Lengths | None, batch: Sequence[int], device: torch.device, limit: int | None = None
+) -> Tensor | None:
+    """`lengths` as an int64 tensor of shape `batch` on `device`, or None.
+
+    With `limit`, values outside [0, limit] are an error where looking at them stalls nothing: on
+    the CPU and not under a tracer. (`h0_persistence` leaves that to the operator.)
+    """
+    if lengths is None:
+        return None
+    if not isinstance(lengths, Tensor):
+        array = np.asarray(lengths)
+        if array.dtype.kind not in "iub":
+            raise TypeError(f"lengths: expected integers, got {array.dtype.name}")
+        lengths = torch.as_tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
+    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if tuple(lengths.shape) != tuple(batch):
+        raise shape_error("lengths", lengths.shape, f"{tuple(batch)}, one number for each cloud")
+    if lengths.device.type == "meta" and device.type != "meta":
+        raise ValueError(f"lengths: expected numbers on {device}, got a meta tensor without values")
+    lengths = lengths.to(device=device, dtype=torch.int64)
+    if limit is not None and device.type == "cpu" and not _traced():
+        check_lengths_range(lengths, limit)
+    return lengths
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or transforms_active()
+
+
+@functools.cache
+def warn_reference(device: str) -> None:
+    warnings.warn(
+        f"tsloss_fast has no kernel for device '{device}': using the plain torch implementation "
+        "(tsloss_fast.reference), which is exact but slow",
+        stacklevel=5,
+    )
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether the operators run there; for CUDA without kernels a clear error instead."""
+    if device.type in ("cpu", "meta"):
+        return True
+    if device.type == "cuda" and not _core.has_cuda and torch.version.hip is None:
+        raise RuntimeError(
+            "points are on a CUDA device, but this build of tsloss_fast has CPU kernels only; call "
+            "h0_persistence(points.cpu()), or tsloss_fast.reference.h0_persistence(points) for the "
+            "slow plain-torch implementation on the device"
+        )
+    return False
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def memory_errors(function: _F) -> _F:
+    """torch reports memory that cannot be had as RuntimeError; Python has MemoryError for it."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except RuntimeError as error:
+            text = str(error)
+            if "DefaultCPUAllocator" in text or "Storage size calculation overflowed" in text:
+                raise MemoryError(text) from error
+            raise
+
+    return wrapped  # type: ignore[return-value]
