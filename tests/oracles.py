@@ -23,6 +23,9 @@ Array = NDArray[np.floating]
 METRICS = ("euclidean", "sqeuclidean", "cosine", "manhattan")
 RELATIVE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-13}
 
+# For gradcheck: its own tolerance of 1e-3 would let a gradient pass that is off by a thousandth.
+TIGHT = {"rtol": 1e-5, "atol": 1e-7}
+
 needs_long_double = pytest.mark.skipif(
     np.finfo(np.longdouble).nmant < 60, reason="float64 cannot be judged without a wider type"
 )

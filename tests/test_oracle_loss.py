@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from clouds import crowded, gaussian
-from oracles import METRICS, Array, exact_distances, needs_long_double, oracle_deaths
+from oracles import METRICS, TIGHT, Array, exact_distances, needs_long_double, oracle_deaths
 
 from tsloss_fast import TSLoss
 
@@ -142,9 +142,9 @@ def test_derivatives_agree_with_finite_differences(form: str) -> None:
     loss = module(form, **WEIGHTS)
     points = torch.from_numpy(np.stack([crowded(6, 3, s) for s in (1, 2)])).requires_grad_()
     lengths = torch.tensor([6, 4])
-    assert torch.autograd.gradcheck(loss, points)
-    assert torch.autograd.gradcheck(lambda x: loss(x, lengths), points)
-    assert torch.autograd.gradgradcheck(loss, points, atol=1e-4)
+    assert torch.autograd.gradcheck(loss, points, **TIGHT)
+    assert torch.autograd.gradcheck(lambda x: loss(x, lengths), points, **TIGHT)
+    assert torch.autograd.gradgradcheck(loss, points, **TIGHT)
 
 
 @every_form

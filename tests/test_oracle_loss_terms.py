@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from clouds import crowded, gaussian
-from oracles import METRICS, Array, exact_distances, needs_long_double, oracle_deaths
+from oracles import METRICS, TIGHT, Array, exact_distances, needs_long_double, oracle_deaths
 from ripser import ripser
 
 from tsloss_fast import TSLoss
@@ -28,7 +28,7 @@ def test_compactness_is_the_mean_death_over_a_given_or_first_seen_reference() ->
         loss, terms = learned(points, return_terms=True)
         np.testing.assert_allclose(loss.item(), 2 * float(mean / means[0]), rtol=1e-6)
         np.testing.assert_allclose(terms["compactness"].item(), float(mean / means[0]), rtol=1e-6)
-    assert torch.autograd.gradcheck(given, first.requires_grad_())
+    assert torch.autograd.gradcheck(given, first.requires_grad_(), **TIGHT)
 
 
 @pytest.mark.filterwarnings("ignore:.*coincide")
@@ -79,7 +79,7 @@ def test_loops_of_a_padded_batch_are_the_mean_and_agree_with_finite_differences(
     (grad,) = torch.autograd.grad(loss(leaf, lengths), leaf)
     assert grad.isfinite().all()
     whole = torch.from_numpy(np.stack([circle(8, 5), circle(8, 6)])).requires_grad_()
-    assert torch.autograd.gradcheck(loss, whole)
+    assert torch.autograd.gradcheck(loss, whole, **TIGHT)
 
 
 @pytest.mark.filterwarnings("ignore:.*coincide")

@@ -27,17 +27,32 @@ def _require_deaths(deaths: Tensor, name: str = "deaths") -> None:
         raise ValueError(f"{name}: expected shape (..., M), got a scalar")
 
 
-def _bars(deaths: Tensor, lengths: Lengths | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Deaths with zeros in the padding, the mask of the bars (None: all), and their number
-    (...)."""
+def _bars(deaths: Tensor, lengths: Lengths | None) -> tuple[Tensor, Tensor | None, Tensor | int]:
+    """Deaths with zeros in the padding, the mask of the bars (None: all), their number (...)."""
     _require_deaths(deaths)
     size = deaths.shape[-1]
     sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device, limit=size + 1)
     if sizes is None:
-        return deaths, None, torch.full((), size, dtype=deaths.dtype, device=deaths.device)
+        return deaths, None, size
     bars = (sizes - 1).clamp(min=0)
     mask = torch.arange(size, device=deaths.device) < bars.unsqueeze(-1)
     return torch.where(mask, deaths, torch.zeros_like(deaths)), mask, bars.to(deaths.dtype)
+
+
+def _mean(x: Tensor, count: Tensor | int, keepdim: bool = False) -> Tensor:
+    """Sum over the last dimension divided by the number of bars; 0 without bars."""
+    total = x.sum(-1, keepdim=keepdim)
+    if isinstance(count, Tensor):
+        count = count.clamp(min=1)
+        return total / (count.unsqueeze(-1) if keepdim else count)
+    return total / max(count, 1)
+
+
+def relative_deaths(deaths: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Deaths over their mean (..., M), 0 where it is 0; and where the mean (..., 1) is above 0."""
+    mean = _mean(deaths, count, keepdim=True)
+    positive = mean > 0
+    return deaths / torch.where(positive, mean, 1), positive
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -74,27 +89,35 @@ def total_persistence(deaths: Tensor, p: float = 1.0, lengths: Lengths | None = 
 def mean_death(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
     """Mean of the finite deaths, (...)."""
     deaths, _, count = _bars(deaths, lengths)
-    return deaths.sum(-1) / count.clamp(min=1)
+    return _mean(deaths, count)
 
 
 def variance(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
     """Population variance of the finite deaths, (...): no correction for the sample size."""
     deaths, mask, count = _bars(deaths, lengths)
-    count = count.clamp(min=1)
-    mean = deaths.sum(-1) / count
-    return _masked((deaths - mean.unsqueeze(-1)).square(), mask).sum(-1) / count
+    return _mean(_masked((deaths - _mean(deaths, count, keepdim=True)).square(), mask), count)
+
+
+def scale_free_terms(
+    deaths: Tensor,
+    rho: float | None,
+    lengths: Lengths | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """`relative_variance` and, unless rho is None, `redundancy`, (...) each, with shared work."""
+    deaths, mask, count = _bars(deaths, lengths)
+    relative, positive = relative_deaths(deaths, count)
+    spread = _mean(_masked((relative - positive.to(deaths.dtype)).square(), mask), count)
+    if rho is None:
+        return spread, None
+    short = (1 - relative * (1 / rho)).relu().square()
+    short = torch.where(positive if mask is None else positive & mask, short, 0)
+    return spread, _mean(short, count)
 
 
 def relative_variance(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
     """Variance over the squared mean, (...): 0 for equal bars, and unchanged when the cloud is
     scaled."""
-    deaths, mask, count = _bars(deaths, lengths)
-    count = count.clamp(min=1)
-    mean = (deaths.sum(-1) / count).unsqueeze(-1)
-    return (
-        _masked((_divide(deaths, mean) - (mean > 0).to(deaths.dtype)).square(), mask).sum(-1)
-        / count
-    )
+    return scale_free_terms(deaths, None, lengths)[0]
 
 
 def coefficient_of_variation(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
@@ -111,12 +134,9 @@ def redundancy(deaths: Tensor, rho: float = 0.5, lengths: Lengths | None = None)
     Scale-free."""
     if not rho > 0:
         raise ValueError(f"rho: expected a number above 0, got {rho}")
-    deaths, mask, count = _bars(deaths, lengths)
-    count = count.clamp(min=1)
-    mean = (deaths.sum(-1) / count).unsqueeze(-1)
-    short = (1 - _divide(deaths, rho * mean)).relu().square()
-    short = torch.where(mean > 0, short, torch.zeros_like(short))
-    return _masked(short, mask).sum(-1) / count
+    short = scale_free_terms(deaths, rho, lengths)[1]
+    assert short is not None
+    return short
 
 
 def persistent_entropy(
@@ -141,7 +161,8 @@ def persistent_entropy(
     surprise = -torch.where(zero, torch.ones_like(share), share).log()
     entropy = (torch.where(zero, torch.zeros_like(share), share) * surprise).sum(-1)
     if normalize:
-        return _divide(entropy, count.clamp(min=1).log().expand_as(entropy))
+        highest = torch.as_tensor(count, dtype=entropy.dtype, device=entropy.device)
+        return _divide(entropy, highest.clamp(min=1).log().expand_as(entropy))
     return entropy if base is None else entropy / math.log(base)
 
 

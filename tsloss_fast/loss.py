@@ -124,8 +124,10 @@ class TSLoss(nn.Module):
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
         compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
-        terms = {name: term.mean() for name, term in compute[self.form](points, lengths).items()}
-        parts = [self.weights[name] * term for name, term in terms.items()]
+        found = compute[self.form](points, lengths)
+        terms = {name: term.mean() if term.dim() else term for name, term in found.items()}
+        weights = self.weights
+        parts = [t if weights[n] == 1 else weights[n] * t for n, t in terms.items()]
         total = functools.reduce(torch.add, parts) if parts else self._zero(points)
         return (total, terms) if return_terms else total
 
@@ -145,10 +147,13 @@ class TSLoss(nn.Module):
             lengths = None
         self._warn_if_coincident(deaths, lengths)
         terms = {}
-        if self.weights["connectivity"]:
-            terms["connectivity"] = barcode.relative_variance(deaths, lengths)
-        if self.weights["redundancy"]:
-            terms["redundancy"] = barcode.redundancy(deaths, self.rho, lengths)
+        if self.weights["connectivity"] or self.weights["redundancy"]:
+            rho = self.rho if self.weights["redundancy"] else None
+            spread, short = barcode.scale_free_terms(deaths, rho, lengths)
+            if self.weights["connectivity"]:
+                terms["connectivity"] = spread
+            if short is not None:
+                terms["redundancy"] = short
         if self.weights["compactness"]:
             mean = barcode.mean_death(deaths, lengths)
             terms["compactness"] = mean / self._reference(mean).to(mean.dtype)
@@ -199,7 +204,9 @@ class TSLoss(nn.Module):
             return
         if torch.compiler.is_compiling() or transforms_active():
             return
-        longest = deaths.detach().amax(-1)
+        longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
+        if bool(longest.all()):
+            return
         sizes = check_lengths(lengths, longest.shape, deaths.device)
         coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
         if bool(coincident.any()):

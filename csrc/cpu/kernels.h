@@ -35,6 +35,8 @@ struct Kernels {
   T (*relax)(const T* keys, const T* dead, int64_t n, int32_t u, T* best, int32_t* from);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes).
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
+  // Whether n numbers, unaligned, hold no NaN and no infinity.
+  bool (*all_finite)(const T* x, int64_t n);
   // out += w * (x - y) over n numbers, unaligned.
   void (*add_scaled_difference)(const T* x, const T* y, int64_t n, T w, T* out);
 };

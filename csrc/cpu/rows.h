@@ -6,28 +6,16 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/kernels.h"
 #include "tsloss.h"
 
 namespace tsloss {
-
-template <class T>
-bool all_finite(const T* x, int64_t n) {
-  // 0 * finite = 0, 0 * inf = 0 * NaN = NaN: a sum that the compiler can keep in vectors.
-  T sum[8] = {};
-  int64_t k = 0;
-  for (; k + 8 <= n; k += 8) {
-    for (int l = 0; l < 8; ++l) sum[l] += T{0} * x[k + l];
-  }
-  for (; k < n; ++k) sum[0] += T{0} * x[k];
-  for (int l = 1; l < 8; ++l) sum[0] += sum[l];
-  return sum[0] == T{0};
-}
 
 template <class T, class W>
 Finding load_rows(const T* points, int64_t n, int64_t dim, W* rows, int64_t stride) {
   for (int64_t i = 0; i < n; ++i) {
     const T* x = points + i * dim;
-    if (!all_finite(x, dim)) return {Problem::kNonFinite, 0, i, -1};
+    if (!kernels<T>().all_finite(x, dim)) return {Problem::kNonFinite, 0, i, -1};
     std::copy_n(x, dim, rows + i * stride);
     std::fill(rows + i * stride + dim, rows + (i + 1) * stride, W{0});
   }

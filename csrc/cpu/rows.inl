@@ -47,6 +47,15 @@ double refine(const T* x, const T* y, int64_t n, Term term) {
   return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
 }
 
+// 0 * finite = 0, 0 * inf = 0 * NaN = NaN: a sum that stays in vectors.
+template <class T>
+bool all_finite(const T* x, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < n; ++k) sum += T{0} * x[k];
+  return sum == 0;
+}
+
 template <class T>
 void add_scaled_difference(const T* x, const T* y, int64_t n, T w, T* out) {
 #pragma omp simd
@@ -55,10 +64,10 @@ void add_scaled_difference(const T* x, const T* y, int64_t n, T w, T* out) {
 
 }  // namespace
 
-const Kernels<float> kFloat = {block<float>, row<float>, relax<float>, refine<float>,
-                               add_scaled_difference<float>};
-const Kernels<double> kDouble = {block<double>, row<double>, relax<double>, refine<double>,
-                                 add_scaled_difference<double>};
+const Kernels<float> kFloat = {block<float>,  row<float>,        relax<float>,
+                               refine<float>, all_finite<float>, add_scaled_difference<float>};
+const Kernels<double> kDouble = {block<double>,  row<double>,        relax<double>,
+                                 refine<double>, all_finite<double>, add_scaled_difference<double>};
 
 }  // namespace TSLOSS_NAMESPACE
 }  // namespace tsloss

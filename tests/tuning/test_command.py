@@ -157,7 +157,7 @@ def test_help_has_an_example_and_the_defaults_and_does_not_import_transformers()
     [
         (["--model", "no/such/model"], 1, "cannot load the model 'no/such/model'"),
         (["--task", "none.jsonl"], 1, "the task 'none.jsonl' is neither a file nor one of"),
-        (["--train-size", "9999"], 1, "only 648 exist with 2 operands"),
+        (["--train-size", "9999"], 1, "only 2048 exist with 3 operands"),
         (["--steps", "0"], 1, "steps must be an integer of at least 1, got 0"),
         (["--steps", "many"], 2, "argument --steps: invalid int value: 'many'"),
         (["--loss", "mse"], 2, "argument --loss: invalid choice: 'mse'"),

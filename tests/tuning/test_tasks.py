@@ -39,23 +39,23 @@ def questions(items: tuple[Item, ...]) -> set[str]:
 
 @pytest.mark.parametrize("operands", [1, 2, 3, 5])
 def test_expressions_have_the_value_that_python_gives_them(operands: int) -> None:
-    for text, value in sample_boolean_expressions(18, operands, seed=3):
+    for text, value in sample_boolean_expressions(8, operands, seed=3):
         assert eval(text) is value, text
 
 
 def test_every_number_is_another_expression_and_the_count_says_how_many() -> None:
-    count = count_boolean_expressions(2)
-    assert len({boolean_expression(index, 2)[0] for index in range(count)}) == count == 648
-    with pytest.raises(ValueError, match="0 … 647"):
-        boolean_expression(648, 2)
+    count = count_boolean_expressions(3)
+    assert len({boolean_expression(index, 3)[0] for index in range(count)}) == count == 2048
+    with pytest.raises(ValueError, match="0 … 2047"):
+        boolean_expression(2048, 3)
 
 
 def test_asking_for_more_expressions_than_exist_says_how_many_exist() -> None:
-    sizes = {"test_size": 300, "validation_size": 48, "seed": 0}
-    everything = load_task("boolean", train_size=300, **sizes)
-    assert len(questions(everything.train + everything.test + everything.validation)) == 648
-    with pytest.raises(ValueError, match="only 648 exist with 2 operands"):
-        load_task("boolean", train_size=301, **sizes)
+    sizes = {"test_size": 30, "validation_size": 18, "seed": 0, "operands": 2}
+    everything = load_task("boolean", train_size=80, **sizes)
+    assert len(questions(everything.train + everything.test + everything.validation)) == 128
+    with pytest.raises(ValueError, match="only 128 exist with 2 operands"):
+        load_task("boolean", train_size=81, **sizes)
     with pytest.raises(ValueError, match="1 to 8 operands"):
         load_task("boolean", train_size=1, test_size=1, seed=0, operands=9)
 

@@ -70,7 +70,7 @@ class TuneConfig:
     train_size: int = 128
     test_size: int = 60
     validation_size: int = 0
-    operands: int = 2
+    operands: int = 3
     seed: int = 0
     eval_every: int = 10
     checkpoint_every: int = 10

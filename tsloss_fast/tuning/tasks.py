@@ -67,7 +67,7 @@ def load_task(
     test_size: int,
     validation_size: int = 0,
     seed: int,
-    operands: int = 2,
+    operands: int = 3,
 ) -> Task:
     """Draw disjoint train, validation and test splits of a task.
 
