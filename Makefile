@@ -13,7 +13,7 @@ SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, plot.
 demo: venv
 	$(BIN)/tsloss tune --model smollm2 --task boolean --loss tsloss --control --steps 60 --out $(DEMO_DIR)
-	$(BIN)/tsloss bench --quick --output $(DEMO_DIR)/benchmark.md
+	$(BIN)/tsloss bench --quick --output $(DEMO_DIR)/benchmark.md | tee $(DEMO_DIR)/benchmark.txt
 	@echo
 	@echo "make demo wrote:"
 	@find $(DEMO_DIR) -maxdepth 1 -type f -print | sort | sed 's/^/  /'

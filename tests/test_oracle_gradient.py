@@ -60,7 +60,7 @@ SCALED = {"scales", "mixed_scales"}
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gradient_is_the_formula_on_every_cloud(family: str, dtype: type, metric: str) -> None:
-    failures = []
+    failures, judged = [], 0
     for cloud in FAMILIES[family](dtype):
         x = cloud.points
         if metric == "cosine" and (family in SCALED or not x.any(1).all()):
@@ -71,6 +71,7 @@ def test_the_gradient_is_the_formula_on_every_cloud(family: str, dtype: type, me
             np.finfo(dtype).max
         ):
             continue  # sums leave the range
+        judged += 1
         g = np.linspace(-1, 2, max(len(x) - 1, 0)).astype(dtype)
         got, deaths, edges = (t.numpy() for t in gradient(*map(torch.from_numpy, (x, g)), metric))
         expected = edge_gradient(x, edges, g, metric)
@@ -80,6 +81,8 @@ def test_the_gradient_is_the_formula_on_every_cloud(family: str, dtype: type, me
             k = int(np.argmax(np.where(np.isnan(error), np.inf, error / bound)))
             failures.append(f"{cloud.name}: point {k}, {got[k]} for {expected[k]}")
     assert not failures, f"{len(failures)} clouds fail:\n" + "\n".join(failures)
+    if not judged:
+        pytest.skip("every cloud of the family is outside the metric's range")
 
 
 @pytest.mark.parametrize("metric", METRICS)

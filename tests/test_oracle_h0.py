@@ -90,8 +90,11 @@ def order_survives_rounding(distances: Array, dtype: type) -> bool:
 
 
 def check_family(family: str, dtype: type, metric: str) -> None:
+    clouds = judged(family, dtype, metric)
+    if not clouds:
+        pytest.skip("every cloud of the family holds a zero vector")
     failures = []
-    for cloud, distances, expected in judged(family, dtype, metric):
+    for cloud, distances, expected in clouds:
         try:
             deaths, edges = computed(cloud.points, metric, expected)
             what = f"{cloud.name}, {dtype.__name__}, {metric}"
@@ -224,6 +227,7 @@ def test_a_thousand_copies_of_ten_points_have_nine_bars_of_positive_length(dtype
     assert (edges[:-9] == zero[np.lexsort((zero[:, 1], zero[:, 0]))]).all()
 
 
+@pytest.mark.filterwarnings("ignore:The input point cloud has more columns")
 @pytest.mark.parametrize(("n", "d"), [(10, 2), (26, 30), (64, 4)])
 def test_gudhi_and_ripser_given_the_points_agree(n: int, d: int) -> None:
     points = gaussian(n, d, seed=11, dtype=np.float64)

@@ -16,10 +16,12 @@ pytestmark = needs_long_double
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", ["clustered", "ties", "hubs", "nearly_coincident"])
 def test_float32_deaths_and_edges_agree_with_the_oracle(family: str, metric: str) -> None:
+    judged = 0
     for cloud in FAMILIES[family](np.float32):
         x = cloud.points
         if "times" in cloud.name or (metric == "cosine" and not x.any(1).all()):
             continue  # squares leave the range; no angle to a zero vector
+        judged += 1
         distances = exact_distances(x, metric)
         h0 = reference.h0_persistence(torch.from_numpy(x), metric)
         deaths, edges = h0.deaths.numpy(), h0.edges.numpy()
@@ -27,6 +29,8 @@ def test_float32_deaths_and_edges_agree_with_the_oracle(family: str, metric: str
         assert_barcode(x, deaths, edges, scipy_tree(distances), metric, what, distances)
         if cloud.exact and metric != "cosine":
             assert (edges == kruskal(distances)[1]).all(), what
+    if not judged:
+        pytest.skip("every cloud of the family holds a zero vector")
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -210,6 +211,7 @@ def test_gradients_are_finite_and_bounded_for_every_cloud(points: Array, metric:
         assert (leaf.grad.norm(dim=1) <= len(points) - 1 + 1e-3).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*coincide")
 @EXAMPLES
 @given(clouds(nonzero=True), metrics)
 def test_the_loss_is_finite_not_negative_and_can_be_differentiated(

@@ -71,7 +71,7 @@ MOMENTS = [
     ("save", 3, "before"),  # within a checkpoint: peft's files are written, the state is not
     ("save", 8, "after"),  # the third checkpoint, written and not in place
     ("half a removal", 1, ""),  # while an old checkpoint is pruned
-    ("replace", 13, "before"),  # after the last checkpoint, before the last is pruned
+    ("replace", 12, "before"),  # after the last checkpoint, before the last is pruned
     ("fsync", 12, "before"),
     ("fsync", 40, "after"),
 ]

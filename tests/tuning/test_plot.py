@@ -121,6 +121,23 @@ def test_a_run_that_is_not_finished_is_drawn_as_far_as_it_is(tmp_path: Path) -> 
     assert plot_runs({"a": folder}, tmp_path / "plot.png").exists()
 
 
+def test_a_picture_half_written_does_not_replace_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Figure, path: Path, **kwargs: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    out = tmp_path / "out" / "plot.png"
+    plot_runs({"a": make_run(tmp_path / "a")}, out)
+    before = out.read_bytes()
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plot_runs({"a": tmp_path / "a"}, out)
+    assert out.read_bytes() == before
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_what_cannot_be_drawn_is_said_and_the_old_picture_stays(tmp_path: Path) -> None:
     out = tmp_path / "plot.png"
     out.write_bytes(b"old")

@@ -145,12 +145,14 @@ def test_the_references_are_those_of_the_model_without_a_prompt(
     (reference,) = lines(run(), "reference")
     task = load_task("boolean", train_size=20, test_size=10, seed=0)
     true, false = (tiny_tokenizer(word)["input_ids"][0] for word in ("True", "False"))
-    right = 0
+    right, nats = 0, 0.0
     for item in task.test:
         ids = torch.tensor([tiny_tokenizer(item.question)["input_ids"]])
         logits = tiny_model(input_ids=ids).logits[0, -1]
         right += (" True" if logits[true] > logits[false] else " False") == item.answer
+        nats -= logits.log_softmax(-1)[true if item.answer == " True" else false].item()
     assert reference["zero_shot_restricted_accuracy"] == right / 10
+    assert reference["zero_shot_ce"] == pytest.approx(nats / 10, rel=1e-5)
 
 
 def test_the_control_has_the_same_start_and_the_same_data(run: Tuner, tmp_path: Path) -> None:

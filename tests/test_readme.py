@@ -1,0 +1,64 @@
+"""What the README shows is what runs and what was measured."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+
+pytestmark = pytest.mark.skipif(not README.exists(), reason="needs the source tree")
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+
+
+def run(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_plain_loop_runs_as_printed_and_evens_out_the_bars(tmp_path: Path) -> None:
+    out = run(python_blocks()[0], tmp_path)
+    deaths = [float(number) for number in re.findall(r"\d+\.\d+", out)]
+    assert len(deaths) == 19
+    assert max(deaths) / min(deaths) < 1.05
+
+
+@pytest.mark.slow
+def test_the_trainer_example_runs_as_printed(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs the tuning extra")
+    out = run(python_blocks()[1], tmp_path)
+    logged = [float(number) for number in re.findall(r"0\.\d+|\d+e-\d+", out.splitlines()[-1])]
+    assert len(logged) == 3
+
+
+def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
+    text = README.read_text(encoding="utf-8")
+    shown = re.search(r"<!-- benchmark -->\n```\n(.*?)```\n<!-- /benchmark -->", text, re.S)
+    assert shown, "the README has no benchmark table"
+    assert shown[1] == (ROOT / "benchmarks/results/demo.txt").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "benchmarks/results/demo.json").read_text(encoding="utf-8"))
+    assert measured, "the raw numbers are beside it"
+
+
+def test_the_files_and_commands_that_the_readme_names_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in re.findall(r"^make (\w+)", text, re.M):
+        assert re.search(rf"^{command}:", makefile, re.M), command
