@@ -8,6 +8,9 @@ DEMO_DIR ?= runs/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 
+# Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test test-wheel lint format bench venv clean
 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, plot.
