@@ -19,7 +19,7 @@ demo: venv
 	$(BIN)/tsloss bench --quick --output $(DEMO_DIR)/benchmark.md | tee $(DEMO_DIR)/benchmark.txt
 	@echo
 	@echo "make demo wrote:"
-	@find $(DEMO_DIR) -maxdepth 1 -type f -print | sort | sed 's/^/  /'
+	@find $(DEMO_DIR) -maxdepth 1 -type f ! -name '.*' -print | sort | sed 's/^/  /'
 
 test: venv
 	$(BIN)/python -m pytest
