@@ -84,7 +84,7 @@ def warn_reference(device: str) -> None:
     warnings.warn(
         f"tsloss_fast has no kernel for device '{device}': using the plain torch implementation "
         "(tsloss_fast.reference), which is exact but slow",
-        stacklevel=5,
+        stacklevel=4,  # the caller of the public function
     )
 
 

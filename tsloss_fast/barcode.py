@@ -86,6 +86,16 @@ def total_persistence(deaths: Tensor, p: float = 1.0, lengths: Lengths | None = 
     return _power(deaths, p).sum(-1)
 
 
+def total_deviation(deaths: Tensor, eta: float, lengths: Lengths | None = None) -> Tensor:
+    """Sum of |death - eta|, (...): how far the bars are from one length.
+
+    Source: Hofer et al., Connectivity-Optimized Representation Learning via Persistent Homology,
+    ICML 2019.
+    """
+    deaths, mask, _ = _bars(deaths, lengths)
+    return _masked((deaths - eta).abs(), mask).sum(-1)
+
+
 def mean_death(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
     """Mean of the finite deaths, (...)."""
     deaths, _, count = _bars(deaths, lengths)

@@ -191,12 +191,7 @@ class TSLoss(nn.Module):
             return {"connectivity": deaths.sum()}
         if self.eta is None:
             return {"connectivity": barcode.total_persistence(deaths, self.p, lengths)}
-        gap = (deaths - self.eta).abs()
-        sizes = check_lengths(lengths, deaths.shape[:-1], deaths.device)
-        if sizes is not None:
-            bars = torch.arange(deaths.shape[-1], device=deaths.device)
-            gap = torch.where(bars < sizes.unsqueeze(-1) - 1, gap, torch.zeros_like(gap))
-        return {"connectivity": gap.sum(-1)}
+        return {"connectivity": barcode.total_deviation(deaths, self.eta, lengths)}
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
         """Once, and only where looking costs nothing: not on a GPU, not under a tracer."""

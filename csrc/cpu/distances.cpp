@@ -17,9 +17,10 @@ template <class T>
 Finding check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, bool* symmetric) {
   *symmetric = true;
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      if (!std::isfinite(d[i * stride + j])) return {Problem::kNonFinite, 0, i, j};
-    }
+    const T* row = d + i * stride;
+    if (kernels<T>().all_finite(row, n)) continue;
+    const T* bad = std::find_if(row, row + n, [](T v) { return !std::isfinite(v); });
+    return {Problem::kNonFinite, 0, i, bad - row};
   }
   for (int64_t ib = 0; ib < n; ib += kBlock) {
     for (int64_t jb = ib; jb < n; jb += kBlock) {

@@ -61,17 +61,18 @@ struct Scratch {
 
   static std::unique_ptr<Scratch>& of_thread() {
     static thread_local std::unique_ptr<Scratch> scratch;
-    if (!scratch) scratch = std::make_unique<Scratch>();
     return scratch;
   }
 };
 
-// The scratch of this thread, given back at the end of the scope if it has grown large. Taken out
-// for the time of use, so that an exception cannot leave it half made.
+// The scratch of this thread for the time of a scope; then kept for the next call, or freed if it
+// has grown large. The destructor allocates nothing: it runs when memory has run out, too.
 template <class T>
 class Borrowed {
  public:
-  Borrowed() : scratch_(std::move(Scratch<T>::of_thread())) {}
+  Borrowed() : scratch_(std::move(Scratch<T>::of_thread())) {
+    if (!scratch_) scratch_ = std::make_unique<Scratch<T>>();
+  }
   ~Borrowed() {
     if (scratch_->rows.bytes() + scratch_->keys.bytes() <= kKeptBytes) {
       Scratch<T>::of_thread() = std::move(scratch_);
@@ -179,7 +180,7 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
     out.fill_padding(n);
     Borrowed<W> borrowed;
     Scratch<W>& s = *borrowed;
-    static thread_local std::vector<Edge<T>> result;
+    std::vector<Edge<T>> result;
     W* rows = s.rows.reserve(checked_mul(std::max<int64_t>(n, 1), stride));
     Finding found = load_rows(x, n, shape.dim, rows, stride);
     if (found.problem == Problem::kNone && metric == Metric::kCosine) {
