@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "cpu/tuning.h"
 #include "tsloss.h"
 
 namespace py = pybind11;
@@ -85,6 +86,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       release(), py::arg("dtype"), py::arg("metric"), py::arg("points"), py::arg("keys"),
       py::arg("batch"), py::arg("n"), py::arg("dim"), py::arg("threads"));
 
+  m.def(
+      "set_overrides",
+      [](int path, int64_t sample_one_in, int64_t wave_one_in, int coded, uint64_t seed) {
+        tsloss::overrides() = {static_cast<tsloss::Path>(path), sample_one_in, wave_one_in, coded,
+                               seed};
+      },
+      py::arg("path") = 0, py::arg("sample_one_in") = 0, py::arg("wave_one_in") = 0,
+      py::arg("coded") = -1, py::arg("seed") = 0);
   m.def("isa", &tsloss::isa);
   m.def("set_isa", [](const std::string& name) { tsloss::set_isa(name.c_str()); }, py::arg("name"));
   m.def("supported_isas", &tsloss::supported_isas);

@@ -77,7 +77,7 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
       stride = n;
     }
     results[slot].resize(static_cast<size_t>(n - 1));
-    prim_dense(d, stride, n, scratch[slot], results[slot].data());
+    prim_dense(d, stride, n, T{1}, scratch[slot], results[slot].data());
     std::sort(results[slot].begin(), results[slot].end());
     out.write(results[slot]);
   });

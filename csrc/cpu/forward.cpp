@@ -1,8 +1,7 @@
 // Points -> deaths and critical edges, for a batch of clouds.
 //
-// One cloud: load rows (padded, checked) -> keys -> minimum spanning tree -> lengths of the n - 1
-// tree edges anew in double -> sort. A batch is split over the threads by cloud; a single cloud by
-// tiles.
+// Each cloud: minimum spanning tree by the path that suits its size, with keys in double on the
+// tree -> lengths -> sort. A batch is split over the threads by cloud; a single cloud by tiles.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -12,52 +11,43 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/dense.h"
+#include "cpu/large.h"
+#include "cpu/monitor.h"
 #include "cpu/output.h"
 #include "cpu/rows.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tree.h"
+#include "cpu/tuning.h"
 #include "tsloss.h"
 
 namespace tsloss {
-namespace {
 
-// A tile block of two panels of rows stays in a 1 MB L2 cache.
-constexpr int64_t kPanelBytes = int64_t{128} << 10;
-// Below this many multiply-adds a second thread costs more than it brings.
-constexpr double kParallelWork = 1 << 19;
+Overrides& overrides() {
+  static Overrides values;
+  return values;
+}
+
+namespace {
 
 Term term_of(Metric metric) {
   return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
 }
 
-template <class T>
-void fill_keys(const Rows<T>& rows, int64_t n, Term term, int threads, T* keys, int64_t stride) {
-  const int64_t row_bytes = rows.stride * static_cast<int64_t>(sizeof(T));
-  int64_t panel = std::clamp<int64_t>(kPanelBytes / row_bytes, 16, 512);
-  if (threads > 1) panel = std::min(panel, std::max<int64_t>(16, n / (4 * threads)));
-  panel = round_up(panel, 4);
-  const int64_t panels = (n + panel - 1) / panel;
-  const auto block = kernels<T>().block;
-  parallel_for(panels * (panels + 1) / 2, threads, [&](int64_t task, int) {
-    int64_t q = static_cast<int64_t>((std::sqrt(8.0 * double(task) + 1) - 1) / 2);
-    while (q * (q + 1) / 2 > task) --q;
-    while ((q + 1) * (q + 2) / 2 <= task) ++q;
-    const int64_t p = task - q * (q + 1) / 2;
-    block(rows, term, p * panel, std::min(n, (p + 1) * panel), q * panel,
-          std::min(n, (q + 1) * panel), keys, stride);
-  });
+Path path_of(Term term, int64_t n, int64_t dim) {
+  if (overrides().path != Path::kAuto) return overrides().path;
+  const bool coded = term == Term::kSquared && dim >= kCodedDimension;
+  if (n >= (coded ? kLargePoints : kLargePointsDirect)) return Path::kLarge;
+  return dim >= kSmallDimension ? Path::kSmall : Path::kPacked;
 }
 
 // Memory of one thread for one cloud at a time. It is kept between calls, because fresh pages cost
 // more than the arithmetic of a small cloud, unless it is large.
-constexpr int64_t kKeptBytes = int64_t{16} << 20;
-
 template <class T>
 struct Scratch {
   Buffer<T> rows;
-  Buffer<T> keys;
-  PrimScratch<T> prim;
-  std::vector<Edge<T>> edges;
+  DenseScratch<T> dense;
+  std::vector<Edge<double>> tree;
 
   static std::unique_ptr<Scratch>& of_thread() {
     static thread_local std::unique_ptr<Scratch> scratch;
@@ -74,7 +64,7 @@ class Borrowed {
     if (!scratch_) scratch_ = std::make_unique<Scratch<T>>();
   }
   ~Borrowed() {
-    if (scratch_->rows.bytes() + scratch_->keys.bytes() <= kKeptBytes) {
+    if (scratch_->rows.bytes() + scratch_->dense.keys.bytes() <= kKeptBytes) {
       Scratch<T>::of_thread() = std::move(scratch_);
     }
   }
@@ -86,84 +76,128 @@ class Borrowed {
   std::unique_ptr<Scratch<T>> scratch_;
 };
 
-// Squares below this have lost digits to underflow, whatever the number of terms.
-template <class T>
-T underflow_limit(int64_t dim) {
-  const int exponent = std::is_same_v<T, float> ? -110 : -960;
-  return std::ldexp(static_cast<T>(std::max<int64_t>(dim, 1)), exponent);
+// Point i, padded, and to unit length under cosine.
+template <class T, class W>
+Problem load_point(Metric metric, const T* points, int64_t dim, int64_t stride, int64_t i, W* row) {
+  const Finding found = load_rows(points + i * dim, 1, dim, row, stride);
+  if (found.problem != Problem::kNone) return found.problem;
+  if (metric == Metric::kCosine && dim > 0) return normalise_rows(1, dim, row, stride).problem;
+  return Problem::kNone;
 }
 
-// True if a squared key in the tree cannot be trusted. If none, none outside the tree can matter:
-// the tree path between two points has no edge longer than their distance, so a pair whose key sank
-// below the limit has such a path, and one whose key rose to infinity is longer than every tree
-// edge.
-template <class T>
-bool leaves_range(const Rows<T>& rows, const std::vector<Edge<T>>& edges) {
-  const T limit = underflow_limit<T>(rows.dim);
-  for (const Edge<T>& e : edges) {
-    if (e.length >= limit) continue;
-    if (e.length > 0 || !std::equal(rows[e.i], rows[e.i] + rows.dim, rows[e.j])) return true;
-  }
-  return false;
-}
+// One cloud. T: the type of the points. W: the type that is computed in; double for cosine, whose
+// unit vectors would lose half the digits of a small distance in float.
+template <class T, class W>
+class CloudSolver {
+ public:
+  CloudSolver(Metric metric, const T* points, int64_t n, int64_t dim, int threads,
+              Scratch<W>& scratch)
+      : metric_(metric),
+        term_(term_of(metric)),
+        points_(points),
+        n_(n),
+        dim_(dim),
+        stride_(round_up(std::max<int64_t>(dim, 1), kLanes)),
+        threads_(threads),
+        scratch_(scratch) {}
 
-// The tree in scratch.edges, with lengths under `metric` instead of keys, sorted.
-template <class T, class Out>
-void solve(Metric metric, T* data, int64_t stride, int64_t dim, int64_t n, int threads,
-           Scratch<T>& scratch, std::vector<Edge<Out>>& result) {
-  const Term term = term_of(metric);
-  const Rows<T> rows{data, stride, dim};
-  std::vector<Edge<T>>& edges = scratch.edges;
-  edges.resize(static_cast<size_t>(n - 1));
-
-  bool streaming = n > kDenseLimit;
-  bool complete = false;
-  if (!streaming) {
-    const int64_t key_stride = round_up(n, kLanes);
-    try {
-      scratch.keys.reserve(checked_mul(n, key_stride));
-    } catch (const std::bad_alloc&) {
-      streaming = true;  // slower, and within reach
-    }
-    if (!streaming) {
-      fill_keys(rows, n, term, threads, scratch.keys.data(), key_stride);
-      complete = prim_dense(scratch.keys.data(), key_stride, n, scratch.prim, edges.data());
-    }
-  }
-  if (streaming) {
-    Buffer<T> copy;  // prim_streaming reorders its rows
-    std::copy_n(data, n * stride, copy.reserve(checked_mul(n, stride)));
-    complete = prim_streaming(copy.data(), stride, dim, n, term, threads, edges.data());
-  }
-
-  result.resize(edges.size());
-  const bool robust = !complete || (term == Term::kSquared && metric != Metric::kCosine &&
-                                    leaves_range(rows, edges));
-  std::vector<Edge<double>> exact;
-  if (robust) {
-    exact.resize(edges.size());
-    prim_robust(rows, n, term, threads, exact.data());
-  }
-  const auto refine = kernels<T>().refine;
-  for (size_t k = 0; k < edges.size(); ++k) {
-    const int64_t i = robust ? exact[k].i : edges[k].i;
-    const int64_t j = robust ? exact[k].j : edges[k].j;
-    double length;
-    if (robust) {
-      length = exact[k].length;
-      if (metric == Metric::kSqeuclidean) length *= length;
+  // The tree in scratch.tree, unless something is wrong.
+  Finding solve() {
+    if (n_ < 2) return n_ == 1 ? load_all() : Finding{};
+    const Path path = path_of(term_, n_, dim_);
+    bool good;
+    if (path == Path::kLarge) {
+      LargeResult result = large_tree(large_cloud(), threads_);
+      if (result.finding.problem != Problem::kNone) return result.finding;
+      good = result.in_range;
+      scratch_.tree = std::move(result.tree);
+      keys_in_range_ = good && (!squares_ || in_range());
     } else {
-      length = refine(rows[i], rows[j], dim, term);
-      if (metric == Metric::kEuclidean) length = std::sqrt(length);
-      if (metric == Metric::kCosine) length *= 0.5;  // 1 - cos of unit vectors
+      const Finding found = metric_ == Metric::kCosine || !in_place() ? load_all() : Finding{};
+      if (found.problem != Problem::kNone) return found;
+      good = dense_tree(rows(), n_, dim_, term_, path == Path::kPacked, threads_, scratch_.dense,
+                        scratch_.tree);
+      keys_in_range_ = good && (!squares_ || in_range());
     }
-    result[k] = {static_cast<Out>(length), i, j};
+    if (keys_in_range_) return {};
+    // Rare: something is not finite, or squares leave the range.
+    const Finding found = load_all();
+    if (found.problem != Problem::kNone) return found;
+    scratch_.tree.resize(static_cast<size_t>(n_ - 1));
+    prim_robust(rows(), n_, term_, threads_, scratch_.tree.data());
+    return {};
   }
-  std::sort(result.begin(), result.end());
-}
 
-// T: the type of the points and the deaths. W: the type that is computed in; double for cosine,
-// whose unit vectors would lose half the digits of a small distance in float.
+  // The length of a tree edge under the metric.
+  double length(const Edge<double>& e) const {
+    if (!keys_in_range_) {
+      return metric_ == Metric::kSqeuclidean ? e.length * e.length : e.length;
+    }
+    if (metric_ == Metric::kEuclidean) return std::sqrt(e.length);
+    if (metric_ == Metric::kCosine) return 0.5 * e.length;  // 1 - cos of unit vectors
+    return e.length;
+  }
+
+ private:
+  // Whether the points can be read where they are: aligned rows without padding.
+  bool in_place() const {
+    return std::is_same_v<T, W> && metric_ != Metric::kCosine && dim_ == stride_ &&
+           reinterpret_cast<uintptr_t>(points_) % kAlignment == 0;
+  }
+
+  Rows<W> rows() const {
+    if constexpr (std::is_same_v<T, W>) {
+      if (!loaded_) return {points_, stride_, stride_};
+    }
+    return {scratch_.rows.data(), stride_, stride_};
+  }
+
+  Finding load_all() {
+    W* rows = scratch_.rows.reserve(checked_mul(n_, stride_));
+    loaded_ = true;
+    for (int64_t i = 0; i < n_; ++i) {
+      const Problem problem =
+          load_point(metric_, points_, dim_, stride_, i, rows + i * stride_);
+      if (problem != Problem::kNone) return {problem, 0, i, -1};
+    }
+    return {};
+  }
+
+  LargeCloud<W> large_cloud() const {
+    return {n_, dim_, term_, [this](int64_t i, W* row) {
+              return load_point(metric_, points_, dim_, stride_, i, row);
+            }};
+  }
+
+  // False if a squared key in the tree cannot be trusted. If all can, none outside the tree can
+  // matter: the tree path between two points has no edge longer than their distance, so a pair
+  // whose key sank below the limit has such a path, and one whose key rose to infinity is longer
+  // than every tree edge.
+  bool in_range() {
+    const double limit = double(underflow_limit<W>(dim_));
+    for (const Edge<double>& e : scratch_.tree) {
+      if (e.length >= limit && e.length <= double(std::numeric_limits<W>::max())) continue;
+      if (e.length != 0 || !same_point(e.i, e.j)) return false;
+    }
+    return true;
+  }
+
+  bool same_point(int64_t i, int64_t j) const {
+    const T* x = points_ + i * dim_;
+    return std::equal(x, x + dim_, points_ + j * dim_);
+  }
+
+  Metric metric_;
+  Term term_;
+  const T* points_;
+  int64_t n_, dim_, stride_;
+  int threads_;
+  Scratch<W>& scratch_;
+  bool squares_ = metric_ == Metric::kEuclidean || metric_ == Metric::kSqeuclidean;
+  bool loaded_ = false;
+  bool keys_in_range_ = true;
+};
+
 template <class T, class W>
 Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deaths, int64_t* edges,
                 int threads) {
@@ -175,24 +209,24 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
 
   const auto one = [&](int64_t cloud, int inner) {
     const int64_t n = shape.valid(cloud);
-    const T* x = points + cloud * shape.points * shape.dim;
     Output<T> out(deaths, edges, shape.bars(), cloud);
     out.fill_padding(n);
     Borrowed<W> borrowed;
     Scratch<W>& s = *borrowed;
-    std::vector<Edge<T>> result;
-    W* rows = s.rows.reserve(checked_mul(std::max<int64_t>(n, 1), stride));
-    Finding found = load_rows(x, n, shape.dim, rows, stride);
-    if (found.problem == Problem::kNone && metric == Metric::kCosine) {
-      found = normalise_rows(n, shape.dim, rows, stride);
-    }
+    CloudSolver<T, W> solver(metric, points + cloud * shape.points * shape.dim, n, shape.dim,
+                             inner, s);
+    const Finding found = solver.solve();
     if (found.problem != Problem::kNone) {
       log.add(found, cloud);
       out.fill_nan(n);
       return;
     }
     if (n < 2) return;
-    solve(metric, rows, stride, stride, n, inner, s, result);
+    std::vector<Edge<T>> result(s.tree.size());
+    std::transform(s.tree.begin(), s.tree.end(), result.begin(), [&](const Edge<double>& e) {
+      return Edge<T>{static_cast<T>(solver.length(e)), e.i, e.j};
+    });
+    std::sort(result.begin(), result.end());
     out.write(result);
     const Edge<T>& longest = result.back();
     if (!std::isfinite(longest.length)) {
@@ -217,8 +251,8 @@ void keys_of(Metric metric, const BatchShape& shape, const T* points, T* distanc
     const int64_t n = shape.points;
     load_rows(points + cloud * n * shape.dim, n, shape.dim, rows.data(), stride);
     if (n == 0) continue;
-    fill_keys(Rows<T>{rows.data(), stride, stride}, n, term_of(metric), threads,
-              distances + cloud * n * n, n);
+    keys_by_rows(Rows<T>{rows.data(), stride, stride}, n, term_of(metric), threads,
+                 distances + cloud * n * n, n);
   }
 }
 

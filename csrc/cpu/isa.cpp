@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "cpu/tuning.h"
 #include "tsloss.h"
 
 namespace tsloss {
@@ -16,21 +17,31 @@ struct Isa {
   bool (*supported)();
   const Kernels<float>* kernels_float;
   const Kernels<double>* kernels_double;
+  const Filter* filter;
+  const Coder* coder;
+  const Coder* wide_coder;
 };
+
+#ifdef TSLOSS_X86
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
 
 // Best last.
 const Isa kIsas[] = {
-    {"baseline", [] { return true; }, &baseline::kFloat, &baseline::kDouble},
+    {"baseline", [] { return true; }, &baseline::kFloat, &baseline::kDouble,
+     &baseline::kFilter, &baseline::kCoder,
+     &baseline::kCoder},
 #ifdef TSLOSS_X86
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2::kFloat, &avx2::kDouble},
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vl");
-     },
-     &avx512::kFloat, &avx512::kDouble},
+     &avx2::kFloat, &avx2::kDouble, &avx2::kFilter, &avx2::kCoder, &avx2::kCoder},
+    {"avx512", has_avx512, &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512::kCoder,
+     &avx512::kCoder},
+    {"avx512_vnni", [] { return has_avx512() && __builtin_cpu_supports("avx512vnni"); },
+     &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512vnni::kByteCoder, &avx512::kCoder},
 #endif
 };
 
@@ -76,6 +87,12 @@ const Kernels<float>& kernels<float>() {
 template <>
 const Kernels<double>& kernels<double>() {
   return *current()->kernels_double;
+}
+
+const Filter& filter() { return *current()->filter; }
+const Coder& coder(int64_t dim) {
+  const Isa* isa = current();
+  return isa->coder->code_bytes == 1 && dim > kByteDimension ? *isa->wide_coder : *isa->coder;
 }
 
 const char* isa() { return current()->name; }

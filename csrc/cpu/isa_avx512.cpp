@@ -1,3 +1,7 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "cpu/kernels.h"
 
 #define TSLOSS_NAMESPACE avx512
@@ -5,4 +9,6 @@ namespace {
 constexpr int kVectorBytes = 64;
 }
 #include "cpu/pairwise.inl"
+#include "cpu/panels.inl"
+#include "cpu/codes.inl"
 #include "cpu/rows.inl"

@@ -1,4 +1,5 @@
-// The kernels that exist once per instruction set, behind one table per floating-point type.
+// The kernels that exist once per instruction set, behind one table per floating-point type and one
+// for the codes of the low-precision filter.
 //
 // Rows handed to a kernel are 64-byte aligned and padded with zeros to a multiple of kLanes
 // numbers, so no kernel has a tail loop over the dimension.
@@ -10,7 +11,7 @@ namespace tsloss {
 
 constexpr int64_t kLanes = 16;
 
-// Rows [begin, end) of `row_stride` numbers each, of which `dim` (a multiple of kLanes) are read.
+// Rows of `stride` numbers each, of which `dim` (a multiple of kLanes) are read.
 template <class T>
 struct Rows {
   const T* data;
@@ -18,6 +19,18 @@ struct Rows {
   int64_t dim;
   const T* operator[](int64_t i) const { return data + i * stride; }
 };
+
+struct Pair {
+  int32_t i;
+  int32_t j;
+};
+
+// Panels hold 16 points each, coordinate by coordinate, so that one load brings the same coordinate
+// of many points. A tile is half a panel of rows against three panels of columns.
+constexpr int64_t kPanel = 16;
+constexpr int64_t kTileRows = 8;
+constexpr int64_t kTilePanels = 3;
+constexpr int64_t kTileColumns = kPanel * kTilePanels;
 
 enum class Term { kSquared, kAbsolute };
 
@@ -28,36 +41,110 @@ struct Kernels {
   // (x - y)^2 or |x - y|; each pair is summed in the same order wherever it stands.
   void (*block)(const Rows<T>& rows, Term term, int64_t i_begin, int64_t i_end, int64_t j_begin,
                 int64_t j_end, T* keys, int64_t key_stride);
-  // keys[j] for the pairs (point, rows[j]), j in [begin, end).
-  void (*row)(const Rows<T>& rows, Term term, const T* point, int64_t begin, int64_t end, T* keys);
-  // One step of dense Prim: candidates from vertex u relax (best, from) by (key, u); returns the
-  // least best. Vertices in the tree have dead = +inf and best = +inf.
-  T (*relax)(const T* keys, const T* dead, int64_t n, int32_t u, T* best, int32_t* from);
-  // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes).
+  // keys[k] of the pair pairs[k]; the same bits as block.
+  void (*pairs)(const Rows<T>& rows, Term term, const Pair* pairs, int64_t count, T* keys);
+  // keys[8][48] of rows [i, i + 8) against rows [j, j + 48); the same bits as block.
+  void (*rectangle)(const Rows<T>& rows, Term term, int64_t i, int64_t j, T* keys);
+  // Up to 16 rows -> one panel [dim][16]; missing lanes repeat the last row.
+  void (*pack)(const Rows<T>& rows, int64_t n, int64_t dim, T* panel);
+  // keys[8][48] of half a panel `a` against `panels` (1 to 3) panels from `b` on.
+  void (*panel_tile)(const T* a, const T* b, int64_t dim, Term term, int64_t panels, T* keys);
+  // out[c * stride + r] = keys[r][c] for 8 rows and `columns` columns; both padded to 8.
+  void (*mirror)(const T* keys, int64_t columns, T* out, int64_t stride);
+  // masks[r] = which of the 48 keys of row r are <= max(row_bound[r], column_bound[j]).
+  int (*hits)(const T* keys, const T* row_bound, const T* column_bound, int rows, uint64_t* masks);
+  // One step of dense Prim; see prim_dense.cpp.
+  T (*relax)(const T* keys, const T* dead, int64_t n, int32_t u, T height, T band, T* best,
+             int32_t* from, T* bottleneck, int64_t* close);
+  // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
+  // every instruction set.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
   // Whether n numbers, unaligned, hold no NaN and no infinity.
   bool (*all_finite)(const T* x, int64_t n);
   // out += w * (x - y) over n numbers, unaligned.
   void (*add_scaled_difference)(const T* x, const T* y, int64_t n, T w, T* out);
+  // The relative error of a key is at most this many units of rounding (2^-24 or 2^-53), for
+  // block, pairs and rectangle, and for panel_tile.
+  int64_t (*rounding)(int64_t dim);
+  int64_t (*panel_rounding)(int64_t dim);
+};
+
+// Rows as integer codes in panels [panel][group][16][codes a group]; see codes.inl.
+struct Coder {
+  int64_t group;       // codes that one 32-bit lane multiplies and adds at once
+  int64_t code_bytes;  // 1 or 2
+  bool two_copies;     // columns hold code + 128 as unsigned bytes
+  // Codes of `n` numbers with |code| <= largest, in lane `lane` of a panel. Returns the sums.
+  struct Encoded {
+    float scale;     // row ~ scale * codes
+    double square;   // |row|^2
+    double residue;  // |row - scale * codes|^2
+    double coded;    // |scale * codes|^2
+    int64_t sum;     // of the codes
+  };
+  Encoded (*encode)(const float* row, int64_t n, int largest, int64_t lane, void* panel_rows,
+                    void* panel_columns);
+  // dots[8][48] = start[8] + sum of products of codes; `rows` points to the first of 8 lanes of a
+  // panel.
+  void (*dot)(const void* rows, const void* columns, int64_t groups, const int32_t* start,
+              int32_t* dots);
+};
+
+// What the filter knows of the rows and columns of a tile; see codes.inl.
+struct TileBounds {
+  const float* row_scale;      // 2 * scale
+  const float* row_low;        // |row|^2 less its share of the error
+  const float* row_bound;      // keep if the squared distance may be below max(row_bound, ...)
+  const float* column_scale;   // scale
+  const float* column_low;     // |column|^2 less its share of the error
+  const float* column_bound;   // max(..., column_bound)
+};
+
+// The least approximate squared distance seen by each lane, and by which point.
+struct Minima {
+  float* row_value;      // [8][16]
+  int32_t* row_index;    // column position
+  float* column_value;   // [48]
+  int32_t* column_index; // row position
+};
+
+struct Filter {
+  // masks[r] = which columns of row r may be within the bound. Returns the number of set bits.
+  int (*survivors)(const int32_t* dots, const TileBounds& bounds, int rows, uint64_t* masks);
+  // distances[8][48] ~ squared distances, from norms instead of the low ones.
+  void (*distances)(const int32_t* dots, const TileBounds& bounds, int rows, float* distances);
+  void (*minima)(const float* distances, int rows, int32_t first_row, int32_t first_column,
+                 const Minima& minima);
 };
 
 namespace baseline {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
+extern const Coder kCoder;
+extern const Filter kFilter;
 }  // namespace baseline
 #ifdef TSLOSS_X86
 namespace avx2 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
+extern const Coder kCoder;
+extern const Filter kFilter;
 }  // namespace avx2
 namespace avx512 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
+extern const Coder kCoder;
+extern const Filter kFilter;
 }  // namespace avx512
+namespace avx512vnni {
+extern const Coder kByteCoder;
+}  // namespace avx512vnni
 #endif
 
-// The table of the instruction set in use.
+// The tables of the instruction set in use.
 template <class T>
 const Kernels<T>& kernels();
+const Filter& filter();
+const Coder& coder(int64_t dim);
 
 }  // namespace tsloss

@@ -70,26 +70,26 @@ inline __attribute__((always_inline)) void tile(const T* const (&a)[kNI], const 
   }
 }
 
-constexpr int kTileRows = kVectorBytes == 64 ? 4 : 2;
-constexpr int kTileColumns = 4;
+constexpr int kTileHeight = kVectorBytes == 64 ? 4 : 2;
+constexpr int kTileWidth = 4;
 
 template <class T, Term kTerm>
 __attribute__((noinline)) void block_of(const Rows<T>& rows, int64_t i_begin, int64_t i_end,
                                         int64_t j_begin, int64_t j_end, T* keys, int64_t stride) {
-  for (int64_t i0 = i_begin; i0 < i_end; i0 += kTileRows) {
-    const T* a[kTileRows];
+  for (int64_t i0 = i_begin; i0 < i_end; i0 += kTileHeight) {
+    const T* a[kTileHeight];
     // A tile that sticks out repeats the last row and throws the result away.
-    for (int i = 0; i < kTileRows; ++i) a[i] = rows[i0 + i < i_end ? i0 + i : i_end - 1];
-    const int64_t diagonal = i0 / kTileColumns * kTileColumns;
-    for (int64_t j0 = j_begin > diagonal ? j_begin : diagonal; j0 < j_end; j0 += kTileColumns) {
-      const T* b[kTileColumns];
-      for (int j = 0; j < kTileColumns; ++j) b[j] = rows[j0 + j < j_end ? j0 + j : j_end - 1];
-      T sums[kTileRows * kTileColumns];
-      tile<T, kTerm, kTileRows, kTileColumns>(a, b, rows.dim, sums);
-      for (int i = 0; i < kTileRows && i0 + i < i_end; ++i) {
-        for (int j = 0; j < kTileColumns && j0 + j < j_end; ++j) {
+    for (int i = 0; i < kTileHeight; ++i) a[i] = rows[i0 + i < i_end ? i0 + i : i_end - 1];
+    const int64_t diagonal = i0 / kTileWidth * kTileWidth;
+    for (int64_t j0 = j_begin > diagonal ? j_begin : diagonal; j0 < j_end; j0 += kTileWidth) {
+      const T* b[kTileWidth];
+      for (int j = 0; j < kTileWidth; ++j) b[j] = rows[j0 + j < j_end ? j0 + j : j_end - 1];
+      T sums[kTileHeight * kTileWidth];
+      tile<T, kTerm, kTileHeight, kTileWidth>(a, b, rows.dim, sums);
+      for (int i = 0; i < kTileHeight && i0 + i < i_end; ++i) {
+        for (int j = 0; j < kTileWidth && j0 + j < j_end; ++j) {
           if (j0 + j < i0 + i) continue;  // the pair belongs to its mirror image
-          const T key = sums[i * kTileColumns + j];
+          const T key = sums[i * kTileWidth + j];
           keys[(i0 + i) * stride + j0 + j] = key;
           keys[(j0 + j) * stride + i0 + i] = key;
         }
@@ -108,26 +108,85 @@ void block(const Rows<T>& rows, Term term, int64_t i_begin, int64_t i_end, int64
   }
 }
 
+// Pairs that have nothing to do with each other, four at a time: enough accumulators to hide the
+// latency, and rows are asked of the memory long before they are needed by the caller.
 template <class T, Term kTerm>
-__attribute__((noinline)) void row_of(const Rows<T>& rows, const T* point, int64_t begin,
-                                      int64_t end, T* keys) {
-  const T* const a[1] = {point};
-  for (int64_t j0 = begin; j0 < end; j0 += kTileColumns) {
-    const T* b[kTileColumns];
-    for (int j = 0; j < kTileColumns; ++j) b[j] = rows[j0 + j < end ? j0 + j : end - 1];
-    T sums[kTileColumns];
-    tile<T, kTerm, 1, kTileColumns>(a, b, rows.dim, sums);
-    for (int j = 0; j < kTileColumns && j0 + j < end; ++j) keys[j0 + j] = sums[j];
+__attribute__((noinline)) void pairs_of(const Rows<T>& rows, const Pair* pairs, int64_t count,
+                                        T* keys) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  constexpr int kAtOnce = 4;
+  for (int64_t p = 0; p < count; p += kAtOnce) {
+    const T* a[kAtOnce];
+    const T* b[kAtOnce];
+    for (int q = 0; q < kAtOnce; ++q) {
+      const Pair& pair = pairs[p + q < count ? p + q : count - 1];
+      a[q] = rows[pair.i];
+      b[q] = rows[pair.j];
+    }
+    T sums[kAtOnce] = {};
+    for (int64_t begin = 0; begin < rows.dim; begin += kChunk) {
+      const int64_t end = begin + kChunk < rows.dim ? begin + kChunk : rows.dim;
+      Vec acc[kAtOnce] = {};
+      for (int64_t k = begin; k < end; k += kWidth) {
+#pragma GCC unroll 4
+        for (int q = 0; q < kAtOnce; ++q) {
+          const Vec d =
+              *reinterpret_cast<const Vec*>(a[q] + k) - *reinterpret_cast<const Vec*>(b[q] + k);
+          if constexpr (kTerm == Term::kSquared) {
+            acc[q] += d * d;
+          } else {
+            acc[q] += d < 0 ? -d : d;
+          }
+        }
+      }
+      reduce<T, kAtOnce>(acc, sums);
+    }
+    for (int q = 0; q < kAtOnce && p + q < count; ++q) keys[p + q] = sums[q];
   }
 }
 
 template <class T>
-void row(const Rows<T>& rows, Term term, const T* point, int64_t begin, int64_t end, T* keys) {
+void pairs(const Rows<T>& rows, Term term, const Pair* list, int64_t count, T* keys) {
   if (term == Term::kSquared) {
-    row_of<T, Term::kSquared>(rows, point, begin, end, keys);
+    pairs_of<T, Term::kSquared>(rows, list, count, keys);
   } else {
-    row_of<T, Term::kAbsolute>(rows, point, begin, end, keys);
+    pairs_of<T, Term::kAbsolute>(rows, list, count, keys);
   }
+}
+
+template <class T, Term kTerm>
+__attribute__((noinline)) void rectangle_of(const Rows<T>& rows, int64_t i0, int64_t j0, T* keys) {
+  for (int64_t r = 0; r < kTileRows; r += kTileHeight) {
+    const T* a[kTileHeight];
+    for (int i = 0; i < kTileHeight; ++i) a[i] = rows[i0 + r + i];
+    for (int64_t c = 0; c < kTileColumns; c += kTileWidth) {
+      const T* b[kTileWidth];
+      for (int j = 0; j < kTileWidth; ++j) b[j] = rows[j0 + c + j];
+      T sums[kTileHeight * kTileWidth];
+      tile<T, kTerm, kTileHeight, kTileWidth>(a, b, rows.dim, sums);
+      for (int i = 0; i < kTileHeight; ++i) {
+        for (int j = 0; j < kTileWidth; ++j) {
+          keys[(r + i) * kTileColumns + c + j] = sums[i * kTileWidth + j];
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void rectangle(const Rows<T>& rows, Term term, int64_t i, int64_t j, T* keys) {
+  if (term == Term::kSquared) {
+    rectangle_of<T, Term::kSquared>(rows, i, j, keys);
+  } else {
+    rectangle_of<T, Term::kAbsolute>(rows, i, j, keys);
+  }
+}
+
+template <class T>
+int64_t rounding(int64_t dim) {
+  const int64_t chunk = dim < kChunk ? dim : kChunk;
+  return chunk / Simd<T>::kWidth + dim / kChunk + 8;
 }
 
 }  // namespace

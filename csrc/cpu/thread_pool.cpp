@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/monitor.h"
+
 namespace tsloss {
 namespace {
 
@@ -21,7 +23,10 @@ class ThreadPool {
     std::unique_lock<std::mutex> entry(entry_, std::defer_lock);
     // A busy pool means that other threads already compute: the caller works alone.
     if (threads <= 1 || tasks <= 1 || !entry.try_lock()) {
-      for (int64_t task = 0; task < tasks; ++task) run(context, task, 0);
+      for (int64_t task = 0; task < tasks; ++task) {
+        run(context, task, 0);
+        if (task + 1 < tasks) Monitor::tick(double(task + 1) / double(tasks));
+      }
       return;
     }
     const int helpers = static_cast<int>(std::min<int64_t>(threads, tasks)) - 1;
@@ -71,6 +76,7 @@ class ThreadPool {
     try {
       for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < end_;) {
         run_(context_, task, slot);
+        if (slot == 0) Monitor::tick(double(task + 1) / double(end_));
       }
     } catch (...) {
       next_.store(end_, std::memory_order_relaxed);

@@ -3,6 +3,7 @@
 // memory.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "cpu/buffer.h"
@@ -28,22 +29,22 @@ template <class T>
 struct PrimScratch {
   Buffer<T> best;
   Buffer<T> dead;
+  Buffer<T> bottleneck;
   Buffer<int32_t> from;
 };
 
-// Up to here all keys of a cloud are kept, which costs N^2 numbers (600 MB in float32 at the limit)
-// and lets every point be loaded once a tile; beyond it keys are computed as Prim asks for them.
-constexpr int64_t kDenseLimit = 12288;
+enum class Prim {
+  kIncomplete,  // a tree edge is not finite
+  kCertain,     // keys that are wrong by a factor of sqrt(band) give the same tree
+  kContested,   // there are other edges within the band
+};
 
-// Prim over a full symmetric matrix of keys: O(n^2). edges has n - 1 entries, in order of
-// discovery. False if a tree edge is +inf (the tree is then not complete).
+// Prim over a full symmetric matrix of keys: O(n^2). edges has n - 1 entries in order of discovery:
+// the vertex that an edge brings in, and its height, follow from it. `band` = 1 says that keys are
+// exact.
 template <class T>
-bool prim_dense(const T* keys, int64_t stride, int64_t n, PrimScratch<T>& scratch, Edge<T>* edges);
-
-// The same tree in O(n) memory beyond `rows`, which is reordered: O(n^2 D) time.
-template <class T>
-bool prim_streaming(T* rows, int64_t stride, int64_t dim, int64_t n, Term term, int threads,
-                    Edge<T>* edges);
+Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
+                Edge<T>* edges);
 
 // The same tree with lengths that neither overflow nor underflow, one pair at a time: for clouds
 // whose squares leave the range of T. Edges carry lengths rather than squared keys, in double.
@@ -53,5 +54,12 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<do
 // The length of one pair, computed as prim_robust does.
 template <class T>
 double robust_length(const T* x, const T* y, int64_t dim, Term term);
+
+// Squares below this have lost digits to underflow, whatever the number of terms.
+template <class T>
+T underflow_limit(int64_t dim) {
+  const int exponent = sizeof(T) == 4 ? -110 : -960;
+  return std::ldexp(static_cast<T>(dim > 1 ? dim : 1), exponent);
+}
 
 }  // namespace tsloss

@@ -11,8 +11,11 @@ namespace tsloss {
 
 class UnionFind {
  public:
-  explicit UnionFind(int64_t n)
-      : parent_(static_cast<size_t>(n)), size_(static_cast<size_t>(n), 1) {
+  explicit UnionFind(int64_t n) { reset(n); }
+
+  void reset(int64_t n) {
+    size_.assign(static_cast<size_t>(n), 1);
+    parent_.resize(static_cast<size_t>(n));
     std::iota(parent_.begin(), parent_.end(), int64_t{0});
   }
 

@@ -1,0 +1,68 @@
+// Links that could be in the tree, kept within bounds: when there are too many, those that cannot
+// win are thrown out.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "cpu/forest.h"
+#include "cpu/tree.h"
+
+namespace tsloss {
+
+template <class T>
+class Collector {
+ public:
+  // `exact(i, j)` gives the key that decides.
+  template <class Exact>
+  Collector(int64_t n, T band, Exact exact)
+      : n_(n), band_(band), limit_(static_cast<size_t>(4 * n + 4096)), sets_(0), exact_(exact) {}
+
+  void add(const Link<T>& link) {
+    links_.push_back(link);
+    if (links_.size() >= limit_) compact();
+  }
+
+  const std::vector<Link<T>>& links() const { return links_; }
+
+ private:
+  void compact() {
+    sort_by_key(links_, scratch_);
+    keep_contenders(links_, sets_, n_, band_);
+    // Ties in masses: only exact keys can tell them apart.
+    if (links_.size() > limit_ / 2) decide();
+    scratch_.clear();
+  }
+
+  void decide() {
+    struct Decided {
+      Edge<double> edge;
+      T key;
+      bool operator<(const Decided& other) const { return edge < other.edge; }
+    };
+    std::vector<Decided> decided;
+    decided.reserve(links_.size());
+    for (const Link<T>& l : links_) decided.push_back({{exact_(l.i, l.j), l.i, l.j}, l.key});
+    std::sort(decided.begin(), decided.end());
+    sets_.reset(n_);
+    links_.clear();
+    for (const Decided& d : decided) {
+      const int64_t a = sets_.find(d.edge.i), b = sets_.find(d.edge.j);
+      if (a == b) continue;
+      sets_.unite(a, b);
+      links_.push_back({d.key, static_cast<int32_t>(d.edge.i), static_cast<int32_t>(d.edge.j)});
+    }
+  }
+
+  int64_t n_;
+  T band_;
+  size_t limit_;
+  UnionFind sets_;
+  std::function<double(int32_t, int32_t)> exact_;
+  std::vector<Link<T>> links_;
+  std::vector<Link<T>> scratch_;
+};
+
+}  // namespace tsloss

@@ -1,0 +1,31 @@
+// The exact minimum spanning tree by way of the N x N matrix of keys: for clouds of a few hundred
+// points.
+#pragma once
+
+#include <vector>
+
+#include "cpu/tree.h"
+
+namespace tsloss {
+
+template <class T>
+struct DenseScratch {
+  Buffer<T> keys;
+  Buffer<T> panels;
+  PrimScratch<T> prim;
+  std::vector<Edge<T>> edges;
+};
+
+// Tiles over the dimension (vectorised over it), or packed panels (vectorised over points).
+template <class T>
+void keys_by_rows(const Rows<T>& rows, int64_t n, Term term, int threads, T* keys, int64_t stride);
+template <class T>
+void keys_by_panels(const Rows<T>& rows, int64_t n, int64_t dim, Term term, int threads,
+                    Buffer<T>& panels, T* keys, int64_t stride);
+
+// Exact keys of the tree, in no order. False if a distance is not finite, or its square not.
+template <class T>
+bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool packed, int threads,
+                DenseScratch<T>& scratch, std::vector<Edge<double>>& tree);
+
+}  // namespace tsloss

@@ -1,0 +1,120 @@
+// Minimum spanning forests of lists of edges, and what is read off them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/union_find.h"
+
+namespace tsloss {
+
+template <class T>
+struct Link {
+  T key;
+  int32_t i;
+  int32_t j;
+};
+
+// By key alone, ascending; equal keys keep their order. Keys are >= 0, so their bits sort like
+// integers: a radix sort, several times faster than a comparison sort for the lists at hand.
+template <class T>
+void sort_by_key(std::vector<Link<T>>& links, std::vector<Link<T>>& scratch) {
+  if (links.size() < 512) {
+    std::stable_sort(links.begin(), links.end(),
+                     [](const Link<T>& a, const Link<T>& b) { return a.key < b.key; });
+    return;
+  }
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr int kDigit = 11;
+  constexpr int kRounds = (8 * sizeof(T) + kDigit - 1) / kDigit;
+  const auto bits = [](const Link<T>& link) {
+    Bits b;
+    const T key = link.key + T{0};  // -0 becomes 0
+    std::memcpy(&b, &key, sizeof b);
+    return b;
+  };
+  std::vector<std::vector<size_t>> count(kRounds, std::vector<size_t>(size_t{1} << kDigit));
+  for (const Link<T>& link : links) {
+    Bits b = bits(link);
+    for (int r = 0; r < kRounds; ++r, b >>= kDigit) ++count[r][b & ((1 << kDigit) - 1)];
+  }
+  scratch.resize(links.size());
+  for (int r = 0; r < kRounds; ++r) {
+    if (*std::max_element(count[r].begin(), count[r].end()) == links.size()) continue;
+    size_t sum = 0;
+    for (size_t& c : count[r]) sum += std::exchange(c, sum);
+    for (const Link<T>& link : links) {
+      scratch[count[r][(bits(link) >> (r * kDigit)) & ((1 << kDigit) - 1)]++] = link;
+    }
+    links.swap(scratch);
+  }
+}
+
+// Kruskal: keeps of the sorted links those of the minimum spanning forest. Among equal keys the
+// first in the list wins.
+template <class T>
+void keep_forest(std::vector<Link<T>>& links, UnionFind& sets, int64_t n) {
+  sets.reset(n);
+  size_t kept = 0;
+  for (const Link<T>& link : links) {
+    const int64_t a = sets.find(link.i), b = sets.find(link.j);
+    if (a == b) continue;
+    sets.unite(a, b);
+    links[kept++] = link;
+    if (static_cast<int64_t>(kept) == n - 1) break;
+  }
+  links.resize(kept);
+}
+
+// Keeps of the sorted links those that could be in the minimum spanning forest if every key is
+// known up to a factor of sqrt(band) either way: a link goes if its ends are already connected by
+// links that are shorter beyond doubt.
+template <class T>
+void keep_contenders(std::vector<Link<T>>& links, UnionFind& sets, int64_t n, T band) {
+  sets.reset(n);
+  std::vector<Link<T>> kept;
+  size_t certain = 0;
+  for (const Link<T>& link : links) {
+    for (; links[certain].key * band < link.key; ++certain) {
+      const int64_t a = sets.find(links[certain].i), b = sets.find(links[certain].j);
+      if (a != b) sets.unite(a, b);
+    }
+    if (sets.find(link.i) != sets.find(link.j)) kept.push_back(link);
+  }
+  links.swap(kept);
+}
+
+// The order in which single linkage lines the points up: every cluster is an interval. gap[p] is
+// the height at which the points at p - 1 and p meet; gap[0] is infinite. The longest edge on the
+// tree path between the points at p < q is the largest of gap[p + 1 .. q].
+template <class T>
+void merge_order(const std::vector<Link<T>>& tree, UnionFind& sets, int64_t n,
+                 std::vector<int32_t>& order, std::vector<T>& gap) {
+  constexpr T kInf = std::numeric_limits<T>::infinity();
+  sets.reset(n);
+  const size_t count = static_cast<size_t>(n);
+  std::vector<int32_t> head(count), tail(count), next(count, -1);
+  std::vector<T> before(count, kInf);
+  for (size_t v = 0; v < count; ++v) head[v] = tail[v] = static_cast<int32_t>(v);
+  int64_t root = 0;
+  for (const Link<T>& link : tree) {
+    const int64_t a = sets.find(link.i), b = sets.find(link.j);
+    root = sets.unite(a, b);
+    const int64_t other = root == a ? b : a;
+    next[tail[root]] = head[other];
+    before[head[other]] = link.key;
+    tail[root] = tail[other];
+  }
+  order.clear();
+  gap.clear();
+  for (int32_t v = head[root]; v >= 0; v = next[v]) {
+    order.push_back(v);
+    gap.push_back(before[v]);
+  }
+}
+
+}  // namespace tsloss

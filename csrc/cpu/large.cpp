@@ -1,0 +1,779 @@
+#include "cpu/large.h"
+
+#include <array>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <unordered_map>
+
+#include "cpu/collector.h"
+#include "cpu/forest.h"
+#include "cpu/monitor.h"
+#include "cpu/thread_pool.h"
+#include "cpu/tuning.h"
+
+namespace tsloss {
+namespace {
+
+// Covers the rounding of norms and of the filter's few operations; see codes.inl.
+constexpr float kSlack = 1.0f / (1 << 17);
+// Squares of numbers below 1e-19 vanish in float; the cloud is scaled to about 1.
+constexpr float kTinyNorm = 1e-18f;
+constexpr float kTinySquare = 1e-34f;
+constexpr int64_t kRowCandidates = 4;
+constexpr int64_t kColumnCandidates = 4;
+constexpr int64_t kGatherGrain = kTileColumns;
+
+struct Random {  // SplitMix64 (Steele, Lea and Flood, 2014)
+  uint64_t state;
+  uint64_t operator()() {
+    uint64_t z = (state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+};
+
+uint64_t hash_row(const void* row, int64_t bytes) {
+  const char* at = static_cast<const char*>(row);
+  uint64_t h[4] = {1, 2, 3, 4};
+  for (int64_t k = 0; k + 32 <= bytes; k += 32) {
+    for (int l = 0; l < 4; ++l) {
+      uint64_t word;
+      std::memcpy(&word, at + k + 8 * l, 8);
+      h[l] = (h[l] ^ word) * 0x9e3779b97f4a7c15u;
+      h[l] ^= h[l] >> 32;
+    }
+  }
+  return Random{h[0] + 3 * h[1] + 5 * h[2] + 7 * h[3]}();
+}
+
+template <class T>
+class Large {
+ public:
+  Large(const LargeCloud<T>& cloud, int threads)
+      : cloud_(cloud),
+        threads_(threads),
+        stride_(round_up(std::max<int64_t>(cloud.dim, 1), kLanes)),
+        table_(kernels<T>()),
+        sets_(0) {
+    const int wish = overrides().coded;
+    coded_ = cloud.term == Term::kSquared &&
+             (wish >= 0 ? wish == 1 : cloud.dim >= kCodedDimension);
+    const int64_t units =
+        std::max(table_.rounding(stride_), coded_ ? 0 : table_.panel_rounding(cloud.dim));
+    // Keys are known up to a factor of 1 + eta, where eta = units * 2^-24 (2^-53).
+    band_ = 1 + 4 * T(units) * std::numeric_limits<T>::epsilon();
+    random_.state = overrides().seed;
+  }
+
+  LargeResult run() {
+    LargeResult result;
+    Monitor::stage(0, 0.02);
+    ids_.resize(static_cast<size_t>(cloud_.n));
+    std::iota(ids_.begin(), ids_.end(), 0);
+    result.finding = find_duplicates(result.tree);
+    if (result.finding.problem != Problem::kNone) return result;
+    m_ = static_cast<int64_t>(ids_.size());
+    if (m_ == 1) return result;
+
+    order_.resize(ids_.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    for (size_t k = order_.size() - 1; k > 0; --k) {
+      std::swap(order_[k], order_[random_() % (k + 1)]);
+    }
+    gather();
+    Monitor::stage(0.02, 0.08);
+    std::vector<Link<T>> forest = sample();
+    if (!(result.in_range = in_range(forest))) return result;
+
+    int64_t one_in = overrides().wave_one_in;
+    if (one_in == 0) one_in = m_ >= kTwoWavesPoints ? kWaveOneIn : -1;
+    if (one_in > 0) {
+      Monitor::stage(0.08, 0.2);
+      forest = wave(forest, one_in);
+      keep_forest(forest, sets_, m_);
+    }
+    Monitor::stage(0.2, 1);
+    forest = wave(forest, 1);
+    finish(forest, result.tree);
+    return result;
+  }
+
+ private:
+  using Links = std::vector<Link<T>>;
+
+  int64_t panels() const { return round_up(m_, kTileColumns) / kPanel; }
+  int64_t blocks() const { return panels() / kTilePanels; }
+  int64_t padded() const { return blocks() * kTileColumns; }
+  const T* row(int64_t position) const { return rows_.data() + position * stride_; }
+  Rows<T> rows() const { return {rows_.data(), stride_, stride_}; }
+
+  // Copies of a point are joined to the first of them by edges of length 0, which is what the tie
+  // rule wants; only the first goes on. Loads and checks every point on the way.
+  Finding find_duplicates(std::vector<Edge<double>>& tree) {
+    const int64_t n = cloud_.n;
+    std::vector<uint64_t> hash(static_cast<size_t>(n));
+    FirstBad bad;
+    parallel_for((n + kGatherGrain - 1) / kGatherGrain, threads_, [&](int64_t task, int) {
+      Buffer<T> buffer;
+      T* x = buffer.reserve(stride_);
+      for (int64_t i = task * kGatherGrain; i < std::min(n, (task + 1) * kGatherGrain); ++i) {
+        bad.add(cloud_.load(i, x), i);
+        for (int64_t k = 0; k < stride_; ++k) x[k] += T{0};  // -0 is 0
+        hash[i] = hash_row(x, stride_ * static_cast<int64_t>(sizeof(T)));
+      }
+    });
+    if (bad.problem != Problem::kNone) return {bad.problem, 0, bad.point, -1};
+    std::vector<std::pair<uint64_t, int32_t>> sorted(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) sorted[i] = {hash[i], static_cast<int32_t>(i)};
+    std::sort(sorted.begin(), sorted.end());
+    std::vector<char> copy(static_cast<size_t>(n), 0);
+    Buffer<T> first_buffer, buffer;
+    T* first = first_buffer.reserve(stride_);
+    T* x = buffer.reserve(stride_);
+    for (size_t begin = 0; begin < sorted.size();) {
+      size_t end = begin + 1;
+      while (end < sorted.size() && sorted[end].first == sorted[begin].first) ++end;
+      // Different points of the same hash are left to the general case.
+      if (end - begin > 1) cloud_.load(sorted[begin].second, first);
+      for (size_t k = begin + 1; k < end; ++k) {
+        cloud_.load(sorted[k].second, x);
+        if (!std::equal(x, x + stride_, first)) continue;
+        copy[sorted[k].second] = 1;
+        tree.push_back({0.0, sorted[begin].second, sorted[k].second});
+      }
+      begin = end;
+    }
+    ids_.erase(std::remove_if(ids_.begin(), ids_.end(), [&](int32_t i) { return copy[i] != 0; }),
+               ids_.end());
+    return {};
+  }
+
+  struct FirstBad {
+    std::mutex mutex;
+    Problem problem = Problem::kNone;
+    int64_t point = -1;
+    void add(Problem found, int64_t i) {
+      if (found == Problem::kNone) return;
+      std::lock_guard<std::mutex> lock(mutex);
+      if (problem != Problem::kNone && point <= i) return;
+      problem = found;
+      point = i;
+    }
+  };
+
+  // Brings the points into order_: rows and their codes, or panels.
+  void gather() {
+    position_.resize(order_.size());
+    for (int64_t p = 0; p < m_; ++p) position_[order_[p]] = static_cast<int32_t>(p);
+    if (coded_) {
+      gather_rows();
+      encode_rows();
+    } else {
+      gather_panels();
+    }
+  }
+
+  void gather_rows() {
+    T* rows = rows_.reserve(checked_mul(padded(), stride_));
+    parallel_for(blocks(), threads_, [&](int64_t block, int) {
+      for (int64_t p = block * kTileColumns; p < (block + 1) * kTileColumns; ++p) {
+        if (p < m_) {
+          cloud_.load(ids_[order_[p]], rows + p * stride_);
+        } else {
+          std::fill_n(rows + p * stride_, stride_, T{0});
+        }
+      }
+    });
+  }
+
+  void gather_panels() {
+    const int64_t size = cloud_.dim * kPanel;
+    T* out = panels_.reserve(std::max<int64_t>(checked_mul(panels(), size), 1));
+    parallel_for(panels(), threads_, [&](int64_t panel, int) {
+      Buffer<T> buffer;
+      T* x = buffer.reserve(kPanel * stride_);
+      const int64_t begin = std::min(panel * kPanel, m_ - 1);
+      const int64_t count = std::min(kPanel, m_ - begin);
+      for (int64_t l = 0; l < count; ++l) cloud_.load(ids_[order_[begin + l]], x + l * stride_);
+      table_.pack(Rows<T>{x, stride_, stride_}, count, cloud_.dim, out + panel * size);
+    });
+  }
+
+  // Rows less their mean, scaled by a power of two so that the largest coordinate is about 1.
+  void choose_frame() {
+    const int64_t sums = std::min<int64_t>(blocks(), 64);
+    std::vector<std::vector<double>> partial(static_cast<size_t>(sums));
+    parallel_for(sums, threads_, [&](int64_t s, int) {
+      std::vector<double>& sum = partial[s];
+      sum.assign(static_cast<size_t>(stride_), 0.0);
+      for (int64_t p = s; p < m_; p += sums) {
+        for (int64_t k = 0; k < stride_; ++k) sum[k] += double(row(p)[k]) / double(m_);
+      }
+    });
+    centre_.assign(static_cast<size_t>(stride_), T{0});
+    for (int64_t k = 0; k < stride_; ++k) {
+      double sum = 0;
+      for (const std::vector<double>& part : partial) sum += part[k];
+      centre_[k] = static_cast<T>(sum);
+    }
+    std::vector<double> most(static_cast<size_t>(blocks()), 0.0);
+    parallel_for(blocks(), threads_, [&](int64_t block, int) {
+      double top = 0;
+      for (int64_t p = block * kTileColumns; p < std::min(m_, (block + 1) * kTileColumns); ++p) {
+        T row_top = 0;
+        for (int64_t k = 0; k < stride_; ++k) {
+          // Halves, so that the difference cannot overflow.
+          const T d = std::fabs(row(p)[k] * T(0.5) - centre_[k] * T(0.5));
+          row_top = d > row_top ? d : row_top;
+        }
+        top = std::max(top, double(row_top));
+      }
+      most[block] = top;
+    });
+    const double top = *std::max_element(most.begin(), most.end());
+    exponent_ = top > 0 ? -std::ilogb(top) - 2 : 0;
+  }
+
+  void encode_rows() {
+    const Coder& coder = coder_;
+    if (centre_.empty()) choose_frame();
+    groups_ = stride_ / coder.group;
+    const int64_t bytes = padded() * stride_ * coder.code_bytes;
+    char* first = code_rows_.reserve(bytes);
+    char* second = coder.two_copies ? code_columns_.reserve(bytes) : first;
+    columns_ = second;
+    // Every product of two codes, summed over the dimension, stays within 32 bits.
+    const int largest =
+        coder.code_bytes == 1
+            ? 127
+            : std::min(32767, static_cast<int>(std::sqrt(2147483647.0 / double(stride_))));
+    for (Buffer<float>* b : {&scale_, &square_, &coded_norm_, &residue_}) b->reserve(padded());
+    sum_.reserve(padded());
+    const int64_t panel_bytes = kPanel * stride_ * coder.code_bytes;
+    parallel_for(blocks(), threads_, [&](int64_t block, int) {
+      Buffer<float> buffer;
+      float* t = buffer.reserve(stride_);
+      for (int64_t p = block * kTileColumns; p < (block + 1) * kTileColumns; ++p) {
+        to_frame(row(std::min(p, m_ - 1)), t);
+        char* a = first + p / kPanel * panel_bytes;
+        char* b = second + p / kPanel * panel_bytes;
+        const Coder::Encoded e = coder.encode(t, stride_, largest, p % kPanel, a, b);
+        const float norm = float(std::sqrt(e.square));
+        scale_.data()[p] = e.scale;
+        square_.data()[p] = p < m_ ? float(e.square) : std::numeric_limits<float>::infinity();
+        coded_norm_.data()[p] = float(std::sqrt(e.coded)) * (1 + kSlack);
+        residue_.data()[p] = float(std::sqrt(e.residue)) * (1 + kSlack) + norm * 0x1p-22f +
+                             kTinyNorm * std::sqrt(float(stride_));
+        sum_.data()[p] = coder.two_copies ? static_cast<int32_t>(-128 * e.sum) : 0;
+      }
+    });
+  }
+
+  void to_frame(const T* x, float* t) const {
+    // Within these limits the scaling is exact in T; else it goes by way of double.
+    if (std::abs(exponent_) < (sizeof(T) == 4 ? 60 : 500)) {
+      const T scale = std::ldexp(T{1}, exponent_);
+      for (int64_t k = 0; k < stride_; ++k) t[k] = static_cast<float>((x[k] - centre_[k]) * scale);
+    } else {
+      for (int64_t k = 0; k < stride_; ++k) {
+        const long double d = static_cast<long double>(x[k]) - centre_[k];
+        t[k] = static_cast<float>(std::ldexp(d, exponent_));
+      }
+    }
+  }
+
+  // A bound on keys in the frame of the codes, rounded up.
+  float frame_bound(T key) const {
+    const long double scaled = std::ldexp(static_cast<long double>(key), 2 * exponent_);
+    return static_cast<float>(scaled) * (1 + 0x1p-20f) + kTinySquare;
+  }
+
+  // ---- the first forest ----
+
+  // Approximate distances in some of the tiles give each point a few near neighbours; the minimum
+  // spanning forest of those, with exact keys, and whatever it takes to connect it. Any spanning
+  // tree would do: a better one filters better.
+  Links sample() {
+    const int64_t one_in =
+        overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
+    const uint64_t seed = random_();
+    std::vector<Links> found(static_cast<size_t>(threads_));
+    std::vector<ColumnMinima> columns(static_cast<size_t>(threads_));
+    parallel_for(panels(), threads_, [&](int64_t ip, int slot) {
+      if (ip * kPanel >= m_) return;
+      sample_row(ip, one_in, Random{seed + uint64_t(ip)}, columns[slot], found[slot]);
+    });
+    Links links;
+    for (Links& part : found) links.insert(links.end(), part.begin(), part.end());
+    for (ColumnMinima& part : columns) {
+      for (int64_t k = 0; k < part.size; ++k) {
+        const int32_t i = part.index.data()[k];
+        const int64_t block = k / (kColumnCandidates * kTileColumns);
+        const int64_t p = block * kTileColumns + k % kTileColumns;
+        if (i < 0 || p >= m_) continue;
+        links.push_back(link(T(std::max(part.value.data()[k], 0.0f)), i, p));
+      }
+    }
+    Links scratch;
+    sort_by_key(links, scratch);
+    keep_forest(links, sets_, m_);
+    evaluate(links);
+    connect(links);
+    sort_by_key(links, scratch);
+    return links;
+  }
+
+  struct ColumnMinima {
+    int64_t size = 0;
+    Buffer<float> value;
+    Buffer<int32_t> index;
+  };
+
+  Link<T> link(T key, int64_t p, int64_t q) const {
+    const int32_t a = order_[p], b = order_[q];
+    return {key, std::min(a, b), std::max(a, b)};
+  }
+
+  void sample_row(int64_t ip, int64_t one_in, Random random, ColumnMinima& columns, Links& found) {
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    if (columns.size == 0) {
+      columns.size = padded() * kColumnCandidates;
+      std::fill_n(columns.value.reserve(columns.size), columns.size, kInf);
+      std::fill_n(columns.index.reserve(columns.size), columns.size, -1);
+    }
+    alignas(64) float row_value[kPanel * kPanel];
+    alignas(64) int32_t row_index[kPanel * kPanel];
+    alignas(64) float near[kTileRows * kTileColumns];
+    std::fill_n(row_value, kPanel * kPanel, kInf);
+    std::fill_n(row_index, kPanel * kPanel, -1);
+    for (int64_t t = ip / kTilePanels; t < blocks(); ++t) {
+      // The tiles at the diagonal are always looked at: no point goes without a neighbour.
+      const bool chosen = random() % uint64_t(one_in) == 0;
+      if (!chosen && ip + 1 < kTilePanels * t) continue;
+      const int64_t at = (t * kColumnCandidates + ip % kColumnCandidates) * kTileColumns;
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t i = ip * kPanel + half * kTileRows;
+        const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
+        if (rows <= 0) break;
+        approximate(i, t, rows, near);
+        const Minima minima{row_value + half * kTileRows * kPanel,
+                            row_index + half * kTileRows * kPanel, columns.value.data() + at,
+                            columns.index.data() + at};
+        filter_.minima(near, rows, static_cast<int32_t>(i), static_cast<int32_t>(t * kTileColumns),
+                       minima);
+      }
+    }
+    for (int64_t r = 0; r < std::min(kPanel, m_ - ip * kPanel); ++r) {
+      std::array<std::pair<float, int32_t>, kPanel> best;
+      for (int64_t l = 0; l < kPanel; ++l) {
+        best[l] = {row_value[r * kPanel + l], row_index[r * kPanel + l]};
+      }
+      std::partial_sort(best.begin(), best.begin() + kRowCandidates, best.end());
+      for (int64_t l = 0; l < kRowCandidates && best[l].second >= 0; ++l) {
+        if (best[l].second >= m_) continue;
+        found.push_back(link(T(std::max(best[l].first, 0.0f)), ip * kPanel + r, best[l].second));
+      }
+    }
+  }
+
+  // Squared distances of 8 rows from i on to block t, as near as the filter knows them.
+  void approximate(int64_t i, int64_t t, int rows, float* near) {
+    if (coded_) {
+      alignas(64) int32_t dots[kTileRows * kTileColumns];
+      dot(i, t, dots);
+      float twice[kTileRows];
+      for (int64_t r = 0; r < kTileRows; ++r) twice[r] = 2 * scale_.data()[i + r];
+      const TileBounds bounds{twice, square_.data() + i, nullptr,
+                              scale_.data() + t * kTileColumns, square_.data() + t * kTileColumns,
+                              nullptr};
+      filter_.distances(dots, bounds, rows, near);
+    } else {
+      alignas(64) T keys[kTileRows * kTileColumns];
+      panel_keys(i, t, keys);
+      for (int64_t k = 0; k < kTileRows * kTileColumns; ++k) near[k] = static_cast<float>(keys[k]);
+    }
+  }
+
+  void dot(int64_t i, int64_t t, int32_t* dots) const {
+    const int64_t panel_bytes = kPanel * stride_ * coder_.code_bytes;
+    const int64_t lane_bytes = coder_.group * coder_.code_bytes;
+    coder_.dot(code_rows_.data() + i / kPanel * panel_bytes + i % kPanel * lane_bytes,
+               columns_ + t * kTilePanels * panel_bytes, groups_, sum_.data() + i, dots);
+  }
+
+  void panel_keys(int64_t i, int64_t t, T* keys) const {
+    const int64_t size = cloud_.dim * kPanel;
+    table_.panel_tile(panels_.data() + i / kPanel * size + i % kPanel,
+                      panels_.data() + t * kTilePanels * size, cloud_.dim, cloud_.term,
+                      kTilePanels, keys);
+  }
+
+  // Direct keys of links, whose ends are numbers in ids_.
+  void evaluate(Links& links) {
+    constexpr int64_t kGrain = 256;
+    const int64_t count = static_cast<int64_t>(links.size());
+    parallel_for((count + kGrain - 1) / kGrain, threads_, [&](int64_t task, int) {
+      const int64_t begin = task * kGrain, end = std::min(count, begin + kGrain);
+      if (!coded_) {
+        for (int64_t k = begin; k < end; ++k) {
+          links[k].key = static_cast<T>(exact_key(links[k].i, links[k].j));
+        }
+        return;
+      }
+      Pair pairs[kGrain] = {};
+      T keys[kGrain];
+      for (int64_t k = begin; k < end; ++k) {
+        pairs[k - begin] = {position_[links[k].i], position_[links[k].j]};
+      }
+      table_.pairs(rows(), cloud_.term, pairs, end - begin, keys);
+      for (int64_t k = begin; k < end; ++k) links[k].key = keys[k - begin];
+    });
+  }
+
+  // The key that decides: in double, the same on every path.
+  double exact_key(int32_t i, int32_t j) const {
+    if (coded_) return table_.refine(row(position_[i]), row(position_[j]), stride_, cloud_.term);
+    static thread_local Buffer<T> buffer;
+    T* x = buffer.reserve(2 * stride_);
+    cloud_.load(ids_[i], x);
+    cloud_.load(ids_[j], x + stride_);
+    return table_.refine(x, x + stride_, stride_, cloud_.term);
+  }
+
+  // Joins the components of a forest: by a minimum spanning tree of one point of each if they are
+  // few, else in a row.
+  void connect(Links& forest) {
+    sets_.reset(m_);
+    for (const Link<T>& l : forest) sets_.unite(sets_.find(l.i), sets_.find(l.j));
+    std::vector<int32_t> roots;
+    for (int32_t v = 0; v < m_; ++v) {
+      if (sets_.find(v) == v) roots.push_back(v);
+    }
+    constexpr size_t kFew = 256;
+    Links bridges;
+    for (size_t a = 0; a + 1 < roots.size(); ++a) {
+      for (size_t b = a + 1; b < (roots.size() <= kFew ? roots.size() : a + 2); ++b) {
+        bridges.push_back({T{0}, roots[a], roots[b]});
+      }
+    }
+    evaluate(bridges);
+    Links scratch;
+    sort_by_key(bridges, scratch);
+    UnionFind small(m_);
+    keep_forest(bridges, small, m_);
+    forest.insert(forest.end(), bridges.begin(), bridges.end());
+  }
+
+  bool in_range(const Links& forest) const {
+    return std::all_of(forest.begin(), forest.end(), [&](const Link<T>& l) {
+      return l.key >= underflow_limit<T>(stride_) && l.key < std::numeric_limits<T>::infinity();
+    });
+  }
+
+  // ---- filter and repair ----
+
+  // What the tiles of a wave share: bounds by position.
+  struct Bounds {
+    std::vector<T> gap;        // keys, widened by the band
+    std::vector<float> frame;  // the same in the frame of the codes
+  };
+
+  template <class F>
+  struct RowBounds {
+    F inside[kTileRows];  // to the end of the row's own panel
+  };
+
+  // Orders the points by the forest, looks at one in `one_in` of the tiles, and returns the links
+  // that could be in the tree, and in the forest of those tiles, as contenders.
+  Links wave(const Links& forest, int64_t one_in) {
+    merge_order(forest, sets_, m_, order_, gap_);
+    gather();
+    gap_.resize(static_cast<size_t>(padded()), T{0});
+    for (T& g : gap_) g *= band_;
+    gap_[0] = 0;
+    if (coded_) {
+      frame_gap_.resize(gap_.size());
+      std::transform(gap_.begin(), gap_.end(), frame_gap_.begin(),
+                     [&](T g) { return frame_bound(g); });
+    }
+    const uint64_t seed = random_();
+    std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(threads_));
+    parallel_for(blocks(), threads_, [&](int64_t task, int slot) {
+      if (!workers[slot]) workers[slot] = std::make_unique<Worker>(*this);
+      const int64_t t = blocks() - 1 - task;  // the longest first
+      if (coded_) {
+        filter_block(t, one_in, Random{seed + uint64_t(t)}, frame_gap_, *workers[slot]);
+      } else {
+        filter_block(t, one_in, Random{seed + uint64_t(t)}, gap_, *workers[slot]);
+      }
+    });
+    Links links;
+    if (one_in > 1) links = forest;
+    for (auto& worker : workers) {
+      if (!worker) continue;
+      worker->flush();
+      const Links& part = worker->collector.links();
+      links.insert(links.end(), part.begin(), part.end());
+      worker.reset();
+    }
+    Links scratch;
+    sort_by_key(links, scratch);
+    keep_contenders(links, sets_, m_, band_);
+    return links;
+  }
+
+  struct Worker {
+    explicit Worker(Large& large)
+        : large(large),
+          collector(large.m_, large.band_, [this](int32_t i, int32_t j) {
+            return this->large.exact_key(i, j);
+          }) {}
+
+    Large& large;
+    Collector<T> collector;
+    // Pairs that wait for their rows to arrive from memory, and their bounds.
+    std::vector<Pair> pending;
+    std::vector<T> pending_bound;
+    std::vector<T> keys;
+
+    void add(int32_t p, int32_t q, T bound) {
+      pending.push_back({p, q});
+      pending_bound.push_back(bound);
+      const char* x = reinterpret_cast<const char*>(large.row(p));
+      const char* y = reinterpret_cast<const char*>(large.row(q));
+      const int64_t bytes = large.stride_ * static_cast<int64_t>(sizeof(T));
+      for (int64_t k = 0; k < bytes; k += 64) {
+        __builtin_prefetch(x + k);
+        __builtin_prefetch(y + k);
+      }
+    }
+
+    void flush() {
+      const int64_t count = static_cast<int64_t>(pending.size());
+      if (count == 0) return;
+      keys.resize(pending.size());
+      large.table_.pairs(large.rows(), large.cloud_.term, pending.data(), count, keys.data());
+      for (int64_t k = 0; k < count; ++k) {
+        if (keys[k] <= pending_bound[k]) {
+          collector.add(large.link(keys[k], pending[k].i, pending[k].j));
+        }
+      }
+      pending.clear();
+      pending_bound.clear();
+    }
+  };
+
+  template <class F>
+  void filter_block(int64_t t, int64_t one_in, Random random, const std::vector<F>& gap,
+                    Worker& worker) {
+    const int64_t first = t * kTilePanels, columns = t * kTileColumns;
+    const int64_t rows_end = std::min(first + kTilePanels, (m_ + kPanel - 1) / kPanel);
+    // The largest gap from the start of the block (inclusive) to each column, and the same in T.
+    alignas(64) F column_bound[kTileColumns];
+    T column_key[kTileColumns];
+    F running = 0;
+    T running_key = 0;
+    for (int64_t j = 0; j < kTileColumns; ++j) {
+      column_bound[j] = running = std::max(running, gap[columns + j]);
+      column_key[j] = running_key = std::max(running_key, gap_[columns + j]);
+    }
+    float largest_norm = 0;
+    if (coded_) {
+      for (int64_t j = 0; j < std::min(kTileColumns, m_ - columns); ++j) {
+        largest_norm = std::max(largest_norm, coded_norm_.data()[columns + j]);
+      }
+    }
+    F between = 0;  // the largest gap from the end of the row's panel to the start of the block
+    T between_key = 0;
+    for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
+      const bool diagonal = ip >= first;
+      if (ip + 1 < first) {
+        for (int64_t p = (ip + 1) * kPanel; p < (ip + 2) * kPanel; ++p) {
+          between = std::max(between, gap[p]);
+          between_key = std::max(between_key, gap_[p]);
+        }
+      }
+      if (one_in > 1 && !diagonal && random() % uint64_t(one_in) != 0) continue;
+      F inside = between;
+      T inside_key = between_key;
+      F row_bound[kPanel];
+      T row_key[kPanel];
+      for (int64_t l = kPanel - 1; l >= 0; --l) {
+        row_bound[l] = inside;
+        row_key[l] = inside_key;
+        inside = std::max(inside, gap[ip * kPanel + l]);
+        inside_key = std::max(inside_key, gap_[ip * kPanel + l]);
+      }
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t i = ip * kPanel + half * kTileRows;
+        const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
+        if (rows <= 0) break;
+        filter_tile(i, t, rows, diagonal, row_bound + half * kTileRows,
+                    row_key + half * kTileRows, column_bound, column_key, largest_norm, gap,
+                    worker);
+      }
+    }
+  }
+
+  template <class F>
+  void filter_tile(int64_t i, int64_t t, int rows, bool diagonal, const F* row_bound,
+                   const T* row_key, const F* column_bound, const T* column_key,
+                   float largest_norm, const std::vector<F>& gap, Worker& worker) {
+    const int64_t columns = t * kTileColumns;
+    alignas(64) int32_t dots[kTileRows * kTileColumns];
+    alignas(64) T keys[kTileRows * kTileColumns];
+    alignas(64) float column_low[kTileColumns];
+    float twice[kTileRows], row_low[kTileRows];
+    uint64_t masks[kTileRows];
+    TileBounds bounds{twice, row_low, nullptr, nullptr, column_low, nullptr};
+    if constexpr (std::is_same_v<F, float>) {
+      if (coded_) {
+        float largest = 0;
+        for (int r = 0; r < rows; ++r) {
+          const int64_t p = i + r;
+          largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
+          twice[r] = 2 * scale_.data()[p];
+          row_low[r] = square_.data()[p] * (1 - kSlack) -
+                       2 * residue_.data()[p] * largest_norm * (1 + kSlack);
+        }
+        largest *= 2 * (1 + kSlack);
+        for (int64_t j = 0; j < kTileColumns; ++j) {
+          column_low[j] = square_.data()[columns + j] * (1 - kSlack) -
+                          residue_.data()[columns + j] * largest;
+        }
+        bounds.row_bound = reinterpret_cast<const float*>(row_bound);
+        bounds.column_scale = scale_.data() + columns;
+        bounds.column_bound = reinterpret_cast<const float*>(column_bound);
+        dot(i, t, dots);
+      }
+    }
+    if (!coded_) panel_keys(i, t, keys);
+
+    const auto test = [&](const F* of_rows, const F* of_columns, int count, int from) {
+      if (!coded_) {
+        return table_.hits(keys + from * kTileColumns, reinterpret_cast<const T*>(of_rows),
+                           reinterpret_cast<const T*>(of_columns), count, masks + from);
+      }
+      TileBounds b = bounds;
+      b.row_scale += from;
+      b.row_low += from;
+      b.row_bound = reinterpret_cast<const float*>(of_rows);
+      b.column_bound = reinterpret_cast<const float*>(of_columns);
+      return filter_.survivors(dots + from * kTileColumns, b, count, masks + from);
+    };
+
+    int count = 0;
+    T diagonal_key[kTileColumns];
+    if (!diagonal) {
+      count = test(row_bound, column_bound, rows, 0);
+      if (columns + kTileColumns > m_) {
+        const uint64_t valid = (uint64_t{1} << (m_ - columns)) - 1;
+        for (int r = 0; r < rows; ++r) masks[r] &= valid;
+      }
+    } else {
+      for (int r = 0; r < rows; ++r) {
+        alignas(64) F own[kTileColumns];
+        F running = 0;
+        const F none = -std::numeric_limits<F>::infinity();
+        for (int64_t j = 0; j < kTileColumns; ++j) {
+          const int64_t q = columns + j;
+          if (q > i + r && q < m_) running = std::max(running, gap[q]);
+          own[j] = q > i + r && q < m_ ? running : none;
+        }
+        count += test(&none, own, 1, r);
+      }
+    }
+    if (count == 0) {
+      worker.flush();
+      return;
+    }
+    if (coded_) worker.flush();
+    const bool whole = coded_ && count > kDenseHits;
+    if (whole) table_.rectangle(this->rows(), cloud_.term, i, columns, keys);
+    for (int r = 0; r < rows; ++r) {
+      if (masks[r] == 0) continue;
+      if (diagonal) {
+        T running = 0;
+        for (int64_t j = 0; j < kTileColumns; ++j) {
+          const int64_t q = columns + j;
+          if (q > i + r && q < m_) running = std::max(running, gap_[q]);
+          diagonal_key[j] = running;
+        }
+      }
+      for (uint64_t mask = masks[r]; mask; mask &= mask - 1) {
+        const int j = __builtin_ctzll(mask);
+        const T bound = diagonal ? diagonal_key[j] : std::max(row_key[r], column_key[j]);
+        if (coded_ && !whole) {
+          worker.add(static_cast<int32_t>(i + r), static_cast<int32_t>(columns + j), bound);
+        } else {
+          const T key = keys[r * kTileColumns + j];
+          if (key <= bound) worker.collector.add(link(key, i + r, columns + j));
+        }
+      }
+    }
+  }
+
+  // The tree among the contenders, by exact keys.
+  void finish(const Links& contenders, std::vector<Edge<double>>& tree) {
+    std::vector<Edge<double>> edges(contenders.size());
+    constexpr int64_t kGrain = 256;
+    const int64_t count = static_cast<int64_t>(edges.size());
+    parallel_for((count + kGrain - 1) / kGrain, threads_, [&](int64_t task, int) {
+      for (int64_t k = task * kGrain; k < std::min(count, (task + 1) * kGrain); ++k) {
+        const Link<T>& l = contenders[k];
+        edges[k] = {exact_key(l.i, l.j), l.i, l.j};
+      }
+    });
+    std::sort(edges.begin(), edges.end());
+    sets_.reset(m_);
+    for (const Edge<double>& e : edges) {
+      const int64_t a = sets_.find(e.i), b = sets_.find(e.j);
+      if (a == b) continue;
+      sets_.unite(a, b);
+      tree.push_back({e.length, ids_[e.i], ids_[e.j]});
+    }
+  }
+
+  const LargeCloud<T>& cloud_;
+  const int threads_;
+  const int64_t stride_;
+  const Kernels<T>& table_;
+  const Filter& filter_ = filter();
+  const Coder& coder_ = coder(stride_);
+  bool coded_;
+  T band_;
+  Random random_;
+
+  int64_t m_ = 0;              // different points
+  std::vector<int32_t> ids_;   // their numbers, ascending
+  std::vector<int32_t> order_;     // by position: number in ids_
+  std::vector<int32_t> position_;  // its inverse
+  std::vector<T> gap_;
+  std::vector<float> frame_gap_;
+  UnionFind sets_;
+
+  Buffer<T> rows_;    // by position, coded
+  Buffer<T> panels_;  // by position, not coded
+  std::vector<T> centre_;
+  int exponent_ = 0;
+  int64_t groups_ = 0;
+  Buffer<char> code_rows_, code_columns_;
+  const char* columns_ = nullptr;
+  Buffer<float> scale_, square_, coded_norm_, residue_;
+  Buffer<int32_t> sum_;
+};
+
+}  // namespace
+
+template <class T>
+LargeResult large_tree(const LargeCloud<T>& cloud, int threads) {
+  return Large<T>(cloud, threads).run();
+}
+
+template LargeResult large_tree(const LargeCloud<float>&, int);
+template LargeResult large_tree(const LargeCloud<double>&, int);
+
+}  // namespace tsloss

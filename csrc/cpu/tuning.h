@@ -1,0 +1,48 @@
+// Every threshold of the CPU core, in one place. Chosen by `python -m
+// tsloss_fast.benchmarks.thresholds`, which measures the paths against each other around each of
+// them.
+#pragma once
+
+#include <cstdint>
+
+namespace tsloss {
+
+// Paths through the forward pass; kAuto chooses by the thresholds below.
+enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3 };
+
+// From this dimension on, tiles vectorised over the dimension beat packed panels.
+constexpr int64_t kSmallDimension = 48;
+// From this many points on, "sample, order, filter, repair" beats the dense matrix of keys. In low
+// dimensions it filters by the distances themselves, and gains less.
+constexpr int64_t kLargePoints = 640;
+constexpr int64_t kLargePointsDirect = 2048;
+// From this dimension on, low-precision codes are a cheaper filter than the distances.
+constexpr int64_t kCodedDimension = 48;
+// Above this dimension the sum of products of 8-bit codes could leave 32 bits.
+constexpr int64_t kByteDimension = 65536;
+
+// One in so many tiles is looked at for the first forest (by approximate distances), and one in so
+// many by the first exact wave, which is only worth its cost above kTwoWavesPoints.
+constexpr int64_t kSampleOneIn = 8;
+constexpr int64_t kWaveOneIn = 8;
+constexpr int64_t kTwoWavesPoints = 16384;
+// A half tile (8 x 48 pairs) with more hits than this is evaluated whole.
+constexpr int kDenseHits = 64;
+
+// Below this many multiply-adds a second thread costs more than it brings.
+constexpr double kParallelWork = 1 << 19;
+// Scratch memory up to this size is kept between calls.
+constexpr int64_t kKeptBytes = int64_t{16} << 20;
+
+// What tests and the threshold script may override; the defaults are the constants above. Not for
+// use while other threads compute.
+struct Overrides {
+  Path path = Path::kAuto;
+  int64_t sample_one_in = 0;  // 0: the constant
+  int64_t wave_one_in = 0;    // 0: by the number of points, -1: no wave
+  int coded = -1;             // -1: by the dimension, 0: never, 1: always (but for manhattan)
+  uint64_t seed = 0;
+};
+Overrides& overrides();
+
+}  // namespace tsloss
