@@ -154,6 +154,12 @@ Coder::Encoded encode(const float* row, int64_t n, int largest, int64_t lane, vo
 
 int survivors(const int32_t* dots, const TileBounds& t, int rows, uint64_t* masks) {
   int count = 0;
+  Float column_low[kTileColumns / kFloats];
+  for (int64_t c = 0; c < kTileColumns; c += kFloats) {
+    column_low[c / kFloats] =
+        *reinterpret_cast<const Float*>(t.column_low + c) -
+        *reinterpret_cast<const Float*>(t.column_residue + c) * t.largest_row;
+  }
   for (int r = 0; r < rows; ++r) {
     const Float row_scale = t.row_scale[r] - Float{};
     const Float row_low = t.row_low[r] - Float{};
@@ -164,7 +170,7 @@ int survivors(const int32_t* dots, const TileBounds& t, int rows, uint64_t* mask
       const Int dot = *reinterpret_cast<const Int*>(dots + r * kTileColumns + c);
       const Float product =
           __builtin_convertvector(dot, Float) * *reinterpret_cast<const Float*>(t.column_scale + c);
-      const Float low = row_low + *reinterpret_cast<const Float*>(t.column_low + c);
+      const Float low = row_low + column_low[c / kFloats];
       const Float column = *reinterpret_cast<const Float*>(t.column_bound + c);
       const Float bound = row_bound > column ? row_bound : column;
       mask |= at_most<float>(low - row_scale * product, bound) << c;

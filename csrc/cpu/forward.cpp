@@ -30,6 +30,8 @@ Overrides& overrides() {
 
 namespace {
 
+constexpr int64_t kLoadNumbers = 1 << 16;  // of a task that copies points
+
 Term term_of(Metric metric) {
   return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
 }
@@ -47,7 +49,12 @@ template <class T>
 struct Scratch {
   Buffer<T> rows;
   DenseScratch<T> dense;
+  LargeScratch<T> large;
   std::vector<Edge<double>> tree;
+
+  int64_t bytes() const {
+    return rows.bytes() + dense.keys.bytes() + dense.panels.bytes() + large.bytes();
+  }
 
   static std::unique_ptr<Scratch>& of_thread() {
     static thread_local std::unique_ptr<Scratch> scratch;
@@ -64,7 +71,7 @@ class Borrowed {
     if (!scratch_) scratch_ = std::make_unique<Scratch<T>>();
   }
   ~Borrowed() {
-    if (scratch_->rows.bytes() + scratch_->dense.keys.bytes() <= kKeptBytes) {
+    if (scratch_->bytes() <= kKeptBytes) {
       Scratch<T>::of_thread() = std::move(scratch_);
     }
   }
@@ -107,7 +114,11 @@ class CloudSolver {
     const Path path = path_of(term_, n_, dim_);
     bool good;
     if (path == Path::kLarge) {
-      LargeResult result = large_tree(large_cloud(), threads_);
+      if (filters_by_codes(term_, dim_)) {
+        const Finding found = metric_ == Metric::kCosine || !in_place() ? load_all() : Finding{};
+        if (found.problem != Problem::kNone) return found;
+      }
+      LargeResult result = large_tree(large_cloud(), threads_, scratch_.large);
       if (result.finding.problem != Problem::kNone) return result.finding;
       good = result.in_range;
       scratch_.tree = std::move(result.tree);
@@ -155,16 +166,23 @@ class CloudSolver {
   Finding load_all() {
     W* rows = scratch_.rows.reserve(checked_mul(n_, stride_));
     loaded_ = true;
-    for (int64_t i = 0; i < n_; ++i) {
-      const Problem problem =
-          load_point(metric_, points_, dim_, stride_, i, rows + i * stride_);
-      if (problem != Problem::kNone) return {problem, 0, i, -1};
-    }
-    return {};
+    const int64_t grain = std::max<int64_t>(kLoadNumbers / stride_, 1);
+    FindingLog log;
+    parallel_for((n_ + grain - 1) / grain, threads_, [&](int64_t task, int) {
+      for (int64_t i = task * grain; i < std::min(n_, (task + 1) * grain); ++i) {
+        const Problem problem =
+            load_point(metric_, points_, dim_, stride_, i, rows + i * stride_);
+        if (problem != Problem::kNone) log.add({problem, 0, i, -1}, i);
+      }
+    });
+    Finding found = log.first();
+    found.cloud = 0;
+    return found;
   }
 
   LargeCloud<W> large_cloud() const {
-    return {n_, dim_, term_, [this](int64_t i, W* row) {
+    const Rows<W> none{nullptr, stride_, stride_};
+    return {n_, dim_, term_, filters_by_codes(term_, dim_) ? rows() : none, [this](int64_t i, W* row) {
               return load_point(metric_, points_, dim_, stride_, i, row);
             }};
   }

@@ -43,8 +43,8 @@ struct Kernels {
                 int64_t j_end, T* keys, int64_t key_stride);
   // keys[k] of the pair pairs[k]; the same bits as block.
   void (*pairs)(const Rows<T>& rows, Term term, const Pair* pairs, int64_t count, T* keys);
-  // keys[8][48] of rows [i, i + 8) against rows [j, j + 48); the same bits as block.
-  void (*rectangle)(const Rows<T>& rows, Term term, int64_t i, int64_t j, T* keys);
+  // keys[8][48] of 8 rows against 48; the same bits as block.
+  void (*rectangle)(const T* const* rows, const T* const* columns, int64_t dim, Term term, T* keys);
   // Up to 16 rows -> one panel [dim][16]; missing lanes repeat the last row.
   void (*pack)(const Rows<T>& rows, int64_t n, int64_t dim, T* panel);
   // keys[8][48] of half a panel `a` against `panels` (1 to 3) panels from `b` on.
@@ -96,7 +96,9 @@ struct TileBounds {
   const float* row_low;        // |row|^2 less its share of the error
   const float* row_bound;      // keep if the squared distance may be below max(row_bound, ...)
   const float* column_scale;   // scale
-  const float* column_low;     // |column|^2 less its share of the error
+  const float* column_low;     // |column|^2 less the slack
+  const float* column_residue;
+  float largest_row;           // 2 max (|coded row| + residue)
   const float* column_bound;   // max(..., column_bound)
 };
 

@@ -52,15 +52,16 @@ uint64_t hash_row(const void* row, int64_t bytes) {
 template <class T>
 class Large {
  public:
-  Large(const LargeCloud<T>& cloud, int threads)
+  Large(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch)
       : cloud_(cloud),
         threads_(threads),
         stride_(round_up(std::max<int64_t>(cloud.dim, 1), kLanes)),
         table_(kernels<T>()),
-        sets_(0) {
-    const int wish = overrides().coded;
-    coded_ = cloud.term == Term::kSquared &&
-             (wish >= 0 ? wish == 1 : cloud.dim >= kCodedDimension);
+        coded_(cloud.rows.data != nullptr),
+        sets_(0),
+        panels_(scratch.panels),
+        code_rows_(scratch.code_rows),
+        code_columns_(scratch.code_columns) {
     const int64_t units =
         std::max(table_.rounding(stride_), coded_ ? 0 : table_.panel_rounding(cloud.dim));
     // Keys are known up to a factor of 1 + eta, where eta = units * 2^-24 (2^-53).
@@ -88,12 +89,13 @@ class Large {
     std::vector<Link<T>> forest = sample();
     if (!(result.in_range = in_range(forest))) return result;
 
-    int64_t one_in = overrides().wave_one_in;
-    if (one_in == 0) one_in = m_ >= kTwoWavesPoints ? kWaveOneIn : -1;
-    if (one_in > 0) {
-      Monitor::stage(0.08, 0.2);
-      forest = wave(forest, one_in);
+    Monitor::stage(0.08, 0.2);
+    prepare(forest);
+    const int64_t wish = overrides().wave_one_in;
+    if (wish > 0 || (wish == 0 && expected_hits() > kHitsForWave)) {
+      forest = wave(forest, wish > 0 ? wish : kWaveOneIn);
       keep_forest(forest, sets_, m_);
+      prepare(forest);
     }
     Monitor::stage(0.2, 1);
     forest = wave(forest, 1);
@@ -107,8 +109,8 @@ class Large {
   int64_t panels() const { return round_up(m_, kTileColumns) / kPanel; }
   int64_t blocks() const { return panels() / kTilePanels; }
   int64_t padded() const { return blocks() * kTileColumns; }
-  const T* row(int64_t position) const { return rows_.data() + position * stride_; }
-  Rows<T> rows() const { return {rows_.data(), stride_, stride_}; }
+  int32_t id(int64_t position) const { return ids_[order_[position]]; }
+  const T* row(int64_t position) const { return cloud_.rows[id(position)]; }
 
   // Copies of a point are joined to the first of them by edges of length 0, which is what the tie
   // rule wants; only the first goes on. Loads and checks every point on the way.
@@ -116,15 +118,30 @@ class Large {
     const int64_t n = cloud_.n;
     std::vector<uint64_t> hash(static_cast<size_t>(n));
     FirstBad bad;
-    parallel_for((n + kGatherGrain - 1) / kGatherGrain, threads_, [&](int64_t task, int) {
+    const int64_t tasks = (n + kGatherGrain - 1) / kGatherGrain;
+    std::vector<T> largest(static_cast<size_t>(tasks), T{0});
+    parallel_for(tasks, threads_, [&](int64_t task, int) {
       Buffer<T> buffer;
+      T most = 0;
       T* x = buffer.reserve(stride_);
       for (int64_t i = task * kGatherGrain; i < std::min(n, (task + 1) * kGatherGrain); ++i) {
-        bad.add(cloud_.load(i, x), i);
-        for (int64_t k = 0; k < stride_; ++k) x[k] += T{0};  // -0 is 0
+        if (coded_) {
+          std::copy_n(cloud_.rows[i], stride_, x);
+          if (!table_.all_finite(x, stride_)) bad.add(Problem::kNonFinite, i);
+        } else {
+          bad.add(cloud_.load(i, x), i);
+        }
+#pragma omp simd reduction(max : most)
+        for (int64_t k = 0; k < stride_; ++k) {
+          x[k] += T{0};  // -0 is 0
+          const T size = std::fabs(x[k]);
+          most = size > most ? size : most;
+        }
         hash[i] = hash_row(x, stride_ * static_cast<int64_t>(sizeof(T)));
       }
+      largest[task] = most;
     });
+    largest_ = *std::max_element(largest.begin(), largest.end());
     if (bad.problem != Problem::kNone) return {bad.problem, 0, bad.point, -1};
     std::vector<std::pair<uint64_t, int32_t>> sorted(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) sorted[i] = {hash[i], static_cast<int32_t>(i)};
@@ -164,29 +181,13 @@ class Large {
     }
   };
 
-  // Brings the points into order_: rows and their codes, or panels.
+  // Brings the points into order_: as codes, or as panels.
   void gather() {
-    position_.resize(order_.size());
-    for (int64_t p = 0; p < m_; ++p) position_[order_[p]] = static_cast<int32_t>(p);
     if (coded_) {
-      gather_rows();
       encode_rows();
     } else {
       gather_panels();
     }
-  }
-
-  void gather_rows() {
-    T* rows = rows_.reserve(checked_mul(padded(), stride_));
-    parallel_for(blocks(), threads_, [&](int64_t block, int) {
-      for (int64_t p = block * kTileColumns; p < (block + 1) * kTileColumns; ++p) {
-        if (p < m_) {
-          cloud_.load(ids_[order_[p]], rows + p * stride_);
-        } else {
-          std::fill_n(rows + p * stride_, stride_, T{0});
-        }
-      }
-    });
   }
 
   void gather_panels() {
@@ -197,44 +198,21 @@ class Large {
       T* x = buffer.reserve(kPanel * stride_);
       const int64_t begin = std::min(panel * kPanel, m_ - 1);
       const int64_t count = std::min(kPanel, m_ - begin);
-      for (int64_t l = 0; l < count; ++l) cloud_.load(ids_[order_[begin + l]], x + l * stride_);
+      for (int64_t l = 0; l < count; ++l) cloud_.load(id(begin + l), x + l * stride_);
       table_.pack(Rows<T>{x, stride_, stride_}, count, cloud_.dim, out + panel * size);
     });
   }
 
-  // Rows less their mean, scaled by a power of two so that the largest coordinate is about 1.
+  // The frame of the codes: rows less about their mean, scaled by a power of two so that the largest
+  // coordinate is about 1. Any frame is right; this one keeps digits.
   void choose_frame() {
-    const int64_t sums = std::min<int64_t>(blocks(), 64);
-    std::vector<std::vector<double>> partial(static_cast<size_t>(sums));
-    parallel_for(sums, threads_, [&](int64_t s, int) {
-      std::vector<double>& sum = partial[s];
-      sum.assign(static_cast<size_t>(stride_), 0.0);
-      for (int64_t p = s; p < m_; p += sums) {
-        for (int64_t k = 0; k < stride_; ++k) sum[k] += double(row(p)[k]) / double(m_);
-      }
-    });
-    centre_.assign(static_cast<size_t>(stride_), T{0});
-    for (int64_t k = 0; k < stride_; ++k) {
-      double sum = 0;
-      for (const std::vector<double>& part : partial) sum += part[k];
-      centre_[k] = static_cast<T>(sum);
+    const int64_t count = std::min<int64_t>(m_, 256);  // in random order
+    std::vector<double> sum(static_cast<size_t>(stride_), 0.0);
+    for (int64_t p = 0; p < count; ++p) {
+      for (int64_t k = 0; k < stride_; ++k) sum[k] += double(row(p)[k]) * (1.0 / double(count));
     }
-    std::vector<double> most(static_cast<size_t>(blocks()), 0.0);
-    parallel_for(blocks(), threads_, [&](int64_t block, int) {
-      double top = 0;
-      for (int64_t p = block * kTileColumns; p < std::min(m_, (block + 1) * kTileColumns); ++p) {
-        T row_top = 0;
-        for (int64_t k = 0; k < stride_; ++k) {
-          // Halves, so that the difference cannot overflow.
-          const T d = std::fabs(row(p)[k] * T(0.5) - centre_[k] * T(0.5));
-          row_top = d > row_top ? d : row_top;
-        }
-        top = std::max(top, double(row_top));
-      }
-      most[block] = top;
-    });
-    const double top = *std::max_element(most.begin(), most.end());
-    exponent_ = top > 0 ? -std::ilogb(top) - 2 : 0;
+    centre_.assign(sum.begin(), sum.end());
+    exponent_ = largest_ > 0 ? -std::ilogb(largest_) - 2 : 0;
   }
 
   void encode_rows() {
@@ -250,7 +228,7 @@ class Large {
         coder.code_bytes == 1
             ? 127
             : std::min(32767, static_cast<int>(std::sqrt(2147483647.0 / double(stride_))));
-    for (Buffer<float>* b : {&scale_, &square_, &coded_norm_, &residue_}) b->reserve(padded());
+    for (Buffer<float>* b : {&scale_, &square_, &low_, &coded_norm_, &residue_}) b->reserve(padded());
     sum_.reserve(padded());
     const int64_t panel_bytes = kPanel * stride_ * coder.code_bytes;
     parallel_for(blocks(), threads_, [&](int64_t block, int) {
@@ -264,6 +242,7 @@ class Large {
         const float norm = float(std::sqrt(e.square));
         scale_.data()[p] = e.scale;
         square_.data()[p] = p < m_ ? float(e.square) : std::numeric_limits<float>::infinity();
+        low_.data()[p] = square_.data()[p] * (1 - kSlack);
         coded_norm_.data()[p] = float(std::sqrt(e.coded)) * (1 + kSlack);
         residue_.data()[p] = float(std::sqrt(e.residue)) * (1 + kSlack) + norm * 0x1p-22f +
                              kTinyNorm * std::sqrt(float(stride_));
@@ -388,7 +367,7 @@ class Large {
       for (int64_t r = 0; r < kTileRows; ++r) twice[r] = 2 * scale_.data()[i + r];
       const TileBounds bounds{twice, square_.data() + i, nullptr,
                               scale_.data() + t * kTileColumns, square_.data() + t * kTileColumns,
-                              nullptr};
+                              nullptr, 0.0f, nullptr};
       filter_.distances(dots, bounds, rows, near);
     } else {
       alignas(64) T keys[kTileRows * kTileColumns];
@@ -426,16 +405,18 @@ class Large {
       Pair pairs[kGrain] = {};
       T keys[kGrain];
       for (int64_t k = begin; k < end; ++k) {
-        pairs[k - begin] = {position_[links[k].i], position_[links[k].j]};
+        pairs[k - begin] = {ids_[links[k].i], ids_[links[k].j]};
       }
-      table_.pairs(rows(), cloud_.term, pairs, end - begin, keys);
+      table_.pairs(cloud_.rows, cloud_.term, pairs, end - begin, keys);
       for (int64_t k = begin; k < end; ++k) links[k].key = keys[k - begin];
     });
   }
 
   // The key that decides: in double, the same on every path.
   double exact_key(int32_t i, int32_t j) const {
-    if (coded_) return table_.refine(row(position_[i]), row(position_[j]), stride_, cloud_.term);
+    if (coded_) {
+      return table_.refine(cloud_.rows[ids_[i]], cloud_.rows[ids_[j]], stride_, cloud_.term);
+    }
     static thread_local Buffer<T> buffer;
     T* x = buffer.reserve(2 * stride_);
     cloud_.load(ids_[i], x);
@@ -475,20 +456,8 @@ class Large {
 
   // ---- filter and repair ----
 
-  // What the tiles of a wave share: bounds by position.
-  struct Bounds {
-    std::vector<T> gap;        // keys, widened by the band
-    std::vector<float> frame;  // the same in the frame of the codes
-  };
-
-  template <class F>
-  struct RowBounds {
-    F inside[kTileRows];  // to the end of the row's own panel
-  };
-
-  // Orders the points by the forest, looks at one in `one_in` of the tiles, and returns the links
-  // that could be in the tree, and in the forest of those tiles, as contenders.
-  Links wave(const Links& forest, int64_t one_in) {
+  // Orders the points by the forest.
+  void prepare(const Links& forest) {
     merge_order(forest, sets_, m_, order_, gap_);
     gather();
     gap_.resize(static_cast<size_t>(padded()), T{0});
@@ -499,6 +468,32 @@ class Large {
       std::transform(gap_.begin(), gap_.end(), frame_gap_.begin(),
                      [&](T g) { return frame_bound(g); });
     }
+  }
+
+  // Hits a point that the filter would let through in all tiles, by a few of them.
+  double expected_hits() {
+    const int64_t kBlocks = m_ < 4096 ? 4 : 8, kTiles = kBlocks;
+    Random random{random_()};
+    Worker worker(*this);
+    worker.counting = true;
+    for (int64_t k = 0; k < kBlocks; ++k) {
+      // Blocks are drawn by their number of tiles: the later one of two.
+      const int64_t t = std::max(random() % blocks(), random() % blocks());
+      const int64_t one_in = std::max<int64_t>(2, t * kTilePanels / kTiles);
+      if (coded_) {
+        filter_block(t, one_in, random, frame_gap_, worker);
+      } else {
+        filter_block(t, one_in, random, gap_, worker);
+      }
+      random();
+    }
+    if (worker.tested == 0) return 0;
+    return double(worker.hits) / double(worker.tested) * double(m_) / 2;
+  }
+
+  // Looks at one in `one_in` of the tiles; returns the links that could be in the tree (of those
+  // tiles and the forest), as contenders.
+  Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
     std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(threads_));
     parallel_for(blocks(), threads_, [&](int64_t task, int slot) {
@@ -534,14 +529,17 @@ class Large {
 
     Large& large;
     Collector<T> collector;
-    // Pairs that wait for their rows to arrive from memory, and their bounds.
+    bool counting = false;  // hits are counted, and that is all
+    int64_t tested = 0;
+    int64_t hits = 0;
+    // Pairs that wait for their rows to arrive from memory.
     std::vector<Pair> pending;
-    std::vector<T> pending_bound;
+    std::vector<Link<T>> pending_link;  // with the bound as key
     std::vector<T> keys;
 
-    void add(int32_t p, int32_t q, T bound) {
-      pending.push_back({p, q});
-      pending_bound.push_back(bound);
+    void add(int64_t p, int64_t q, T bound) {
+      pending.push_back({large.id(p), large.id(q)});
+      pending_link.push_back(large.link(bound, p, q));
       const char* x = reinterpret_cast<const char*>(large.row(p));
       const char* y = reinterpret_cast<const char*>(large.row(q));
       const int64_t bytes = large.stride_ * static_cast<int64_t>(sizeof(T));
@@ -555,14 +553,15 @@ class Large {
       const int64_t count = static_cast<int64_t>(pending.size());
       if (count == 0) return;
       keys.resize(pending.size());
-      large.table_.pairs(large.rows(), large.cloud_.term, pending.data(), count, keys.data());
+      large.table_.pairs(large.cloud_.rows, large.cloud_.term, pending.data(), count, keys.data());
       for (int64_t k = 0; k < count; ++k) {
-        if (keys[k] <= pending_bound[k]) {
-          collector.add(large.link(keys[k], pending[k].i, pending[k].j));
-        }
+        Link<T>& l = pending_link[k];
+        if (keys[k] > l.key) continue;
+        l.key = keys[k];
+        collector.add(l);
       }
       pending.clear();
-      pending_bound.clear();
+      pending_link.clear();
     }
   };
 
@@ -590,6 +589,7 @@ class Large {
     T between_key = 0;
     for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
       const bool diagonal = ip >= first;
+      if (diagonal && worker.counting) continue;
       if (ip + 1 < first) {
         for (int64_t p = (ip + 1) * kPanel; p < (ip + 2) * kPanel; ++p) {
           between = std::max(between, gap[p]);
@@ -625,10 +625,10 @@ class Large {
     const int64_t columns = t * kTileColumns;
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     alignas(64) T keys[kTileRows * kTileColumns];
-    alignas(64) float column_low[kTileColumns];
     float twice[kTileRows], row_low[kTileRows];
     uint64_t masks[kTileRows];
-    TileBounds bounds{twice, row_low, nullptr, nullptr, column_low, nullptr};
+    TileBounds bounds{twice, row_low, nullptr, nullptr, low_.data() + columns,
+                      residue_.data() + columns, 0.0f, nullptr};
     if constexpr (std::is_same_v<F, float>) {
       if (coded_) {
         float largest = 0;
@@ -636,14 +636,9 @@ class Large {
           const int64_t p = i + r;
           largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
           twice[r] = 2 * scale_.data()[p];
-          row_low[r] = square_.data()[p] * (1 - kSlack) -
-                       2 * residue_.data()[p] * largest_norm * (1 + kSlack);
+          row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_norm * (1 + kSlack);
         }
-        largest *= 2 * (1 + kSlack);
-        for (int64_t j = 0; j < kTileColumns; ++j) {
-          column_low[j] = square_.data()[columns + j] * (1 - kSlack) -
-                          residue_.data()[columns + j] * largest;
-        }
+        bounds.largest_row = 2 * largest * (1 + kSlack);
         bounds.row_bound = reinterpret_cast<const float*>(row_bound);
         bounds.column_scale = scale_.data() + columns;
         bounds.column_bound = reinterpret_cast<const float*>(column_bound);
@@ -686,13 +681,24 @@ class Large {
         count += test(&none, own, 1, r);
       }
     }
+    if (worker.counting) {
+      worker.tested += rows * kTileColumns;
+      worker.hits += count;
+      return;
+    }
     if (count == 0) {
       worker.flush();
       return;
     }
     if (coded_) worker.flush();
     const bool whole = coded_ && count > kDenseHits;
-    if (whole) table_.rectangle(this->rows(), cloud_.term, i, columns, keys);
+    if (whole) {
+      const T* a[kTileRows];
+      const T* b[kTileColumns];
+      for (int64_t r = 0; r < kTileRows; ++r) a[r] = row(std::min(i + r, m_ - 1));
+      for (int64_t j = 0; j < kTileColumns; ++j) b[j] = row(std::min(columns + j, m_ - 1));
+      table_.rectangle(a, b, stride_, cloud_.term, keys);
+    }
     for (int r = 0; r < rows; ++r) {
       if (masks[r] == 0) continue;
       if (diagonal) {
@@ -707,7 +713,7 @@ class Large {
         const int j = __builtin_ctzll(mask);
         const T bound = diagonal ? diagonal_key[j] : std::max(row_key[r], column_key[j]);
         if (coded_ && !whole) {
-          worker.add(static_cast<int32_t>(i + r), static_cast<int32_t>(columns + j), bound);
+          worker.add(i + r, columns + j, bound);
         } else {
           const T key = keys[r * kTileColumns + j];
           if (key <= bound) worker.collector.add(link(key, i + r, columns + j));
@@ -743,37 +749,42 @@ class Large {
   const Kernels<T>& table_;
   const Filter& filter_ = filter();
   const Coder& coder_ = coder(stride_);
-  bool coded_;
+  const bool coded_;
   T band_;
   Random random_;
 
   int64_t m_ = 0;              // different points
   std::vector<int32_t> ids_;   // their numbers, ascending
-  std::vector<int32_t> order_;     // by position: number in ids_
-  std::vector<int32_t> position_;  // its inverse
+  std::vector<int32_t> order_;   // by position: number in ids_
   std::vector<T> gap_;
   std::vector<float> frame_gap_;
   UnionFind sets_;
 
-  Buffer<T> rows_;    // by position, coded
-  Buffer<T> panels_;  // by position, not coded
+  Buffer<T>& panels_;  // by position, not coded
+  T largest_ = 0;  // coordinate
   std::vector<T> centre_;
   int exponent_ = 0;
   int64_t groups_ = 0;
-  Buffer<char> code_rows_, code_columns_;
+  Buffer<char>& code_rows_;  // by position, coded
+  Buffer<char>& code_columns_;
   const char* columns_ = nullptr;
-  Buffer<float> scale_, square_, coded_norm_, residue_;
+  Buffer<float> scale_, square_, low_, coded_norm_, residue_;
   Buffer<int32_t> sum_;
 };
 
 }  // namespace
 
-template <class T>
-LargeResult large_tree(const LargeCloud<T>& cloud, int threads) {
-  return Large<T>(cloud, threads).run();
+bool filters_by_codes(Term term, int64_t dim) {
+  const int wish = overrides().coded;
+  return term == Term::kSquared && (wish >= 0 ? wish == 1 : dim >= kCodedDimension);
 }
 
-template LargeResult large_tree(const LargeCloud<float>&, int);
-template LargeResult large_tree(const LargeCloud<double>&, int);
+template <class T>
+LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch) {
+  return Large<T>(cloud, threads, scratch).run();
+}
+
+template LargeResult large_tree(const LargeCloud<float>&, int, LargeScratch<float>&);
+template LargeResult large_tree(const LargeCloud<double>&, int, LargeScratch<double>&);
 
 }  // namespace tsloss

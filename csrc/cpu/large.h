@@ -14,9 +14,21 @@ struct LargeCloud {
   int64_t n;
   int64_t dim;
   Term term;
+  // With codes as the filter: the points, aligned and padded. Without (`data` is null), they are
+  // asked for one at a time, since padding would multiply the memory of a low dimension.
+  Rows<T> rows;
   // Writes point i, padded with zeros to a multiple of kLanes, to an aligned row. Returns what is
   // wrong with it.
   std::function<Problem(int64_t i, T* row)> load;
+};
+
+// Memory that is worth keeping between calls.
+template <class T>
+struct LargeScratch {
+  Buffer<T> panels;
+  Buffer<char> code_rows;
+  Buffer<char> code_columns;
+  int64_t bytes() const { return panels.bytes() + code_rows.bytes() + code_columns.bytes(); }
 };
 
 struct LargeResult {
@@ -26,6 +38,9 @@ struct LargeResult {
 };
 
 template <class T>
-LargeResult large_tree(const LargeCloud<T>& cloud, int threads);
+LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch);
+
+// Whether the filter works on codes, for which it wants cloud.rows.
+bool filters_by_codes(Term term, int64_t dim);
 
 }  // namespace tsloss

@@ -156,15 +156,16 @@ void pairs(const Rows<T>& rows, Term term, const Pair* list, int64_t count, T* k
 }
 
 template <class T, Term kTerm>
-__attribute__((noinline)) void rectangle_of(const Rows<T>& rows, int64_t i0, int64_t j0, T* keys) {
+__attribute__((noinline)) void rectangle_of(const T* const* rows, const T* const* columns,
+                                            int64_t dim, T* keys) {
   for (int64_t r = 0; r < kTileRows; r += kTileHeight) {
     const T* a[kTileHeight];
-    for (int i = 0; i < kTileHeight; ++i) a[i] = rows[i0 + r + i];
+    for (int i = 0; i < kTileHeight; ++i) a[i] = rows[r + i];
     for (int64_t c = 0; c < kTileColumns; c += kTileWidth) {
       const T* b[kTileWidth];
-      for (int j = 0; j < kTileWidth; ++j) b[j] = rows[j0 + c + j];
+      for (int j = 0; j < kTileWidth; ++j) b[j] = columns[c + j];
       T sums[kTileHeight * kTileWidth];
-      tile<T, kTerm, kTileHeight, kTileWidth>(a, b, rows.dim, sums);
+      tile<T, kTerm, kTileHeight, kTileWidth>(a, b, dim, sums);
       for (int i = 0; i < kTileHeight; ++i) {
         for (int j = 0; j < kTileWidth; ++j) {
           keys[(r + i) * kTileColumns + c + j] = sums[i * kTileWidth + j];
@@ -175,11 +176,11 @@ __attribute__((noinline)) void rectangle_of(const Rows<T>& rows, int64_t i0, int
 }
 
 template <class T>
-void rectangle(const Rows<T>& rows, Term term, int64_t i, int64_t j, T* keys) {
+void rectangle(const T* const* rows, const T* const* columns, int64_t dim, Term term, T* keys) {
   if (term == Term::kSquared) {
-    rectangle_of<T, Term::kSquared>(rows, i, j, keys);
+    rectangle_of<T, Term::kSquared>(rows, columns, dim, keys);
   } else {
-    rectangle_of<T, Term::kAbsolute>(rows, i, j, keys);
+    rectangle_of<T, Term::kAbsolute>(rows, columns, dim, keys);
   }
 }
 

@@ -21,25 +21,26 @@ constexpr int64_t kCodedDimension = 48;
 // Above this dimension the sum of products of 8-bit codes could leave 32 bits.
 constexpr int64_t kByteDimension = 65536;
 
-// One in so many tiles is looked at for the first forest (by approximate distances), and one in so
-// many by the first exact wave, which is only worth its cost above kTwoWavesPoints.
+// One in so many tiles is looked at for the first forest, by approximate distances.
 constexpr int64_t kSampleOneIn = 8;
+// If the first forest would let more pairs a point through the filter than this, one in so many
+// tiles is looked at with exact keys for a better one.
+constexpr double kHitsForWave = 48;
 constexpr int64_t kWaveOneIn = 8;
-constexpr int64_t kTwoWavesPoints = 16384;
 // A half tile (8 x 48 pairs) with more hits than this is evaluated whole.
 constexpr int kDenseHits = 64;
 
 // Below this many multiply-adds a second thread costs more than it brings.
 constexpr double kParallelWork = 1 << 19;
 // Scratch memory up to this size is kept between calls.
-constexpr int64_t kKeptBytes = int64_t{16} << 20;
+constexpr int64_t kKeptBytes = int64_t{32} << 20;
 
 // What tests and the threshold script may override; the defaults are the constants above. Not for
 // use while other threads compute.
 struct Overrides {
   Path path = Path::kAuto;
   int64_t sample_one_in = 0;  // 0: the constant
-  int64_t wave_one_in = 0;    // 0: by the number of points, -1: no wave
+  int64_t wave_one_in = 0;    // 0: if it is needed, -1: never
   int coded = -1;             // -1: by the dimension, 0: never, 1: always (but for manhattan)
   uint64_t seed = 0;
 };
