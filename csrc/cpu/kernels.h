@@ -32,7 +32,24 @@ constexpr int64_t kTileRows = 8;
 constexpr int64_t kTilePanels = 3;
 constexpr int64_t kTileColumns = kPanel * kTilePanels;
 
+// In dense Prim, what the bottleneck of a vertex says if it is not a length: outside the tree, or
+// just added.
+constexpr float kPrimOutside = -1;
+constexpr float kPrimNewest = -0.5f;
+
 enum class Term { kSquared, kAbsolute };
+
+// Vertex numbers as wide as the keys, so that vectors of both have the same lanes.
+template <class T>
+struct IndexOf {
+  using Type = int32_t;
+};
+template <>
+struct IndexOf<double> {
+  using Type = int64_t;
+};
+template <class T>
+using Index = typename IndexOf<T>::Type;
 
 template <class T>
 struct Kernels {
@@ -53,9 +70,11 @@ struct Kernels {
   void (*mirror)(const T* keys, int64_t columns, T* out, int64_t stride);
   // masks[r] = which of the 48 keys of row r are <= max(row_bound[r], column_bound[j]).
   int (*hits)(const T* keys, const T* row_bound, const T* column_bound, int rows, uint64_t* masks);
-  // One step of dense Prim; see prim_dense.cpp.
-  T (*relax)(const T* keys, const T* dead, int64_t n, int32_t u, T height, T band, T* best,
-             int32_t* from, T* bottleneck, int64_t* close);
+  // One step of dense Prim, and the vertices that it may add; see prim_dense.cpp.
+  // `keys` need not be aligned; `close` is kLanes counters.
+  T (*relax)(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
+             T* bottleneck, T* close);
+  int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
   // every instruction set.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);

@@ -36,6 +36,47 @@ inline __attribute__((always_inline)) void reduce(const typename Simd<T>::Vec (&
   for (int p = 0; p < kCount; ++p) sums[p] += lanes[p][0];
 }
 
+// x[0], y[0], x[1], y[1], ... of the lower halves and of the upper halves, added.
+template <class T>
+inline __attribute__((always_inline)) typename Simd<T>::Vec fold(typename Simd<T>::Vec x,
+                                                                 typename Simd<T>::Vec y) {
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  if constexpr (kWidth == 16) {
+    return __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23) +
+           __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                   31);
+  } else if constexpr (kWidth == 8) {
+    return __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11) +
+           __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+  } else if constexpr (kWidth == 4) {
+    return __builtin_shufflevector(x, y, 0, 4, 1, 5) + __builtin_shufflevector(x, y, 2, 6, 3, 7);
+  } else {
+    return __builtin_shufflevector(x, y, 0, 2) + __builtin_shufflevector(x, y, 1, 3);
+  }
+}
+
+template <class T, int kHalf>
+inline __attribute__((always_inline)) void fold_all(typename Simd<T>::Vec* acc) {
+#pragma GCC unroll 8
+  for (int l = 0; l < kHalf; ++l) acc[l] = fold<T>(acc[l], acc[l + kHalf]);
+  if constexpr (kHalf > 1) fold_all<T, kHalf / 2>(acc);
+}
+
+// The same as reduce, and the same bits, for a multiple of kWidth accumulators: the lanes of all of
+// them are added at once, by folding pairs of accumulators into one until a vector of sums is left.
+template <class T, int kCount>
+inline __attribute__((always_inline)) void reduce_tile(typename Simd<T>::Vec (&acc)[kCount],
+                                                       T* sums) {
+  constexpr int kWidth = static_cast<int>(Simd<T>::kWidth);
+  static_assert(kCount % kWidth == 0);
+#pragma GCC unroll 8
+  for (int group = 0; group < kCount; group += kWidth) {
+    fold_all<T, kWidth / 2>(acc + group);
+    typename Simd<T>::Vec* out = reinterpret_cast<typename Simd<T>::Vec*>(sums + group);
+    *out += acc[group];
+  }
+}
+
 // sums[i * kNJ + j] = distance key of (a[i], b[j]). A tile of 4x4 (AVX-512, 32 registers) or 2x4
 // (16 registers) pairs: each loaded row serves 4 or 2 pairs, and there are enough independent
 // accumulators to hide the latency of the multiply-add.
@@ -47,7 +88,9 @@ inline __attribute__((always_inline)) void tile(const T* const (&a)[kNI], const 
   for (int p = 0; p < kNI * kNJ; ++p) sums[p] = 0;
   for (int64_t begin = 0; begin < dim; begin += kChunk) {
     const int64_t end = begin + kChunk < dim ? begin + kChunk : dim;
-    Vec acc[kNI * kNJ] = {};
+    Vec acc[kNI * kNJ];
+#pragma GCC unroll 16
+    for (int p = 0; p < kNI * kNJ; ++p) acc[p] = Vec{};
     for (int64_t k = begin; k < end; k += kWidth) {
       Vec y[kNJ];
 #pragma GCC unroll 4
@@ -66,7 +109,7 @@ inline __attribute__((always_inline)) void tile(const T* const (&a)[kNI], const 
         }
       }
     }
-    reduce<T, kNI * kNJ>(acc, sums);
+    reduce_tile<T, kNI * kNJ>(acc, sums);
   }
 }
 
@@ -84,8 +127,30 @@ __attribute__((noinline)) void block_of(const Rows<T>& rows, int64_t i_begin, in
     for (int64_t j0 = j_begin > diagonal ? j_begin : diagonal; j0 < j_end; j0 += kTileWidth) {
       const T* b[kTileWidth];
       for (int j = 0; j < kTileWidth; ++j) b[j] = rows[j0 + j < j_end ? j0 + j : j_end - 1];
-      T sums[kTileHeight * kTileWidth];
+      alignas(128) T sums[kTileHeight * kTileWidth];
       tile<T, kTerm, kTileHeight, kTileWidth>(a, b, rows.dim, sums);
+      if (j0 >= i0 + kTileHeight && i0 + kTileHeight <= i_end && j0 + kTileWidth <= j_end) {
+        T* out = keys + i0 * stride + j0;
+        T* mirror = keys + j0 * stride + i0;
+        if constexpr (kTileHeight == 4) {
+          typedef T Tile __attribute__((vector_size(16 * sizeof(T)), may_alias));
+          Tile* all = reinterpret_cast<Tile*>(sums);
+          for (int i = 0; i < 4; ++i) __builtin_memcpy(out + i * stride, sums + 4 * i, 4 * sizeof(T));
+          *all = __builtin_shufflevector(*all, *all, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
+                                         11, 15);
+          for (int j = 0; j < 4; ++j) {
+            __builtin_memcpy(mirror + j * stride, sums + 4 * j, 4 * sizeof(T));
+          }
+        } else {
+          for (int i = 0; i < kTileHeight; ++i) {
+            for (int j = 0; j < kTileWidth; ++j) {
+              out[i * stride + j] = sums[i * kTileWidth + j];
+              mirror[j * stride + i] = sums[i * kTileWidth + j];
+            }
+          }
+        }
+        continue;
+      }
       for (int i = 0; i < kTileHeight && i0 + i < i_end; ++i) {
         for (int j = 0; j < kTileWidth && j0 + j < j_end; ++j) {
           if (j0 + j < i0 + i) continue;  // the pair belongs to its mirror image
@@ -164,7 +229,7 @@ __attribute__((noinline)) void rectangle_of(const T* const* rows, const T* const
     for (int64_t c = 0; c < kTileColumns; c += kTileWidth) {
       const T* b[kTileWidth];
       for (int j = 0; j < kTileWidth; ++j) b[j] = columns[c + j];
-      T sums[kTileHeight * kTileWidth];
+      alignas(64) T sums[kTileHeight * kTileWidth];
       tile<T, kTerm, kTileHeight, kTileWidth>(a, b, dim, sums);
       for (int i = 0; i < kTileHeight; ++i) {
         for (int j = 0; j < kTileWidth; ++j) {

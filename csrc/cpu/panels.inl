@@ -24,7 +24,12 @@ __attribute__((noinline)) void panel_micro(const T* a, const T* const (&b)[kVect
   constexpr int64_t kWidth = Simd<T>::kWidth;
   for (int64_t begin = 0; begin < dim || begin == 0; begin += kPanelChunk) {
     const int64_t end = begin + kPanelChunk < dim ? begin + kPanelChunk : dim;
-    Vec acc[kMicroRows][kVectors] = {};
+    Vec acc[kMicroRows][kVectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < kMicroRows; ++r) {
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
+    }
     for (int64_t k = begin; k < end; ++k) {
       Vec y[kVectors];
 #pragma GCC unroll 3

@@ -1,7 +1,9 @@
 // Prim's algorithm (1957) on a matrix of keys.
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
+#include "cpu/monitor.h"
 #include "cpu/tree.h"
 
 namespace tsloss {
@@ -10,43 +12,49 @@ template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
                 Edge<T>* edges) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
-  const auto relax = kernels<T>().relax;
-  T* best = scratch.best.reserve(n);
-  T* dead = scratch.dead.reserve(n);
-  T* bottleneck = scratch.bottleneck.reserve(n);
-  int32_t* from = scratch.from.reserve(n);
-  std::fill_n(best, n, kInf);
-  std::fill_n(dead, n, T{0});
-  std::fill_n(bottleneck, n, T{-1});
-  std::fill_n(from, n, std::numeric_limits<int32_t>::max());
-  dead[0] = kInf;
+  const Kernels<T>& table = kernels<T>();
+  // Where the rows are padded, so are the vertices: a loop without a tail.
+  const int64_t width = std::min(stride, round_up(n, kLanes));
+  T* best = scratch.best.reserve(width);
+  T* bottleneck = scratch.bottleneck.reserve(width);
+  Index<T>* from = scratch.from.reserve(width);
+  int32_t* found = scratch.found.reserve(width);
+  std::fill_n(best, width, kInf);
+  std::fill_n(bottleneck, n, T(kPrimOutside));
+  std::fill(bottleneck + n, bottleneck + width, T(kPrimNewest));
+  std::fill_n(from, width, std::numeric_limits<Index<T>>::max());
   int32_t u = 0;
   T height = 0;
-  int64_t close = 0;  // pairs within the band of their bottleneck, of which the tree has `own`
+  // Pairs within the band of their bottleneck, of which the tree has `own`.
+  alignas(64) T close[kLanes] = {};
   int64_t own = 0;
-  for (int64_t k = 0; k + 1 < n; ++k) {
-    const T least = relax(keys + u * stride, dead, n, u, height, band, best, from, bottleneck,
-                          &close);
-    if (!(least < kInf)) return Prim::kIncomplete;
+  for (int64_t k = 0;; ++k) {
+    best[u] = kInf;
+    bottleneck[u] = T(kPrimNewest);
+    const T least = table.relax(keys + u * stride, width, static_cast<Index<T>>(u), height, band, best,
+                                from, bottleneck, close);
     bottleneck[u] = 0;
+    if (k + 1 == n) break;
+    if (!(least < kInf)) return Prim::kIncomplete;
     // Almost always one vertex has the least key; ties are decided by the edge.
+    const int64_t count = table.find_least(best, width, least, found);
     Edge<T> edge{kInf, 0, 0};
-    for (int64_t j = 0; j < n; ++j) {
-      if (best[j] != least) continue;
-      const Edge<T> candidate{least, std::min<int64_t>(from[j], j), std::max<int64_t>(from[j], j)};
+    for (int64_t c = 0; c < count; ++c) {
+      const int64_t j = found[c];
+      const Edge<T> candidate{least, std::min<int64_t>(from[j], j),
+                              std::max<int64_t>(from[j], j)};
       if (candidate < edge) {
         edge = candidate;
-        u = static_cast<int32_t>(j);
+        u = found[c];
       }
     }
     edges[k] = edge;
-    dead[u] = kInf;
-    best[u] = kInf;
     height = least;
     own += least > 0;
+    if (k % 64 == 0) Monitor::tick(double(k) / double(n));
   }
-  relax(keys + u * stride, dead, n, u, height, band, best, from, bottleneck, &close);
-  return close == own ? Prim::kCertain : Prim::kContested;
+  const double pairs = std::accumulate(close, close + kLanes, 0.0);
+  return pairs == double(own) ? Prim::kCertain : Prim::kContested;
 }
 
 template Prim prim_dense(const float*, int64_t, int64_t, float, PrimScratch<float>&, Edge<float>*);

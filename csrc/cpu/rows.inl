@@ -7,35 +7,76 @@ namespace {
 
 // One step of dense Prim. For a fixed j, (min(u, j), max(u, j)) grows with u, so the tie rule
 // (length, smaller index, larger index) between two candidate edges of j is a comparison of their
-// other ends. For a vertex in the tree (dead = inf, bottleneck >= 0) the longest edge on the path to
-// u is kept instead, which in Prim's order is the largest height since it came in: pairs whose
-// key is within `band` times it are counted, for they might belong to the tree if keys were exact.
+// other ends. For a vertex in the tree (bottleneck >= 0) the longest edge on the path to u is kept
+// instead, which in Prim's order is the largest height since it came in: pairs whose key is within
+// `band` times it are counted, for they might belong to the tree if keys were exact.
 template <class T>
-T relax(const T* keys, const T* dead, int64_t n, int32_t u, T height, T band, T* best,
-        int32_t* from, T* bottleneck, int64_t* close) {
-  T least = __builtin_inff();
-  T count = 0;
-#pragma omp simd reduction(min : least) reduction(+ : count)
-  for (int64_t j = 0; j < n; ++j) {
-    const T raw = keys[j];
-    const T key = raw + dead[j];
-    const T old = best[j];
-    const int32_t other = from[j];
-    const bool shorter = (key < old) | ((key == old) & (u < other));
-    const T now = shorter ? key : old;
-    best[j] = now;
-    from[j] = shorter ? u : other;
+T relax(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
+        T* bottleneck, T* close) {
+  using Vec = typename Simd<T>::Vec;
+  using IntVec = typename Simd<Index<T>>::Vec;
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  constexpr T kInf = __builtin_inff();
+  Vec least = kInf - Vec{};
+  Vec count = *reinterpret_cast<const Vec*>(close);
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth) {
+    typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
+    const Vec raw = *reinterpret_cast<const Loose*>(keys + j);
+    const Vec before = *reinterpret_cast<const Vec*>(bottleneck + j);
+    const Vec key = before > T(kPrimOutside) ? kInf - Vec{} : raw;
+    const Vec old = *reinterpret_cast<const Vec*>(best + j);
+    const IntVec other = *reinterpret_cast<const IntVec*>(from + j);
+    const IntVec shorter = (key < old) | ((key == old) & (other > u));
+    const Vec now = shorter ? key : old;
+    *reinterpret_cast<Vec*>(best + j) = now;
+    *reinterpret_cast<IntVec*>(from + j) = shorter ? u - IntVec{} : other;
     least = now < least ? now : least;
-    const T before = bottleneck[j];
-    const T after = (before >= 0) & (before < height) ? height : before;
-    bottleneck[j] = after;
-    count += (raw <= after * band) & (raw > 0) ? T{1} : T{0};
+    const Vec after = ((before >= 0) & (before < height)) ? height - Vec{} : before;
+    *reinterpret_cast<Vec*>(bottleneck + j) = after;
+    count += ((raw <= after * band) & (raw > 0)) ? T{1} - Vec{} : Vec{};
   }
-  *close += static_cast<int64_t>(count);
-  return least;
+  *reinterpret_cast<Vec*>(close) = count;
+#pragma GCC unroll 4
+  for (int64_t half = kWidth / 2; half > 0; half /= 2) {
+    Vec other = least;
+#pragma GCC unroll 16
+    for (int64_t l = 0; l < half; ++l) other[l] = least[l + half];
+    least = other < least ? other : least;
+  }
+  T result = least[0];
+  for (; j < n; ++j) {
+    const T before = bottleneck[j];
+    const T key = before > T(kPrimOutside) ? kInf : keys[j];
+    if (key < best[j] || (key == best[j] && u < from[j])) {
+      best[j] = key;
+      from[j] = u;
+    }
+    result = best[j] < result ? best[j] : result;
+    if (before >= 0 && before < height) bottleneck[j] = height;
+    if (keys[j] <= bottleneck[j] * band && keys[j] > 0) ++close[0];
+  }
+  return result;
 }
 
-// Eight accumulators in double and no fused multiply-add: these keys, which decide the tree and are
+// The vertices whose best is least, of which there is almost always one: their positions.
+template <class T>
+int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  const typename Simd<T>::Vec bound = least - typename Simd<T>::Vec{};
+  int64_t count = 0;
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth) {
+    uint64_t mask = at_most<T>(*reinterpret_cast<const typename Simd<T>::Vec*>(best + j), bound);
+    for (; mask; mask &= mask - 1) found[count++] = static_cast<int32_t>(j + __builtin_ctzll(mask));
+  }
+  for (; j < n; ++j) {
+    if (best[j] <= least) found[count++] = static_cast<int32_t>(j);
+  }
+  return count;
+}
+
+// Sixteen accumulators in double and no fused multiply-add: these keys, which decide the tree and are
 // reported, are the same bits on every instruction set.
 template <class T>
 #if defined(__GNUC__) && !defined(__clang__)
@@ -44,21 +85,26 @@ __attribute__((optimize("fp-contract=off")))
 double refine(const T* x, const T* y, int64_t n, Term term) {
   typedef double Vec8 __attribute__((vector_size(64), may_alias));
   typedef T Narrow8 __attribute__((vector_size(8 * sizeof(T)), may_alias));
-  Vec8 acc = {};
+  const auto difference = [](const T* a, const T* b) __attribute__((always_inline)) {
+    return __builtin_convertvector(*reinterpret_cast<const Narrow8*>(a), Vec8) -
+           __builtin_convertvector(*reinterpret_cast<const Narrow8*>(b), Vec8);
+  };
+  Vec8 acc = {}, next = {};  // two chains of additions, each of which would wait for itself
   if (term == Term::kSquared) {
-    for (int64_t k = 0; k < n; k += 8) {
-      const Vec8 d = __builtin_convertvector(*reinterpret_cast<const Narrow8*>(x + k), Vec8) -
-                     __builtin_convertvector(*reinterpret_cast<const Narrow8*>(y + k), Vec8);
-      const Vec8 square = d * d;
-      acc += square;
+    for (int64_t k = 0; k < n; k += 16) {
+      const Vec8 d = difference(x + k, y + k), e = difference(x + k + 8, y + k + 8);
+      const Vec8 first = d * d, second = e * e;
+      acc += first;
+      next += second;
     }
   } else {
-    for (int64_t k = 0; k < n; k += 8) {
-      const Vec8 d = __builtin_convertvector(*reinterpret_cast<const Narrow8*>(x + k), Vec8) -
-                     __builtin_convertvector(*reinterpret_cast<const Narrow8*>(y + k), Vec8);
+    for (int64_t k = 0; k < n; k += 16) {
+      const Vec8 d = difference(x + k, y + k), e = difference(x + k + 8, y + k + 8);
       acc += d < 0 ? -d : d;
+      next += e < 0 ? -e : e;
     }
   }
+  acc += next;
   return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
 }
 
@@ -80,7 +126,7 @@ void add_scaled_difference(const T* x, const T* y, int64_t n, T w, T* out) {
 template <class T>
 constexpr Kernels<T> table() {
   return {block<T>,  pairs<T>,  rectangle<T>,  pack<T>,
-          panel_tile<T>, mirror<T>, hits<T>, relax<T>, refine<T>,
+          panel_tile<T>, mirror<T>, hits<T>, relax<T>, find_least<T>, refine<T>,
           all_finite<T>, add_scaled_difference<T>, rounding<T>, panel_rounding<T>};
 }
 

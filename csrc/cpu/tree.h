@@ -28,9 +28,9 @@ bool operator<(const Edge<T>& a, const Edge<T>& b) {
 template <class T>
 struct PrimScratch {
   Buffer<T> best;
-  Buffer<T> dead;
   Buffer<T> bottleneck;
-  Buffer<int32_t> from;
+  Buffer<Index<T>> from;
+  Buffer<int32_t> found;
 };
 
 enum class Prim {
