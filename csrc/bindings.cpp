@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "cpu/monitor.h"
 #include "cpu/tuning.h"
 #include "tsloss.h"
 
@@ -23,6 +24,19 @@ void* out(Address a) { return reinterpret_cast<void*>(a); }
 const int64_t* in_i64(Address a) { return reinterpret_cast<const int64_t*>(a); }
 int64_t* out_i64(Address a) { return reinterpret_cast<int64_t*>(a); }
 
+// The progress callback of the calls that this thread makes, or null.
+thread_local PyObject* progress = nullptr;
+
+// Called every tenth of a second in a long call: Ctrl-C stops it, with KeyboardInterrupt.
+bool poll(void*, double fraction) {
+  py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) return false;
+  if (!progress) return true;
+  PyObject* result = PyObject_CallFunction(progress, "d", fraction);
+  Py_XDECREF(result);
+  return result != nullptr;
+}
+
 std::tuple<int, int64_t, int64_t, int64_t> tuple_of(const Finding& f) {
   return {static_cast<int>(f.problem), f.cloud, f.i, f.j};
 }
@@ -32,11 +46,29 @@ std::tuple<int, int64_t, int64_t, int64_t> tuple_of(const Finding& f) {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Native kernels of tsloss_fast. Private: use the functions of tsloss_fast.";
   using release = py::call_guard<py::gil_scoped_release>;
+  // The Python error is set already, by whoever asked for the end.
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const tsloss::Interrupted&) {
+      if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "tsloss_fast: interrupted");
+    }
+  });
+
+  m.def(
+      "set_progress",
+      [](py::object callback) {
+        PyObject* before = progress;
+        progress = callback.is_none() ? nullptr : callback.release().ptr();
+        Py_XDECREF(before);
+      },
+      py::arg("callback"));
 
   m.def(
       "h0_forward",
       [](int dtype, int metric, Address points, Address lengths, Address deaths, Address edges,
          int64_t batch, int64_t n, int64_t dim, int threads) {
+        tsloss::Monitor monitor(poll, nullptr);
         return tuple_of(tsloss::h0_forward(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
                                            BatchShape{batch, n, dim, in_i64(lengths)}, in(points),
                                            out(deaths), out_i64(edges), threads));
@@ -49,6 +81,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "h0_backward",
       [](int dtype, int metric, Address grad_deaths, Address points, Address deaths, Address edges,
          Address grad_points, int64_t batch, int64_t n, int64_t dim, int threads) {
+        tsloss::Monitor monitor(poll, nullptr);
         tsloss::h0_backward(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
                             BatchShape{batch, n, dim, nullptr}, in(grad_deaths), in(points),
                             in(deaths), in_i64(edges), out(grad_points), threads);
@@ -61,6 +94,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "h0_from_distances",
       [](int dtype, Address distances, Address lengths, double symmetry_tolerance, Address deaths,
          Address edges, int64_t batch, int64_t n, int threads) {
+        tsloss::Monitor monitor(poll, nullptr);
         return tuple_of(tsloss::h0_from_distances(
             static_cast<Dtype>(dtype), BatchShape{batch, n, 0, in_i64(lengths)}, in(distances),
             symmetry_tolerance, out(deaths), out_i64(edges), threads));
@@ -68,6 +102,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       release(), py::arg("dtype"), py::arg("distances"), py::arg("lengths"),
       py::arg("symmetry_tolerance"), py::arg("deaths"), py::arg("edges"), py::arg("batch"),
       py::arg("n"), py::arg("threads"));
+
+  m.def(
+      "scale_free_loss",
+      [](int dtype, Address deaths, Address lengths, double connectivity, double redundancy,
+         double rho, Address loss, Address grad, int64_t batch, int64_t n) {
+        return tsloss::scale_free_loss(static_cast<Dtype>(dtype),
+                                       BatchShape{batch, n, 0, in_i64(lengths)}, in(deaths),
+                                       connectivity, redundancy, rho, out(loss), out(grad));
+      },
+      py::arg("dtype"), py::arg("deaths"), py::arg("lengths"), py::arg("connectivity"),
+      py::arg("redundancy"), py::arg("rho"), py::arg("loss"), py::arg("grad"), py::arg("batch"),
+      py::arg("n"));
 
   m.def(
       "single_linkage",

@@ -48,8 +48,8 @@ struct BatchShape {
 
 // points (batch, points, dim) -> deaths (batch, points-1) ascending, edges (batch, points-1, 2)
 // with edges[.., 0] < edges[.., 1], ordered by (death, smaller index, larger index). Padding:
-// deaths 0, edges -1. O(N^2 D) time; O(N D) memory per cloud, plus N^2 keys up to kDenseLimit
-// points.
+// deaths 0, edges -1. O(N^2 D) time; O(N D) memory per cloud, plus N^2 keys for clouds of a few
+// hundred points (see cpu/tuning.h).
 Finding h0_forward(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
                    void* deaths, int64_t* edges, int threads);
 
@@ -64,6 +64,13 @@ void h0_backward(Dtype dtype, Metric metric, const BatchShape& shape, const void
 // by `symmetry_tolerance` relative to the larger of the two; their mean is used. O(N^2).
 Finding h0_from_distances(Dtype dtype, const BatchShape& shape, const void* distances,
                           double symmetry_tolerance, void* deaths, int64_t* edges, int threads);
+
+// deaths (batch, points-1) -> loss (a number): the mean over the clouds of
+//   connectivity * Var(d) / m^2 + redundancy * mean(max(0, 1 - d / (rho m))^2),  m = mean(d),
+// 0 for a cloud with m = 0, and grad (batch, points-1): its derivatives, 0 in the padding. Returns
+// how many clouds have bars that are all 0. O(batch * points).
+int64_t scale_free_loss(Dtype dtype, const BatchShape& shape, const void* deaths,
+                        double connectivity, double redundancy, double rho, void* loss, void* grad);
 
 // edges (batch, points-1, 2) in death order -> merges (batch, points-1, 3): the ids of the two
 // merged clusters (smaller first) and the size of the result, as in SciPy's linkage matrix. O(N log

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _ops, _routing
-from ._inputs import transforms_active
+from ._inputs import runs_directly, transforms_active
 
 
 class _Routed(torch.autograd.Function):
@@ -42,6 +43,31 @@ class _H0(_Routed):
         deaths, edges = _ops.h0(points, lengths, metric, check)
         _Routed.keep(ctx, points, deaths, edges, metric)
         return deaths, edges
+
+
+class _H0Direct(torch.autograd.Function):
+    """The form for points (..., N, D) that `runs_directly`."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
+        deaths, edges = _ops.h0_direct(points, lengths, metric, check)
+        _Routed.keep(ctx, points, deaths, edges, metric)
+        return deaths, edges
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if grads[0] is None:
+            return None, None, None, None
+        points, deaths, edges = ctx.saved_tensors
+        if torch.is_grad_enabled() or not runs_directly(grads[0]):
+            shape = points.shape
+            points, grad, edges = (
+                x.reshape(math.prod(shape[:-2]), *x.shape[len(shape) - 2 :])
+                for x in (points, grads[0], edges)
+            )
+            result = _routing.route_gradient(grad, points, edges, ctx.metric)
+            return result.reshape(shape), None, None, None
+        return _ops.h0_backward_direct(grads[0], points, deaths, edges, ctx.metric), None, None, None
 
 
 class _H0Transformed(_Routed):
@@ -155,6 +181,50 @@ def h0(points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> tupl
     if points.requires_grad and torch.is_grad_enabled():
         return _apply(_H0, arguments)
     return _ops.h0(*arguments)  # type: ignore[no-any-return]
+
+
+def h0_direct(points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
+    """The same of points (..., N, D) that `runs_directly`."""
+    if points.requires_grad and torch.is_grad_enabled():
+        return _H0Direct.apply(points, lengths, metric, check)  # type: ignore[no-untyped-call]
+    return _ops.h0_direct(points, lengths, metric, check)
+
+
+class _ScaleFreeLoss(torch.autograd.Function):
+    """The exact loss at once, where nothing but its value and gradient is asked for: ten small
+    tensor operations and their backward passes take longer than the barcode."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, lengths: Tensor | None, loss: Any) -> Any:
+        weights = loss.weights
+        deaths, edges = _ops.h0_direct(points, lengths, loss.metric, True)
+        value, slope, coincident = _ops.scale_free_loss(
+            deaths, lengths, weights["connectivity"], weights["redundancy"], loss.rho
+        )
+        ctx.save_for_backward(points, deaths, edges, slope, lengths)
+        ctx.loss = loss
+        if coincident:
+            loss.warn_coincident(coincident, math.prod(deaths.shape[:-1]))
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        points, deaths, edges, slope, lengths = ctx.saved_tensors
+        grad = grads[0]
+        if torch.is_grad_enabled() or not runs_directly(grad):
+            # A differentiable gradient: by way of the differentiable operations.
+            with torch.enable_grad():
+                x = points if points.requires_grad else points.detach().requires_grad_()
+                value = ctx.loss.by_operations(x, lengths)
+                (result,) = torch.autograd.grad(value, x, grad, create_graph=True)
+            return result, None, None
+        routed = _ops.h0_backward_direct(slope * grad, points, deaths, edges, ctx.loss.metric)
+        return routed, None, None
+
+
+def scale_free_loss(points: Tensor, lengths: Tensor | None, loss: Any) -> Tensor:
+    """The exact TSLoss of points (..., N, D) that `runs_directly`."""
+    return _ScaleFreeLoss.apply(points, lengths, loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def h0_from_distances(

@@ -1,5 +1,7 @@
 """Native kernels. Private: addresses and sizes are not checked here, only in ``_ops.py``."""
 
+from collections.abc import Callable
+
 compiler: str
 has_cuda: bool
 
@@ -39,6 +41,18 @@ def h0_from_distances(
     n: int,
     threads: int,
 ) -> tuple[int, int, int, int]: ...
+def scale_free_loss(
+    dtype: int,
+    deaths: int,
+    lengths: int,
+    connectivity: float,
+    redundancy: float,
+    rho: float,
+    loss: int,
+    grad: int,
+    batch: int,
+    n: int,
+) -> int: ...
 def single_linkage(edges: int, merges: int, batch: int, n: int) -> None: ...
 def pairwise_keys(
     dtype: int, metric: int, points: int, keys: int, batch: int, n: int, dim: int, threads: int
@@ -46,3 +60,11 @@ def pairwise_keys(
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...
+def set_progress(callback: Callable[[float], object] | None) -> None: ...
+def set_overrides(
+    path: int = 0,
+    sample_one_in: int = 0,
+    wave_one_in: int = 0,
+    coded: int = -1,
+    seed: int = 0,
+) -> None: ...

@@ -75,6 +75,26 @@ def check_lengths(
     return lengths
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def runs_directly(x: Any) -> bool:
+    """Whether nothing but the result can tell if torch's dispatcher is passed by: a plain float32
+    or float64 CPU tensor, and no tracer, transform or mode that wants to see operators."""
+    return (
+        type(x) in _PLAIN
+        and x.is_cpu
+        and (x.dtype is torch.float32 or x.dtype is torch.float64)
+        and x.layout is torch.strided
+        and not torch.compiler.is_compiling()
+        and not transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
 def _traced() -> bool:
     return torch.compiler.is_compiling() or transforms_active()
 

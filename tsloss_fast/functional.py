@@ -18,6 +18,7 @@ from ._inputs import (
     check_lengths,
     has_kernel,
     memory_errors,
+    runs_directly,
     shape_error,
     warn_reference,
 )
@@ -87,6 +88,8 @@ def h0_persistence(
     see Edelsbrunner & Harer, Computational Topology, VII.1. Gradient: Hofer et al.,
     Connectivity-Optimized Representation Learning via Persistent Homology, ICML 2019.
     """
+    if lengths is None and runs_directly(points) and points.dim() >= 2 and metric in _ops.METRICS:  # type: ignore[union-attr]
+        return H0Persistence(*_autograd.h0_direct(points, None, metric, check_finite is not False))  # type: ignore[arg-type]
     x = as_tensor(points, "points")
     if metric not in _ops.METRICS:
         raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _ops, barcode
-from ._inputs import HALF, Lengths, check_lengths, transforms_active
+from . import _autograd, _ops, barcode
+from ._inputs import HALF, Lengths, check_lengths, runs_directly, transforms_active
 from .functional import h0_persistence
 
 _FORMS = ("exact", "surrogate", "total")
@@ -107,6 +107,8 @@ class TSLoss(nn.Module):
         self.include_self = include_self
         self.p = p
         self.eta = eta
+        # The form that has a kernel of its own.
+        self._fused = form == "exact" and not compactness and not loops
         self._warned = False  # of coincident points, once a module
         # NaN: not set yet. A tensor and not a flag, so that it is saved, and set without a branch.
         self.register_buffer("m_ref", torch.tensor(math.nan if reference is None else reference))
@@ -121,6 +123,9 @@ class TSLoss(nn.Module):
         weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D)
         time and memory).
         """
+        if self._fused and not return_terms and runs_directly(points) and points.dim() >= 2:
+            sizes = check_lengths(lengths, points.shape[:-2], points.device)
+            return _autograd.scale_free_loss(points, sizes, self)
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
         compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
@@ -130,6 +135,14 @@ class TSLoss(nn.Module):
         parts = [t if weights[n] == 1 else weights[n] * t for n, t in terms.items()]
         total = functools.reduce(torch.add, parts) if parts else self._zero(points)
         return (total, terms) if return_terms else total
+
+    def by_operations(self, points: Tensor, lengths: Tensor | None) -> Tensor:
+        """The exact loss as differentiable operations on the deaths; gradients of any order."""
+        terms = self._exact(points, lengths)
+        total = self._zero(points)
+        for name, term in terms.items():
+            total = total + self.weights[name] * term.mean()
+        return total
 
     def extra_repr(self) -> str:
         weights = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items() if weight)
@@ -205,10 +218,16 @@ class TSLoss(nn.Module):
         sizes = check_lengths(lengths, longest.shape, deaths.device)
         coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
         if bool(coincident.any()):
-            self._warned = True
-            warnings.warn(
-                f"TSLoss: all points coincide in {int(coincident.sum())} of {coincident.numel()} "
-                "clouds: their loss and gradient are 0, and no topological loss can separate them. "
-                "Start from distinct vectors, or add a little noise (jitter)",
-                stacklevel=6,  # past the frames of nn.Module
-            )
+            self.warn_coincident(int(coincident.sum()), coincident.numel())
+
+    def warn_coincident(self, count: int, clouds: int) -> None:
+        """The warning, once a module."""
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"TSLoss: all points coincide in {count} of {clouds} "
+            "clouds: their loss and gradient are 0, and no topological loss can separate them. "
+            "Start from distinct vectors, or add a little noise (jitter)",
+            stacklevel=7,  # past the frames of nn.Module and autograd
+        )

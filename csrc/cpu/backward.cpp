@@ -20,6 +20,9 @@ namespace {
 
 constexpr double kParallelNumbers = 1 << 17;  // below this one thread is faster
 constexpr int64_t kVertexGrain = 8;
+constexpr int64_t kHubEdges = 64;
+constexpr int64_t kHubSlice = 256;
+constexpr int64_t kKeptVertices = 1 << 16;
 
 // Compressed adjacency of one tree.
 struct Incidence {
@@ -35,12 +38,41 @@ struct Incidence {
     }
     for (int64_t v = 0; v < n; ++v) start[v + 1] += start[v];
     edge.resize(static_cast<size_t>(start[n]));
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    next.assign(start.begin(), start.end() - 1);
     for (int64_t k = 0; k < bars && edges[2 * k] >= 0; ++k) {
       edge[next[edges[2 * k]]++] = k;
       edge[next[edges[2 * k + 1]]++] = k;
     }
   }
+
+  // Vertices depth first, so that the neighbours of one are those read just before or needed right
+  // after it, and each row comes from far memory about once.
+  void walk(const int64_t* edges, int64_t n) {
+    order.clear();
+    seen.assign(static_cast<size_t>(n), 0);
+    for (int64_t root = 0; root < n; ++root) {
+      if (seen[root]) continue;
+      seen[root] = 1;
+      stack.assign(1, root);
+      while (!stack.empty()) {
+        const int64_t v = stack.back();
+        stack.pop_back();
+        order.push_back(v);
+        for (int64_t k = start[v]; k < start[v + 1]; ++k) {
+          const int64_t* e = edges + 2 * edge[k];
+          const int64_t u = e[0] == v ? e[1] : e[0];
+          if (seen[u]) continue;
+          seen[u] = 1;
+          stack.push_back(u);
+        }
+      }
+    }
+  }
+
+  std::vector<int64_t> next;
+  std::vector<int64_t> order;  // of walk
+  std::vector<int64_t> stack;
+  std::vector<char> seen;
 };
 
 template <class T>
@@ -53,6 +85,10 @@ struct Cloud {
   const int64_t* edges;
   const double* units;  // cosine: points / |points|, else null
   const double* norms;
+
+  int64_t other(int64_t e, int64_t v) const {
+    return edges[2 * e] == v ? edges[2 * e + 1] : edges[2 * e];
+  }
 };
 
 // w * (x - y) where w = g / d leaves the range of T, or is about to lose digits: g * ((x - y) / d).
@@ -78,38 +114,82 @@ void add_cosine(const Cloud<T>& c, int64_t v, int64_t other, double g, T* out) {
   }
 }
 
+// Asks for the rows that vertex v will read: a row is too short for the processor to notice that it
+// is being read through.
+template <class T>
+void prefetch_neighbours(const Cloud<T>& c, const Incidence& tree, int64_t v) {
+  constexpr int64_t kRows = 4;
+  const int64_t end = std::min(tree.start[v + 1], tree.start[v] + kRows);
+  for (int64_t k = tree.start[v]; k < end; ++k) {
+    const char* row = reinterpret_cast<const char*>(c.points + c.other(tree.edge[k], v) * c.dim);
+    const int64_t bytes = c.dim * static_cast<int64_t>(sizeof(T));
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+  }
+}
+
+// The gradient at coordinates [begin, end) of vertex v under the metrics of differences, which is
+// a weighted sum of differences to its neighbours.
+template <class T>
+void sum_differences(const Cloud<T>& c, const Incidence& tree, int64_t v, int64_t begin,
+                     int64_t end, T* row) {
+  constexpr int64_t kAtOnce = 16;  // rows read side by side
+  const auto weigh = kernels<T>().weigh_differences;
+  const T* x = c.points + v * c.dim + begin;
+  const T* others[kAtOnce];
+  T weights[kAtOnce];
+  int64_t count = 0;
+  bool add = false, extreme = false;
+  const auto weight = [&](int64_t e, bool* out_of_range) {
+    if (c.metric == Metric::kSqeuclidean) return 2 * c.grad[e];
+    const T w = c.grad[e] / c.deaths[e];
+    *out_of_range = std::fabs(c.deaths[e]) < std::numeric_limits<T>::min() ||
+                    (std::isinf(w) && !std::isinf(c.grad[e]));
+    return w;
+  };
+  for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
+    const int64_t e = tree.edge[k];
+    // The zero subgradient at coincident points.
+    if (c.metric == Metric::kEuclidean && c.deaths[e] == 0) continue;
+    bool out_of_range = false;
+    const T w = weight(e, &out_of_range);
+    if (out_of_range) {
+      extreme = true;
+      continue;
+    }
+    others[count] = c.points + c.other(e, v) * c.dim + begin;
+    weights[count++] = w;
+    if (count == kAtOnce) {
+      weigh(x, others, weights, count, end - begin, add, row + begin);
+      add = true;
+      count = 0;
+    }
+  }
+  if (count > 0 || !add) weigh(x, others, weights, count, end - begin, add, row + begin);
+  if (!extreme) return;
+  for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
+    const int64_t e = tree.edge[k];
+    bool out_of_range = false;
+    if (c.deaths[e] == 0) continue;
+    weight(e, &out_of_range);
+    if (!out_of_range) continue;
+    add_extreme(x, c.points + c.other(e, v) * c.dim + begin, end - begin, c.grad[e], c.deaths[e],
+                row + begin);
+  }
+}
+
 template <class T>
 void add_edge(const Cloud<T>& c, int64_t v, int64_t e, T* out) {
-  const int64_t other = c.edges[2 * e] == v ? c.edges[2 * e + 1] : c.edges[2 * e];
+  const int64_t other = c.other(e, v);
+  if (c.metric == Metric::kCosine) {
+    add_cosine(c, v, other, double(c.grad[e]), out);
+    return;
+  }
   const T* x = c.points + v * c.dim;
   const T* y = c.points + other * c.dim;
   const T g = c.grad[e];
   const T d = c.deaths[e];
-  const auto add = kernels<T>().add_scaled_difference;
-  switch (c.metric) {
-    case Metric::kEuclidean: {
-      if (d == 0) return;  // the zero subgradient at coincident points
-      const T w = g / d;
-      const bool extreme =
-          std::fabs(d) < std::numeric_limits<T>::min() || (std::isinf(w) && !std::isinf(g));
-      if (extreme) {
-        add_extreme(x, y, c.dim, g, d, out);
-      } else {
-        add(x, y, c.dim, w, out);
-      }
-      return;
-    }
-    case Metric::kSqeuclidean:
-      add(x, y, c.dim, 2 * g, out);
-      return;
-    case Metric::kCosine:
-      add_cosine(c, v, other, double(g), out);
-      return;
-    case Metric::kManhattan:
-      for (int64_t k = 0; k < c.dim; ++k) {
-        out[k] += x[k] > y[k] ? g : x[k] < y[k] ? -g : std::isnan(d) ? d : T{0};
-      }
-      return;
+  for (int64_t k = 0; k < c.dim; ++k) {
+    out[k] += x[k] > y[k] ? g : x[k] < y[k] ? -g : std::isnan(d) ? d : T{0};
   }
 }
 
@@ -121,7 +201,6 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
   if (double(shape.batch) * double(n) * double(shape.dim) < kParallelNumbers) threads = 1;
   const bool by_cloud = shape.batch >= threads;
   const int slots = by_cloud ? threads : 1;
-  std::vector<Incidence> incidence(static_cast<size_t>(slots));
   std::vector<Buffer<double>> units(static_cast<size_t>(slots));
   std::vector<Buffer<double>> norms(static_cast<size_t>(slots));
 
@@ -134,8 +213,12 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
                edges + 2 * b * bars,
                nullptr,
                nullptr};
-    const Incidence& tree = incidence[slot];
-    incidence[slot].build(c.edges, bars, n);
+    // Kept between calls: fresh pages for it would cost as much as the sums of a small cloud.
+    static thread_local Incidence kept;
+    Incidence local;
+    Incidence& tree = n <= kKeptVertices ? kept : local;
+    tree.build(c.edges, bars, n);
+    tree.walk(c.edges, n);
     const int64_t tasks = (n + kVertexGrain - 1) / kVertexGrain;
     if (metric == Metric::kCosine) {
       double* unit = units[slot].reserve(checked_mul(n, shape.dim));
@@ -150,13 +233,38 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
       c.units = unit;
       c.norms = norm;
     }
-    parallel_for(tasks, inner, [&](int64_t task, int) {
-      for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
-        T* row = out + (b * n + v) * c.dim;
-        std::fill_n(row, c.dim, T{0});
-        for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
-          add_edge(c, v, tree.edge[k], row);
+    if (metric == Metric::kCosine || metric == Metric::kManhattan) {
+      parallel_for(tasks, inner, [&](int64_t task, int) {
+        for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
+          T* row = out + (b * n + v) * c.dim;
+          std::fill_n(row, c.dim, T{0});
+          for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
+            add_edge(c, v, tree.edge[k], row);
+          }
         }
+      });
+      return;
+    }
+    // Hubs are split by coordinates, so that no thread has all of one.
+    std::vector<int64_t> hubs;
+    for (int64_t v = 0; v < n && inner > 1; ++v) {
+      if (tree.start[v + 1] - tree.start[v] > kHubEdges) hubs.push_back(v);
+    }
+    const int64_t slices = (shape.dim + kHubSlice - 1) / kHubSlice;
+    const int64_t hub_tasks = static_cast<int64_t>(hubs.size()) * slices;
+    parallel_for(hub_tasks + tasks, inner, [&](int64_t task, int) {
+      if (task < hub_tasks) {
+        const int64_t v = hubs[task / slices], begin = task % slices * kHubSlice;
+        sum_differences(c, tree, v, begin, std::min(shape.dim, begin + kHubSlice),
+                        out + (b * n + v) * c.dim);
+        return;
+      }
+      task -= hub_tasks;
+      for (int64_t p = task * kVertexGrain; p < std::min(n, (task + 1) * kVertexGrain); ++p) {
+        const int64_t v = tree.order[p];
+        if (p + 1 < n) prefetch_neighbours(c, tree, tree.order[p + 1]);
+        if (inner > 1 && tree.start[v + 1] - tree.start[v] > kHubEdges) continue;
+        sum_differences(c, tree, v, 0, shape.dim, out + (b * n + v) * c.dim);
       }
     });
   };

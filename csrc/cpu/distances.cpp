@@ -10,39 +10,81 @@
 namespace tsloss {
 namespace {
 
+constexpr int64_t kParallelEntries = 1 << 18;
 constexpr int64_t kBlock = 32;  // a 32 x 32 block and its mirror image stay in L1
 
-// Checks the valid n x n part in one blocked pass. Sets *symmetric if it is so to the last bit.
+struct Checked {
+  Finding not_finite;
+  Finding other;
+  bool symmetric = true;
+};
+
+// The entries (i, j) and (j, i) of one block row, j >= i, that are not plainly good.
 template <class T>
-Finding check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, bool* symmetric) {
-  *symmetric = true;
-  for (int64_t i = 0; i < n; ++i) {
-    const T* row = d + i * stride;
-    if (kernels<T>().all_finite(row, n)) continue;
-    const T* bad = std::find_if(row, row + n, [](T v) { return !std::isfinite(v); });
-    return {Problem::kNonFinite, 0, i, bad - row};
-  }
-  for (int64_t ib = 0; ib < n; ib += kBlock) {
-    for (int64_t jb = ib; jb < n; jb += kBlock) {
-      for (int64_t i = ib; i < std::min(n, ib + kBlock); ++i) {
-        for (int64_t j = std::max(i, jb); j < std::min(n, jb + kBlock); ++j) {
-          const T a = d[i * stride + j];
-          const T b = d[j * stride + i];
-          if (i == j) {
-            if (a != 0) return {Problem::kDiagonal, 0, i, i};
-            continue;
-          }
-          if (a < 0) return {Problem::kNegative, 0, i, j};
-          if (b < 0) return {Problem::kNegative, 0, j, i};
-          if (a == b) continue;
-          *symmetric = false;
-          const double gap = std::fabs(double(a) - double(b));
-          if (!(gap <= tolerance * std::max(a, b))) return {Problem::kAsymmetric, 0, i, j};
-        }
+void check_entries(const T* d, int64_t stride, int64_t i_begin, int64_t i_end, int64_t j_begin,
+                   int64_t j_end, double tolerance, Checked& out) {
+  const auto note = [](Finding& finding, Problem problem, int64_t i, int64_t j) {
+    if (finding.problem == Problem::kNone) finding = {problem, 0, i, j};
+  };
+  for (int64_t i = i_begin; i < i_end; ++i) {
+    for (int64_t j = std::max(i, j_begin); j < j_end; ++j) {
+      const T a = d[i * stride + j];
+      const T b = d[j * stride + i];
+      if (!std::isfinite(a)) {
+        note(out.not_finite, Problem::kNonFinite, i, j);
+      } else if (!std::isfinite(b)) {
+        note(out.not_finite, Problem::kNonFinite, j, i);
+      } else if (i == j) {
+        if (a != 0) note(out.other, Problem::kDiagonal, i, i);
+      } else if (a < 0) {
+        note(out.other, Problem::kNegative, i, j);
+      } else if (b < 0) {
+        note(out.other, Problem::kNegative, j, i);
+      } else if (a != b) {
+        out.symmetric = false;
+        const double gap = std::fabs(double(a) - double(b));
+        if (!(gap <= tolerance * std::max(a, b))) note(out.other, Problem::kAsymmetric, i, j);
       }
     }
   }
-  return {};
+}
+
+template <class T>
+Checked check_block_row(const T* d, int64_t stride, int64_t n, int64_t ib, double tolerance) {
+  Checked out;
+  const auto mirrored = kernels<T>().mirrored;
+  const int64_t i_end = std::min(n, ib + kBlock);
+  for (int64_t jb = ib; jb < n; jb += kBlock) {
+    const int64_t j_end = std::min(n, jb + kBlock);
+    for (int64_t i = ib; i < i_end; i += 8) {
+      for (int64_t j = jb; j < j_end; j += 8) {
+        if (j + 8 <= i) continue;
+        const bool whole = i + 8 <= n && j + 8 <= n && i != j;
+        if (whole && mirrored(d + i * stride + j, d + j * stride + i, stride)) continue;
+        check_entries(d, stride, i, std::min(n, i + 8), j, std::min(n, j + 8), tolerance, out);
+      }
+    }
+  }
+  return out;
+}
+
+// Checks the valid n x n part in one blocked pass. Sets *symmetric if it is so to the last bit.
+template <class T>
+Finding check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, int threads,
+                     bool* symmetric) {
+  const int64_t tasks = (n + kBlock - 1) / kBlock;
+  std::vector<Checked> found(static_cast<size_t>(tasks));
+  parallel_for(tasks, n * n < kParallelEntries ? 1 : threads, [&](int64_t task, int) {
+    found[task] = check_block_row(d, stride, n, task * kBlock, tolerance);
+  });
+  Finding first;
+  *symmetric = true;
+  for (const Checked& c : found) {
+    *symmetric = *symmetric && c.symmetric;
+    if (c.not_finite.problem != Problem::kNone) return c.not_finite;
+    if (first.problem == Problem::kNone) first = c.other;
+  }
+  return first;
 }
 
 template <class T>
@@ -52,14 +94,15 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
   std::vector<Buffer<T>> means(static_cast<size_t>(threads));
   std::vector<std::vector<Edge<T>>> results(static_cast<size_t>(threads));
   FindingLog log;
-  parallel_for(shape.batch, threads, [&](int64_t cloud, int slot) {
+  const int inner = shape.batch < threads ? threads : 1;
+  parallel_for(shape.batch, inner > 1 ? 1 : threads, [&](int64_t cloud, int slot) {
     const int64_t n = shape.valid(cloud);
     int64_t stride = shape.points;
     const T* d = distances + cloud * stride * stride;
     Output<T> out(deaths, edges, shape.bars(), cloud);
     out.fill_padding(n);
     bool symmetric = true;
-    const Finding found = check_matrix(d, stride, n, tolerance, &symmetric);
+    const Finding found = check_matrix(d, stride, n, tolerance, inner, &symmetric);
     if (found.problem != Problem::kNone) {
       log.add(found, cloud);
       out.fill_nan(n);

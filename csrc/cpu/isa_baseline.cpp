@@ -9,6 +9,7 @@ namespace {
 constexpr int kVectorBytes = 16;
 }
 #include "cpu/pairwise.inl"
+#include "cpu/matrix.inl"
 #include "cpu/panels.inl"
 #include "cpu/codes.inl"
 #include "cpu/rows.inl"

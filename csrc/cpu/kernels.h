@@ -32,11 +32,6 @@ constexpr int64_t kTileRows = 8;
 constexpr int64_t kTilePanels = 3;
 constexpr int64_t kTileColumns = kPanel * kTilePanels;
 
-// In dense Prim, what the bottleneck of a vertex says if it is not a length: outside the tree, or
-// just added.
-constexpr float kPrimOutside = -1;
-constexpr float kPrimNewest = -0.5f;
-
 enum class Term { kSquared, kAbsolute };
 
 // Vertex numbers as wide as the keys, so that vectors of both have the same lanes.
@@ -71,17 +66,20 @@ struct Kernels {
   // masks[r] = which of the 48 keys of row r are <= max(row_bound[r], column_bound[j]).
   int (*hits)(const T* keys, const T* row_bound, const T* column_bound, int rows, uint64_t* masks);
   // One step of dense Prim, and the vertices that it may add; see prim_dense.cpp.
-  // `keys` need not be aligned; `close` is kLanes counters.
+  // `keys` need not be aligned; `close` is kLanes counters. Without `bottleneck` nothing is counted.
   T (*relax)(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
              T* bottleneck, T* close);
   int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
+  // Whether 8 x 8 numbers are finite, >= 0 and the mirror image of those at `mirror`.
+  bool (*mirrored)(const T* block, const T* mirror, int64_t stride);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
   // every instruction set.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
   // Whether n numbers, unaligned, hold no NaN and no infinity.
   bool (*all_finite)(const T* x, int64_t n);
-  // out += w * (x - y) over n numbers, unaligned.
-  void (*add_scaled_difference)(const T* x, const T* y, int64_t n, T w, T* out);
+  // out (+)= sum over e, in order, of weights[e] * (x - others[e]) over n numbers, unaligned.
+  void (*weigh_differences)(const T* x, const T* const* others, const T* weights, int64_t count,
+                            int64_t n, bool add, T* out);
   // The relative error of a key is at most this many units of rounding (2^-24 or 2^-53), for
   // block, pairs and rectangle, and for panel_tile.
   int64_t (*rounding)(int64_t dim);

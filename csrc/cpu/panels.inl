@@ -97,28 +97,17 @@ void panel_tile(const T* a, const T* b, int64_t dim, Term term, int64_t panels, 
   }
 }
 
-// out[c][r] = keys[r][c] for 8 rows: 8 x 8 at a time, by three rounds of exchanges between pairs of
-// vectors.
+// out[c][r] = keys[r][c] for 8 rows.
 template <class T>
 void mirror(const T* keys, int64_t columns, T* out, int64_t stride) {
-  typedef T Vec8 __attribute__((vector_size(8 * sizeof(T)), may_alias, aligned(sizeof(T))));
   for (int64_t c = 0; c < columns; c += 8) {
-    Vec8 x[8], y[8];
-    for (int r = 0; r < 8; ++r) x[r] = *reinterpret_cast<const Vec8*>(keys + r * kTileColumns + c);
-    for (int r = 0; r < 4; ++r) {
-      y[2 * r] = __builtin_shufflevector(x[r], x[r + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-      y[2 * r + 1] = __builtin_shufflevector(x[r], x[r + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+    Eight<T> x[8];
+    for (int r = 0; r < 8; ++r) {
+      x[r] = *reinterpret_cast<const Eight<T>*>(keys + r * kTileColumns + c);
     }
-    for (int r = 0; r < 4; ++r) {
-      x[2 * r] = __builtin_shufflevector(y[r], y[r + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-      x[2 * r + 1] = __builtin_shufflevector(y[r], y[r + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-    }
-    for (int r = 0; r < 4; ++r) {
-      y[2 * r] = __builtin_shufflevector(x[r], x[r + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-      y[2 * r + 1] = __builtin_shufflevector(x[r], x[r + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-    }
+    transpose<T>(x);
     for (int l = 0; l < 8 && c + l < columns; ++l) {
-      *reinterpret_cast<Vec8*>(out + (c + l) * stride) = y[l];
+      *reinterpret_cast<Eight<T>*>(out + (c + l) * stride) = x[l];
     }
   }
 }

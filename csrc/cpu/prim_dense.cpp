@@ -16,12 +16,12 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   // Where the rows are padded, so are the vertices: a loop without a tail.
   const int64_t width = std::min(stride, round_up(n, kLanes));
   T* best = scratch.best.reserve(width);
-  T* bottleneck = scratch.bottleneck.reserve(width);
+  T* bottleneck = band > 1 ? scratch.bottleneck.reserve(width) : nullptr;
   Index<T>* from = scratch.from.reserve(width);
   int32_t* found = scratch.found.reserve(width);
-  std::fill_n(best, width, kInf);
-  std::fill_n(bottleneck, n, T(kPrimOutside));
-  std::fill(bottleneck + n, bottleneck + width, T(kPrimNewest));
+  std::fill_n(best, n, kInf);
+  std::fill(best + n, best + width, T{-1});
+  if (bottleneck) std::fill_n(bottleneck, width, T{-1});  // not in the tree
   std::fill_n(from, width, std::numeric_limits<Index<T>>::max());
   int32_t u = 0;
   T height = 0;
@@ -29,11 +29,10 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   alignas(64) T close[kLanes] = {};
   int64_t own = 0;
   for (int64_t k = 0;; ++k) {
-    best[u] = kInf;
-    bottleneck[u] = T(kPrimNewest);
+    best[u] = -1;
     const T least = table.relax(keys + u * stride, width, static_cast<Index<T>>(u), height, band, best,
                                 from, bottleneck, close);
-    bottleneck[u] = 0;
+    if (bottleneck) bottleneck[u] = 0;
     if (k + 1 == n) break;
     if (!(least < kInf)) return Prim::kIncomplete;
     // Almost always one vertex has the least key; ties are decided by the edge.
@@ -53,6 +52,7 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
     own += least > 0;
     if (k % 64 == 0) Monitor::tick(double(k) / double(n));
   }
+  if (!bottleneck) return Prim::kCertain;
   const double pairs = std::accumulate(close, close + kLanes, 0.0);
   return pairs == double(own) ? Prim::kCertain : Prim::kContested;
 }

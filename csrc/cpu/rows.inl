@@ -5,61 +5,78 @@ namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
 
+template <class T>
+inline __attribute__((always_inline)) T least_lane(typename Simd<T>::Vec x) {
+#pragma GCC unroll 4
+  for (int64_t half = Simd<T>::kWidth / 2; half > 0; half /= 2) {
+    typename Simd<T>::Vec other = x;
+#pragma GCC unroll 16
+    for (int64_t l = 0; l < half; ++l) other[l] = x[l + half];
+    x = other < x ? other : x;
+  }
+  return x[0];
+}
+
 // One step of dense Prim. For a fixed j, (min(u, j), max(u, j)) grows with u, so the tie rule
 // (length, smaller index, larger index) between two candidate edges of j is a comparison of their
-// other ends. For a vertex in the tree (bottleneck >= 0) the longest edge on the path to u is kept
-// instead, which in Prim's order is the largest height since it came in: pairs whose key is within
+// other ends. Vertices in the tree have best = -1.
+//
+// With kContest, for a vertex in the tree (bottleneck >= 0) the longest edge on the path to u is
+// kept, which in Prim's order is the largest height since it came in: pairs whose key is within
 // `band` times it are counted, for they might belong to the tree if keys were exact.
-template <class T>
-T relax(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
-        T* bottleneck, T* close) {
+template <class T, bool kContest>
+T relax_of(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
+           T* bottleneck, T* close) {
   using Vec = typename Simd<T>::Vec;
   using IntVec = typename Simd<Index<T>>::Vec;
+  typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
   constexpr int64_t kWidth = Simd<T>::kWidth;
   constexpr T kInf = __builtin_inff();
   Vec least = kInf - Vec{};
-  Vec count = *reinterpret_cast<const Vec*>(close);
+  Vec count = {};
   int64_t j = 0;
   for (; j + kWidth <= n; j += kWidth) {
-    typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
-    const Vec raw = *reinterpret_cast<const Loose*>(keys + j);
-    const Vec before = *reinterpret_cast<const Vec*>(bottleneck + j);
-    const Vec key = before > T(kPrimOutside) ? kInf - Vec{} : raw;
+    const Vec key = *reinterpret_cast<const Loose*>(keys + j);
     const Vec old = *reinterpret_cast<const Vec*>(best + j);
     const IntVec other = *reinterpret_cast<const IntVec*>(from + j);
     const IntVec shorter = (key < old) | ((key == old) & (other > u));
     const Vec now = shorter ? key : old;
     *reinterpret_cast<Vec*>(best + j) = now;
     *reinterpret_cast<IntVec*>(from + j) = shorter ? u - IntVec{} : other;
-    least = now < least ? now : least;
-    const Vec after = ((before >= 0) & (before < height)) ? height - Vec{} : before;
-    *reinterpret_cast<Vec*>(bottleneck + j) = after;
-    count += ((raw <= after * band) & (raw > 0)) ? T{1} - Vec{} : Vec{};
+    least = (now < least) & (now >= 0) ? now : least;
+    if constexpr (kContest) {
+      const Vec before = *reinterpret_cast<const Vec*>(bottleneck + j);
+      const Vec after = ((before >= 0) & (before < height)) ? height - Vec{} : before;
+      *reinterpret_cast<Vec*>(bottleneck + j) = after;
+      count += ((key <= after * band) & (key > 0)) ? T{1} - Vec{} : Vec{};
+    }
   }
-  *reinterpret_cast<Vec*>(close) = count;
-#pragma GCC unroll 4
-  for (int64_t half = kWidth / 2; half > 0; half /= 2) {
-    Vec other = least;
-#pragma GCC unroll 16
-    for (int64_t l = 0; l < half; ++l) other[l] = least[l + half];
-    least = other < least ? other : least;
-  }
-  T result = least[0];
+  if constexpr (kContest) *reinterpret_cast<Vec*>(close) += count;
+  T result = least_lane<T>(least);
   for (; j < n; ++j) {
-    const T before = bottleneck[j];
-    const T key = before > T(kPrimOutside) ? kInf : keys[j];
-    if (key < best[j] || (key == best[j] && u < from[j])) {
-      best[j] = key;
+    if (keys[j] < best[j] || (keys[j] == best[j] && u < from[j])) {
+      best[j] = keys[j];
       from[j] = u;
     }
-    result = best[j] < result ? best[j] : result;
-    if (before >= 0 && before < height) bottleneck[j] = height;
-    if (keys[j] <= bottleneck[j] * band && keys[j] > 0) ++close[0];
+    if (best[j] >= 0 && best[j] < result) result = best[j];
+    if constexpr (kContest) {
+      if (bottleneck[j] >= 0 && bottleneck[j] < height) bottleneck[j] = height;
+      if (keys[j] <= bottleneck[j] * band && keys[j] > 0) ++close[0];
+    }
   }
   return result;
 }
 
-// The vertices whose best is least, of which there is almost always one: their positions.
+template <class T>
+T relax(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
+        T* bottleneck, T* close) {
+  if (bottleneck) {
+    return relax_of<T, true>(keys, n, u, height, band, best, from, bottleneck, close);
+  }
+  return relax_of<T, false>(keys, n, u, height, band, best, from, bottleneck, close);
+}
+
+// The vertices whose best is `least`, of which there is almost always one: their positions.
 template <class T>
 int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
   constexpr int64_t kWidth = Simd<T>::kWidth;
@@ -67,11 +84,12 @@ int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
   int64_t count = 0;
   int64_t j = 0;
   for (; j + kWidth <= n; j += kWidth) {
-    uint64_t mask = at_most<T>(*reinterpret_cast<const typename Simd<T>::Vec*>(best + j), bound);
+    const typename Simd<T>::Vec x = *reinterpret_cast<const typename Simd<T>::Vec*>(best + j);
+    uint64_t mask = at_most<T>(x, bound) & at_most<T>(bound, x);
     for (; mask; mask &= mask - 1) found[count++] = static_cast<int32_t>(j + __builtin_ctzll(mask));
   }
   for (; j < n; ++j) {
-    if (best[j] <= least) found[count++] = static_cast<int32_t>(j);
+    if (best[j] == least) found[count++] = static_cast<int32_t>(j);
   }
   return count;
 }
@@ -117,17 +135,45 @@ bool all_finite(const T* x, int64_t n) {
   return sum == 0;
 }
 
+// Four vectors of the result stay in registers while the edges pass by: x and out are touched once,
+// and each neighbour's row once.
 template <class T>
-void add_scaled_difference(const T* x, const T* y, int64_t n, T w, T* out) {
-#pragma omp simd
-  for (int64_t k = 0; k < n; ++k) out[k] += w * (x[k] - y[k]);
+void weigh_differences(const T* x, const T* const* others, const T* weights, int64_t count,
+                       int64_t n, bool add, T* out) {
+  typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
+  using Vec = typename Simd<T>::Vec;
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  constexpr int kVectors = 4;
+  int64_t k = 0;
+  for (; k + kVectors * kWidth <= n; k += kVectors * kWidth) {
+    Vec at[kVectors], sum[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      at[v] = *reinterpret_cast<const Loose*>(x + k + v * kWidth);
+      sum[v] = add ? Vec(*reinterpret_cast<const Loose*>(out + k + v * kWidth)) : Vec{};
+    }
+    for (int64_t e = 0; e < count; ++e) {
+      const Vec w = weights[e] - Vec{};
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        sum[v] += w * (at[v] - *reinterpret_cast<const Loose*>(others[e] + k + v * kWidth));
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Loose*>(out + k + v * kWidth) = sum[v];
+  }
+  for (; k < n; ++k) {
+    T sum = add ? out[k] : T{0};
+    for (int64_t e = 0; e < count; ++e) sum += weights[e] * (x[k] - others[e][k]);
+    out[k] = sum;
+  }
 }
 
 template <class T>
 constexpr Kernels<T> table() {
   return {block<T>,  pairs<T>,  rectangle<T>,  pack<T>,
-          panel_tile<T>, mirror<T>, hits<T>, relax<T>, find_least<T>, refine<T>,
-          all_finite<T>, add_scaled_difference<T>, rounding<T>, panel_rounding<T>};
+          panel_tile<T>, mirror<T>, hits<T>, relax<T>, find_least<T>, mirrored<T>, refine<T>,
+          all_finite<T>, weigh_differences<T>, rounding<T>, panel_rounding<T>};
 }
 
 }  // namespace
