@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = {"isa_avx2": "x86-64-v3", "isa_avx512": "x86-64-v4"}
+EXTRA = {"isa_avx512vnni": ["-march=x86-64-v4", "-mavx512vnni"]}
 
 pytestmark = [
     pytest.mark.sanitizer,
@@ -28,7 +29,7 @@ def build(folder: Path, sanitizer: str) -> Path:
     def compile_one(source: Path) -> str:
         arch = ARCHITECTURES.get(source.stem)
         target = folder / f"{source.stem}.o"
-        flags = [f"-march={arch}"] if arch else []
+        flags = EXTRA.get(source.stem, [f"-march={arch}"] if arch else [])
         subprocess.run([*common, *flags, "-c", str(source), "-o", str(target)], check=True)
         return str(target)
 

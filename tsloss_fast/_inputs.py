@@ -86,6 +86,8 @@ def runs_directly(x: Any) -> bool:
         and x.is_cpu
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
         and x.layout is torch.strided
+        and not x.is_neg()  # lazily negated, and zeros without memory
+        and not x._is_zerotensor()
         and not torch.compiler.is_compiling()
         and not transforms_active()
         and torch.autograd.forward_ad._current_level < 0

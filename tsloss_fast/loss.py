@@ -123,11 +123,11 @@ class TSLoss(nn.Module):
         weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D)
         time and memory).
         """
+        if hasattr(points, "full_tensor"):
+            points = points.full_tensor()
         if self._fused and not return_terms and runs_directly(points) and points.dim() >= 2:
             sizes = check_lengths(lengths, points.shape[:-2], points.device)
             return _autograd.scale_free_loss(points, sizes, self)
-        if hasattr(points, "full_tensor"):
-            points = points.full_tensor()
         compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
         found = compute[self.form](points, lengths)
         terms = {name: term.mean() if term.dim() else term for name, term in found.items()}
