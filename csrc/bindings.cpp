@@ -133,6 +133,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("batch"), py::arg("n"), py::arg("dim"), py::arg("threads"));
 
   m.def(
+      "filter_keeps",
+      [](int dtype, Address points, double factor, Address kept, int64_t n, int64_t dim) {
+        tsloss::filter_keeps(static_cast<Dtype>(dtype), BatchShape{1, n, dim, nullptr}, in(points),
+                             factor, static_cast<uint8_t*>(out(kept)));
+      },
+      release(), py::arg("dtype"), py::arg("points"), py::arg("factor"), py::arg("kept"),
+      py::arg("n"), py::arg("dim"));
+
+  m.def(
       "set_overrides",
       [](int path, int64_t sample_one_in, int64_t wave_one_in, int coded, uint64_t seed) {
         tsloss::overrides() = {static_cast<tsloss::Path>(path), sample_one_in, wave_one_in, coded,

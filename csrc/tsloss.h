@@ -82,7 +82,13 @@ void single_linkage(int64_t batch, int64_t points, const int64_t* edges, int64_t
 void pairwise_keys(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
                    void* distances, int threads);
 
-// The instruction set in use: "baseline", "avx2" or "avx512". Chosen once from the processor or
+// For tests: kept (points, points) says for each pair of one cloud whether the low-precision filter
+// keeps it if the bound is its own squared distance times `factor`.
+void filter_keeps(Dtype dtype, const BatchShape& shape, const void* points, double factor,
+                  uint8_t* kept);
+
+// The instruction set in use: "baseline", "avx2", "avx512" or
+// "avx512_vnni". Chosen once from the processor or
 // from the environment variable TSLOSS_ISA. Throws std::invalid_argument for an unknown or
 // unsupported one.
 const char* isa();

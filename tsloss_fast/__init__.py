@@ -2,6 +2,7 @@
 soft prompt loss (TSLoss) on top of it."""
 
 from . import barcode
+from ._progress import progress
 from .functional import H0Persistence, h0_persistence, h0_persistence_from_distances
 from .loss import TSLoss
 
@@ -14,4 +15,5 @@ __all__ = [
     "barcode",
     "h0_persistence",
     "h0_persistence_from_distances",
+    "progress",
 ]

@@ -67,7 +67,12 @@ class _H0Direct(torch.autograd.Function):
             )
             result = _routing.route_gradient(grad, points, edges, ctx.metric)
             return result.reshape(shape), None, None, None
-        return _ops.h0_backward_direct(grads[0], points, deaths, edges, ctx.metric), None, None, None
+        return (
+            _ops.h0_backward_direct(grads[0], points, deaths, edges, ctx.metric),
+            None,
+            None,
+            None,
+        )
 
 
 class _H0Transformed(_Routed):

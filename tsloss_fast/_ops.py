@@ -306,3 +306,20 @@ def pairwise_keys(points: Tensor, metric: str = "euclidean") -> Tensor:
         torch.get_num_threads(),
     )
     return keys
+
+
+def filter_keeps(points: Tensor, factor: float = 1.0) -> Tensor:
+    """Whether the low-precision filter keeps each pair (N, N) of points (N, D) if the bound is its
+    own squared distance times ``factor``; for tests."""
+    points, code = _prepare(points, "points", 2)
+    n, dim = points.shape
+    kept = torch.zeros((n, n), dtype=torch.uint8)
+    _core.filter_keeps(
+        code,
+        _pointer(points, "points", (n, dim), points.dtype),
+        factor,
+        _pointer(kept, "kept", (n, n), torch.uint8),
+        n,
+        dim,
+    )
+    return kept.bool()

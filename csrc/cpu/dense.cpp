@@ -129,7 +129,7 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
   std::vector<Edge<T>>& edges = scratch.edges;
   edges.resize(static_cast<size_t>(n - 1));
   const int64_t units = packed ? table.panel_rounding(dim) : table.rounding(rows.dim);
-  const T band = 1 + 4 * T(units) * std::numeric_limits<T>::epsilon();
+  const T band = band_of<T>(units, rows.dim);
   const Prim found = prim_dense(keys, stride, n, band, scratch.prim, edges.data());
   if (found == Prim::kIncomplete) return false;
   const auto exact = [&](int64_t i, int64_t j) -> Edge<double> {

@@ -274,7 +274,27 @@ void keys_of(Metric metric, const BatchShape& shape, const T* points, T* distanc
   }
 }
 
+template <class T>
+void keeps_of(const BatchShape& shape, const T* points, double factor, uint8_t* kept) {
+  const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
+  Buffer<T> rows;
+  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
+  load_rows(points, shape.points, shape.dim, rows.data(), stride);
+  const LargeCloud<T> cloud{shape.points, shape.dim, Term::kSquared,
+                            {rows.data(), stride, stride}, nullptr};
+  filter_keeps(cloud, factor, kept);
+}
+
 }  // namespace
+
+void filter_keeps(Dtype dtype, const BatchShape& shape, const void* points, double factor,
+                  uint8_t* kept) {
+  if (dtype == Dtype::kFloat64) {
+    keeps_of(shape, static_cast<const double*>(points), factor, kept);
+  } else {
+    keeps_of(shape, static_cast<const float*>(points), factor, kept);
+  }
+}
 
 Finding h0_forward(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
                    void* deaths, int64_t* edges, int threads) {

@@ -64,9 +64,52 @@ class Large {
         code_columns_(scratch.code_columns) {
     const int64_t units =
         std::max(table_.rounding(stride_), coded_ ? 0 : table_.panel_rounding(cloud.dim));
-    // Keys are known up to a factor of 1 + eta, where eta = units * 2^-24 (2^-53).
-    band_ = 1 + 4 * T(units) * std::numeric_limits<T>::epsilon();
+    band_ = band_of<T>(units, stride_);
     random_.state = overrides().seed;
+  }
+
+  // For tests: whether the filter keeps each pair (i, j), i < j, if the bound is its own exact key
+  // times `factor`. At a factor of 1 it has to.
+  void keeps(double factor, uint8_t* kept) {
+    m_ = cloud_.n;
+    ids_.resize(static_cast<size_t>(m_));
+    std::iota(ids_.begin(), ids_.end(), 0);
+    order_ = ids_;
+    for (int64_t i = 0; i < m_; ++i) {
+      for (int64_t k = 0; k < stride_; ++k) {
+        largest_ = std::max(largest_, std::fabs(cloud_.rows[i][k]));
+      }
+    }
+    gather();
+    for (int64_t i = 0; i < m_; i += kTileRows) {
+      const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
+      for (int64_t t = 0; t < blocks(); ++t) {
+        alignas(64) int32_t dots[kTileRows * kTileColumns];
+        dot(i, t, dots);
+        const TileSides sides = tile_sides(i, rows, largest_norm(t));
+        for (int r = 0; r < rows; ++r) {
+          alignas(64) float bound[kTileColumns];
+          const float none = -std::numeric_limits<float>::infinity();
+          std::fill_n(bound, kTileColumns, none);
+          const int64_t end = std::min(m_ - t * kTileColumns, kTileColumns);
+          for (int64_t j = 0; j < end; ++j) {
+            const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
+            bound[j] = frame_bound(
+                static_cast<T>(exact_key(static_cast<int32_t>(i + r), q) * factor));
+          }
+          uint64_t mask;
+          TileBounds b = tile_bounds(sides, t);
+          b.row_scale += r;
+          b.row_low += r;
+          b.row_bound = &none;
+          b.column_bound = bound;
+          filter_.survivors(dots + r * kTileColumns, b, 1, &mask);
+          for (int64_t j = 0; j < end; ++j) {
+            kept[(i + r) * m_ + t * kTileColumns + j] = (mask >> j) & 1;
+          }
+        }
+      }
+    }
   }
 
   LargeResult run() {
@@ -579,12 +622,7 @@ class Large {
       column_bound[j] = running = std::max(running, gap[columns + j]);
       column_key[j] = running_key = std::max(running_key, gap_[columns + j]);
     }
-    float largest_norm = 0;
-    if (coded_) {
-      for (int64_t j = 0; j < std::min(kTileColumns, m_ - columns); ++j) {
-        largest_norm = std::max(largest_norm, coded_norm_.data()[columns + j]);
-      }
-    }
+    const float largest = coded_ ? largest_norm(t) : 0;
     F between = 0;  // the largest gap from the end of the row's panel to the start of the block
     T between_key = 0;
     for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
@@ -612,38 +650,55 @@ class Large {
         const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
         if (rows <= 0) break;
         filter_tile(i, t, rows, diagonal, row_bound + half * kTileRows,
-                    row_key + half * kTileRows, column_bound, column_key, largest_norm, gap,
-                    worker);
+                    row_key + half * kTileRows, column_bound, column_key, largest, gap, worker);
       }
     }
+  }
+
+  // What the filter needs to know of 8 rows beside block t, and of block t beside them.
+  struct TileSides {
+    float twice[kTileRows];
+    float row_low[kTileRows];
+    float largest_row;
+  };
+
+  float largest_norm(int64_t t) const {
+    const int64_t begin = t * kTileColumns, end = std::min(m_, begin + kTileColumns);
+    return *std::max_element(coded_norm_.data() + begin, coded_norm_.data() + end);
+  }
+
+  TileSides tile_sides(int64_t i, int rows, float largest_column) const {
+    TileSides s = {};
+    float largest = 0;
+    for (int r = 0; r < rows; ++r) {
+      const int64_t p = i + r;
+      largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
+      s.twice[r] = 2 * scale_.data()[p];
+      s.row_low[r] =
+          low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
+    }
+    s.largest_row = 2 * largest * (1 + kSlack);
+    return s;
+  }
+
+  TileBounds tile_bounds(const TileSides& sides, int64_t t) const {
+    const int64_t c = t * kTileColumns;
+    return {sides.twice,     sides.row_low,      nullptr,           scale_.data() + c,
+            low_.data() + c, residue_.data() + c, sides.largest_row, nullptr};
   }
 
   template <class F>
   void filter_tile(int64_t i, int64_t t, int rows, bool diagonal, const F* row_bound,
                    const T* row_key, const F* column_bound, const T* column_key,
-                   float largest_norm, const std::vector<F>& gap, Worker& worker) {
+                   float largest_column, const std::vector<F>& gap, Worker& worker) {
     const int64_t columns = t * kTileColumns;
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     alignas(64) T keys[kTileRows * kTileColumns];
-    float twice[kTileRows], row_low[kTileRows];
     uint64_t masks[kTileRows];
-    TileBounds bounds{twice, row_low, nullptr, nullptr, low_.data() + columns,
-                      residue_.data() + columns, 0.0f, nullptr};
-    if constexpr (std::is_same_v<F, float>) {
-      if (coded_) {
-        float largest = 0;
-        for (int r = 0; r < rows; ++r) {
-          const int64_t p = i + r;
-          largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
-          twice[r] = 2 * scale_.data()[p];
-          row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_norm * (1 + kSlack);
-        }
-        bounds.largest_row = 2 * largest * (1 + kSlack);
-        bounds.row_bound = reinterpret_cast<const float*>(row_bound);
-        bounds.column_scale = scale_.data() + columns;
-        bounds.column_bound = reinterpret_cast<const float*>(column_bound);
-        dot(i, t, dots);
-      }
+    TileSides sides;
+    if (coded_) {
+      sides = tile_sides(i, rows, largest_column);
+      dot(i, t, dots);
     }
     if (!coded_) panel_keys(i, t, keys);
 
@@ -652,7 +707,7 @@ class Large {
         return table_.hits(keys + from * kTileColumns, reinterpret_cast<const T*>(of_rows),
                            reinterpret_cast<const T*>(of_columns), count, masks + from);
       }
-      TileBounds b = bounds;
+      TileBounds b = tile_bounds(sides, t);
       b.row_scale += from;
       b.row_low += from;
       b.row_bound = reinterpret_cast<const float*>(of_rows);
@@ -784,6 +839,14 @@ LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>&
   return Large<T>(cloud, threads, scratch).run();
 }
 
+template <class T>
+void filter_keeps(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
+  LargeScratch<T> scratch;
+  Large<T>(cloud, 1, scratch).keeps(factor, kept);
+}
+
+template void filter_keeps(const LargeCloud<float>&, double, uint8_t*);
+template void filter_keeps(const LargeCloud<double>&, double, uint8_t*);
 template LargeResult large_tree(const LargeCloud<float>&, int, LargeScratch<float>&);
 template LargeResult large_tree(const LargeCloud<double>&, int, LargeScratch<double>&);
 

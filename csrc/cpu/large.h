@@ -40,6 +40,10 @@ struct LargeResult {
 template <class T>
 LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch);
 
+// For tests; see Large::keeps. kept is n x n.
+template <class T>
+void filter_keeps(const LargeCloud<T>& cloud, double factor, uint8_t* kept);
+
 // Whether the filter works on codes, for which it wants cloud.rows.
 bool filters_by_codes(Term term, int64_t dim);
 

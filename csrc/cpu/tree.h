@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
@@ -54,6 +55,16 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<do
 // The length of one pair, computed as prim_robust does.
 template <class T>
 double robust_length(const T* x, const T* y, int64_t dim, Term term);
+
+// How far fast keys may be from exact ones: if fast keys have a relative error of `units` units of
+// rounding, a pair whose exact key is at most that of another has a fast key at most `band` times
+// the other's. Exact keys of double are sums in double themselves (of 16 lanes), and so have an
+// error of their own; twice the sum of both, and twice that for chains of two comparisons.
+template <class T>
+T band_of(int64_t units, int64_t dim) {
+  if (sizeof(T) == 8) units += dim / 16 + 8;
+  return 1 + 4 * T(units) * std::numeric_limits<T>::epsilon();
+}
 
 // Squares below this have lost digits to underflow, whatever the number of terms.
 template <class T>

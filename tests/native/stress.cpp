@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/tuning.h"
 #include "tsloss.h"
 
 using namespace tsloss;
@@ -81,31 +82,43 @@ bool random_batches() {
   return true;
 }
 
-// One cloud on several threads: tiles, the rescue path at tiny scales, and the streaming path.
+// One cloud on several threads: tiles, the rescue path at tiny scales, and every path forced, with
+// both filters.
 bool single_clouds() {
   std::mt19937 random(2);
   std::normal_distribution<double> normal;
   std::vector<double> tiny(600 * 50);
   for (double& v : tiny) v = 1e-30 * normal(random);
-  std::vector<double> grid(12300 * 3);
-  for (double& v : grid) v = random() % 8;
+  std::vector<double> grid(700 * 60);
+  for (double& v : grid) v = random() % 3;
+  std::vector<double> cloud(700 * 60);
+  for (double& v : cloud) v = normal(random);
+  bool good = true;
   for (const char* name : supported_isas()) {
     set_isa(name);
     const BatchShape shape{1, 600, 50, nullptr};
-    if (!(compute<float>(Metric::kEuclidean, shape, tiny, 4) ==
-          compute<float>(Metric::kEuclidean, shape, tiny, 1))) {
-      return false;
+    good = good && compute<float>(Metric::kEuclidean, shape, tiny, 4) ==
+                       compute<float>(Metric::kEuclidean, shape, tiny, 1);
+    const BatchShape large{1, 700, 60, nullptr};
+    for (const std::vector<double>* points : {&grid, &cloud}) {
+      overrides() = {};
+      overrides().path = Path::kSmall;
+      const Results<float> expected = compute<float>(Metric::kEuclidean, large, *points, 1);
+      const Results<double> wide = compute<double>(Metric::kEuclidean, large, *points, 1);
+      for (int way = 0; way < 4; ++way) {
+        overrides() = {};
+        overrides().path = way == 0 ? Path::kPacked : Path::kLarge;
+        overrides().coded = way > 1;
+        overrides().wave_one_in = way == 3 ? 4 : 0;
+        for (int threads : {1, 3}) {
+          good = good && compute<float>(Metric::kEuclidean, large, *points, threads) == expected;
+          good = good && compute<double>(Metric::kEuclidean, large, *points, threads) == wide;
+        }
+      }
     }
+    overrides() = {};
   }
-  std::vector<float> x(grid.begin(), grid.end());
-  Results<float> results[2];
-  for (int k = 0; k < 2; ++k) {
-    results[k].deaths.resize(12299);
-    results[k].edges.resize(2 * 12299);
-    h0_forward(Dtype::kFloat32, Metric::kEuclidean, BatchShape{1, 12300, 3, nullptr}, x.data(),
-               results[k].deaths.data(), results[k].edges.data(), 1 + 2 * k);
-  }
-  return results[0] == results[1];
+  return good;
 }
 
 }  // namespace
