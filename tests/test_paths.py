@@ -20,7 +20,7 @@ from tsloss_fast import H0Persistence, _core, h0_persistence
 pytestmark = needs_long_double
 
 SMALL, PACKED, LARGE = 1, 2, 3
-SWITCH_POINTS = (640, 2048)  # of csrc/cpu/tuning.h
+SWITCH_POINTS = (640, 1024)  # of csrc/cpu/tuning.h
 DIMENSIONS = (1, 2, 15, 16, 17, 63, 64, 65)
 
 
@@ -145,7 +145,7 @@ def test_every_path_is_right_for_every_metric(metric: str) -> None:
 
 
 @pytest.mark.parametrize("offset", [-1, 0, 1])
-@pytest.mark.parametrize(("switch", "d"), [(640, 64), (2048, 6)])
+@pytest.mark.parametrize(("switch", "d"), [(640, 192), (1024, 6), (1024, 100)])
 def test_nothing_happens_where_the_path_changes(switch: int, d: int, offset: int) -> None:
     assert switch in SWITCH_POINTS
     points = gaussian(switch + offset, d, seed=6)

@@ -15,7 +15,7 @@ namespace tsloss {
 template <class T>
 class Collector {
  public:
-  // `exact(i, j)` gives the key that decides.
+  // `exact(i, j)` gives the key that decides; a band of 1 says that keys are exact already.
   template <class Exact>
   Collector(int64_t n, T band, Exact exact)
       : n_(n), band_(band), limit_(static_cast<size_t>(4 * n + 4096)), sets_(0), exact_(exact) {}
@@ -44,7 +44,10 @@ class Collector {
     };
     std::vector<Decided> decided;
     decided.reserve(links_.size());
-    for (const Link<T>& l : links_) decided.push_back({{exact_(l.i, l.j), l.i, l.j}, l.key});
+    for (const Link<T>& l : links_) {
+      const double exact = band_ > 1 ? exact_(l.i, l.j) : double(l.key);
+      decided.push_back({{exact, l.i, l.j}, l.key});
+    }
     std::sort(decided.begin(), decided.end());
     sets_.reset(n_);
     links_.clear();

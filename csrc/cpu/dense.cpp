@@ -13,18 +13,12 @@ namespace {
 // A tile block of two panels of rows stays in a 1 MB L2 cache.
 constexpr int64_t kBlockBytes = int64_t{128} << 10;
 
-// All coordinates are integers, so small that squares and their sums are exact: ties are ties.
 template <class T>
 bool is_lattice(const Rows<T>& rows, int64_t n) {
-  T most = 0;
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t k = 0; k < rows.dim; ++k) {
-      const T x = std::fabs(rows[i][k]);
-      if (!(x < 4096) || x != T(int32_t(x))) return false;
-      most = std::max(most, x);
-    }
+    if (!is_lattice_row(rows[i], rows.dim)) return false;
   }
-  return 4 * double(most) * double(most) * double(rows.dim) < (sizeof(T) == 4 ? 0x1p24 : 0x1p53);
+  return true;
 }
 
 // Prim's tree, and all other pairs that could be in the tree of the exact keys.

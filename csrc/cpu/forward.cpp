@@ -36,10 +36,9 @@ Term term_of(Metric metric) {
   return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
 }
 
-Path path_of(Term term, int64_t n, int64_t dim) {
+Path path_of(int64_t n, int64_t dim) {
   if (overrides().path != Path::kAuto) return overrides().path;
-  const bool coded = term == Term::kSquared && dim >= kCodedDimension;
-  if (n >= (coded ? kLargePoints : kLargePointsDirect)) return Path::kLarge;
+  if (n >= (dim >= kHighDimension ? kLargePointsHigh : kLargePoints)) return Path::kLarge;
   return dim >= kSmallDimension ? Path::kSmall : Path::kPacked;
 }
 
@@ -111,7 +110,7 @@ class CloudSolver {
   // The tree in scratch.tree, unless something is wrong.
   Finding solve() {
     if (n_ < 2) return n_ == 1 ? load_all() : Finding{};
-    const Path path = path_of(term_, n_, dim_);
+    const Path path = path_of(n_, dim_);
     bool good;
     if (path == Path::kLarge) {
       if (filters_by_codes(term_, dim_)) {

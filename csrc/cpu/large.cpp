@@ -24,6 +24,7 @@ constexpr float kTinySquare = 1e-34f;
 constexpr int64_t kRowCandidates = 4;
 constexpr int64_t kColumnCandidates = 4;
 constexpr int64_t kGatherGrain = kTileColumns;
+constexpr int64_t kLongStreak = 16;
 
 struct Random {  // SplitMix64 (Steele, Lea and Flood, 2014)
   uint64_t state;
@@ -62,9 +63,6 @@ class Large {
         panels_(scratch.panels),
         code_rows_(scratch.code_rows),
         code_columns_(scratch.code_columns) {
-    const int64_t units =
-        std::max(table_.rounding(stride_), coded_ ? 0 : table_.panel_rounding(cloud.dim));
-    band_ = band_of<T>(units, stride_);
     random_.state = overrides().seed;
   }
 
@@ -121,6 +119,7 @@ class Large {
     if (result.finding.problem != Problem::kNone) return result;
     m_ = static_cast<int64_t>(ids_.size());
     if (m_ == 1) return result;
+    choose_band();
 
     order_.resize(ids_.size());
     std::iota(order_.begin(), order_.end(), 0);
@@ -135,8 +134,16 @@ class Large {
     Monitor::stage(0.08, 0.2);
     prepare(forest);
     const int64_t wish = overrides().wave_one_in;
-    if (wish > 0 || (wish == 0 && expected_hits() > kHitsForWave)) {
-      forest = wave(forest, wish > 0 ? wish : kWaveOneIn);
+    const double hits = wish == 0 ? expected_hits() : 0;
+    if (coded_ && hits > double(m_) / 8 && cloud_.dim <= kDirectDimension) {
+      // Codes do not tell these points apart, and distances cost little more.
+      coded_ = false;
+      choose_band();
+      prepare(forest);
+    }
+    if (wish > 0 || hits > kHitsForWave) {
+      const int64_t one_in = hits > double(m_) / 8 ? 2 * kWaveOneIn : kWaveOneIn;
+      forest = wave(forest, wish > 0 ? wish : one_in);
       keep_forest(forest, sets_, m_);
       prepare(forest);
     }
@@ -155,6 +162,13 @@ class Large {
   int32_t id(int64_t position) const { return ids_[order_[position]]; }
   const T* row(int64_t position) const { return cloud_.rows[id(position)]; }
 
+  void choose_band() {
+    const int64_t units =
+        coded_ ? table_.rounding(stride_)
+               : std::max(table_.rounding(stride_), table_.panel_rounding(cloud_.dim));
+    band_ = lattice_ ? T{1} : band_of<T>(units, stride_);
+  }
+
   // Copies of a point are joined to the first of them by edges of length 0, which is what the tie
   // rule wants; only the first goes on. Loads and checks every point on the way.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
@@ -163,6 +177,7 @@ class Large {
     FirstBad bad;
     const int64_t tasks = (n + kGatherGrain - 1) / kGatherGrain;
     std::vector<T> largest(static_cast<size_t>(tasks), T{0});
+    std::vector<char> lattice(static_cast<size_t>(tasks), 1);
     parallel_for(tasks, threads_, [&](int64_t task, int) {
       Buffer<T> buffer;
       T most = 0;
@@ -181,9 +196,11 @@ class Large {
           most = size > most ? size : most;
         }
         hash[i] = hash_row(x, stride_ * static_cast<int64_t>(sizeof(T)));
+        lattice[task] = lattice[task] && is_lattice_row(x, stride_);
       }
       largest[task] = most;
     });
+    lattice_ = std::find(lattice.begin(), lattice.end(), 0) == lattice.end();
     largest_ = *std::max_element(largest.begin(), largest.end());
     if (bad.problem != Problem::kNone) return {bad.problem, 0, bad.point, -1};
     std::vector<std::pair<uint64_t, int32_t>> sorted(static_cast<size_t>(n));
@@ -575,6 +592,7 @@ class Large {
     bool counting = false;  // hits are counted, and that is all
     int64_t tested = 0;
     int64_t hits = 0;
+    int64_t streak = 0;  // tiles in a row that had to be evaluated whole
     // Pairs that wait for their rows to arrive from memory.
     std::vector<Pair> pending;
     std::vector<Link<T>> pending_link;  // with the bound as key
@@ -615,7 +633,7 @@ class Large {
     const int64_t rows_end = std::min(first + kTilePanels, (m_ + kPanel - 1) / kPanel);
     // The largest gap from the start of the block (inclusive) to each column, and the same in T.
     alignas(64) F column_bound[kTileColumns];
-    T column_key[kTileColumns];
+    alignas(64) T column_key[kTileColumns];
     F running = 0;
     T running_key = 0;
     for (int64_t j = 0; j < kTileColumns; ++j) {
@@ -696,7 +714,10 @@ class Large {
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
     TileSides sides;
-    if (coded_) {
+    // Where the filter has not filtered for a while, it is asked only now and then.
+    const bool ask = !coded_ || diagonal || worker.counting || worker.streak < kLongStreak ||
+                     worker.streak % kLongStreak == 0;
+    if (coded_ && ask) {
       sides = tile_sides(i, rows, largest_column);
       dot(i, t, dots);
     }
@@ -718,11 +739,7 @@ class Large {
     int count = 0;
     T diagonal_key[kTileColumns];
     if (!diagonal) {
-      count = test(row_bound, column_bound, rows, 0);
-      if (columns + kTileColumns > m_) {
-        const uint64_t valid = (uint64_t{1} << (m_ - columns)) - 1;
-        for (int r = 0; r < rows; ++r) masks[r] &= valid;
-      }
+      count = ask ? test(row_bound, column_bound, rows, 0) : kDenseHits + 1;
     } else {
       for (int r = 0; r < rows; ++r) {
         alignas(64) F own[kTileColumns];
@@ -742,18 +759,24 @@ class Large {
       return;
     }
     if (count == 0) {
+      worker.streak = 0;
       worker.flush();
       return;
     }
     if (coded_) worker.flush();
     const bool whole = coded_ && count > kDenseHits;
+    worker.streak = whole ? worker.streak + 1 : 0;
     if (whole) {
       const T* a[kTileRows];
       const T* b[kTileColumns];
       for (int64_t r = 0; r < kTileRows; ++r) a[r] = row(std::min(i + r, m_ - 1));
       for (int64_t j = 0; j < kTileColumns; ++j) b[j] = row(std::min(columns + j, m_ - 1));
       table_.rectangle(a, b, stride_, cloud_.term, keys);
+      if (!diagonal) table_.hits(keys, row_key, column_key, rows, masks);
     }
+    const int64_t valid_columns = std::min(m_ - columns, kTileColumns);
+    const uint64_t valid = (uint64_t{1} << valid_columns) - 1;
+    for (int r = 0; r < rows; ++r) masks[r] &= valid;
     for (int r = 0; r < rows; ++r) {
       if (masks[r] == 0) continue;
       if (diagonal) {
@@ -804,7 +827,7 @@ class Large {
   const Kernels<T>& table_;
   const Filter& filter_ = filter();
   const Coder& coder_ = coder(stride_);
-  const bool coded_;
+  bool coded_;
   T band_;
   Random random_;
 
@@ -817,6 +840,7 @@ class Large {
 
   Buffer<T>& panels_;  // by position, not coded
   T largest_ = 0;  // coordinate
+  bool lattice_ = false;
   std::vector<T> centre_;
   int exponent_ = 0;
   int64_t groups_ = 0;

@@ -9,7 +9,7 @@ namespace TSLOSS_NAMESPACE {
 namespace {
 
 // Sums are cut here: the accumulators of a long sum would lose digits.
-constexpr int64_t kPanelChunk = 256;
+constexpr int64_t kPanelChunk = 64;
 
 // The register tile. AVX-512: 8 rows x 3 vectors = 24 accumulators of 32 registers, 24 multiply-adds
 // for 11 loads. Else: 4 x 2 = 8 of 16 registers, just enough to hide the latency of the

@@ -56,14 +56,26 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<do
 template <class T>
 double robust_length(const T* x, const T* y, int64_t dim, Term term);
 
-// How far fast keys may be from exact ones: if fast keys have a relative error of `units` units of
-// rounding, a pair whose exact key is at most that of another has a fast key at most `band` times
-// the other's. Exact keys of double are sums in double themselves (of 16 lanes), and so have an
-// error of their own; twice the sum of both, and twice that for chains of two comparisons.
+// How far fast keys may be from exact ones: if their relative error is eta = `units` units of
+// rounding, a pair whose exact key is at most that of another has a fast key at most
+// (1 + eta) / (1 - eta) times the other's, which is below `band`. Exact keys of double are sums in
+// double themselves (of 16 lanes), and so have an error of their own.
 template <class T>
 T band_of(int64_t units, int64_t dim) {
   if (sizeof(T) == 8) units += dim / 16 + 8;
-  return 1 + 4 * T(units) * std::numeric_limits<T>::epsilon();
+  return 1 + T(units + 4) * std::numeric_limits<T>::epsilon();
+}
+
+// All coordinates are integers, so small that squares and their sums are exact in T: fast keys are
+// exact, and ties are ties.
+template <class T>
+bool is_lattice_row(const T* x, int64_t dim) {
+  const T most = std::sqrt((sizeof(T) == 4 ? T(0x1p22) : T(0x1p51)) / T(dim > 1 ? dim : 1));
+  bool good = true;
+  for (int64_t k = 0; k < dim; ++k) {
+    good &= std::fabs(x[k]) <= most && x[k] == T(int32_t(std::fabs(x[k]) <= most ? x[k] : T{0}));
+  }
+  return good;
 }
 
 // Squares below this have lost digits to underflow, whatever the number of terms.

@@ -11,13 +11,16 @@ namespace tsloss {
 enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3 };
 
 // From this dimension on, tiles vectorised over the dimension beat packed panels.
-constexpr int64_t kSmallDimension = 48;
-// From this many points on, "sample, order, filter, repair" beats the dense matrix of keys. In low
-// dimensions it filters by the distances themselves, and gains less.
-constexpr int64_t kLargePoints = 640;
-constexpr int64_t kLargePointsDirect = 2048;
-// From this dimension on, low-precision codes are a cheaper filter than the distances.
+constexpr int64_t kSmallDimension = 96;
+// From this many points on, "sample, order, filter, repair" beats the dense matrix of keys: in high
+// dimensions early, in low ones, where keys are cheap, later.
+constexpr int64_t kLargePoints = 1024;
+constexpr int64_t kLargePointsHigh = 640;
+constexpr int64_t kHighDimension = 192;
+// From this dimension on, low-precision codes are a cheaper filter than the distances. If they turn
+// out not to filter, distances take over again up to the other one.
 constexpr int64_t kCodedDimension = 48;
+constexpr int64_t kDirectDimension = 256;
 // Above this dimension the sum of products of 8-bit codes could leave 32 bits.
 constexpr int64_t kByteDimension = 65536;
 
