@@ -10,7 +10,7 @@ import pytest
 
 from tsloss_fast import _core
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_vnni")
 
 
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)

@@ -56,7 +56,13 @@ def test_the_stub_names_exactly_the_functions_and_arguments_of_the_module() -> N
     reason="needs the source tree, g++ and nm",
 )
 @pytest.mark.parametrize(
-    ("isa", "arch"), [("avx2", "x86-64-v3"), ("avx512", "x86-64-v4"), ("baseline", "x86-64")]
+    ("isa", "arch"),
+    [
+        ("avx2", "x86-64-v3"),
+        ("avx512", "x86-64-v4"),
+        ("avx512vnni", "x86-64-v4"),
+        ("baseline", "x86-64"),
+    ],
 )
 def test_kernel_objects_share_no_weak_symbol(tmp_path: Path, isa: str, arch: str) -> None:
     """A template compiled for AVX-512 could become the copy that a processor without it runs."""
@@ -64,6 +70,7 @@ def test_kernel_objects_share_no_weak_symbol(tmp_path: Path, isa: str, arch: str
         pytest.skip("instruction sets of x86-64")
     target = tmp_path / "isa.o"
     command = ["g++", "-std=gnu++17", "-O1", "-fopenmp-simd", "-Wno-psabi", f"-march={arch}"]
+    command += ["-mavx512vnni"] if isa == "avx512vnni" else []
     command += ["-DTSLOSS_X86", "-I", str(ROOT / "csrc"), "-c", "-o", str(target)]
     subprocess.run([*command, str(ROOT / f"csrc/cpu/isa_{isa}.cpp")], check=True)
     symbols = subprocess.run(["nm", str(target)], capture_output=True, text=True, check=True).stdout

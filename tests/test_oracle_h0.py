@@ -35,7 +35,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from tsloss_fast import _core, h0_persistence
 
 pytestmark = needs_long_double
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_vnni")
 
 
 @pytest.fixture

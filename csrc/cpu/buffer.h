@@ -40,7 +40,8 @@ class Buffer {
       data_ = static_cast<T*>(::operator new(static_cast<size_t>(bytes), alignment()));
       capacity_ = count;
 #if defined(__linux__)
-      // Fresh memory comes in pages of 4 KiB, at a microsecond or more each, unless asked otherwise.
+      // Fresh memory comes in pages of 4 KiB, at a microsecond or more each, unless asked
+      // otherwise.
       if (large_) madvise(data_, static_cast<size_t>(bytes), MADV_HUGEPAGE);
 #endif
     }

@@ -11,7 +11,8 @@
 // error term is made a sum of a term of i and a term of j by taking the largest |x| of the other
 // side (of the tile's 48 columns, or of all rows), and both go into the "low" norms
 //
-//   low_i = |t_i|^2 - 2 r_i max_j |x_j| - slack_i,     low_j = |t_j|^2 - 2 r_j (max_i (|x_i| + r_i)),
+//   low_i = |t_i|^2 - 2 r_i max_j |x_j| - slack_i,     low_j = |t_j|^2 - 2 r_j (max_i (|x_i| +
+//   r_i)),
 //
 // so that low_i + low_j - 2 s_i s_j q_i.q_j <= |t_i - t_j|^2. The slack is kSlack |t|^2 a row: it
 // covers the rounding of the few operations in float below (each is wrong by at most 2^-24 of
@@ -27,8 +28,8 @@ using Float = Simd<float>::Vec;
 using Int = Simd<int32_t>::Vec;
 constexpr int64_t kFloats = Simd<float>::kWidth;
 
-// Two products of 16-bit codes added, in each 32-bit lane. 16 bits is the widest code whose products
-// every x86 processor can sum: twice the multiply-adds of float an instruction.
+// Two products of 16-bit codes added, in each 32-bit lane. 16 bits is the widest code whose
+// products every x86 processor can sum: twice the multiply-adds of float an instruction.
 typedef int16_t Short __attribute__((vector_size(kVectorBytes), may_alias));
 
 inline __attribute__((always_inline)) Int multiply_pairs(Short x, Short y) {
@@ -46,9 +47,8 @@ inline __attribute__((always_inline)) Int multiply_pairs(Short x, Short y) {
 }
 
 // The register tile is that of panel_micro, for the same reasons.
-__attribute__((noinline)) void dot_micro(const int16_t* a,
-                                         const int16_t* const (&b)[kMicroVectors], int64_t groups,
-                                         const int32_t* start, int32_t* dots) {
+__attribute__((noinline)) void dot_micro(const int16_t* a, const int16_t* const (&b)[kMicroVectors],
+                                         int64_t groups, const int32_t* start, int32_t* dots) {
   Int acc[kMicroRows][kMicroVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kMicroRows; ++r) {
@@ -156,9 +156,8 @@ int survivors(const int32_t* dots, const TileBounds& t, int rows, uint64_t* mask
   int count = 0;
   Float column_low[kTileColumns / kFloats];
   for (int64_t c = 0; c < kTileColumns; c += kFloats) {
-    column_low[c / kFloats] =
-        *reinterpret_cast<const Float*>(t.column_low + c) -
-        *reinterpret_cast<const Float*>(t.column_residue + c) * t.largest_row;
+    column_low[c / kFloats] = *reinterpret_cast<const Float*>(t.column_low + c) -
+                              *reinterpret_cast<const Float*>(t.column_residue + c) * t.largest_row;
   }
   for (int r = 0; r < rows; ++r) {
     const Float row_scale = t.row_scale[r] - Float{};

@@ -24,12 +24,10 @@ bool is_lattice(const Rows<T>& rows, int64_t n) {
 // Prim's tree, and all other pairs that could be in the tree of the exact keys.
 template <class T>
 std::vector<Link<T>> contenders(const T* keys, int64_t stride, int64_t n, T band,
-                                const std::vector<Edge<T>>& edges, const Rows<T>& rows,
-                                Term term) {
+                                const std::vector<Edge<T>>& edges, const Rows<T>& rows, Term term) {
   const auto refine = kernels<T>().refine;
-  Collector<T> collector(n, band, [&](int32_t i, int32_t j) {
-    return refine(rows[i], rows[j], rows.dim, term);
-  });
+  Collector<T> collector(
+      n, band, [&](int32_t i, int32_t j) { return refine(rows[i], rows[j], rows.dim, term); });
   std::vector<char> inside(static_cast<size_t>(n), 0);
   std::vector<int32_t> order{0};
   std::vector<T> bottleneck{0};
@@ -99,8 +97,8 @@ void keys_by_panels(const Rows<T>& rows, int64_t n, int64_t dim, Term term, int 
       // Tiles on the diagonal start at their own panel.
       const int64_t skip = std::max<int64_t>(i / kPanel - first, 0);
       const int64_t columns = (width - skip) * kPanel, j = (first + skip) * kPanel;
-      table.panel_tile(packed + i / kPanel * size + i % kPanel, packed + (first + skip) * size,
-                       dim, term, width - skip, tile);
+      table.panel_tile(packed + i / kPanel * size + i % kPanel, packed + (first + skip) * size, dim,
+                       term, width - skip, tile);
       for (int64_t r = 0; r < std::min(kTileRows, n - i); ++r) {
         std::copy_n(tile + r * kTileColumns, columns, keys + (i + r) * stride + j);
       }

@@ -169,8 +169,7 @@ class CloudSolver {
     FindingLog log;
     parallel_for((n_ + grain - 1) / grain, threads_, [&](int64_t task, int) {
       for (int64_t i = task * grain; i < std::min(n_, (task + 1) * grain); ++i) {
-        const Problem problem =
-            load_point(metric_, points_, dim_, stride_, i, rows + i * stride_);
+        const Problem problem = load_point(metric_, points_, dim_, stride_, i, rows + i * stride_);
         if (problem != Problem::kNone) log.add({problem, 0, i, -1}, i);
       }
     });
@@ -181,9 +180,9 @@ class CloudSolver {
 
   LargeCloud<W> large_cloud() const {
     const Rows<W> none{nullptr, stride_, stride_};
-    return {n_, dim_, term_, filters_by_codes(term_, dim_) ? rows() : none, [this](int64_t i, W* row) {
-              return load_point(metric_, points_, dim_, stride_, i, row);
-            }};
+    return {
+        n_, dim_, term_, filters_by_codes(term_, dim_) ? rows() : none,
+        [this](int64_t i, W* row) { return load_point(metric_, points_, dim_, stride_, i, row); }};
   }
 
   // False if a squared key in the tree cannot be trusted. If all can, none outside the tree can
@@ -230,8 +229,8 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
     out.fill_padding(n);
     Borrowed<W> borrowed;
     Scratch<W>& s = *borrowed;
-    CloudSolver<T, W> solver(metric, points + cloud * shape.points * shape.dim, n, shape.dim,
-                             inner, s);
+    CloudSolver<T, W> solver(metric, points + cloud * shape.points * shape.dim, n, shape.dim, inner,
+                             s);
     const Finding found = solver.solve();
     if (found.problem != Problem::kNone) {
       log.add(found, cloud);
@@ -279,8 +278,8 @@ void keeps_of(const BatchShape& shape, const T* points, double factor, uint8_t* 
   Buffer<T> rows;
   rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
   load_rows(points, shape.points, shape.dim, rows.data(), stride);
-  const LargeCloud<T> cloud{shape.points, shape.dim, Term::kSquared,
-                            {rows.data(), stride, stride}, nullptr};
+  const LargeCloud<T> cloud{
+      shape.points, shape.dim, Term::kSquared, {rows.data(), stride, stride}, nullptr};
   filter_keeps(cloud, factor, kept);
 }
 

@@ -32,9 +32,8 @@ bool has_avx512() {
 
 // Best last.
 const Isa kIsas[] = {
-    {"baseline", [] { return true; }, &baseline::kFloat, &baseline::kDouble,
-     &baseline::kFilter, &baseline::kCoder,
-     &baseline::kCoder},
+    {"baseline", [] { return true; }, &baseline::kFloat, &baseline::kDouble, &baseline::kFilter,
+     &baseline::kCoder, &baseline::kCoder},
 #ifdef TSLOSS_X86
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
      &avx2::kFloat, &avx2::kDouble, &avx2::kFilter, &avx2::kCoder, &avx2::kCoder},

@@ -8,8 +8,10 @@
 namespace {
 constexpr int kVectorBytes = 32;
 }
+// clang-format off: each builds on those before it
 #include "cpu/pairwise.inl"
 #include "cpu/matrix.inl"
 #include "cpu/panels.inl"
 #include "cpu/codes.inl"
 #include "cpu/rows.inl"
+// clang-format on

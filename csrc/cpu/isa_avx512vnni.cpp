@@ -8,10 +8,12 @@
 namespace {
 constexpr int kVectorBytes = 64;
 }
+// clang-format off: each builds on those before it
 #include "cpu/pairwise.inl"
 #include "cpu/matrix.inl"
 #include "cpu/panels.inl"
 #include "cpu/codes.inl"
+// clang-format on
 
 namespace tsloss {
 namespace avx512vnni {
@@ -56,7 +58,8 @@ Coder::Encoded encode_bytes(const float* row, int64_t n, int largest, int64_t la
   int8_t* unsigned_panel = static_cast<int8_t*>(panel_columns) + 4 * lane;
   return encode_row(row, n, largest, [&](int64_t k, Int code) {
     alignas(16) uint32_t four[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)code));
+    _mm_store_si128(reinterpret_cast<__m128i*>(four),
+                    _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)code));
 #pragma GCC unroll 4
     for (int z = 0; z < 4; ++z) {
       const uint32_t plus_128 = four[z] ^ 0x80808080u;

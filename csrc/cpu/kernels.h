@@ -66,7 +66,8 @@ struct Kernels {
   // masks[r] = which of the 48 keys of row r are <= max(row_bound[r], column_bound[j]).
   int (*hits)(const T* keys, const T* row_bound, const T* column_bound, int rows, uint64_t* masks);
   // One step of dense Prim, and the vertices that it may add; see prim_dense.cpp.
-  // `keys` need not be aligned; `close` is kLanes counters. Without `bottleneck` nothing is counted.
+  // `keys` need not be aligned; `close` is kLanes counters. Without `bottleneck` nothing is
+  // counted.
   T (*relax)(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
              T* bottleneck, T* close);
   int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
@@ -109,22 +110,22 @@ struct Coder {
 
 // What the filter knows of the rows and columns of a tile; see codes.inl.
 struct TileBounds {
-  const float* row_scale;      // 2 * scale
-  const float* row_low;        // |row|^2 less its share of the error
-  const float* row_bound;      // keep if the squared distance may be below max(row_bound, ...)
-  const float* column_scale;   // scale
-  const float* column_low;     // |column|^2 less the slack
+  const float* row_scale;     // 2 * scale
+  const float* row_low;       // |row|^2 less its share of the error
+  const float* row_bound;     // keep if the squared distance may be below max(row_bound, ...)
+  const float* column_scale;  // scale
+  const float* column_low;    // |column|^2 less the slack
   const float* column_residue;
-  float largest_row;           // 2 max (|coded row| + residue)
-  const float* column_bound;   // max(..., column_bound)
+  float largest_row;          // 2 max (|coded row| + residue)
+  const float* column_bound;  // max(..., column_bound)
 };
 
 // The least approximate squared distance seen by each lane, and by which point.
 struct Minima {
-  float* row_value;      // [8][16]
-  int32_t* row_index;    // column position
-  float* column_value;   // [48]
-  int32_t* column_index; // row position
+  float* row_value;       // [8][16]
+  int32_t* row_index;     // column position
+  float* column_value;    // [48]
+  int32_t* column_index;  // row position
 };
 
 struct Filter {

@@ -92,8 +92,8 @@ class Large {
           const int64_t end = std::min(m_ - t * kTileColumns, kTileColumns);
           for (int64_t j = 0; j < end; ++j) {
             const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
-            bound[j] = frame_bound(
-                static_cast<T>(exact_key(static_cast<int32_t>(i + r), q) * factor));
+            bound[j] =
+                frame_bound(static_cast<T>(exact_key(static_cast<int32_t>(i + r), q) * factor));
           }
           uint64_t mask;
           TileBounds b = tile_bounds(sides, t);
@@ -263,8 +263,8 @@ class Large {
     });
   }
 
-  // The frame of the codes: rows less about their mean, scaled by a power of two so that the largest
-  // coordinate is about 1. Any frame is right; this one keeps digits.
+  // The frame of the codes: rows less about their mean, scaled by a power of two so that the
+  // largest coordinate is about 1. Any frame is right; this one keeps digits.
   void choose_frame() {
     const int64_t count = std::min<int64_t>(m_, 256);  // in random order
     std::vector<double> sum(static_cast<size_t>(stride_), 0.0);
@@ -288,7 +288,8 @@ class Large {
         coder.code_bytes == 1
             ? 127
             : std::min(32767, static_cast<int>(std::sqrt(2147483647.0 / double(stride_))));
-    for (Buffer<float>* b : {&scale_, &square_, &low_, &coded_norm_, &residue_}) b->reserve(padded());
+    for (Buffer<float>* b : {&scale_, &square_, &low_, &coded_norm_, &residue_})
+      b->reserve(padded());
     sum_.reserve(padded());
     const int64_t panel_bytes = kPanel * stride_ * coder.code_bytes;
     parallel_for(blocks(), threads_, [&](int64_t block, int) {
@@ -336,8 +337,7 @@ class Large {
   // spanning forest of those, with exact keys, and whatever it takes to connect it. Any spanning
   // tree would do: a better one filters better.
   Links sample() {
-    const int64_t one_in =
-        overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
+    const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
     std::vector<Links> found(static_cast<size_t>(threads_));
     std::vector<ColumnMinima> columns(static_cast<size_t>(threads_));
@@ -425,9 +425,14 @@ class Large {
       dot(i, t, dots);
       float twice[kTileRows];
       for (int64_t r = 0; r < kTileRows; ++r) twice[r] = 2 * scale_.data()[i + r];
-      const TileBounds bounds{twice, square_.data() + i, nullptr,
-                              scale_.data() + t * kTileColumns, square_.data() + t * kTileColumns,
-                              nullptr, 0.0f, nullptr};
+      const TileBounds bounds{twice,
+                              square_.data() + i,
+                              nullptr,
+                              scale_.data() + t * kTileColumns,
+                              square_.data() + t * kTileColumns,
+                              nullptr,
+                              0.0f,
+                              nullptr};
       filter_.distances(dots, bounds, rows, near);
     } else {
       alignas(64) T keys[kTileRows * kTileColumns];
@@ -446,8 +451,8 @@ class Large {
   void panel_keys(int64_t i, int64_t t, T* keys) const {
     const int64_t size = cloud_.dim * kPanel;
     table_.panel_tile(panels_.data() + i / kPanel * size + i % kPanel,
-                      panels_.data() + t * kTilePanels * size, cloud_.dim, cloud_.term,
-                      kTilePanels, keys);
+                      panels_.data() + t * kTilePanels * size, cloud_.dim, cloud_.term, kTilePanels,
+                      keys);
   }
 
   // Direct keys of links, whose ends are numbers in ids_.
@@ -582,8 +587,7 @@ class Large {
 
   struct Worker {
     explicit Worker(Large& large)
-        : large(large),
-          collector(large.m_, large.band_, [this](int32_t i, int32_t j) {
+        : large(large), collector(large.m_, large.band_, [this](int32_t i, int32_t j) {
             return this->large.exact_key(i, j);
           }) {}
 
@@ -667,8 +671,8 @@ class Large {
         const int64_t i = ip * kPanel + half * kTileRows;
         const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
         if (rows <= 0) break;
-        filter_tile(i, t, rows, diagonal, row_bound + half * kTileRows,
-                    row_key + half * kTileRows, column_bound, column_key, largest, gap, worker);
+        filter_tile(i, t, rows, diagonal, row_bound + half * kTileRows, row_key + half * kTileRows,
+                    column_bound, column_key, largest, gap, worker);
       }
     }
   }
@@ -692,8 +696,7 @@ class Large {
       const int64_t p = i + r;
       largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
       s.twice[r] = 2 * scale_.data()[p];
-      s.row_low[r] =
-          low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
+      s.row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
     }
     s.largest_row = 2 * largest * (1 + kSlack);
     return s;
@@ -701,7 +704,7 @@ class Large {
 
   TileBounds tile_bounds(const TileSides& sides, int64_t t) const {
     const int64_t c = t * kTileColumns;
-    return {sides.twice,     sides.row_low,      nullptr,           scale_.data() + c,
+    return {sides.twice,     sides.row_low,       nullptr,           scale_.data() + c,
             low_.data() + c, residue_.data() + c, sides.largest_row, nullptr};
   }
 
@@ -831,15 +834,15 @@ class Large {
   T band_;
   Random random_;
 
-  int64_t m_ = 0;              // different points
-  std::vector<int32_t> ids_;   // their numbers, ascending
-  std::vector<int32_t> order_;   // by position: number in ids_
+  int64_t m_ = 0;               // different points
+  std::vector<int32_t> ids_;    // their numbers, ascending
+  std::vector<int32_t> order_;  // by position: number in ids_
   std::vector<T> gap_;
   std::vector<float> frame_gap_;
   UnionFind sets_;
 
   Buffer<T>& panels_;  // by position, not coded
-  T largest_ = 0;  // coordinate
+  T largest_ = 0;      // coordinate
   bool lattice_ = false;
   std::vector<T> centre_;
   int exponent_ = 0;

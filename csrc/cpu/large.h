@@ -32,8 +32,8 @@ struct LargeScratch {
 };
 
 struct LargeResult {
-  Finding finding;              // the first bad point, if any; then there is no tree
-  bool in_range = true;         // false: squares left the range of T; then there is no tree
+  Finding finding;                 // the first bad point, if any; then there is no tree
+  bool in_range = true;            // false: squares left the range of T; then there is no tree
   std::vector<Edge<double>> tree;  // exact keys, in no order
 };
 

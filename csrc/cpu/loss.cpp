@@ -1,5 +1,5 @@
-// The scale-free loss of deaths and its derivatives, in one pass: a handful of numbers, for which the
-// overhead of one tensor operation after the other would be most of the time of a loss.
+// The scale-free loss of deaths and its derivatives, in one pass: a handful of numbers, for which
+// the overhead of one tensor operation after the other would be most of the time of a loss.
 #include <algorithm>
 #include <cmath>
 

@@ -135,7 +135,8 @@ __attribute__((noinline)) void block_of(const Rows<T>& rows, int64_t i_begin, in
         if constexpr (kTileHeight == 4) {
           typedef T Tile __attribute__((vector_size(16 * sizeof(T)), may_alias));
           Tile* all = reinterpret_cast<Tile*>(sums);
-          for (int i = 0; i < 4; ++i) __builtin_memcpy(out + i * stride, sums + 4 * i, 4 * sizeof(T));
+          for (int i = 0; i < 4; ++i)
+            __builtin_memcpy(out + i * stride, sums + 4 * i, 4 * sizeof(T));
           *all = __builtin_shufflevector(*all, *all, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
                                          11, 15);
           for (int j = 0; j < 4; ++j) {

@@ -11,9 +11,9 @@ namespace {
 // Sums are cut here: the accumulators of a long sum would lose digits.
 constexpr int64_t kPanelChunk = 64;
 
-// The register tile. AVX-512: 8 rows x 3 vectors = 24 accumulators of 32 registers, 24 multiply-adds
-// for 11 loads. Else: 4 x 2 = 8 of 16 registers, just enough to hide the latency of the
-// multiply-add (4 cycles, two at a time).
+// The register tile. AVX-512: 8 rows x 3 vectors = 24 accumulators of 32 registers, 24
+// multiply-adds for 11 loads. Else: 4 x 2 = 8 of 16 registers, just enough to hide the latency of
+// the multiply-add (4 cycles, two at a time).
 constexpr int kMicroRows = kVectorBytes == 64 ? 8 : 4;
 constexpr int kMicroVectors = kVectorBytes == 64 ? 3 : 2;
 

@@ -30,8 +30,8 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   int64_t own = 0;
   for (int64_t k = 0;; ++k) {
     best[u] = -1;
-    const T least = table.relax(keys + u * stride, width, static_cast<Index<T>>(u), height, band, best,
-                                from, bottleneck, close);
+    const T least = table.relax(keys + u * stride, width, static_cast<Index<T>>(u), height, band,
+                                best, from, bottleneck, close);
     if (bottleneck) bottleneck[u] = 0;
     if (k + 1 == n) break;
     if (!(least < kInf)) return Prim::kIncomplete;
@@ -40,8 +40,7 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
     Edge<T> edge{kInf, 0, 0};
     for (int64_t c = 0; c < count; ++c) {
       const int64_t j = found[c];
-      const Edge<T> candidate{least, std::min<int64_t>(from[j], j),
-                              std::max<int64_t>(from[j], j)};
+      const Edge<T> candidate{least, std::min<int64_t>(from[j], j), std::max<int64_t>(from[j], j)};
       if (candidate < edge) {
         edge = candidate;
         u = found[c];

@@ -94,8 +94,8 @@ int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
   return count;
 }
 
-// Sixteen accumulators in double and no fused multiply-add: these keys, which decide the tree and are
-// reported, are the same bits on every instruction set.
+// Sixteen accumulators in double and no fused multiply-add: these keys, which decide the tree and
+// are reported, are the same bits on every instruction set.
 template <class T>
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("fp-contract=off")))
@@ -171,9 +171,21 @@ void weigh_differences(const T* x, const T* const* others, const T* weights, int
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {block<T>,  pairs<T>,  rectangle<T>,  pack<T>,
-          panel_tile<T>, mirror<T>, hits<T>, relax<T>, find_least<T>, mirrored<T>, refine<T>,
-          all_finite<T>, weigh_differences<T>, rounding<T>, panel_rounding<T>};
+  return {block<T>,
+          pairs<T>,
+          rectangle<T>,
+          pack<T>,
+          panel_tile<T>,
+          mirror<T>,
+          hits<T>,
+          relax<T>,
+          find_least<T>,
+          mirrored<T>,
+          refine<T>,
+          all_finite<T>,
+          weigh_differences<T>,
+          rounding<T>,
+          panel_rounding<T>};
 }
 
 }  // namespace
