@@ -35,6 +35,42 @@ def distance_matrix(cloud: torch.Tensor) -> Array:
     return matrix
 
 
+def exact_matrix(cloud: torch.Tensor) -> Array:
+    """The (N, N) float32 distances by differences."""
+    mode = "donot_use_mm_for_euclid_dist"
+    matrix: Array = torch.cdist(cloud, cloud, compute_mode=mode).fill_diagonal_(0).numpy()
+    return matrix
+
+
+def matrix_fastcluster(points: torch.Tensor, threads: int) -> Call:
+    import fastcluster
+    from scipy.spatial.distance import squareform
+
+    matrix = exact_matrix(points)
+
+    def run() -> Array:
+        links: Array = fastcluster.linkage(squareform(matrix, checks=False), method="single")
+        return links
+
+    return Call(run, lambda link: stack_deaths([link[:, 2]], points.unsqueeze(0))[0])
+
+
+def matrix_scipy(points: torch.Tensor, threads: int) -> Call:
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    matrix = exact_matrix(points)
+    return Call(
+        lambda: minimum_spanning_tree(matrix),
+        lambda tree: stack_deaths([tree.data], points.unsqueeze(0))[0],
+    )
+
+
+def matrix_sum(points: torch.Tensor, threads: int) -> Call:
+    """One read of the matrix: the least that any method pays."""
+    matrix = torch.from_numpy(exact_matrix(points))
+    return Call(lambda: matrix.sum())
+
+
 def gudhi_rips(points: torch.Tensor, threads: int) -> Call:
     import gudhi
 
@@ -237,4 +273,22 @@ FORWARD = (
         16384,
     ),
     Implementation("sgemm X·Xᵀ", "torch.mm(X, X.T), torch.bmm for a batch", gram, role="yardstick"),
+)
+
+MATRIX = (
+    Implementation(
+        "fastcluster on the matrix",
+        "squareform, single linkage; no critical edges",
+        matrix_fastcluster,
+        _FASTCLUSTER | _SCIPY,
+        16384,
+    ),
+    Implementation(
+        "SciPy MST on the matrix",
+        "csgraph.minimum_spanning_tree; drops edges of length 0",
+        matrix_scipy,
+        _SCIPY,
+        4096,
+    ),
+    Implementation("matrix.sum()", "one read of the matrix", matrix_sum, role="yardstick"),
 )

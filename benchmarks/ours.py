@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .baselines import FORWARD
+from .baselines import FORWARD, MATRIX, exact_matrix
 from .differentiable import BACKWARD, LOSS, death_weights
 from .implementation import Array, Call, Implementation
 
@@ -35,6 +35,13 @@ def forward_on(threads: int) -> Callable[[torch.Tensor, int], Call]:
         return Call(run, _deaths)
 
     return prepare
+
+
+def from_matrix(points: torch.Tensor, threads: int) -> Call:
+    from tsloss_fast import h0_persistence_from_distances
+
+    matrix = torch.from_numpy(exact_matrix(points))
+    return Call(lambda: h0_persistence_from_distances(matrix), _deaths)
 
 
 def backward(points: torch.Tensor, threads: int) -> Call:
@@ -79,6 +86,9 @@ _THREADS = (
 IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "forward": _FORWARD,
     "clusters": _FORWARD,
+    "tails": _FORWARD,
+    "signs": _FORWARD,
+    "matrix": (_ours("h0_persistence_from_distances(matrix)", from_matrix), *MATRIX),
     "vocabulary": _FORWARD,
     "threads": _THREADS,
     "backward": (_ours("backward of h0_persistence(points).deaths", backward), *BACKWARD),

@@ -19,6 +19,7 @@ MARKS = {
     "SciPy": ("#8C6D31", ">"),
     "torch.cdist + fastcluster": ("#009E73", "P"),
     "torch.pdist + fastcluster": ("#009E73", "X"),
+    "fastcluster on the matrix": ("#009E73", "*"),
     "torch edge lengths": ("#7B4FA3", "h"),
 }
 _OTHER = ("#777777", "o")

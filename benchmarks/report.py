@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .goals import assess
 from .records import TOLERANCE, Measurement, Results, Row, baselines_of
 from .workloads import KINDS
 
@@ -146,6 +147,9 @@ def text(results: Results) -> str:
                 f"  {c.value:>{w}}{c.note:>6}" for w, c in zip(widths, cells, strict=True)
             )
             lines.append(f"{label:<{width}}{padded}".rstrip())
+    if assessed := assess(results.rows):
+        lines += ["", _GOALS]
+        lines += [f"  {w}, {a}: {g}; {r}, {v}" for w, a, g, r, v in assessed]
     return "\n".join([*lines, "", *remarks(results)]).rstrip() + "\n"
 
 
@@ -164,6 +168,9 @@ def markdown(results: Results, picture: str | None = None) -> str:
         out += _pipes(["", *table.header], [[n, *c] for n, c in zip(names, cells, strict=True)])
     if notes := remarks(results):
         out += ["", *(f"- {note}" for note in notes)]
+    if assessed := assess(results.rows):
+        out += ["", "## Goals", "", _GOALS, ""]
+        out += _pipes(["work", "against", "goal", "measured", ""], assessed)
     out += ["", "## Every measurement", "", _MEANING, ""]
     header = ["work", "implementation", "minimum", "median", "CPU", "samples", "/ ours (minimum)"]
     header += ["/ ours (median)", "difference", "error"]
@@ -174,6 +181,8 @@ def markdown(results: Results, picture: str | None = None) -> str:
     facts = {**results.machine, **{k: str(v) for k, v in results.settings.items()}}
     return "\n".join([*out, *(f"- {name}: {value}" for name, value in facts.items())]) + "\n"
 
+
+_GOALS = "Goals: the time of tsloss_fast as a share of another time, shortest samples."
 
 _MEANING = (
     "Times are wall-clock per call; CPU is the smallest processor time of a call. Difference: from "

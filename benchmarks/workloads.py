@@ -18,6 +18,9 @@ import torch
 KINDS = {
     "forward": "Gaussian clouds: deaths and critical edges",
     "clusters": "five tight clusters (spread 1e-3 around N(0, 9)): deaths and critical edges",
+    "tails": "heavy tails (Student's t, 2 degrees of freedom): deaths and critical edges",
+    "signs": "random signs, whose distances tie in masses: deaths and critical edges",
+    "matrix": "distances given as a matrix: deaths and critical edges",
     "vocabulary": "token embeddings of SmolLM2-135M: deaths and critical edges",
     "threads": "Gaussian clouds: tsloss_fast on two threads, against one",
     "backward": "the gradient of given deaths to the points, without the forward pass",
@@ -33,6 +36,10 @@ DEFAULT = (
     "4096x768",
     "10000x768",
     "clusters-4096x768",
+    "clusters-10000x768",
+    "tails-4096x768",
+    "signs-4096x768",
+    "matrix-4096x64",
     "threads-4096x768",
     "backward-4096x768",
     "loss-20x2048",
@@ -71,6 +78,11 @@ class Workload:
         if self.kind == "vocabulary":
             return _vocabulary(self.points, self.dimension)
         cloud = torch.randn(shape, generator=generator)
+        if self.kind == "tails":
+            squares = torch.randn((2, *shape), generator=generator).square().mean(0)
+            cloud = cloud / squares.sqrt()
+        if self.kind == "signs":
+            cloud = cloud.sign()
         if self.kind == "clusters":
             centres = 3 * torch.randn(5, self.dimension, generator=generator)
             member = torch.randint(5, shape[:-1], generator=generator)
@@ -97,7 +109,7 @@ def parse(name: str) -> Workload:
     workload = Workload(kind, batch, int(match[3]), int(match[4]))
     if min(workload.batch or 1, workload.points - 1, workload.dimension) < 1 or batch == 0:
         raise ValueError(f"{name!r} has no bar to compute: give at least 2 points and 1 dimension")
-    if batch is not None and kind in ("vocabulary", "loss", "backward", "threads"):
+    if batch is not None and kind in ("vocabulary", "loss", "backward", "threads", "matrix"):
         raise ValueError(f"{name!r}: workloads of kind {kind!r} are one cloud, without a batch")
     return workload
 

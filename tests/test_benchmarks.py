@@ -18,8 +18,8 @@ import pytest
 import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
+from tsloss_fast.benchmarks import goals, plot, report, suite, thresholds
 from tsloss_fast.benchmarks import measure as measuring
-from tsloss_fast.benchmarks import plot, report, suite
 from tsloss_fast.benchmarks.implementation import Array, Call, Implementation, stack_deaths
 from tsloss_fast.benchmarks.machine import pinned
 from tsloss_fast.benchmarks.measure import interleave, measure
@@ -377,3 +377,62 @@ def test_every_kind_has_ours_first_and_a_mark_for_each_baseline_in_the_plot() ->
         for other in others:
             if other.role == "baseline" and kind != "threads":
                 assert plot.library(other.label) in plot.MARKS, other.label
+
+
+def made_up(workload: str, ours: float, label: str, other: float) -> Row:
+    cells = [
+        Measurement("tsloss_fast", "ours", seconds=[ours], cpu_seconds=[ours]),
+        Measurement(label, "yardstick", seconds=[other], cpu_seconds=[other]),
+    ]
+    return Row(workload, "forward", workload, 0.0, cells)
+
+
+def test_goals_say_what_was_met_and_by_how_much_the_rest_was_missed() -> None:
+    gemm = "sgemm X·Xᵀ"
+    rows = [
+        made_up("4096x768", 0.2, gemm, 1.0),
+        made_up("10000x768", 0.3, gemm, 1.0),
+        made_up("20x2048", 20e-6, gemm, 30e-6),
+        made_up("33x44", 1.0, gemm, 1.0),
+    ]
+    verdicts = {(work, against): verdict for work, against, _, _, verdict in goals.assess(rows)}
+    assert verdicts == {
+        ("4096x768", gemm): "met",
+        ("10000x768", gemm): "missed by 50%",
+        ("20x2048", gemm): "missed by 25%",
+    }
+
+
+def test_every_goal_names_a_workload_and_an_implementation() -> None:
+    for goal in goals.GOALS:
+        workload = parse(goal.workload)
+        labels = [i.label for i in IMPLEMENTATIONS[workload.kind]]
+        assert goal.against in labels
+
+
+def test_thresholds_are_measured_written_and_leave_nothing_overridden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "thresholds.md"
+    assert thresholds.main(["--quick", "--seconds", "0.01", "--output", str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert target.read_text(encoding="utf-8") == printed
+    assert "| 40 × 16 |" in printed
+    with pytest.raises(SystemExit):
+        thresholds.main(["--seconds", "0"])
+
+
+def test_the_new_kinds_of_clouds_are_what_they_say() -> None:
+    signs = parse("signs-20x9").cloud()
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    tails = parse("tails-4000x4").cloud()
+    assert tails.abs().max() > 20
+    assert tails.median().abs() < 0.1
+    with pytest.raises(ValueError, match="one cloud"):
+        parse("matrix-2x20x9")
+
+
+def test_a_matrix_workload_agrees_with_its_baselines() -> None:
+    row = measure(parse("matrix-30x5"), IMPLEMENTATIONS["matrix"], seconds=0.001)
+    assert [m.status for m in row.measurements] == ["measured"] * 4
+    assert not any(m.disagrees for m in row.measurements)

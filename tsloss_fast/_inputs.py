@@ -81,6 +81,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def runs_directly(x: Any) -> bool:
     """Whether nothing but the result can tell if torch's dispatcher is passed by: a plain float32
     or float64 CPU tensor, and no tracer, transform or mode that wants to see operators."""
+    if torch.compiler.is_compiling():
+        return False
     return (
         type(x) in _PLAIN
         and x.is_cpu
@@ -88,7 +90,6 @@ def runs_directly(x: Any) -> bool:
         and x.layout is torch.strided
         and not x.is_neg()  # lazily negated, and zeros without memory
         and not x._is_zerotensor()
-        and not torch.compiler.is_compiling()
         and not transforms_active()
         and torch.autograd.forward_ad._current_level < 0
         and torch._C._len_torch_dispatch_stack() == 0

@@ -88,8 +88,9 @@ def h0_persistence(
     `tsloss_fast.progress` shows how far it is.
 
     Source: csrc/README.md has the algorithm. The deaths are the single-linkage heights, by
-    Kruskal's algorithm read as a filtration; see Edelsbrunner & Harer, Computational Topology, VII.1. Gradient: Hofer et al.,
-    Connectivity-Optimized Representation Learning via Persistent Homology, ICML 2019.
+    Kruskal's algorithm read as a filtration; see Edelsbrunner & Harer, Computational Topology,
+    VII.1. Gradient: Hofer et al., Connectivity-Optimized Representation Learning via
+    Persistent Homology, ICML 2019.
     """
     if lengths is None and runs_directly(points) and points.dim() >= 2 and metric in _ops.METRICS:  # type: ignore[union-attr]
         return H0Persistence(*_autograd.h0_direct(points, None, metric, check_finite is not False))  # type: ignore[arg-type]
