@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
-from tsloss_fast.benchmarks import goals, plot, report, suite, thresholds
+from tsloss_fast.benchmarks import goals, plot, report, suite, thresholds, worst
 from tsloss_fast.benchmarks import measure as measuring
 from tsloss_fast.benchmarks.implementation import Array, Call, Implementation, stack_deaths
 from tsloss_fast.benchmarks.machine import pinned
@@ -436,3 +436,14 @@ def test_a_matrix_workload_agrees_with_its_baselines() -> None:
     row = measure(parse("matrix-30x5"), IMPLEMENTATIONS["matrix"], seconds=0.001)
     assert [m.status for m in row.measurements] == ["measured"] * 4
     assert not any(m.disagrees for m in row.measurements)
+
+
+def test_worst_cases_are_measured_and_written(tmp_path: Path) -> None:
+    target = tmp_path / "worst.md"
+    arguments = ["--points", "60", "--dimension", "20", "--seconds", "0.001"]
+    assert worst.main([*arguments, "--output", str(target)]) == 0
+    table = target.read_text(encoding="utf-8")
+    for name in worst.CLOUDS:
+        assert f"| {name} |" in table
+    with pytest.raises(SystemExit):
+        worst.main(["--points", "1"])

@@ -1,0 +1,108 @@
+"""The clouds that the large path likes least, against the dense path on the same cloud.
+
+Run as ``python -m tsloss_fast.benchmarks.worst``; one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsloss_fast import _core, h0_persistence
+
+from .measure import interleave
+from .report import duration
+from .suite import replace
+
+_SMALL, _LARGE = 1, 3
+
+
+def _clusters(count: int, width: float) -> Callable[[int, int, torch.Generator], Tensor]:
+    def cloud(n: int, d: int, g: torch.Generator) -> Tensor:
+        centres = 3 * torch.randn(count, d, generator=g)
+        return centres[torch.randint(count, (n,), generator=g)] + width * torch.randn(
+            n, d, generator=g
+        )
+
+    return cloud
+
+
+def _simplex(n: int, d: int, g: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(n, n, generator=g))[0]
+
+
+def _tails(n: int, d: int, g: torch.Generator) -> Tensor:
+    ratio = torch.randn(n, d, generator=g) / torch.randn(n, d, generator=g)
+    return ratio.clamp(-1e9, 1e9)
+
+
+CLOUDS: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
+    "Gaussian": lambda n, d, g: torch.randn(n, d, generator=g),
+    "5 clusters of width 1e-3": _clusters(5, 1e-3),
+    "100 clusters of width 1e-3": _clusters(100, 1e-3),
+    "2 clusters of width 1e-5": _clusters(2, 1e-5),
+    "Cauchy tails": _tails,
+    "one huge coordinate a row": lambda n, d, g: (
+        torch.randn(n, d, generator=g) + 1e4 * torch.eye(n, d)
+    ),
+    "random signs": lambda n, d, g: torch.randn(n, d, generator=g).sign(),
+    "rank 3": lambda n, d, g: torch.randn(n, 3, generator=g) @ torch.randn(3, d, generator=g),
+    "unit vectors (N × N)": lambda n, d, g: torch.eye(n),
+    "rotated simplex (N × N)": _simplex,
+}
+
+
+def measure(n: int, d: int, seconds: float) -> Iterator[str]:
+    """Markdown lines: the time of both paths on each cloud of n points in d dimensions."""
+    torch.set_num_threads(1)
+    yield f"# Worst cases: {n} points in {d} dimensions\n"
+    yield "| cloud | dense path | large path | large / dense |"
+    yield "|---|---:|---:|---:|"
+    for name, make in CLOUDS.items():
+        points = make(n, d, torch.Generator().manual_seed(0))
+        calls = {}
+        for path in (_SMALL, _LARGE):
+
+            def run(path: int = path, points: Tensor = points) -> object:
+                _core.set_overrides(path)
+                return h0_persistence(points)
+
+            run()
+            calls[str(path)] = (run, 1.0)
+        try:
+            found = interleave(calls, seconds)
+        finally:
+            _core.set_overrides()
+        dense, large = (min(found[str(path)].seconds) for path in (_SMALL, _LARGE))
+        yield f"| {name} | {duration(dense)} | {duration(large)} | {large / dense:.2f} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tsloss_fast.benchmarks.worst",
+        description="Measure the clouds that the large path likes least.",
+    )
+    parser.add_argument("--points", type=int, default=2048, help="points of a cloud (2048)")
+    parser.add_argument("--dimension", type=int, default=768, help="their dimension (768)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time for each path (0.3)")
+    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    options = parser.parse_args(argv)
+    if options.points < 2 or options.dimension < 1 or not options.seconds > 0:
+        parser.error("expected at least 2 points, 1 dimension and a positive time")
+    lines = []
+    for line in measure(options.points, options.dimension, options.seconds):
+        print(line, flush=True)
+        lines.append(line)
+    if options.output is not None:
+        replace(options.output, ("\n".join(lines) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

