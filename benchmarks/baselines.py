@@ -56,11 +56,11 @@ def matrix_fastcluster(points: torch.Tensor, threads: int) -> Call:
 
 
 def matrix_scipy(points: torch.Tensor, threads: int) -> Call:
-    from scipy.sparse.csgraph import minimum_spanning_tree
+    from scipy.spatial.distance import squareform
 
-    matrix = exact_matrix(points)
+    matrix, tree_of = exact_matrix(points), scipy_trees(points.shape[0])
     return Call(
-        lambda: minimum_spanning_tree(matrix),
+        lambda: tree_of(squareform(matrix, checks=False)),
         lambda tree: stack_deaths([tree.data], points.unsqueeze(0))[0],
     )
 
@@ -285,7 +285,7 @@ MATRIX = (
     ),
     Implementation(
         "SciPy MST on the matrix",
-        "csgraph.minimum_spanning_tree; drops edges of length 0",
+        "squareform, csgraph.minimum_spanning_tree; drops edges of length 0",
         matrix_scipy,
         _SCIPY,
         4096,

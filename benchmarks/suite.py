@@ -57,7 +57,7 @@ def run(
         raise ValueError(f"seconds is {seconds}: expected a positive time for each measurement")
     _check_isa(isa)
     stream = sys.stdout if stream is None else stream
-    target = None if output is None else _target(output)
+    target = None if output is None else target_file(output, "benchmark.md")
 
     results = Results({}, {"threads": threads, "seconds per measurement": seconds}, [])
     show = _Progress(stream, workloads)
@@ -87,8 +87,9 @@ def _check_isa(isa: str | None) -> None:
             raise ValueError(f"isa is {isa!r}: this machine supports {', '.join(supported)}")
 
 
-def _target(output: Path) -> Path:
-    target = output if output.suffix == ".md" else output / "benchmark.md"
+def target_file(output: Path, name: str) -> Path:
+    """The Markdown file to write, in a folder that was made and can be written to."""
+    target = output if output.suffix == ".md" else output / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target.parent):
         return target

@@ -4,6 +4,7 @@ in ``csrc/cpu/tuning.h``. Run as ``python -m tsloss_fast.benchmarks.thresholds``
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from tsloss_fast import _core, h0_persistence
 
 from .measure import interleave
 from .report import duration
-from .suite import replace
+from .suite import replace, target_file
 
+_TUNING = Path(__file__).parents[1] / "csrc" / "cpu" / "tuning.h"
 _SMALL, _PACKED, _LARGE = 1, 2, 3
 
 
@@ -77,7 +79,9 @@ def measure(contests: Sequence[Contest], seconds: float) -> Iterator[str]:
     yield "# Thresholds between the paths"
     for contest in contests:
         (first, _), (second, _) = contest.first, contest.second
-        yield f"\n**{contest.constant}**: {first} or {second}\n"
+        now = constant(contest.constant)
+        value = "csrc/cpu/tuning.h is not here" if now is None else f"now {now}"
+        yield f"\n**{contest.constant}** ({value}): {first} or {second}\n"
         yield f"| N × D | {first} | {second} | {second} / {first} | faster |"
         yield "|---|---:|---:|---:|---|"
         for n, d in contest.shapes:
@@ -88,18 +92,33 @@ def measure(contests: Sequence[Contest], seconds: float) -> Iterator[str]:
             yield "| " + " | ".join([*cells, f"{ratio:.2f}", faster]) + " |"
 
 
+def constant(name: str) -> int | None:
+    """The value of a constant in ``csrc/cpu/tuning.h``; None without the source tree.
+
+    Raises:
+        ValueError: the source tree is here and has no such constant.
+    """
+    if not _TUNING.is_file():
+        return None
+    text = _TUNING.read_text(encoding="utf-8")
+    match = re.search(rf"^constexpr int64_t {name} = (\d+);", text, re.M)
+    if match is None:
+        raise ValueError(f"{_TUNING} has no integer constant {name}")
+    return int(match[1])
+
+
 def _times(contest: Contest, n: int, d: int, seconds: float) -> dict[str, float]:
     points = torch.randn(n, d, generator=torch.Generator().manual_seed(n + d))
     calls = {}
-    for name, setting in (contest.first, contest.second):
-
-        def run(setting: dict[str, int] = setting) -> object:
-            _core.set_overrides(**setting)
-            return h0_persistence(points)
-
-        run()
-        calls[name] = (run, 1e-3)
     try:
+        for name, setting in (contest.first, contest.second):
+
+            def run(setting: dict[str, int] = setting) -> object:
+                _core.set_overrides(**setting)
+                return h0_persistence(points)
+
+            run()
+            calls[name] = (run, 1e-3)
         found = interleave(calls, seconds)
     finally:
         _core.set_overrides()
@@ -118,12 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not options.seconds > 0:
         parser.error(f"--seconds is {options.seconds}: expected a positive time")
+    try:
+        target = None if options.output is None else target_file(options.output, "thresholds.md")
+    except OSError as problem:
+        parser.error(str(problem))
     lines = []
     for line in measure(_QUICK if options.quick else CONTESTS, options.seconds):
         print(line, flush=True)
         lines.append(line)
-    if options.output is not None:
-        replace(options.output, ("\n".join(lines) + "\n").encode())
+    if target is not None:
+        replace(target, ("\n".join(lines) + "\n").encode())
     return 0
 
 

@@ -17,7 +17,7 @@ from tsloss_fast import _core, h0_persistence
 
 from .measure import interleave
 from .report import duration
-from .suite import replace
+from .suite import replace, target_file
 
 _SMALL, _LARGE = 1, 3
 
@@ -33,7 +33,8 @@ def _clusters(count: int, width: float) -> Callable[[int, int, torch.Generator],
 
 
 def _simplex(n: int, d: int, g: torch.Generator) -> Tensor:
-    return torch.linalg.qr(torch.randn(n, n, generator=g))[0]
+    rotation: Tensor = torch.linalg.qr(torch.randn(n, n, generator=g))[0]
+    return rotation
 
 
 def _tails(n: int, d: int, g: torch.Generator) -> Tensor:
@@ -66,15 +67,15 @@ def measure(n: int, d: int, seconds: float) -> Iterator[str]:
     for name, make in CLOUDS.items():
         points = make(n, d, torch.Generator().manual_seed(0))
         calls = {}
-        for path in (_SMALL, _LARGE):
-
-            def run(path: int = path, points: Tensor = points) -> object:
-                _core.set_overrides(path)
-                return h0_persistence(points)
-
-            run()
-            calls[str(path)] = (run, 1.0)
         try:
+            for path in (_SMALL, _LARGE):
+
+                def run(path: int = path, points: Tensor = points) -> object:
+                    _core.set_overrides(path)
+                    return h0_persistence(points)
+
+                run()
+                calls[str(path)] = (run, 1.0)
             found = interleave(calls, seconds)
         finally:
             _core.set_overrides()
@@ -95,12 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.points < 2 or options.dimension < 1 or not options.seconds > 0:
         parser.error("expected at least 2 points, 1 dimension and a positive time")
+    try:
+        target = None if options.output is None else target_file(options.output, "worst.md")
+    except OSError as problem:
+        parser.error(str(problem))
     lines = []
     for line in measure(options.points, options.dimension, options.seconds):
         print(line, flush=True)
         lines.append(line)
-    if options.output is not None:
-        replace(options.output, ("\n".join(lines) + "\n").encode())
+    if target is not None:
+        replace(target, ("\n".join(lines) + "\n").encode())
     return 0
 
 
