@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -126,6 +126,23 @@ def replace(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def print_and_write(
+    parser: argparse.ArgumentParser, lines: Iterable[str], output: Path | None, name: str
+) -> None:
+    """Print lines as they come; all of them go to ``output`` (a file, or a folder for ``name``) at
+    the end. A place that cannot be written is an error of ``parser``, before any measurement."""
+    try:
+        target = None if output is None else target_file(output, name)
+    except OSError as problem:
+        parser.error(str(problem))
+    printed = []
+    for line in lines:
+        print(line, flush=True)
+        printed.append(line)
+    if target is not None:
+        replace(target, ("\n".join(printed) + "\n").encode())
 
 
 class _Progress:

@@ -16,7 +16,7 @@ from tsloss_fast import _core, h0_persistence
 
 from .measure import interleave
 from .report import duration
-from .suite import replace, target_file
+from .suite import print_and_write
 
 _TUNING = Path(__file__).parents[1] / "csrc" / "cpu" / "tuning.h"
 _SMALL, _PACKED, _LARGE = 1, 2, 3
@@ -137,16 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not options.seconds > 0:
         parser.error(f"--seconds is {options.seconds}: expected a positive time")
-    try:
-        target = None if options.output is None else target_file(options.output, "thresholds.md")
-    except OSError as problem:
-        parser.error(str(problem))
-    lines = []
-    for line in measure(_QUICK if options.quick else CONTESTS, options.seconds):
-        print(line, flush=True)
-        lines.append(line)
-    if target is not None:
-        replace(target, ("\n".join(lines) + "\n").encode())
+    lines = measure(_QUICK if options.quick else CONTESTS, options.seconds)
+    print_and_write(parser, lines, options.output, "thresholds.md")
     return 0
 
 

@@ -17,7 +17,7 @@ from tsloss_fast import _core, h0_persistence
 
 from .measure import interleave
 from .report import duration
-from .suite import replace, target_file
+from .suite import print_and_write
 
 _SMALL, _LARGE = 1, 3
 
@@ -96,16 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.points < 2 or options.dimension < 1 or not options.seconds > 0:
         parser.error("expected at least 2 points, 1 dimension and a positive time")
-    try:
-        target = None if options.output is None else target_file(options.output, "worst.md")
-    except OSError as problem:
-        parser.error(str(problem))
-    lines = []
-    for line in measure(options.points, options.dimension, options.seconds):
-        print(line, flush=True)
-        lines.append(line)
-    if target is not None:
-        replace(target, ("\n".join(lines) + "\n").encode())
+    lines = measure(options.points, options.dimension, options.seconds)
+    print_and_write(parser, lines, options.output, "worst.md")
     return 0
 
 
