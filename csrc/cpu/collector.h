@@ -29,6 +29,7 @@ class Collector {
 
  private:
   void compact() {
+    if (band_ == 1) return keep_exact_forest(links_, sets_, n_);
     sort_by_key(links_, scratch_);
     keep_contenders(links_, sets_, n_, band_);
     // Ties in masses: only exact keys can tell them apart.
@@ -37,25 +38,16 @@ class Collector {
   }
 
   void decide() {
-    struct Decided {
-      Edge<double> edge;
+    struct Decided : Edge<double> {
       T key;
-      bool operator<(const Decided& other) const { return edge < other.edge; }
     };
     std::vector<Decided> decided;
     decided.reserve(links_.size());
-    for (const Link<T>& l : links_) {
-      const double exact = band_ > 1 ? exact_(l.i, l.j) : double(l.key);
-      decided.push_back({{exact, l.i, l.j}, l.key});
-    }
-    std::sort(decided.begin(), decided.end());
-    sets_.reset(n_);
+    for (const Link<T>& l : links_) decided.push_back({{exact_(l.i, l.j), l.i, l.j}, l.key});
+    keep_exact_forest(decided, sets_, n_);
     links_.clear();
     for (const Decided& d : decided) {
-      const int64_t a = sets_.find(d.edge.i), b = sets_.find(d.edge.j);
-      if (a == b) continue;
-      sets_.unite(a, b);
-      links_.push_back({d.key, static_cast<int32_t>(d.edge.i), static_cast<int32_t>(d.edge.j)});
+      links_.push_back({d.key, static_cast<int32_t>(d.i), static_cast<int32_t>(d.j)});
     }
   }
 

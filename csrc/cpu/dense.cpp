@@ -135,16 +135,8 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
   for (const Link<T>& l : contenders(keys, stride, n, band, edges, rows, term)) {
     tree.push_back(exact(l.i, l.j));
   }
-  std::sort(tree.begin(), tree.end());
   UnionFind sets(n);
-  size_t kept = 0;
-  for (const Edge<double>& e : tree) {
-    const int64_t a = sets.find(e.i), b = sets.find(e.j);
-    if (a == b) continue;
-    sets.unite(a, b);
-    tree[kept++] = e;
-  }
-  tree.resize(kept);
+  keep_exact_forest(tree, sets, n);
   return true;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -18,6 +19,13 @@ struct Link {
   int32_t i;
   int32_t j;
 };
+
+// The order that decides between edges whose keys are exact, as that of Edge.
+template <class T>
+bool operator<(const Link<T>& a, const Link<T>& b) {
+  if (a.key != b.key) return a.key < b.key;
+  return a.i != b.i ? a.i < b.i : a.j < b.j;
+}
 
 // By key alone, ascending; equal keys keep their order. Keys are >= 0, so their bits sort like
 // integers: a radix sort, several times faster than a comparison sort for the lists at hand.
@@ -56,18 +64,25 @@ void sort_by_key(std::vector<Link<T>>& links, std::vector<Link<T>>& scratch) {
 
 // Kruskal: keeps of the sorted links those of the minimum spanning forest. Among equal keys the
 // first in the list wins.
-template <class T>
-void keep_forest(std::vector<Link<T>>& links, UnionFind& sets, int64_t n) {
+template <class E>
+void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n) {
   sets.reset(n);
   size_t kept = 0;
-  for (const Link<T>& link : links) {
+  for (const E& link : links) {
     const int64_t a = sets.find(link.i), b = sets.find(link.j);
     if (a == b) continue;
     sets.unite(a, b);
     links[kept++] = link;
     if (static_cast<int64_t>(kept) == n - 1) break;
   }
-  links.resize(kept);
+  links.erase(links.begin() + static_cast<std::ptrdiff_t>(kept), links.end());
+}
+
+// The same of links in any order whose keys are exact: by the tie rule.
+template <class E>
+void keep_exact_forest(std::vector<E>& links, UnionFind& sets, int64_t n) {
+  std::sort(links.begin(), links.end());
+  keep_forest(links, sets, n);
 }
 
 // Keeps of the sorted links those that could be in the minimum spanning forest if every key is
@@ -89,31 +104,35 @@ void keep_contenders(std::vector<Link<T>>& links, UnionFind& sets, int64_t n, T 
 }
 
 // The order in which single linkage lines the points up: every cluster is an interval. gap[p] is
-// the height at which the points at p - 1 and p meet; gap[0] is infinite. The longest edge on the
-// tree path between the points at p < q is the largest of gap[p + 1 .. q].
+// the height at which the points at p - 1 and p meet, and rank[p] the place in `tree` of the edge
+// by which they do; those of 0 are infinite. The longest edge on the tree path between the points
+// at p < q has the largest of rank[p + 1 .. q], and the largest of gap[p + 1 .. q].
 template <class T>
 void merge_order(const std::vector<Link<T>>& tree, UnionFind& sets, int64_t n,
-                 std::vector<int32_t>& order, std::vector<T>& gap) {
+                 std::vector<int32_t>& order, std::vector<T>& gap, std::vector<int32_t>& rank) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   sets.reset(n);
   const size_t count = static_cast<size_t>(n);
   std::vector<int32_t> head(count), tail(count), next(count, -1);
-  std::vector<T> before(count, kInf);
+  std::vector<int32_t> before(count, -1);  // the rank
   for (size_t v = 0; v < count; ++v) head[v] = tail[v] = static_cast<int32_t>(v);
   int64_t root = 0;
-  for (const Link<T>& link : tree) {
-    const int64_t a = sets.find(link.i), b = sets.find(link.j);
+  for (size_t k = 0; k < tree.size(); ++k) {
+    const int64_t a = sets.find(tree[k].i), b = sets.find(tree[k].j);
     root = sets.unite(a, b);
     const int64_t other = root == a ? b : a;
     next[tail[root]] = head[other];
-    before[head[other]] = link.key;
+    before[head[other]] = static_cast<int32_t>(k);
     tail[root] = tail[other];
   }
   order.clear();
   gap.clear();
+  rank.clear();
   for (int32_t v = head[root]; v >= 0; v = next[v]) {
+    const bool first = before[v] < 0;
     order.push_back(v);
-    gap.push_back(before[v]);
+    gap.push_back(first ? kInf : tree[before[v]].key);
+    rank.push_back(first ? std::numeric_limits<int32_t>::max() : before[v]);
   }
 }
 

@@ -361,7 +361,7 @@ class Large {
     keep_forest(links, sets_, m_);
     evaluate(links);
     connect(links);
-    sort_by_key(links, scratch);
+    std::sort(links.begin(), links.end());
     return links;
   }
 
@@ -523,11 +523,17 @@ class Large {
 
   // Orders the points by the forest.
   void prepare(const Links& forest) {
-    merge_order(forest, sets_, m_, order_, gap_);
+    merge_order(forest, sets_, m_, order_, gap_, rank_);
     gather();
     gap_.resize(static_cast<size_t>(padded()), T{0});
-    for (T& g : gap_) g *= band_;
+    rank_.resize(gap_.size(), 0);
+    rank_[0] = 0;
+    forest_ = forest;
+    height_.resize(forest.size());
+    std::transform(forest.begin(), forest.end(), height_.begin(),
+                   [&](const Link<T>& l) { return l.key * band_; });
     gap_[0] = 0;
+    for (T& g : gap_) g *= band_;
     if (coded_) {
       frame_gap_.resize(gap_.size());
       std::transform(gap_.begin(), gap_.end(), frame_gap_.begin(),
@@ -579,10 +585,21 @@ class Large {
       links.insert(links.end(), part.begin(), part.end());
       worker.reset();
     }
+    if (lattice_) {
+      keep_exact_forest(links, sets_, m_);
+      return links;
+    }
     Links scratch;
     sort_by_key(links, scratch);
     keep_contenders(links, sets_, m_, band_);
     return links;
+  }
+
+  // Whether a link could be in the tree, if the longest edge of the forest between its ends has
+  // this rank. Where keys are exact, ties are decided at once: a cloud whose distances are all
+  // equal would else keep all its pairs.
+  bool within(const Link<T>& l, int32_t rank) const {
+    return lattice_ ? !(forest_[rank] < l) : l.key <= height_[rank];
   }
 
   struct Worker {
@@ -599,12 +616,14 @@ class Large {
     int64_t streak = 0;  // tiles in a row that had to be evaluated whole
     // Pairs that wait for their rows to arrive from memory.
     std::vector<Pair> pending;
-    std::vector<Link<T>> pending_link;  // with the bound as key
+    std::vector<Link<T>> pending_link;
+    std::vector<int32_t> pending_rank;
     std::vector<T> keys;
 
-    void add(int64_t p, int64_t q, T bound) {
+    void add(int64_t p, int64_t q, int32_t rank) {
       pending.push_back({large.id(p), large.id(q)});
-      pending_link.push_back(large.link(bound, p, q));
+      pending_link.push_back(large.link(T{0}, p, q));
+      pending_rank.push_back(rank);
       const char* x = reinterpret_cast<const char*>(large.row(p));
       const char* y = reinterpret_cast<const char*>(large.row(q));
       const int64_t bytes = large.stride_ * static_cast<int64_t>(sizeof(T));
@@ -621,12 +640,12 @@ class Large {
       large.table_.pairs(large.cloud_.rows, large.cloud_.term, pending.data(), count, keys.data());
       for (int64_t k = 0; k < count; ++k) {
         Link<T>& l = pending_link[k];
-        if (keys[k] > l.key) continue;
         l.key = keys[k];
-        collector.add(l);
+        if (large.within(l, pending_rank[k])) collector.add(l);
       }
       pending.clear();
       pending_link.clear();
+      pending_rank.clear();
     }
   };
 
@@ -635,44 +654,44 @@ class Large {
                     Worker& worker) {
     const int64_t first = t * kTilePanels, columns = t * kTileColumns;
     const int64_t rows_end = std::min(first + kTilePanels, (m_ + kPanel - 1) / kPanel);
-    // The largest gap from the start of the block (inclusive) to each column, and the same in T.
+    // The largest gap from the start of the block (inclusive) to each column, and its rank.
     alignas(64) F column_bound[kTileColumns];
-    alignas(64) T column_key[kTileColumns];
+    int32_t column_rank[kTileColumns];
     F running = 0;
-    T running_key = 0;
+    int32_t running_rank = 0;
     for (int64_t j = 0; j < kTileColumns; ++j) {
       column_bound[j] = running = std::max(running, gap[columns + j]);
-      column_key[j] = running_key = std::max(running_key, gap_[columns + j]);
+      column_rank[j] = running_rank = std::max(running_rank, rank_[columns + j]);
     }
     const float largest = coded_ ? largest_norm(t) : 0;
     F between = 0;  // the largest gap from the end of the row's panel to the start of the block
-    T between_key = 0;
+    int32_t between_rank = 0;
     for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
       const bool diagonal = ip >= first;
       if (diagonal && worker.counting) continue;
       if (ip + 1 < first) {
         for (int64_t p = (ip + 1) * kPanel; p < (ip + 2) * kPanel; ++p) {
           between = std::max(between, gap[p]);
-          between_key = std::max(between_key, gap_[p]);
+          between_rank = std::max(between_rank, rank_[p]);
         }
       }
       if (one_in > 1 && !diagonal && random() % uint64_t(one_in) != 0) continue;
       F inside = between;
-      T inside_key = between_key;
+      int32_t inside_rank = between_rank;
       F row_bound[kPanel];
-      T row_key[kPanel];
+      int32_t row_rank[kPanel];
       for (int64_t l = kPanel - 1; l >= 0; --l) {
         row_bound[l] = inside;
-        row_key[l] = inside_key;
+        row_rank[l] = inside_rank;
         inside = std::max(inside, gap[ip * kPanel + l]);
-        inside_key = std::max(inside_key, gap_[ip * kPanel + l]);
+        inside_rank = std::max(inside_rank, rank_[ip * kPanel + l]);
       }
       for (int64_t half = 0; half < 2; ++half) {
         const int64_t i = ip * kPanel + half * kTileRows;
         const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
         if (rows <= 0) break;
-        filter_tile(i, t, rows, diagonal, row_bound + half * kTileRows, row_key + half * kTileRows,
-                    column_bound, column_key, largest, gap, worker);
+        filter_tile(i, t, rows, diagonal, row_bound + half * kTileRows, row_rank + half * kTileRows,
+                    column_bound, column_rank, largest, gap, worker);
       }
     }
   }
@@ -710,7 +729,7 @@ class Large {
 
   template <class F>
   void filter_tile(int64_t i, int64_t t, int rows, bool diagonal, const F* row_bound,
-                   const T* row_key, const F* column_bound, const T* column_key,
+                   const int32_t* row_rank, const F* column_bound, const int32_t* column_rank,
                    float largest_column, const std::vector<F>& gap, Worker& worker) {
     const int64_t columns = t * kTileColumns;
     alignas(64) int32_t dots[kTileRows * kTileColumns];
@@ -740,7 +759,7 @@ class Large {
     };
 
     int count = 0;
-    T diagonal_key[kTileColumns];
+    int32_t diagonal_rank[kTileColumns];
     if (!diagonal) {
       count = ask ? test(row_bound, column_bound, rows, 0) : kDenseHits + 1;
     } else {
@@ -775,7 +794,12 @@ class Large {
       for (int64_t r = 0; r < kTileRows; ++r) a[r] = row(std::min(i + r, m_ - 1));
       for (int64_t j = 0; j < kTileColumns; ++j) b[j] = row(std::min(columns + j, m_ - 1));
       table_.rectangle(a, b, stride_, cloud_.term, keys);
-      if (!diagonal) table_.hits(keys, row_key, column_key, rows, masks);
+      if (!diagonal) {
+        alignas(64) T row_key[kTileRows], column_key[kTileColumns];
+        for (int r = 0; r < rows; ++r) row_key[r] = height_[row_rank[r]];
+        for (int j = 0; j < kTileColumns; ++j) column_key[j] = height_[column_rank[j]];
+        table_.hits(keys, row_key, column_key, rows, masks);
+      }
     }
     const int64_t valid_columns = std::min(m_ - columns, kTileColumns);
     const uint64_t valid = (uint64_t{1} << valid_columns) - 1;
@@ -783,21 +807,21 @@ class Large {
     for (int r = 0; r < rows; ++r) {
       if (masks[r] == 0) continue;
       if (diagonal) {
-        T running = 0;
+        int32_t running = 0;
         for (int64_t j = 0; j < kTileColumns; ++j) {
           const int64_t q = columns + j;
-          if (q > i + r && q < m_) running = std::max(running, gap_[q]);
-          diagonal_key[j] = running;
+          if (q > i + r && q < m_) running = std::max(running, rank_[q]);
+          diagonal_rank[j] = running;
         }
       }
       for (uint64_t mask = masks[r]; mask; mask &= mask - 1) {
         const int j = __builtin_ctzll(mask);
-        const T bound = diagonal ? diagonal_key[j] : std::max(row_key[r], column_key[j]);
+        const int32_t rank = diagonal ? diagonal_rank[j] : std::max(row_rank[r], column_rank[j]);
         if (coded_ && !whole) {
-          worker.add(i + r, columns + j, bound);
+          worker.add(i + r, columns + j, rank);
         } else {
-          const T key = keys[r * kTileColumns + j];
-          if (key <= bound) worker.collector.add(link(key, i + r, columns + j));
+          const Link<T> l = link(keys[r * kTileColumns + j], i + r, columns + j);
+          if (within(l, rank)) worker.collector.add(l);
         }
       }
     }
@@ -814,14 +838,8 @@ class Large {
         edges[k] = {exact_key(l.i, l.j), l.i, l.j};
       }
     });
-    std::sort(edges.begin(), edges.end());
-    sets_.reset(m_);
-    for (const Edge<double>& e : edges) {
-      const int64_t a = sets_.find(e.i), b = sets_.find(e.j);
-      if (a == b) continue;
-      sets_.unite(a, b);
-      tree.push_back({e.length, ids_[e.i], ids_[e.j]});
-    }
+    keep_exact_forest(edges, sets_, m_);
+    for (const Edge<double>& e : edges) tree.push_back({e.length, ids_[e.i], ids_[e.j]});
   }
 
   const LargeCloud<T>& cloud_;
@@ -834,10 +852,13 @@ class Large {
   T band_;
   Random random_;
 
-  int64_t m_ = 0;               // different points
-  std::vector<int32_t> ids_;    // their numbers, ascending
-  std::vector<int32_t> order_;  // by position: number in ids_
-  std::vector<T> gap_;
+  int64_t m_ = 0;                // different points
+  std::vector<int32_t> ids_;     // their numbers, ascending
+  std::vector<int32_t> order_;   // by position: number in ids_
+  std::vector<Link<T>> forest_;  // that the points are ordered by; sorted
+  std::vector<T> height_;        // of its edges, as an upper bound
+  std::vector<T> gap_;           // by position; see merge_order
+  std::vector<int32_t> rank_;
   std::vector<float> frame_gap_;
   UnionFind sets_;
 
