@@ -19,7 +19,7 @@ from .measure import interleave
 from .report import duration
 from .suite import print_and_write
 
-_SMALL, _LARGE = 1, 3
+_AUTO, _SMALL = 0, 1
 
 
 def _clusters(count: int, width: float) -> Callable[[int, int, torch.Generator], Tensor]:
@@ -68,7 +68,7 @@ def measure(n: int, d: int, seconds: float) -> Iterator[str]:
         points = make(n, d, torch.Generator().manual_seed(0))
         calls = {}
         try:
-            for path in (_SMALL, _LARGE):
+            for path in (_SMALL, _AUTO):
 
                 def run(path: int = path, points: Tensor = points) -> object:
                     _core.set_overrides(path)
@@ -79,7 +79,7 @@ def measure(n: int, d: int, seconds: float) -> Iterator[str]:
             found = interleave(calls, seconds)
         finally:
             _core.set_overrides()
-        dense, large = (min(found[str(path)].seconds) for path in (_SMALL, _LARGE))
+        dense, large = (min(found[str(path)].seconds) for path in (_SMALL, _AUTO))
         yield f"| {name} | {duration(dense)} | {duration(large)} | {large / dense:.2f} |"
 
 

@@ -110,25 +110,26 @@ class CloudSolver {
   // The tree in scratch.tree, unless something is wrong.
   Finding solve() {
     if (n_ < 2) return n_ == 1 ? load_all() : Finding{};
-    const Path path = path_of(n_, dim_);
+    Path path = path_of(n_, dim_);
     bool good;
     if (path == Path::kLarge) {
       if (filters_by_codes(term_, dim_)) {
-        const Finding found = metric_ == Metric::kCosine || !in_place() ? load_all() : Finding{};
+        const Finding found = in_place() ? Finding{} : load_all();
         if (found.problem != Problem::kNone) return found;
       }
       LargeResult result = large_tree(large_cloud(), threads_, scratch_.large);
       if (result.finding.problem != Problem::kNone) return result.finding;
       good = result.in_range;
       scratch_.tree = std::move(result.tree);
-      keys_in_range_ = good && (!squares_ || in_range());
-    } else {
-      const Finding found = metric_ == Metric::kCosine || !in_place() ? load_all() : Finding{};
+      if (!result.filters) path = Path::kSmall;
+    }
+    if (path != Path::kLarge) {
+      const Finding found = in_place() || loaded_ ? Finding{} : load_all();
       if (found.problem != Problem::kNone) return found;
       good = dense_tree(rows(), n_, dim_, term_, path == Path::kPacked, threads_, scratch_.dense,
                         scratch_.tree);
-      keys_in_range_ = good && (!squares_ || in_range());
     }
+    keys_in_range_ = good && (!squares_ || in_range());
     if (keys_in_range_) return {};
     // Rare: something is not finite, or squares leave the range.
     const Finding found = load_all();

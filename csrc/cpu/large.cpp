@@ -36,6 +36,8 @@ struct Random {  // SplitMix64 (Steele, Lea and Flood, 2014)
   }
 };
 
+// Folds the two halves of a 128-bit product: every bit of a word reaches every bit of the hash, as
+// signs, the top bits of numbers, have to.
 uint64_t hash_row(const void* row, int64_t bytes) {
   const char* at = static_cast<const char*>(row);
   uint64_t h[4] = {1, 2, 3, 4};
@@ -43,8 +45,8 @@ uint64_t hash_row(const void* row, int64_t bytes) {
     for (int l = 0; l < 4; ++l) {
       uint64_t word;
       std::memcpy(&word, at + k + 8 * l, 8);
-      h[l] = (h[l] ^ word) * 0x9e3779b97f4a7c15u;
-      h[l] ^= h[l] >> 32;
+      const unsigned __int128 product = (unsigned __int128)(h[l] ^ word) * 0x9e3779b97f4a7c15u;
+      h[l] = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ word;
     }
   }
   return Random{h[0] + 3 * h[1] + 5 * h[2] + 7 * h[3]}();
@@ -141,6 +143,12 @@ class Large {
       choose_band();
       prepare(forest);
     }
+    if (coded_ && hits > kUselessFilter * double(m_) / 2 && cloud_.n <= 2 * cloud_.dim &&
+        overrides().path != Path::kLarge) {
+      result.filters = false;
+      result.tree.clear();
+      return result;
+    }
     if (wish > 0 || hits > kHitsForWave) {
       const int64_t one_in = hits > double(m_) / 8 ? 2 * kWaveOneIn : kWaveOneIn;
       forest = wave(forest, wish > 0 ? wish : one_in);
@@ -213,15 +221,25 @@ class Large {
     for (size_t begin = 0; begin < sorted.size();) {
       size_t end = begin + 1;
       while (end < sorted.size() && sorted[end].first == sorted[begin].first) ++end;
-      // Different points of the same hash are left to the general case.
-      if (end - begin > 1) cloud_.load(sorted[begin].second, first);
-      for (size_t k = begin + 1; k < end; ++k) {
-        cloud_.load(sorted[k].second, x);
-        if (!std::equal(x, x + stride_, first)) continue;
-        copy[sorted[k].second] = 1;
-        tree.push_back({0.0, sorted[begin].second, sorted[k].second});
+      const size_t next = end;
+      // Different points of the same hash take turns at being the first.
+      while (end - begin > 1) {
+        const int32_t original = sorted[begin].second;
+        cloud_.load(original, first);
+        size_t others = ++begin;
+        for (size_t k = begin; k < end; ++k) {
+          const int32_t i = sorted[k].second;
+          cloud_.load(i, x);
+          if (std::equal(x, x + stride_, first)) {
+            copy[i] = 1;
+            tree.push_back({0.0, original, i});
+          } else {
+            sorted[others++] = sorted[k];
+          }
+        }
+        end = others;
       }
-      begin = end;
+      begin = next;
     }
     ids_.erase(std::remove_if(ids_.begin(), ids_.end(), [&](int32_t i) { return copy[i] != 0; }),
                ids_.end());

@@ -32,8 +32,11 @@ struct LargeScratch {
 };
 
 struct LargeResult {
-  Finding finding;                 // the first bad point, if any; then there is no tree
-  bool in_range = true;            // false: squares left the range of T; then there is no tree
+  Finding finding;       // the first bad point, if any; then there is no tree
+  bool in_range = true;  // false: squares left the range of T; then there is no tree
+  // False: nearly all pairs pass the filter, and N^2 keys take little more memory than the points;
+  // then there is no tree.
+  bool filters = true;
   std::vector<Edge<double>> tree;  // exact keys, in no order
 };
 

@@ -1,9 +1,10 @@
 // Every threshold of the CPU core, in one place. `python -m tsloss_fast.benchmarks.thresholds`
 // measures the paths against each other around the dimensions and numbers of points, and the
-// sample; the others (kDirectDimension, kHitsForWave, kWaveOneIn, kDenseHits, kParallelWork) were
-// tried by hand. Where its table would move one, other clouds hold it: codes win from 16 dimensions
-// on for Gaussian clouds, but take twice as long as distances for tight clusters in low ones; and
-// memory is O(N D) from kLargePoints on, at up to half as much time again in 16 dimensions.
+// sample; the others (kDirectDimension, kHitsForWave, kWaveOneIn, kUselessFilter, kDenseHits,
+// kParallelWork) were tried by hand. Where its table would move one, other clouds hold it: codes
+// win from 16 dimensions on for Gaussian clouds, but take twice as long as distances for tight
+// clusters in low ones; and memory is O(N D) from kLargePoints on, at up to half as much time again
+// in 16 dimensions.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,8 @@ constexpr int64_t kSampleOneIn = 8;
 // tiles is looked at with exact keys for a better one.
 constexpr double kHitsForWave = 48;
 constexpr int64_t kWaveOneIn = 8;
+// If more than this part of all pairs would pass the filter, the dense path is faster.
+constexpr double kUselessFilter = 0.9;
 // A half tile (8 x 48 pairs) with more hits than this is evaluated whole.
 constexpr int kDenseHits = 64;
 
