@@ -13,12 +13,31 @@
 namespace tsloss {
 
 template <class T>
+struct ExactLink : Edge<double> {
+  T key;
+  operator Link<T>() const { return {key, static_cast<int32_t>(i), static_cast<int32_t>(j)}; }
+};
+
+template <class T, class Exact>
+std::vector<ExactLink<T>> with_exact_keys(const std::vector<Link<T>>& links, const Exact& exact) {
+  std::vector<ExactLink<T>> out;
+  out.reserve(links.size());
+  for (const Link<T>& l : links) out.push_back({{exact(l.i, l.j), l.i, l.j}, l.key});
+  return out;
+}
+
+template <class T>
 class Collector {
  public:
+  // Holds less than half the memory of the points, or 4 links a point.
   // `exact(i, j)` gives the key that decides; a band of 1 says that keys are exact already.
   template <class Exact>
-  Collector(int64_t n, T band, Exact exact)
-      : n_(n), band_(band), limit_(static_cast<size_t>(4 * n + 4096)), sets_(0), exact_(exact) {}
+  Collector(int64_t n, int64_t dim, T band, Exact exact)
+      : n_(n),
+        band_(band),
+        limit_(static_cast<size_t>(n * std::max<int64_t>(4, dim / 8) + 4096)),
+        sets_(0),
+        exact_(exact) {}
 
   void add(const Link<T>& link) {
     links_.push_back(link);
@@ -38,17 +57,9 @@ class Collector {
   }
 
   void decide() {
-    struct Decided : Edge<double> {
-      T key;
-    };
-    std::vector<Decided> decided;
-    decided.reserve(links_.size());
-    for (const Link<T>& l : links_) decided.push_back({{exact_(l.i, l.j), l.i, l.j}, l.key});
-    keep_exact_forest(decided, sets_, n_);
-    links_.clear();
-    for (const Decided& d : decided) {
-      links_.push_back({d.key, static_cast<int32_t>(d.i), static_cast<int32_t>(d.j)});
-    }
+    std::vector<ExactLink<T>> exact = with_exact_keys(links_, exact_);
+    keep_exact_forest(exact, sets_, n_);
+    links_.assign(exact.begin(), exact.end());
   }
 
   int64_t n_;

@@ -26,8 +26,9 @@ template <class T>
 std::vector<Link<T>> contenders(const T* keys, int64_t stride, int64_t n, T band,
                                 const std::vector<Edge<T>>& edges, const Rows<T>& rows, Term term) {
   const auto refine = kernels<T>().refine;
-  Collector<T> collector(
-      n, band, [&](int32_t i, int32_t j) { return refine(rows[i], rows[j], rows.dim, term); });
+  Collector<T> collector(n, rows.dim, band, [&](int32_t i, int32_t j) {
+    return refine(rows[i], rows[j], rows.dim, term);
+  });
   std::vector<char> inside(static_cast<size_t>(n), 0);
   std::vector<int32_t> order{0};
   std::vector<T> bottleneck{0};

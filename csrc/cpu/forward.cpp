@@ -36,10 +36,15 @@ Term term_of(Metric metric) {
   return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
 }
 
+Path dense_path_of(int64_t dim) { return dim >= kSmallDimension ? Path::kSmall : Path::kPacked; }
+
 Path path_of(int64_t n, int64_t dim) {
   if (overrides().path != Path::kAuto) return overrides().path;
-  if (n >= (dim >= kHighDimension ? kLargePointsHigh : kLargePoints)) return Path::kLarge;
-  return dim >= kSmallDimension ? Path::kSmall : Path::kPacked;
+  const int64_t large = dim < kCodedDimension   ? kLargePointsLow
+                        : dim < kSmallDimension ? kLargePoints
+                                                : kLargePointsHigh;
+  if (n >= large) return Path::kLarge;
+  return dense_path_of(dim);
 }
 
 // Memory of one thread for one cloud at a time. It is kept between calls, because fresh pages cost
@@ -121,7 +126,7 @@ class CloudSolver {
       if (result.finding.problem != Problem::kNone) return result.finding;
       good = result.in_range;
       scratch_.tree = std::move(result.tree);
-      if (!result.filters) path = Path::kSmall;
+      if (!result.filters) path = dense_path_of(dim_);
     }
     if (path != Path::kLarge) {
       const Finding found = in_place() || loaded_ ? Finding{} : load_all();

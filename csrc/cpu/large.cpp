@@ -129,6 +129,7 @@ class Large {
       std::swap(order_[k], order_[random_() % (k + 1)]);
     }
     gather();
+    if (coded_ && m_ <= kFewPoints && dense_is_possible() && blurred()) return no_filter();
     Monitor::stage(0.02, 0.08);
     std::vector<Link<T>> forest = sample();
     if (!(result.in_range = in_range(forest))) return result;
@@ -137,23 +138,24 @@ class Large {
     prepare(forest);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
-    if (coded_ && hits > double(m_) / 8 && cloud_.dim <= kDirectDimension) {
+    if (coded_ && hits > double(m_) / 8 && cloud_.dim < kSmallDimension) {
       // Codes do not tell these points apart, and distances cost little more.
       coded_ = false;
       choose_band();
       prepare(forest);
     }
-    if (coded_ && hits > kUselessFilter * double(m_) / 2 && cloud_.n <= 2 * cloud_.dim &&
-        overrides().path != Path::kLarge) {
-      result.filters = false;
-      result.tree.clear();
-      return result;
+    if (coded_ && hits > kUselessFilter * double(m_) / 2 && dense_is_possible()) {
+      return no_filter();
     }
     if (wish > 0 || hits > kHitsForWave) {
-      const int64_t one_in = hits > double(m_) / 8 ? 2 * kWaveOneIn : kWaveOneIn;
-      forest = wave(forest, wish > 0 ? wish : one_in);
-      keep_forest(forest, sets_, m_);
-      prepare(forest);
+      const auto improve = [&](int64_t one_in) {
+        forest = wave(forest, one_in);
+        keep_forest(forest, sets_, m_);
+        prepare(forest);
+      };
+      // A sample that knew no better than chance lets whole tiles through: few of them first.
+      if (hits > double(m_) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
+      improve(wish > 0 ? wish : kWaveOneIn);
     }
     Monitor::stage(0.2, 1);
     forest = wave(forest, 1);
@@ -541,14 +543,22 @@ class Large {
 
   // Orders the points by the forest.
   void prepare(const Links& forest) {
-    merge_order(forest, sets_, m_, order_, gap_, rank_);
+    forest_ = forest;
+    exact_.clear();
+    if (tied_ && !lattice_) {
+      auto exact =
+          with_exact_keys(forest, [this](int32_t i, int32_t j) { return exact_key(i, j); });
+      std::sort(exact.begin(), exact.end());
+      forest_.assign(exact.begin(), exact.end());
+      exact_.assign(exact.begin(), exact.end());
+    }
+    merge_order(forest_, sets_, m_, order_, gap_, rank_);
     gather();
     gap_.resize(static_cast<size_t>(padded()), T{0});
     rank_.resize(gap_.size(), 0);
     rank_[0] = 0;
-    forest_ = forest;
     height_.resize(forest.size());
-    std::transform(forest.begin(), forest.end(), height_.begin(),
+    std::transform(forest_.begin(), forest_.end(), height_.begin(),
                    [&](const Link<T>& l) { return l.key * band_; });
     gap_[0] = 0;
     for (T& g : gap_) g *= band_;
@@ -557,6 +567,42 @@ class Large {
       std::transform(gap_.begin(), gap_.end(), frame_gap_.begin(),
                      [&](T g) { return frame_bound(g); });
     }
+  }
+
+  static LargeResult no_filter() {
+    LargeResult result;
+    result.filters = false;
+    return result;
+  }
+
+  // Whether the dense path's N^2 keys take little memory.
+  bool dense_is_possible() const {
+    return overrides().path != Path::kLarge && m_ > cloud_.n / 2 &&
+           (cloud_.n <= kFewPoints || cloud_.n <= 2 * cloud_.dim);
+  }
+
+  // Whether so many pairs cannot be told from copies that the dense path is faster. Looks at a few
+  // tiles.
+  bool blurred() {
+    constexpr int kTiles = 32;
+    Random random{random_()};
+    int64_t tested = 0, found = 0;
+    for (int k = 0; k < kTiles; ++k) {
+      const int64_t i = random() % uint64_t(m_ / kTileRows) * kTileRows;
+      const int64_t t = random() % uint64_t(m_ / kTileColumns);
+      if (i / kTileColumns == t) continue;
+      alignas(64) int32_t dots[kTileRows * kTileColumns];
+      alignas(64) const float none[kTileColumns] = {};
+      uint64_t masks[kTileRows];
+      dot(i, t, dots);
+      const TileSides sides = tile_sides(i, kTileRows, largest_norm(t));
+      TileBounds b = tile_bounds(sides, t);
+      b.row_bound = none;
+      b.column_bound = none;
+      found += filter_.survivors(dots, b, kTileRows, masks);
+      tested += kTileRows * kTileColumns;
+    }
+    return double(found) > kBlurred * double(tested);
   }
 
   // Hits a point that the filter would let through in all tiles, by a few of them.
@@ -610,21 +656,25 @@ class Large {
     Links scratch;
     sort_by_key(links, scratch);
     keep_contenders(links, sets_, m_, band_);
+    tied_ = static_cast<int64_t>(links.size()) > 2 * m_;
     return links;
   }
 
   // Whether a link could be in the tree, if the longest edge of the forest between its ends has
-  // this rank. Where keys are exact, ties are decided at once: a cloud whose distances are all
-  // equal would else keep all its pairs.
+  // this rank. Ties in masses are decided at once: a cloud whose distances are all equal would else
+  // keep all its pairs.
   bool within(const Link<T>& l, int32_t rank) const {
-    return lattice_ ? !(forest_[rank] < l) : l.key <= height_[rank];
+    if (lattice_) return !(forest_[rank] < l);
+    if (l.key > height_[rank]) return false;
+    if (exact_.empty() || l.key * band_ < forest_[rank].key) return true;
+    return !(exact_[rank] < Edge<double>{exact_key(l.i, l.j), l.i, l.j});
   }
 
   struct Worker {
     explicit Worker(Large& large)
-        : large(large), collector(large.m_, large.band_, [this](int32_t i, int32_t j) {
-            return this->large.exact_key(i, j);
-          }) {}
+        : large(large),
+          collector(large.m_, large.cloud_.dim, large.band_,
+                    [this](int32_t i, int32_t j) { return this->large.exact_key(i, j); }) {}
 
     Large& large;
     Collector<T> collector;
@@ -874,8 +924,10 @@ class Large {
   std::vector<int32_t> ids_;     // their numbers, ascending
   std::vector<int32_t> order_;   // by position: number in ids_
   std::vector<Link<T>> forest_;  // that the points are ordered by; sorted
-  std::vector<T> height_;        // of its edges, as an upper bound
-  std::vector<T> gap_;           // by position; see merge_order
+  bool tied_ = false;            // the last wave left many links that only exact keys tell apart
+  std::vector<Edge<double>> exact_;  // keys of the forest's edges, if so; then it is sorted by them
+  std::vector<T> height_;            // of its edges, as an upper bound
+  std::vector<T> gap_;               // by position; see merge_order
   std::vector<int32_t> rank_;
   std::vector<float> frame_gap_;
   UnionFind sets_;

@@ -18,13 +18,12 @@ enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3 };
 constexpr int64_t kSmallDimension = 96;
 // From this many points on, "sample, order, filter, repair" beats the dense matrix of keys: in high
 // dimensions early, in low ones, where keys are cheap, later.
-constexpr int64_t kLargePoints = 1024;
-constexpr int64_t kLargePointsHigh = 640;
-constexpr int64_t kHighDimension = 192;
+constexpr int64_t kLargePointsLow = 2048;
+constexpr int64_t kLargePoints = 1536;
+constexpr int64_t kLargePointsHigh = 1024;
 // From this dimension on, low-precision codes are a cheaper filter than the distances. If they turn
-// out not to filter, distances take over again up to the other one.
+// out not to filter, distances take over again below kSmallDimension.
 constexpr int64_t kCodedDimension = 48;
-constexpr int64_t kDirectDimension = 256;
 // Above this dimension the sum of products of 8-bit codes could leave 32 bits.
 constexpr int64_t kByteDimension = 65536;
 
@@ -34,8 +33,12 @@ constexpr int64_t kSampleOneIn = 8;
 // tiles is looked at with exact keys for a better one.
 constexpr double kHitsForWave = 48;
 constexpr int64_t kWaveOneIn = 8;
-// If more than this part of all pairs would pass the filter, the dense path is faster.
+constexpr int64_t kFirstWaveOneIn = 64;
+// If more than this part of all pairs would pass the filter, the dense path is faster. Up to
+// kFewPoints this is seen early, if codes cannot tell the second part of all pairs from copies.
 constexpr double kUselessFilter = 0.9;
+constexpr double kBlurred = 0.15;
+constexpr int64_t kFewPoints = 2560;
 // A half tile (8 x 48 pairs) with more hits than this is evaluated whole.
 constexpr int kDenseHits = 64;
 
