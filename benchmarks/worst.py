@@ -1,4 +1,4 @@
-"""The clouds that the large path likes least, against the dense path on the same cloud.
+"""The clouds that the large path likes least: the path that is chosen, against the dense one.
 
 Run as ``python -m tsloss_fast.benchmarks.worst``; one thread.
 """
@@ -19,7 +19,8 @@ from .measure import interleave
 from .report import duration
 from .suite import print_and_write
 
-_AUTO, _SMALL = 0, 1
+_AUTO, _SMALL, _PACKED = 0, 1, 2
+_SMALL_DIMENSION = 96  # kSmallDimension of csrc/cpu/tuning.h
 
 
 def _clusters(count: int, width: float) -> Callable[[int, int, torch.Generator], Tensor]:
@@ -60,15 +61,17 @@ CLOUDS: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
 
 def measure(n: int, d: int, seconds: float) -> Iterator[str]:
     """Markdown lines: the time of both paths on each cloud of n points in d dimensions."""
-    torch.set_num_threads(1)
-    yield f"# Worst cases: {n} points in {d} dimensions\n"
-    yield "| cloud | dense path | large path | large / dense |"
+    dense = _SMALL if d >= _SMALL_DIMENSION else _PACKED
+    yield f"## {n} points in {d} dimensions\n"
+    yield "| cloud | dense path | chosen path | chosen / dense |"
     yield "|---|---:|---:|---:|"
     for name, make in CLOUDS.items():
         points = make(n, d, torch.Generator().manual_seed(0))
+        if points.shape[1] > 2048:
+            continue
         calls = {}
         try:
-            for path in (_SMALL, _AUTO):
+            for path in (dense, _AUTO):
 
                 def run(path: int = path, points: Tensor = points) -> object:
                     _core.set_overrides(path)
@@ -79,8 +82,21 @@ def measure(n: int, d: int, seconds: float) -> Iterator[str]:
             found = interleave(calls, seconds)
         finally:
             _core.set_overrides()
-        dense, large = (min(found[str(path)].seconds) for path in (_SMALL, _AUTO))
-        yield f"| {name} | {duration(dense)} | {duration(large)} | {large / dense:.2f} |"
+        slow, fast = (min(found[str(path)].seconds) for path in (dense, _AUTO))
+        yield f"| {name} | {duration(slow)} | {duration(fast)} | {fast / slow:.2f} |"
+    yield ""
+
+
+def _shape(text: str) -> tuple[int, int]:
+    try:
+        n, d = (int(part) for part in text.split("x"))
+    except ValueError:
+        n, d = 0, 0
+    if n < 2 or d < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected POINTSxDIMENSION such as 2048x768, with 2 points or more, got {text!r}"
+        )
+    return n, d
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,15 +105,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m tsloss_fast.benchmarks.worst",
         description="Measure the clouds that the large path likes least.",
     )
-    parser.add_argument("--points", type=int, default=2048, help="points of a cloud (2048)")
-    parser.add_argument("--dimension", type=int, default=768, help="their dimension (768)")
+    parser.add_argument(
+        "--shapes",
+        type=_shape,
+        nargs="+",
+        metavar="NxD",
+        default=[(1024, 96), (1024, 768), (1536, 48), (2048, 16), (2048, 768), (4096, 96)],
+        help="points and dimensions of the clouds",
+    )
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each path (0.3)")
-    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    parser.add_argument("--output", type=Path, help="Markdown file for the tables")
     options = parser.parse_args(argv)
-    if options.points < 2 or options.dimension < 1 or not options.seconds > 0:
-        parser.error("expected at least 2 points, 1 dimension and a positive time")
-    lines = measure(options.points, options.dimension, options.seconds)
-    print_and_write(parser, lines, options.output, "worst.md")
+    if not options.seconds > 0:
+        parser.error(f"expected a positive time, got --seconds {options.seconds}")
+
+    def lines() -> Iterator[str]:
+        torch.set_num_threads(1)
+        yield "# Worst cases: the path that is chosen against the dense one\n"
+        for n, d in options.shapes:
+            yield from measure(n, d, options.seconds)
+
+    print_and_write(parser, lines(), options.output, "worst.md")
     return 0
 
 

@@ -129,7 +129,11 @@ class Large {
       std::swap(order_[k], order_[random_() % (k + 1)]);
     }
     gather();
-    if (coded_ && m_ <= kFewPoints && dense_is_possible() && blurred()) return no_filter();
+    if (coded_ && dense_is_possible() && blurred()) {
+      result.filters = false;
+      result.tree.clear();
+      return result;
+    }
     Monitor::stage(0.02, 0.08);
     std::vector<Link<T>> forest = sample();
     if (!(result.in_range = in_range(forest))) return result;
@@ -143,9 +147,6 @@ class Large {
       coded_ = false;
       choose_band();
       prepare(forest);
-    }
-    if (coded_ && hits > kUselessFilter * double(m_) / 2 && dense_is_possible()) {
-      return no_filter();
     }
     if (wish > 0 || hits > kHitsForWave) {
       const auto improve = [&](int64_t one_in) {
@@ -569,20 +570,14 @@ class Large {
     }
   }
 
-  static LargeResult no_filter() {
-    LargeResult result;
-    result.filters = false;
-    return result;
-  }
-
   // Whether the dense path's N^2 keys take little memory.
   bool dense_is_possible() const {
     return overrides().path != Path::kLarge && m_ > cloud_.n / 2 &&
            (cloud_.n <= kFewPoints || cloud_.n <= 2 * cloud_.dim);
   }
 
-  // Whether so many pairs cannot be told from copies that the dense path is faster. Looks at a few
-  // tiles.
+  // Whether so many pairs cannot be told from the nearest one of a row that the dense path is
+  // faster. Looks at a few tiles.
   bool blurred() {
     constexpr int kTiles = 32;
     Random random{random_()};
@@ -592,17 +587,24 @@ class Large {
       const int64_t t = random() % uint64_t(m_ / kTileColumns);
       if (i / kTileColumns == t) continue;
       alignas(64) int32_t dots[kTileRows * kTileColumns];
+      alignas(64) float near[kTileRows * kTileColumns];
       alignas(64) const float none[kTileColumns] = {};
+      float least[kTileRows];
       uint64_t masks[kTileRows];
+      approximate(i, t, kTileRows, near);
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        const float* row = near + r * kTileColumns;
+        least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
+      }
       dot(i, t, dots);
       const TileSides sides = tile_sides(i, kTileRows, largest_norm(t));
       TileBounds b = tile_bounds(sides, t);
-      b.row_bound = none;
+      b.row_bound = least;
       b.column_bound = none;
       found += filter_.survivors(dots, b, kTileRows, masks);
       tested += kTileRows * kTileColumns;
     }
-    return double(found) > kBlurred * double(tested);
+    return double(found) > (m_ <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
   }
 
   // Hits a point that the filter would let through in all tiles, by a few of them.

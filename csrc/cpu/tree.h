@@ -71,11 +71,13 @@ T band_of(int64_t units, int64_t dim) {
 template <class T>
 bool is_lattice_row(const T* x, int64_t dim) {
   const T most = std::sqrt((sizeof(T) == 4 ? T(0x1p22) : T(0x1p51)) / T(dim > 1 ? dim : 1));
-  bool good = true;
+  constexpr T kRound = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // beyond it are no fractions
+  int bad = 0;
+#pragma omp simd reduction(| : bad)
   for (int64_t k = 0; k < dim; ++k) {
-    good &= std::fabs(x[k]) <= most && x[k] == T(int32_t(std::fabs(x[k]) <= most ? x[k] : T{0}));
+    bad |= !(std::fabs(x[k]) <= most) | ((x[k] + kRound) - kRound != x[k]);
   }
-  return good;
+  return bad == 0;
 }
 
 // Squares below this have lost digits to underflow, whatever the number of terms.

@@ -1,10 +1,9 @@
 // Every threshold of the CPU core, in one place. `python -m tsloss_fast.benchmarks.thresholds`
 // measures the paths against each other around the dimensions and numbers of points, and the
-// sample; the others (kDirectDimension, kHitsForWave, kWaveOneIn, kUselessFilter, kDenseHits,
-// kParallelWork) were tried by hand. Where its table would move one, other clouds hold it: codes
-// win from 16 dimensions on for Gaussian clouds, but take twice as long as distances for tight
-// clusters in low ones; and memory is O(N D) from kLargePoints on, at up to half as much time again
-// in 16 dimensions.
+// sample; the others (kHitsForWave, kWaveOneIn, kFirstWaveOneIn, kBlurred*, kDenseHits,
+// kParallelWork) were tried by hand. Where its table would move one, other clouds hold it, those of
+// `python -m tsloss_fast.benchmarks.worst`: codes win from 16 dimensions on for Gaussian clouds,
+// but take twice as long as distances for tight clusters in low ones.
 #pragma once
 
 #include <cstdint>
@@ -34,10 +33,10 @@ constexpr int64_t kSampleOneIn = 8;
 constexpr double kHitsForWave = 48;
 constexpr int64_t kWaveOneIn = 8;
 constexpr int64_t kFirstWaveOneIn = 64;
-// If more than this part of all pairs would pass the filter, the dense path is faster. Up to
-// kFewPoints this is seen early, if codes cannot tell the second part of all pairs from copies.
-constexpr double kUselessFilter = 0.9;
-constexpr double kBlurred = 0.15;
+// If codes cannot tell this part of a few pairs from the nearest of them, the dense path is faster:
+// up to kFewPoints, and above.
+constexpr double kBlurredFew = 0.15;
+constexpr double kBlurredMany = 0.9;
 constexpr int64_t kFewPoints = 2560;
 // A half tile (8 x 48 pairs) with more hits than this is evaluated whole.
 constexpr int kDenseHits = 64;
