@@ -29,7 +29,15 @@ _DISTRIBUTIONS = (
 )
 
 
-def pinned(threads: int, isa: str | None = None) -> dict[str, str]:
+# What holds torch and MKL to an instruction set. MKL calls its SSE2 code "compatible"; on AMD
+# processors it heeds none of its other values.
+_HELD = {
+    "baseline": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"},
+}
+
+
+def pinned(threads: int, isa: str | None = None, *, same_isa: bool = False) -> dict[str, str]:
     """Environment variables to set before torch and the baselines load.
 
     A passive wait policy: libgomp's idle threads otherwise spin on the cores that the next
@@ -37,7 +45,11 @@ def pinned(threads: int, isa: str | None = None) -> dict[str, str]:
     """
     variables = dict.fromkeys(_THREAD_VARIABLES, str(threads))
     variables |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"}
-    return variables | ({} if isa is None else {"TSLOSS_ISA": isa})
+    if isa is not None:
+        variables["TSLOSS_ISA"] = isa
+        if same_isa:
+            variables |= _HELD.get(isa, {})
+    return variables
 
 
 def machine() -> dict[str, str]:
@@ -52,6 +64,7 @@ def machine() -> dict[str, str]:
         "cores": str(available),
         "instruction set of tsloss_fast": str(_core.isa()),
         "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
+        "instruction set of MKL": os.environ.get("MKL_CBWR", "its choice"),
         "threads of torch": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -24,6 +24,7 @@ def run(
     output: Path | None = None,
     seconds: float = 0.5,
     isa: str | None = None,
+    same_isa: bool = False,
     limits: bool = True,
     stream: TextIO | None = None,
 ) -> Results:
@@ -38,7 +39,10 @@ def run(
         output: a Markdown file, or a folder for ``benchmark.md``; the raw numbers (``.json``) and
             the plot (``.png``, with matplotlib) get the same name. None writes nothing.
         seconds: time for each implementation on each workload.
-        isa: instruction set of tsloss_fast (``TSLOSS_ISA``); the other libraries keep theirs.
+        isa: instruction set of tsloss_fast (``TSLOSS_ISA``); the other libraries keep theirs,
+            which is what a user of this machine gets.
+        same_isa: hold torch and MKL to ``isa`` as well, to know how it would go on a machine that
+            has no more than that (fastcluster and GUDHI are not built for more than SSE2).
         limits: False runs the slow libraries on the large clouds too; that can take hours.
         stream: where the table goes; standard output if None.
 
@@ -56,6 +60,8 @@ def run(
     if not seconds > 0:
         raise ValueError(f"seconds is {seconds}: expected a positive time for each measurement")
     _check_isa(isa)
+    if same_isa and isa is None:
+        raise ValueError("same_isa holds torch and MKL to isa, which is not given")
     stream = sys.stdout if stream is None else stream
     target = None if output is None else target_file(output, "benchmark.md")
 
@@ -63,7 +69,13 @@ def run(
     show = _Progress(stream, workloads)
     try:
         for found in supervise(
-            workloads, seconds=seconds, threads=threads, isa=isa, limits=limits, progress=show.at
+            workloads,
+            seconds=seconds,
+            threads=threads,
+            isa=isa,
+            same_isa=same_isa,
+            limits=limits,
+            progress=show.at,
         ):
             if isinstance(found, Row):
                 results.rows.append(found)
@@ -194,6 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=0.5, help="time per measurement (0.5)")
     parser.add_argument("--output", type=Path, help="Markdown file or folder; also .json and .png")
     parser.add_argument("--isa", help="instruction set of tsloss_fast: baseline, avx2 or avx512")
+    parser.add_argument(
+        "--same-isa", action="store_true", help="hold torch and MKL to that instruction set too"
+    )
     parser.add_argument("--all", action="store_true", help="run slow libraries on large clouds too")
     options = parser.parse_args(argv)
     try:
@@ -204,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             output=options.output,
             seconds=options.seconds,
             isa=options.isa,
+            same_isa=options.same_isa,
             limits=not options.all,
         )
     except (ValueError, WorkerError, OSError) as problem:

@@ -86,6 +86,7 @@ def supervise(
     seconds: float,
     threads: int,
     isa: str | None,
+    same_isa: bool,
     limits: bool,
     progress: Callable[[Workload, str], None],
 ) -> Iterator[dict[str, str] | Row]:
@@ -102,7 +103,7 @@ def supervise(
             "failures": failures,
         }
         at, label = "", ""
-        with _Process(task, {**os.environ, **pinned(threads, isa)}) as process:
+        with _Process(task, {**os.environ, **pinned(threads, isa, same_isa=same_isa)}) as process:
             for event in process.events():
                 if "machine" in event:
                     if not known_machine:

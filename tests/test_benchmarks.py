@@ -321,6 +321,7 @@ def test_a_process_that_cannot_start_gives_its_last_line(monkeypatch: pytest.Mon
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"isa": "sse9"}, "isa is 'sse9': this machine supports baseline"),
+        ({"same_isa": True}, "isa, which is not given"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(
@@ -475,6 +476,14 @@ def test_the_new_kinds_of_clouds_are_what_they_say() -> None:
         parse("matrix-2x20x9")
 
 
+def test_torch_can_be_held_to_the_instruction_set_too() -> None:
+    held = suite.run(["6x4"], seconds=1e-4, isa="baseline", same_isa=True, stream=io.StringIO())
+    free = suite.run(["6x4"], seconds=1e-4, isa="baseline", stream=io.StringIO())
+    assert held.machine["instruction set of torch"] == "DEFAULT"
+    assert held.machine["instruction set of MKL"] == "COMPATIBLE"
+    assert free.machine["instruction set of torch"] == torch.backends.cpu.get_cpu_capability()
+
+
 def test_a_matrix_workload_agrees_with_its_baselines() -> None:
     row = measure(parse("matrix-30x5"), IMPLEMENTATIONS["matrix"], seconds=0.001)
     assert row.ours.status == "measured"
@@ -484,10 +493,12 @@ def test_a_matrix_workload_agrees_with_its_baselines() -> None:
 
 def test_worst_cases_are_measured_and_written(tmp_path: Path) -> None:
     target = tmp_path / "worst.md"
-    arguments = ["--points", "60", "--dimension", "20", "--seconds", "0.001"]
+    arguments = ["--shapes", "60x20", "--seconds", "0.001"]
     assert worst.main([*arguments, "--output", str(target)]) == 0
     table = target.read_text(encoding="utf-8")
     for name in worst.CLOUDS:
         assert f"| {name} |" in table
-    with pytest.raises(SystemExit):
-        worst.main(["--points", "1"])
+    assert "60 points in 20 dimensions" in table
+    for bad in (["--shapes", "1x5"], ["--shapes", "5"], ["--seconds", "0"]):
+        with pytest.raises(SystemExit):
+            worst.main(bad)
