@@ -1,7 +1,9 @@
 // The gradient of the deaths, routed through the tree edges: O(N D), never N^2.
 //
-// The edges are turned into lists of incident edges per vertex, in death order; each vertex sums
-// its own list. So there are no atomics, and the result is the same for any number of threads.
+// The tree is walked from a root: an edge is met when its lower end is new and its upper end was
+// used just before. So a row of the points comes from far memory about once, a row of the gradient
+// goes there once, and a hub stays in the nearest cache while its leaves pass by. Threads share the
+// coordinates, never the edges: no atomics, and the same sums for any number of threads.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -20,8 +22,7 @@ namespace {
 
 constexpr double kParallelNumbers = 1 << 17;  // below this one thread is faster
 constexpr int64_t kVertexGrain = 8;
-constexpr int64_t kHubEdges = 64;
-constexpr int64_t kHubSlice = 256;
+constexpr int64_t kLeastSlice = 64;  // coordinates of a thread
 constexpr int64_t kKeptVertices = 1 << 16;
 
 // Compressed adjacency of one tree.
@@ -45,33 +46,38 @@ struct Incidence {
     }
   }
 
-  // Vertices depth first, so that the neighbours of one are those read just before or needed right
-  // after it, and each row comes from far memory about once.
+  // Vertices below their parents, leaves of one parent side by side, and the edge that leads up
+  // (-1: a root).
   void walk(const int64_t* edges, int64_t n) {
     order.clear();
     seen.assign(static_cast<size_t>(n), 0);
     for (int64_t root = 0; root < n; ++root) {
       if (seen[root]) continue;
       seen[root] = 1;
-      stack.assign(1, root);
+      stack.assign(1, {root, -1, -1});
       while (!stack.empty()) {
-        const int64_t v = stack.back();
+        const Step at = stack.back();
         stack.pop_back();
-        order.push_back(v);
-        for (int64_t k = start[v]; k < start[v + 1]; ++k) {
+        order.push_back(at);
+        for (int64_t k = start[at.vertex]; k < start[at.vertex + 1]; ++k) {
           const int64_t* e = edges + 2 * edge[k];
-          const int64_t u = e[0] == v ? e[1] : e[0];
+          const int64_t u = e[0] == at.vertex ? e[1] : e[0];
           if (seen[u]) continue;
           seen[u] = 1;
-          stack.push_back(u);
+          (start[u + 1] - start[u] == 1 ? order : stack).push_back({u, at.vertex, edge[k]});
         }
       }
     }
   }
 
+  struct Step {
+    int64_t vertex;
+    int64_t parent;
+    int64_t edge;
+  };
   std::vector<int64_t> next;
-  std::vector<int64_t> order;  // of walk
-  std::vector<int64_t> stack;
+  std::vector<Step> order;  // of walk
+  std::vector<Step> stack;
   std::vector<char> seen;
 };
 
@@ -91,14 +97,6 @@ struct Cloud {
   }
 };
 
-// w * (x - y) where w = g / d leaves the range of T, or is about to lose digits: g * ((x - y) / d).
-template <class T>
-void add_extreme(const T* x, const T* y, int64_t dim, T g, T d, T* out) {
-  for (int64_t k = 0; k < dim; ++k) {
-    out[k] += static_cast<T>(double(g) * ((double(x[k]) - double(y[k])) / double(d)));
-  }
-}
-
 // d(1 - cos)/dx = ((u - v) - (1 - cos) u) / |x| for unit vectors u of x and v of y, with 1 - cos =
 // |u - v|^2 / 2 taken in double: no digits are lost for nearly parallel vectors.
 template <class T>
@@ -114,84 +112,94 @@ void add_cosine(const Cloud<T>& c, int64_t v, int64_t other, double g, T* out) {
   }
 }
 
-// Asks for the rows that vertex v will read: a row is too short for the processor to notice that it
-// is being read through.
+// Of the metrics that are functions of differences: what an edge adds to its upper end, it takes
+// from its lower one. Coordinates [begin, end) of the whole cloud.
 template <class T>
-void prefetch_neighbours(const Cloud<T>& c, const Incidence& tree, int64_t v) {
-  constexpr int64_t kRows = 4;
-  const int64_t end = std::min(tree.start[v + 1], tree.start[v] + kRows);
-  for (int64_t k = tree.start[v]; k < end; ++k) {
-    const char* row = reinterpret_cast<const char*>(c.points + c.other(tree.edge[k], v) * c.dim);
-    const int64_t bytes = c.dim * static_cast<int64_t>(sizeof(T));
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
-  }
-}
+class Router {
+ public:
+  Router(const Cloud<T>& cloud, const Incidence& tree, T* out)
+      : c_(cloud), steps_(tree.order), out_(out) {}
 
-// The gradient at coordinates [begin, end) of vertex v under the metrics of differences, which is
-// a weighted sum of differences to its neighbours.
-template <class T>
-void sum_differences(const Cloud<T>& c, const Incidence& tree, int64_t v, int64_t begin,
-                     int64_t end, T* row) {
-  constexpr int64_t kAtOnce = 16;  // rows read side by side
-  const auto weigh = kernels<T>().weigh_differences;
-  const T* x = c.points + v * c.dim + begin;
-  const T* others[kAtOnce];
-  T weights[kAtOnce];
-  int64_t count = 0;
-  bool add = false, extreme = false;
-  const auto weight = [&](int64_t e, bool* out_of_range) {
-    if (c.metric == Metric::kSqeuclidean) return 2 * c.grad[e];
-    const T w = c.grad[e] / c.deaths[e];
-    *out_of_range = std::fabs(c.deaths[e]) < std::numeric_limits<T>::min() ||
-                    (std::isinf(w) && !std::isinf(c.grad[e]));
-    return w;
-  };
-  for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
-    const int64_t e = tree.edge[k];
-    // The zero subgradient at coincident points.
-    if (c.metric == Metric::kEuclidean && c.deaths[e] == 0) continue;
-    bool out_of_range = false;
-    const T w = weight(e, &out_of_range);
-    if (out_of_range) {
-      extreme = true;
-      continue;
-    }
-    others[count] = c.points + c.other(e, v) * c.dim + begin;
-    weights[count++] = w;
-    if (count == kAtOnce) {
-      weigh(x, others, weights, count, end - begin, add, row + begin);
-      add = true;
-      count = 0;
+  void run(int64_t begin, int64_t end) const {
+    const int64_t n = static_cast<int64_t>(steps_.size());
+    for (int64_t p = 0, asked = 0; p < n;) {
+      for (; asked < p + 2 * kSiblings; ++asked) ask(asked, begin, end);
+      const int64_t parent = steps_[p].parent;
+      if (parent < 0) {
+        std::fill(at(steps_[p].vertex) + begin, at(steps_[p].vertex) + end, T{0});
+        ++p;
+        continue;
+      }
+      const T* x[kSiblings];
+      T* out[kSiblings];
+      T weights[kSiblings];
+      int64_t count = 0;
+      while (count < kSiblings && p + count < n && steps_[p + count].parent == parent) {
+        const Step& s = steps_[p + count];
+        if (!weigh(s.edge, &weights[count])) break;
+        x[count] = c_.points + s.vertex * c_.dim + begin;
+        out[count++] = at(s.vertex) + begin;
+      }
+      if (count > 0) {
+        route_(x, count, c_.points + parent * c_.dim + begin, weights, end - begin, out,
+               at(parent) + begin);
+      } else {
+        route_one(steps_[p], begin, end);
+        count = 1;
+      }
+      p += count;
     }
   }
-  if (count > 0 || !add) weigh(x, others, weights, count, end - begin, add, row + begin);
-  if (!extreme) return;
-  for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
-    const int64_t e = tree.edge[k];
-    bool out_of_range = false;
-    if (c.deaths[e] == 0) continue;
-    weight(e, &out_of_range);
-    if (!out_of_range) continue;
-    add_extreme(x, c.points + c.other(e, v) * c.dim + begin, end - begin, c.grad[e], c.deaths[e],
-                row + begin);
-  }
-}
 
-template <class T>
-void add_edge(const Cloud<T>& c, int64_t v, int64_t e, T* out) {
-  const int64_t other = c.other(e, v);
-  if (c.metric == Metric::kCosine) {
-    add_cosine(c, v, other, double(c.grad[e]), out);
-    return;
+ private:
+  using Step = Incidence::Step;
+
+  T* at(int64_t v) const { return out_ + v * c_.dim; }
+
+  // The factor of the difference. False: it is not as simple as that.
+  bool weigh(int64_t e, T* weight) const {
+    if (c_.metric == Metric::kManhattan) return false;
+    if (c_.metric == Metric::kSqeuclidean) {
+      *weight = 2 * c_.grad[e];
+      return true;
+    }
+    *weight = c_.deaths[e] == 0 ? T{0} : c_.grad[e] / c_.deaths[e];  // 0: coincident points
+    return c_.deaths[e] == 0 || (std::fabs(c_.deaths[e]) >= std::numeric_limits<T>::min() &&
+                                 (!std::isinf(*weight) || std::isinf(c_.grad[e])));
   }
-  const T* x = c.points + v * c.dim;
-  const T* y = c.points + other * c.dim;
-  const T g = c.grad[e];
-  const T d = c.deaths[e];
-  for (int64_t k = 0; k < c.dim; ++k) {
-    out[k] += x[k] > y[k] ? g : x[k] < y[k] ? -g : std::isnan(d) ? d : T{0};
+
+  void route_one(const Step& s, int64_t begin, int64_t end) const {
+    const T* x = c_.points + s.vertex * c_.dim;
+    const T* y = c_.points + s.parent * c_.dim;
+    const T g = c_.grad[s.edge], d = c_.deaths[s.edge];
+    T* lower = at(s.vertex);
+    T* upper = at(s.parent);
+    for (int64_t k = begin; k < end; ++k) {
+      T part;
+      if (c_.metric == Metric::kManhattan) {
+        part = x[k] > y[k] ? g : x[k] < y[k] ? -g : std::isnan(d) ? d : T{0};
+      } else {  // g / d leaves the range of T, or is about to lose digits
+        part = static_cast<T>(double(g) * ((double(x[k]) - double(y[k])) / double(d)));
+      }
+      lower[k] = part;
+      upper[k] -= part;
+    }
   }
-}
+
+  // A row is too short for the processor to notice that it is being read through.
+  void ask(int64_t p, int64_t begin, int64_t end) const {
+    if (p >= static_cast<int64_t>(steps_.size())) return;
+    const T* row = c_.points + steps_[p].vertex * c_.dim;
+    for (int64_t k = begin; k < end; k += 64 / static_cast<int64_t>(sizeof(T))) {
+      __builtin_prefetch(row + k);
+    }
+  }
+
+  const Cloud<T>& c_;
+  const std::vector<Step>& steps_;
+  T* out_;
+  decltype(Kernels<T>::route) route_ = kernels<T>().route;
+};
 
 template <class T>
 void backward(Metric metric, const BatchShape& shape, const T* grad, const T* points,
@@ -218,53 +226,35 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
     Incidence local;
     Incidence& tree = n <= kKeptVertices ? kept : local;
     tree.build(c.edges, bars, n);
-    tree.walk(c.edges, n);
-    const int64_t tasks = (n + kVertexGrain - 1) / kVertexGrain;
-    if (metric == Metric::kCosine) {
-      double* unit = units[slot].reserve(checked_mul(n, shape.dim));
-      double* norm = norms[slot].reserve(n);
-      parallel_for(tasks, inner, [&](int64_t task, int) {
-        for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
-          // Vertices without edges are padding, whose numbers are not even looked at.
-          if (tree.start[v] == tree.start[v + 1]) continue;
-          norm[v] = normalise(c.points + v * c.dim, c.dim, unit + v * c.dim);
-        }
-      });
-      c.units = unit;
-      c.norms = norm;
-    }
-    if (metric == Metric::kCosine || metric == Metric::kManhattan) {
-      parallel_for(tasks, inner, [&](int64_t task, int) {
-        for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
-          T* row = out + (b * n + v) * c.dim;
-          std::fill_n(row, c.dim, T{0});
-          for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
-            add_edge(c, v, tree.edge[k], row);
-          }
-        }
+    if (metric != Metric::kCosine) tree.walk(c.edges, n);
+    if (metric != Metric::kCosine) {
+      const Router<T> router(c, tree, out + b * n * c.dim);
+      const int64_t least = round_up((c.dim + inner - 1) / inner, kLanes);
+      const int64_t slice = std::max(least, kLeastSlice);
+      parallel_for((c.dim + slice - 1) / slice, inner, [&](int64_t task, int) {
+        router.run(task * slice, std::min(c.dim, (task + 1) * slice));
       });
       return;
     }
-    // Hubs are split by coordinates, so that no thread has all of one.
-    std::vector<int64_t> hubs;
-    for (int64_t v = 0; v < n && inner > 1; ++v) {
-      if (tree.start[v + 1] - tree.start[v] > kHubEdges) hubs.push_back(v);
-    }
-    const int64_t slices = (shape.dim + kHubSlice - 1) / kHubSlice;
-    const int64_t hub_tasks = static_cast<int64_t>(hubs.size()) * slices;
-    parallel_for(hub_tasks + tasks, inner, [&](int64_t task, int) {
-      if (task < hub_tasks) {
-        const int64_t v = hubs[task / slices], begin = task % slices * kHubSlice;
-        sum_differences(c, tree, v, begin, std::min(shape.dim, begin + kHubSlice),
-                        out + (b * n + v) * c.dim);
-        return;
+    const int64_t tasks = (n + kVertexGrain - 1) / kVertexGrain;
+    double* unit = units[slot].reserve(checked_mul(n, shape.dim));
+    double* norm = norms[slot].reserve(n);
+    parallel_for(tasks, inner, [&](int64_t task, int) {
+      for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
+        // Vertices without edges are padding, whose numbers are not even looked at.
+        if (tree.start[v] == tree.start[v + 1]) continue;
+        norm[v] = normalise(c.points + v * c.dim, c.dim, unit + v * c.dim);
       }
-      task -= hub_tasks;
-      for (int64_t p = task * kVertexGrain; p < std::min(n, (task + 1) * kVertexGrain); ++p) {
-        const int64_t v = tree.order[p];
-        if (p + 1 < n) prefetch_neighbours(c, tree, tree.order[p + 1]);
-        if (inner > 1 && tree.start[v + 1] - tree.start[v] > kHubEdges) continue;
-        sum_differences(c, tree, v, 0, shape.dim, out + (b * n + v) * c.dim);
+    });
+    c.units = unit;
+    c.norms = norm;
+    parallel_for(tasks, inner, [&](int64_t task, int) {
+      for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
+        T* row = out + (b * n + v) * c.dim;
+        std::fill_n(row, c.dim, T{0});
+        for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
+          add_cosine(c, v, c.other(tree.edge[k], v), double(c.grad[tree.edge[k]]), row);
+        }
       }
     });
   };

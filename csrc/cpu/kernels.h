@@ -10,6 +10,7 @@
 namespace tsloss {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kSiblings = 4;  // edges of one vertex that are routed at once
 
 // Rows of `stride` numbers each, of which `dim` (a multiple of kLanes) are read.
 template <class T>
@@ -78,9 +79,10 @@ struct Kernels {
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
   // Whether n numbers, unaligned, hold no NaN and no infinity.
   bool (*all_finite)(const T* x, int64_t n);
-  // out (+)= sum over e, in order, of weights[e] * (x - others[e]) over n numbers, unaligned.
-  void (*weigh_differences)(const T* x, const T* const* others, const T* weights, int64_t count,
-                            int64_t n, bool add, T* out);
+  // out[c] = weights[c] * (x[c] - y), which is taken from out_y, for c < count <= kSiblings in
+  // order; n numbers each, unaligned.
+  void (*route)(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n,
+                T* const* out, T* out_y);
   // The relative error of a key is at most this many units of rounding (2^-24 or 2^-53), for
   // block, pairs and rectangle, and for panel_tile.
   int64_t (*rounding)(int64_t dim);

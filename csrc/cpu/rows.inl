@@ -135,11 +135,10 @@ bool all_finite(const T* x, int64_t n) {
   return sum == 0;
 }
 
-// Four vectors of the result stay in registers while the edges pass by: x and out are touched once,
-// and each neighbour's row once.
+// The vertex above, and what it gets, stay in registers while the vertices below pass by.
 template <class T>
-void weigh_differences(const T* x, const T* const* others, const T* weights, int64_t count,
-                       int64_t n, bool add, T* out) {
+void route(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n, T* const* out,
+           T* out_y) {
   typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
   using Vec = typename Simd<T>::Vec;
   constexpr int64_t kWidth = Simd<T>::kWidth;
@@ -149,43 +148,35 @@ void weigh_differences(const T* x, const T* const* others, const T* weights, int
     Vec at[kVectors], sum[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      at[v] = *reinterpret_cast<const Loose*>(x + k + v * kWidth);
-      sum[v] = add ? Vec(*reinterpret_cast<const Loose*>(out + k + v * kWidth)) : Vec{};
+      at[v] = *reinterpret_cast<const Loose*>(y + k + v * kWidth);
+      sum[v] = *reinterpret_cast<const Loose*>(out_y + k + v * kWidth);
     }
-    for (int64_t e = 0; e < count; ++e) {
-      const Vec w = weights[e] - Vec{};
+    for (int64_t c = 0; c < count; ++c) {
+      const Vec w = weights[c] - Vec{};
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        sum[v] += w * (at[v] - *reinterpret_cast<const Loose*>(others[e] + k + v * kWidth));
+        const Vec part = w * (*reinterpret_cast<const Loose*>(x[c] + k + v * kWidth) - at[v]);
+        *reinterpret_cast<Loose*>(out[c] + k + v * kWidth) = part;
+        sum[v] -= part;
       }
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Loose*>(out + k + v * kWidth) = sum[v];
+    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Loose*>(out_y + k + v * kWidth) = sum[v];
   }
   for (; k < n; ++k) {
-    T sum = add ? out[k] : T{0};
-    for (int64_t e = 0; e < count; ++e) sum += weights[e] * (x[k] - others[e][k]);
-    out[k] = sum;
+    for (int64_t c = 0; c < count; ++c) {
+      const T part = weights[c] * (x[c][k] - y[k]);
+      out[c][k] = part;
+      out_y[k] -= part;
+    }
   }
 }
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {block<T>,
-          pairs<T>,
-          rectangle<T>,
-          pack<T>,
-          panel_tile<T>,
-          mirror<T>,
-          hits<T>,
-          relax<T>,
-          find_least<T>,
-          mirrored<T>,
-          refine<T>,
-          all_finite<T>,
-          weigh_differences<T>,
-          rounding<T>,
-          panel_rounding<T>};
+  return {block<T>,  pairs<T>,      rectangle<T>, pack<T>,       panel_tile<T>,
+          mirror<T>, hits<T>,       relax<T>,     find_least<T>, mirrored<T>,
+          refine<T>, all_finite<T>, route<T>,     rounding<T>,   panel_rounding<T>};
 }
 
 }  // namespace
