@@ -265,6 +265,49 @@ def test_rounding_between_mirror_entries_is_forgiven_and_averaged() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_one_last_bit_of_asymmetry_is_seen_anywhere(dtype: type) -> None:
+    d = dissimilarities(300, 4, dtype)
+    _, edges = kruskal(d)
+    for i, j in edges[[0, 150, 298]]:
+        noisy = d.copy()
+        noisy[i, j] = np.nextafter(d[i, j], dtype(np.inf))
+        got = h0_persistence_from_distances(torch.from_numpy(noisy))
+        expected, _ = kruskal(0.5 * noisy + 0.5 * noisy.T)
+        np.testing.assert_array_equal(got.deaths.numpy(), expected)
+        noisy[i, j] = 2 * d[i, j]
+        with pytest.raises(ValueError, match=rf"(?s){min(i, j)}.*{max(i, j)}"):
+            h0_persistence_from_distances(torch.from_numpy(noisy))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_permuted_row_is_no_mirror_image(dtype: type) -> None:
+    # Rows and columns have the same sums, and the same numbers, in another order.
+    n = 257
+    d = 1 + dissimilarities(n, 5, dtype)
+    np.fill_diagonal(d, 0)
+    a, b, c, e = 100, 120, 200, 250
+    for i, j in ((a, c), (b, e)):
+        d[i, j] = d[j, i] = 1
+    for i, j in ((a, e), (b, c)):
+        d[i, j] = d[j, i] = 2
+    swapped = d.copy()
+    swapped[a, c], swapped[a, e], swapped[b, c], swapped[b, e] = 2, 1, 1, 2
+    with pytest.raises(ValueError, match=r"(?i)symmetr"):
+        h0_persistence_from_distances(torch.from_numpy(swapped))
+    h0_persistence_from_distances(torch.from_numpy(d))
+
+
+def test_a_negative_zero_is_a_zero_in_a_large_matrix() -> None:
+    d = dissimilarities(300, 6, np.float32)
+    d[280, 290], d[290, 280] = -0.0, 0.0
+    np.fill_diagonal(d, -0.0)
+    got = h0_persistence_from_distances(torch.from_numpy(d))
+    deaths, edges = kruskal(np.abs(d))
+    np.testing.assert_array_equal(got.deaths.numpy(), deaths)
+    np.testing.assert_array_equal(got.edges.numpy(), edges)
+
+
 @pytest.mark.parametrize(
     "shape", [(3,), (), (3, 4), (4, 3), (2, 3, 4), (5, 0), (0, 5), (2, 2, 3, 2)]
 )

@@ -11,7 +11,8 @@ namespace tsloss {
 namespace {
 
 constexpr int64_t kParallelEntries = 1 << 18;
-constexpr int64_t kBlock = 32;  // a 32 x 32 block and its mirror image stay in L1
+constexpr int64_t kOneRead = 256;  // smaller matrices stay in a near cache between two reads
+constexpr int64_t kBlock = 32;     // a 32 x 32 block and its mirror image stay in L1
 
 struct Checked {
   Finding not_finite;
@@ -87,12 +88,49 @@ Finding check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, in
   return first;
 }
 
+// Odd, and without a pattern.
+uint32_t weight_of(int64_t j) {
+  uint64_t z = (static_cast<uint64_t>(j) + 1) * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 32)) * 0xbf58476d1ce4e5b9u;
+  return static_cast<uint32_t>(z >> 32) | 1;
+}
+
+template <class T>
+struct Scratch {
+  PrimScratch<T> prim;
+  Buffer<T> mean;
+  Buffer<uint32_t> hashes;
+  std::vector<Edge<T>> edges;
+};
+
+// The tree by one read of a matrix that is symmetric to the last bit, each row being checked just
+// before it is used. False: it is not, or something is wrong with it.
+template <class T>
+bool tree_by_one_read(const T* d, int64_t stride, int64_t n, Scratch<T>& s) {
+  // Most matrices that are not, show it here.
+  const Checked top = check_block_row(d, stride, n, 0, 0.0);
+  if (!top.symmetric || top.not_finite.problem != Problem::kNone ||
+      top.other.problem != Problem::kNone) {
+    return false;
+  }
+  uint32_t* weights = s.hashes.reserve(3 * n);
+  uint32_t* columns = weights + n;
+  uint32_t* rows = columns + n;
+  for (int64_t j = 0; j < n; ++j) weights[j] = weight_of(j);
+  std::fill_n(columns, n, 0u);
+  const auto hash_row = kernels<T>().hash_row;
+  const auto look = [&](int64_t u) {
+    const T* row = d + u * stride;
+    return hash_row(row, n, weights[u], weights, columns, rows + u) && row[u] == 0;
+  };
+  return prim_dense(d, stride, n, T{1}, s.prim, s.edges.data(), look) != Prim::kIncomplete &&
+         std::equal(rows, rows + n, columns);
+}
+
 template <class T>
 Finding from_distances(const BatchShape& shape, const T* distances, double tolerance, T* deaths,
                        int64_t* edges, int threads) {
-  std::vector<PrimScratch<T>> scratch(static_cast<size_t>(threads));
-  std::vector<Buffer<T>> means(static_cast<size_t>(threads));
-  std::vector<std::vector<Edge<T>>> results(static_cast<size_t>(threads));
+  std::vector<Scratch<T>> scratch(static_cast<size_t>(threads));
   FindingLog log;
   const int inner = shape.batch < threads ? threads : 1;
   parallel_for(shape.batch, inner > 1 ? 1 : threads, [&](int64_t cloud, int slot) {
@@ -101,6 +139,13 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
     const T* d = distances + cloud * stride * stride;
     Output<T> out(deaths, edges, shape.bars(), cloud);
     out.fill_padding(n);
+    Scratch<T>& s = scratch[slot];
+    s.edges.resize(static_cast<size_t>(std::max<int64_t>(n - 1, 0)));
+    if (n >= kOneRead && inner <= 2 && tree_by_one_read(d, stride, n, s)) {
+      std::sort(s.edges.begin(), s.edges.end());
+      out.write(s.edges);
+      return;
+    }
     bool symmetric = true;
     const Finding found = check_matrix(d, stride, n, tolerance, inner, &symmetric);
     if (found.problem != Problem::kNone) {
@@ -110,7 +155,7 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
     }
     if (n < 2) return;
     if (!symmetric) {
-      T* mean = means[slot].reserve(checked_mul(n, n));
+      T* mean = s.mean.reserve(checked_mul(n, n));
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < n; ++j) {
           mean[i * n + j] = T(0.5) * d[i * stride + j] + T(0.5) * d[j * stride + i];
@@ -119,10 +164,9 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
       d = mean;
       stride = n;
     }
-    results[slot].resize(static_cast<size_t>(n - 1));
-    prim_dense(d, stride, n, T{1}, scratch[slot], results[slot].data());
-    std::sort(results[slot].begin(), results[slot].end());
-    out.write(results[slot]);
+    prim_dense(d, stride, n, T{1}, s.prim, s.edges.data());
+    std::sort(s.edges.begin(), s.edges.end());
+    out.write(s.edges);
   });
   return log.first();
 }

@@ -74,6 +74,10 @@ struct Kernels {
   int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
   // Whether 8 x 8 numbers are finite, >= 0 and the mirror image of those at `mirror`.
   bool (*mirrored)(const T* block, const T* mirror, int64_t stride);
+  // Adds a row of n numbers to hashes of rows and columns; see matrix.inl. False: a number is not
+  // finite or < 0.
+  bool (*hash_row)(const T* row, int64_t n, uint32_t weight, const uint32_t* weights,
+                   uint32_t* columns, uint32_t* sum);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
   // every instruction set.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);

@@ -38,6 +38,34 @@ bool mirrored(const T* block, const T* mirror, int64_t stride) {
   return all;
 }
 
+// A hash that tells in one read, row by row in any order, whether a matrix is symmetric: with h(x)
+// a mix of the bits of x and odd random weights w, row u has the sum over j of h(d[u][j]) w[j] and
+// column u that over j of h(d[j][u]) w[j], modulo 2^32. Those of a symmetric matrix agree. If it is
+// not symmetric, neither are they, but by chance: a row that differs from its column in one place
+// cannot agree, since w is odd; one that differs in several does about once in 2^32.
+template <class T>
+bool hash_row(const T* row, int64_t n, uint32_t weight, const uint32_t* weights, uint32_t* columns,
+              uint32_t* sum) {
+  uint32_t total = 0;
+  int bad = 0;
+#pragma omp simd reduction(+ : total) reduction(| : bad)
+  for (int64_t j = 0; j < n; ++j) {
+    Index<T> b;
+    __builtin_memcpy(&b, row + j, sizeof b);
+    bad |= !(row[j] >= 0) | !(row[j] < T(__builtin_inff()));
+    // Without the sign: -0 is 0.
+    uint32_t h = static_cast<uint32_t>(b) << 1;
+    if constexpr (sizeof(T) == 8) {
+      h = static_cast<uint32_t>(b) ^ (static_cast<uint32_t>(b >> 32) << 1) * 0x9e3779b1u;
+    }
+    h ^= h >> 11 ^ h >> 23;  // differences of exponents alone get low bits too
+    total += h * weights[j];
+    columns[j] += h * weight;
+  }
+  *sum = total;
+  return bad == 0;
+}
+
 }  // namespace
 }  // namespace TSLOSS_NAMESPACE
 }  // namespace tsloss

@@ -10,7 +10,7 @@ namespace tsloss {
 
 template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
-                Edge<T>* edges) {
+                Edge<T>* edges, const std::function<bool(int64_t u)>& look) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   const Kernels<T>& table = kernels<T>();
   // Where the rows are padded, so are the vertices: a loop without a tail.
@@ -29,6 +29,7 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   alignas(64) T close[kLanes] = {};
   int64_t own = 0;
   for (int64_t k = 0;; ++k) {
+    if (look && !look(u)) return Prim::kIncomplete;
     best[u] = -1;
     const T least = table.relax(keys + u * stride, width, static_cast<Index<T>>(u), height, band,
                                 best, from, bottleneck, close);
@@ -56,8 +57,9 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   return pairs == double(own) ? Prim::kCertain : Prim::kContested;
 }
 
-template Prim prim_dense(const float*, int64_t, int64_t, float, PrimScratch<float>&, Edge<float>*);
+template Prim prim_dense(const float*, int64_t, int64_t, float, PrimScratch<float>&, Edge<float>*,
+                         const std::function<bool(int64_t)>&);
 template Prim prim_dense(const double*, int64_t, int64_t, double, PrimScratch<double>&,
-                         Edge<double>*);
+                         Edge<double>*, const std::function<bool(int64_t)>&);
 
 }  // namespace tsloss

@@ -174,9 +174,9 @@ void route(const T* const* x, int64_t count, const T* y, const T* weights, int64
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {block<T>,  pairs<T>,      rectangle<T>, pack<T>,       panel_tile<T>,
-          mirror<T>, hits<T>,       relax<T>,     find_least<T>, mirrored<T>,
-          refine<T>, all_finite<T>, route<T>,     rounding<T>,   panel_rounding<T>};
+  return {block<T>,      pairs<T>, rectangle<T>,  pack<T>,          panel_tile<T>, mirror<T>,
+          hits<T>,       relax<T>, find_least<T>, mirrored<T>,      hash_row<T>,   refine<T>,
+          all_finite<T>, route<T>, rounding<T>,   panel_rounding<T>};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 
 #include "cpu/buffer.h"
@@ -43,9 +44,11 @@ enum class Prim {
 // Prim over a full symmetric matrix of keys: O(n^2). edges has n - 1 entries in order of discovery:
 // the vertex that an edge brings in, and its height, follow from it. `band` = 1 says that keys are
 // exact.
+// `look(u)` is called before row u is read, once for each; if it returns false, the end is
+// kIncomplete.
 template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
-                Edge<T>* edges);
+                Edge<T>* edges, const std::function<bool(int64_t u)>& look = {});
 
 // The same tree with lengths that neither overflow nor underflow, one pair at a time: for clouds
 // whose squares leave the range of T. Edges carry lengths rather than squared keys, in double.
