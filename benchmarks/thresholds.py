@@ -40,16 +40,22 @@ CONTESTS = (
         tuple((n, d) for n in (64, 256) for d in (16, 32, 64, 96, 128, 192)),
     ),
     Contest(
+        "kLargePointsLow",
+        ("packed", {"path": _PACKED}),
+        ("large", {"path": _LARGE}),
+        tuple((n, d) for d in (3, 16) for n in (1024, 1536, 2048, 2560)),
+    ),
+    Contest(
         "kLargePoints",
         ("packed", {"path": _PACKED}),
         ("large", {"path": _LARGE}),
-        tuple((n, d) for d in (16, 64) for n in (512, 768, 1024, 1536)),
+        tuple((n, d) for d in (48, 64) for n in (768, 1024, 1536, 2048)),
     ),
     Contest(
         "kLargePointsHigh",
         ("small", {"path": _SMALL}),
         ("large", {"path": _LARGE}),
-        tuple((n, d) for d in (192, 768) for n in (384, 512, 640, 768, 1024)),
+        tuple((n, d) for d in (96, 192, 768) for n in (512, 768, 1024, 1536)),
     ),
     Contest(
         "kCodedDimension",

@@ -20,7 +20,6 @@ from tsloss_fast import H0Persistence, _core, h0_persistence
 pytestmark = needs_long_double
 
 SMALL, PACKED, LARGE = 1, 2, 3
-SWITCH_POINTS = (640, 1024)  # of csrc/cpu/tuning.h
 DIMENSIONS = (1, 2, 15, 16, 17, 63, 64, 65)
 
 
@@ -98,6 +97,7 @@ def tails(n: int, d: int) -> Array:
 
 KINDS: dict[str, Callable[[int, int], Array]] = {
     "five tight clusters": lambda n, d: clusters(5, n, d, seed=n, width=1e-3),
+    "two clusters far apart": lambda n, d: clusters(2, n, d, seed=n, width=1e-5),
     "all points equal": lambda n, d: np.broadcast_to(rng(d).standard_normal(d), (n, d)).copy(),
     "copies": lambda n, d: rng(n).standard_normal((10, d))[np.arange(n) % 10],
     "line": lambda n, d: np.outer(rng(n).standard_normal(n), rng(d).standard_normal(d)),
@@ -145,9 +145,8 @@ def test_every_path_is_right_for_every_metric(metric: str) -> None:
 
 
 @pytest.mark.parametrize("offset", [-1, 0, 1])
-@pytest.mark.parametrize(("switch", "d"), [(640, 192), (1024, 6), (1024, 100)])
+@pytest.mark.parametrize(("switch", "d"), [(1024, 100), (1536, 60), (2048, 6)])
 def test_nothing_happens_where_the_path_changes(switch: int, d: int, offset: int) -> None:
-    assert switch in SWITCH_POINTS
     points = gaussian(switch + offset, d, seed=6)
     x = torch.from_numpy(points)
     chosen = h0_persistence(x)
@@ -161,6 +160,19 @@ def test_nothing_happens_where_the_path_changes(switch: int, d: int, offset: int
     )
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "unit vectors"])
+def test_the_choice_of_the_path_changes_no_bit(kind: str) -> None:
+    n, d = 1030, 100
+    points = np.eye(n) if kind == "unit vectors" else KINDS[kind](n, d)
+    x = torch.from_numpy(points.astype(np.float32))
+    chosen = h0_persistence(x)
+    for path in (SMALL, LARGE):
+        _core.set_overrides(path)
+        other = h0_persistence(x)
+        assert torch.equal(other.edges, chosen.edges)
+        assert torch.equal(other.deaths, chosen.deaths)
+
+
 def test_a_rotated_simplex_whose_distances_differ_in_the_last_bits_only() -> None:
     rotation = np.linalg.qr(rng(0).standard_normal((200, 200)))[0]
     check(rotation.astype(np.float32))
@@ -168,7 +180,7 @@ def test_a_rotated_simplex_whose_distances_differ_in_the_last_bits_only() -> Non
 
 
 def test_threads_seeds_and_batch_positions_do_not_change_a_bit_of_a_large_cloud() -> None:
-    x = torch.from_numpy(np.stack([gaussian(700, 80, seed) for seed in range(3)]))
+    x = torch.from_numpy(np.stack([gaussian(1100, 100, seed) for seed in range(3)]))
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -203,6 +215,7 @@ def test_a_thousand_copies_of_ten_points(isa: str, coded: int) -> None:
 def test_masses_of_ties_are_decided_within_bounded_memory() -> None:
     """All of 3000 * 2999 / 2 distances tie: far more links than the collector keeps."""
     points = torch.eye(3000)
+    _core.set_overrides(LARGE)
     h0 = h0_persistence(points)
     star_edges = torch.stack([torch.zeros(2999).long(), torch.arange(1, 3000)], -1)
     assert torch.equal(h0.edges, star_edges)

@@ -112,8 +112,8 @@ void add_cosine(const Cloud<T>& c, int64_t v, int64_t other, double g, T* out) {
   }
 }
 
-// Of the metrics that are functions of differences: what an edge adds to its upper end, it takes
-// from its lower one. Coordinates [begin, end) of the whole cloud.
+// Of the metrics that are functions of differences: what an edge adds to its lower end, it takes
+// from its upper one. Coordinates [begin, end) of the whole cloud.
 template <class T>
 class Router {
  public:
@@ -123,7 +123,7 @@ class Router {
   void run(int64_t begin, int64_t end) const {
     const int64_t n = static_cast<int64_t>(steps_.size());
     for (int64_t p = 0, asked = 0; p < n;) {
-      for (; asked < p + 2 * kSiblings; ++asked) ask(asked, begin, end);
+      for (; asked < p + 4 * kSiblings; ++asked) ask(asked, begin, end);
       const int64_t parent = steps_[p].parent;
       if (parent < 0) {
         std::fill(at(steps_[p].vertex) + begin, at(steps_[p].vertex) + end, T{0});
@@ -191,7 +191,7 @@ class Router {
     if (p >= static_cast<int64_t>(steps_.size())) return;
     const T* row = c_.points + steps_[p].vertex * c_.dim;
     for (int64_t k = begin; k < end; k += 64 / static_cast<int64_t>(sizeof(T))) {
-      __builtin_prefetch(row + k);
+      __builtin_prefetch(row + k, 0, 2);
     }
   }
 

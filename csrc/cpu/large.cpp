@@ -579,7 +579,7 @@ class Large {
   // Whether so many pairs cannot be told from the nearest one of a row that the dense path is
   // faster. Looks at a few tiles.
   bool blurred() {
-    constexpr int kTiles = 32;
+    constexpr int kTiles = 16;
     Random random{random_()};
     int64_t tested = 0, found = 0;
     for (int k = 0; k < kTiles; ++k) {
