@@ -15,8 +15,8 @@ enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3 };
 
 // From this dimension on, tiles vectorised over the dimension beat packed panels.
 constexpr int64_t kSmallDimension = 96;
-// From this many points on, "sample, order, filter, repair" beats the dense matrix of keys, or loses
-// little on the worst clouds: below kCodedDimension, below kSmallDimension, and above.
+// From this many points on, "sample, order, filter, repair" beats the dense matrix of keys, or
+// loses little on the worst clouds: below kCodedDimension, below kSmallDimension, and above.
 constexpr int64_t kLargePointsLow = 2048;
 constexpr int64_t kLargePoints = 1536;
 constexpr int64_t kLargePointsHigh = 1024;
