@@ -19,6 +19,7 @@ INTERRUPT = """
 import os, signal, sys, threading, time
 import torch
 from tsloss_fast import _core, h0_persistence, h0_persistence_from_distances
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
 torch.set_num_threads({threads})
 _core.set_overrides({overrides})
 points = torch.randn({n}, {d}, generator=torch.Generator().manual_seed(0))
@@ -133,6 +134,7 @@ def test_other_threads_neither_see_the_progress_nor_are_interrupted() -> None:
 MEMORY = """
 import re, torch
 from tsloss_fast import h0_persistence
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
 torch.set_num_threads({threads})
 def resident(field):
     return int(re.search(field + r':\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024
