@@ -1,0 +1,159 @@
+"""The host executor of CUDA kernels sees what is wrong with a kernel, and names the place."""
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "tests/native/simt_defects.cpp"
+ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+ORDERS = {"forward": 0, "reverse": 1, "lifo": 2, "random": 3}
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("g++") or not (ROOT / "csrc/simt").is_dir(),
+    reason="needs the source tree and g++",
+)
+
+
+def build(folder: Path, kind: str) -> Path:
+    """Kernels are compiled with the sanitizer; the executor only with that for addresses."""
+    common = ["g++", "-std=gnu++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    common += ["-Werror", f"-I{ROOT / 'csrc'}"]
+    kernels = {"plain": [], "contexts": ["-DSIMT_UCONTEXT"], "address": ADDRESS}
+    kernels |= {"thread": ["-fsanitize=thread"], "preempt": ["-fsanitize-coverage=trace-pc"]}
+    executor = {"thread": ["-DSIMT_TSAN"], "preempt": []}.get(kind, kernels[kind])
+    objects = []
+    for source in [SOURCE, *sorted((ROOT / "csrc/simt").glob("*.cpp"))]:
+        target = folder / f"{source.stem}.o"
+        flags = kernels[kind] if source == SOURCE else executor
+        subprocess.run([*common, *flags, "-c", str(source), "-o", str(target)], check=True)
+        objects.append(str(target))
+    program = folder / kind
+    subprocess.run([*common, *kernels[kind], *objects, "-o", str(program)], check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    kinds = ["plain", "contexts", "address", "thread", "preempt"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = pool.map(lambda kind: build(tmp_path_factory.mktemp(kind), kind), kinds)
+    return dict(zip(kinds, built, strict=True))
+
+
+def run(program: Path, *arguments: object) -> tuple[int, str]:
+    done = subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def line_of(text: str, after: str) -> int:
+    """The line of the first `text` in the kernel `after`."""
+    lines = SOURCE.read_text(encoding="utf-8").splitlines()
+    begin = next(k for k, line in enumerate(lines) if f"void {after}(" in line)
+    return next(k for k in range(begin, len(lines)) if text in lines[k]) + 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "contexts"])
+@pytest.mark.parametrize(
+    ("kernel", "message", "place"),
+    [
+        ("divergent_barrier", "divergent barrier", "__syncthreads"),
+        ("deadlock", "deadlock", "__syncwarp"),
+        ("livelock", "livelock", None),
+        ("shuffle_from_inactive_lane", "lane 15 reads lane 16", "__shfl_down_sync"),
+        ("lane_outside_its_mask", "not in the mask", "__reduce_add_sync"),
+        ("divergent_warp", "divergent warp", "__shfl_xor_sync"),
+    ],
+)
+def test_what_a_gpu_leaves_undefined_is_an_error(
+    programs: dict[str, Path], kind: str, kernel: str, message: str, place: str | None
+) -> None:
+    for order in ORDERS.values():
+        code, said = run(programs[kind], kernel, 1, order)
+        assert code == 3
+        assert message in said
+        if place is not None:
+            assert f"{SOURCE.name}:{line_of(place, kernel)}" in said
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize(
+    ("kernel", "message", "place"),
+    [
+        ("shared_overrun", "out of bounds", "s[t + (t == 31)]"),
+        ("shared_overrun_by_pointer", "use-after-poison", "end[threadIdx.x"),
+        ("dynamic_overrun", "heap-buffer-overflow", "s[threadIdx.x + 1]"),
+        ("global_overrun", "heap-buffer-overflow", "out[threadIdx.x"),
+        ("misaligned_vector", "misaligned address", "float4"),
+    ],
+)
+def test_every_access_is_checked(
+    programs: dict[str, Path], kernel: str, message: str, place: str
+) -> None:
+    code, said = run(programs["address"], kernel)
+    assert code == 1
+    assert message in said
+    assert f"{SOURCE.name}:{line_of(place, kernel)}" in said
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "missing_syncwarp",
+        "missing_barrier",
+        "update_without_atomic",
+        "race_of_blocks",
+        "no_fence_before_flag",
+    ],
+)
+def test_races_are_seen_whatever_the_schedule(programs: dict[str, Path], kernel: str) -> None:
+    first = line_of("{", kernel)
+    for order in ORDERS.values():
+        code, said = run(programs["thread"], kernel, 1, order)
+        assert code == 66
+        assert "data race" in said
+        assert any(f"{SOURCE.name}:{first + k}" in said for k in range(12))
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("kernel", ["fence_before_flag", "everything"])
+def test_good_kernels_pass_under_every_sanitizer_and_schedule(
+    programs: dict[str, Path], kernel: str
+) -> None:
+    seen = set()
+    for program in programs.values():
+        for order in ORDERS.values():
+            for seed, preempt in ((1, 0), (2, 50)):
+                code, said = run(program, kernel, seed, order, preempt)
+                assert code == 0, said
+                assert said.count("\n") == 1
+                seen.add(said)
+    assert len(seen) == 1
+    if kernel == "everything":
+        # Three blocks add sum(0..31) each, and all votes and shuffles were right.
+        assert seen == {"ran: 1488 1, 0\n"}
+
+
+def test_shared_memory_is_junk_at_first(programs: dict[str, Path]) -> None:
+    runs = [run(programs["plain"], "junk_is_read", 1, 3, 0, fill) for fill in (0, 63)]
+    assert runs[0] != runs[1]
+
+
+def test_a_race_shows_in_the_result_of_some_schedule(programs: dict[str, Path]) -> None:
+    results = {
+        run(programs["preempt"], "missing_barrier", seed, order, 3)[1]
+        for order in ORDERS.values()
+        for seed in range(3)
+    }
+    assert len(results) > 1
