@@ -134,7 +134,6 @@ def test_other_threads_neither_see_the_progress_nor_are_interrupted() -> None:
 MEMORY = """
 import re, torch
 from tsloss_fast import h0_persistence
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
 torch.set_num_threads({threads})
 def resident(field):
     return int(re.search(field + r':\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024
