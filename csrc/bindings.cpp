@@ -143,12 +143,17 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "set_overrides",
-      [](int path, int64_t sample_one_in, int64_t wave_one_in, int coded, uint64_t seed) {
-        tsloss::overrides() = {static_cast<tsloss::Path>(path), sample_one_in, wave_one_in, coded,
-                               seed};
+      [](int path, int64_t sample_one_in, int64_t wave_one_in, int coded, uint64_t seed,
+         int64_t poll_milliseconds) {
+        tsloss::overrides() = {static_cast<tsloss::Path>(path),
+                               sample_one_in,
+                               wave_one_in,
+                               coded,
+                               seed,
+                               poll_milliseconds};
       },
       py::arg("path") = 0, py::arg("sample_one_in") = 0, py::arg("wave_one_in") = 0,
-      py::arg("coded") = -1, py::arg("seed") = 0);
+      py::arg("coded") = -1, py::arg("seed") = 0, py::arg("poll_milliseconds") = 100);
   m.def("isa", &tsloss::isa);
   m.def("set_isa", [](const std::string& name) { tsloss::set_isa(name.c_str()); }, py::arg("name"));
   m.def("supported_isas", &tsloss::supported_isas);

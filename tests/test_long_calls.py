@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from tsloss_fast import TSLoss, h0_persistence, progress
+from tsloss_fast import TSLoss, _core, h0_persistence, progress
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -86,6 +86,39 @@ def test_progress_goes_from_none_to_all_and_an_exception_in_it_stops_the_call() 
     assert seen == []
     assert torch.equal(again.edges, expected.edges)
     assert torch.equal(again.deaths, expected.deaths)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("metric", "batch", "n", "d", "overrides"),
+    [
+        ("manhattan", 1, 3000, 20, {"path": 1}),
+        ("euclidean", 1, 3000, 20, {"path": 2}),
+        ("euclidean", 1, 9000, 40, {"path": 3}),
+        ("euclidean", 3, 2000, 40, {"path": 3, "wave_one_in": 4}),
+        ("cosine", 40, 200, 8, {}),
+    ],
+)
+def test_progress_never_falls_and_comes_near_its_end(
+    metric: str, batch: int, n: int, d: int, overrides: dict[str, int], threads: int
+) -> None:
+    points = torch.randn(batch, n, d, generator=torch.Generator().manual_seed(0))
+    seen: list[float] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    _core.set_overrides(**overrides, poll_milliseconds=0)
+    try:
+        with progress(seen.append):
+            h0_persistence(points, metric)
+    finally:
+        _core.set_overrides()
+        torch.set_num_threads(before)
+    assert len(seen) > 10
+    assert seen == sorted(seen)
+    assert 0 < seen[0] < 0.1
+    assert 0.7 < seen[-1] <= 1
+    # No pass but the last is taken for the whole.
+    assert len(set(seen)) > len(seen) / 2
 
 
 def test_short_calls_are_silent_and_the_context_ends() -> None:

@@ -12,6 +12,8 @@ namespace {
 
 // A tile block of two panels of rows stays in a 1 MB L2 cache.
 constexpr int64_t kBlockBytes = int64_t{128} << 10;
+// For the progress: Prim's pass over a key takes about as long as so many coordinates.
+constexpr int64_t kPrimAsDimensions = 16;
 
 template <class T>
 bool is_lattice(const Rows<T>& rows, int64_t n) {
@@ -49,7 +51,7 @@ std::vector<Link<T>> contenders(const T* keys, int64_t stride, int64_t n, T band
     }
     order.push_back(u);
     bottleneck.push_back(0);
-    Monitor::tick(1);
+    Monitor::tick(double(order.size()) / double(n));
   }
   std::vector<Link<T>> links = collector.links(), scratch;
   sort_by_key(links, scratch);
@@ -114,11 +116,14 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
   const Kernels<T>& table = kernels<T>();
   const int64_t stride = round_up(n, kLanes);
   T* keys = scratch.keys.reserve(checked_mul(n, stride));
+  const double share = double(dim) / double(dim + kPrimAsDimensions);
+  Monitor::Part part(0, share);
   if (packed) {
     keys_by_panels(rows, n, dim, term, threads, scratch.panels, keys, stride);
   } else {
     keys_by_rows(rows, n, term, threads, keys, stride);
   }
+  part.is(share, (share + 1) / 2);  // unless the tree is contested, this is all
   std::vector<Edge<T>>& edges = scratch.edges;
   edges.resize(static_cast<size_t>(n - 1));
   const int64_t units = packed ? table.panel_rounding(dim) : table.rounding(rows.dim);
@@ -133,6 +138,7 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
     for (const Edge<T>& e : edges) tree.push_back(exact(e.i, e.j));
     return true;
   }
+  part.is((share + 1) / 2, 1);
   for (const Link<T>& l : contenders(keys, stride, n, band, edges, rows, term)) {
     tree.push_back(exact(l.i, l.j));
   }

@@ -31,6 +31,8 @@ Overrides& overrides() {
 namespace {
 
 constexpr int64_t kLoadNumbers = 1 << 16;  // of a task that copies points
+// The part of the progress that copying the points is.
+constexpr double kLoadShare = 0.02;
 
 Term term_of(Metric metric) {
   return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
@@ -122,6 +124,7 @@ class CloudSolver {
         const Finding found = in_place() ? Finding{} : load_all();
         if (found.problem != Problem::kNone) return found;
       }
+      Monitor::Part part(kLoadShare, 1);
       LargeResult result = large_tree(large_cloud(), threads_, scratch_.large);
       if (result.finding.problem != Problem::kNone) return result.finding;
       good = result.in_range;
@@ -131,6 +134,7 @@ class CloudSolver {
     if (path != Path::kLarge) {
       const Finding found = in_place() || loaded_ ? Finding{} : load_all();
       if (found.problem != Problem::kNone) return found;
+      Monitor::Part part(kLoadShare, 1);
       good = dense_tree(rows(), n_, dim_, term_, path == Path::kPacked, threads_, scratch_.dense,
                         scratch_.tree);
     }
@@ -169,6 +173,7 @@ class CloudSolver {
   }
 
   Finding load_all() {
+    Monitor::Part part(0, kLoadShare);
     W* rows = scratch_.rows.reserve(checked_mul(n_, stride_));
     loaded_ = true;
     const int64_t grain = std::max<int64_t>(kLoadNumbers / stride_, 1);
@@ -259,7 +264,11 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
   if (by_cloud) {
     parallel_for(shape.batch, threads, [&](int64_t cloud, int) { one(cloud, 1); });
   } else {
-    for (int64_t cloud = 0; cloud < shape.batch; ++cloud) one(cloud, threads);
+    for (int64_t cloud = 0; cloud < shape.batch; ++cloud) {
+      Monitor::Part part(double(cloud) / double(shape.batch),
+                         double(cloud + 1) / double(shape.batch));
+      one(cloud, threads);
+    }
   }
   return log.first();
 }

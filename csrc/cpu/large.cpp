@@ -114,7 +114,7 @@ class Large {
 
   LargeResult run() {
     LargeResult result;
-    Monitor::stage(0, 0.02);
+    Monitor::Part part(0, 0.02);
     ids_.resize(static_cast<size_t>(cloud_.n));
     std::iota(ids_.begin(), ids_.end(), 0);
     result.finding = find_duplicates(result.tree);
@@ -134,11 +134,11 @@ class Large {
       result.tree.clear();
       return result;
     }
-    Monitor::stage(0.02, 0.08);
+    part.is(0.02, 0.08);
     std::vector<Link<T>> forest = sample();
     if (!(result.in_range = in_range(forest))) return result;
 
-    Monitor::stage(0.08, 0.2);
+    part.is(0.08, 0.2);
     prepare(forest);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
@@ -158,7 +158,7 @@ class Large {
       if (hits > double(m_) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
       improve(wish > 0 ? wish : kWaveOneIn);
     }
-    Monitor::stage(0.2, 1);
+    part.is(0.2, 1);
     forest = wave(forest, 1);
     finish(forest, result.tree);
     return result;

@@ -1,7 +1,10 @@
 // Long calls can be watched and stopped: the thread that made the call polls between tasks.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+
+#include "cpu/tuning.h"
 
 namespace tsloss {
 
@@ -27,17 +30,39 @@ class Monitor {
     return monitor;
   }
 
-  // The next tasks are this part of the whole.
-  static void stage(double begin, double end) {
-    if (Monitor* m = current()) {
-      m->begin_ = begin;
-      m->end_ = end;
+  // While it lives, ticks of this thread are within a part of what encloses it.
+  class Part {
+   public:
+    Part(double begin, double end) : monitor_(current()) {
+      if (!monitor_) return;
+      begin_ = monitor_->begin_;
+      end_ = monitor_->end_;
+      is(begin, end);
     }
-  }
+    ~Part() {
+      if (!monitor_) return;
+      monitor_->begin_ = begin_;
+      monitor_->end_ = end_;
+    }
+    Part(const Part&) = delete;
+    Part& operator=(const Part&) = delete;
 
-  // To be called often: at most every tenth of a second something happens.
-  static void tick(double fraction_of_stage) {
-    if (Monitor* m = current()) m->poll(fraction_of_stage);
+    // What follows is another part of the same whole.
+    void is(double begin, double end) {
+      if (!monitor_) return;
+      monitor_->begin_ = begin_ + (end_ - begin_) * begin;
+      monitor_->end_ = begin_ + (end_ - begin_) * end;
+    }
+
+   private:
+    Monitor* monitor_;
+    double begin_ = 0;
+    double end_ = 1;
+  };
+
+  // To be called often: about every tenth of a second something happens.
+  static void tick(double fraction_of_part) {
+    if (Monitor* m = current()) m->poll(fraction_of_part);
   }
 
  private:
@@ -45,9 +70,11 @@ class Monitor {
 
   void poll(double fraction) {
     const Clock::time_point now = Clock::now();
-    if (now - last_ < std::chrono::milliseconds(100)) return;
+    if (now - last_ < std::chrono::milliseconds(overrides().poll_milliseconds)) return;
     last_ = now;
-    if (!poll_(context_, begin_ + (end_ - begin_) * fraction)) throw Interrupted();
+    // A path that is given up for another has promised too much: what was said stands.
+    reached_ = std::max(reached_, begin_ + (end_ - begin_) * fraction);
+    if (!poll_(context_, reached_)) throw Interrupted();
   }
 
   Poll poll_;
@@ -55,6 +82,7 @@ class Monitor {
   Clock::time_point last_;
   double begin_ = 0;
   double end_ = 1;
+  double reached_ = 0;
   Monitor* before_;
 };
 

@@ -24,7 +24,10 @@ class ThreadPool {
     // A busy pool means that other threads already compute: the caller works alone.
     if (threads <= 1 || tasks <= 1 || !entry.try_lock()) {
       for (int64_t task = 0; task < tasks; ++task) {
-        run(context, task, 0);
+        {
+          Monitor::Part part(double(task) / double(tasks), double(task + 1) / double(tasks));
+          run(context, task, 0);
+        }
         if (task + 1 < tasks) Monitor::tick(double(task + 1) / double(tasks));
       }
       return;
@@ -75,7 +78,10 @@ class ThreadPool {
   void work(int slot) {
     try {
       for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < end_;) {
-        run_(context_, task, slot);
+        {
+          Monitor::Part part(double(task) / double(end_), double(task + 1) / double(end_));
+          run_(context_, task, slot);
+        }
         if (slot == 0) Monitor::tick(double(task + 1) / double(end_));
       }
     } catch (...) {

@@ -54,6 +54,7 @@ struct Overrides {
   int64_t wave_one_in = 0;    // 0: if it is needed, -1: never
   int coded = -1;             // -1: by the dimension, 0: never, 1: always (but for manhattan)
   uint64_t seed = 0;
+  int64_t poll_milliseconds = 100;  // how seldom a long call says how far it is
 };
 Overrides& overrides();
 
