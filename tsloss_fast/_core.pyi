@@ -68,4 +68,5 @@ def set_overrides(
     wave_one_in: int = 0,
     coded: int = -1,
     seed: int = 0,
+    poll_milliseconds: int = 100,
 ) -> None: ...
