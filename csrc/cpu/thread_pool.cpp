@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -16,6 +17,9 @@
 
 namespace tsloss {
 namespace {
+
+// How long the caller waits for others before it looks around.
+constexpr std::chrono::milliseconds kPatience{50};
 
 class ThreadPool {
  public:
@@ -40,6 +44,7 @@ class ThreadPool {
       context_ = context;
       end_ = tasks;
       next_.store(0, std::memory_order_relaxed);
+      done_.store(0, std::memory_order_relaxed);
       error_ = nullptr;
       invited_ = std::min<int>(helpers, static_cast<int>(workers_.size()));
       slots_ = 1;
@@ -48,7 +53,13 @@ class ThreadPool {
     work(0);
     std::unique_lock<std::mutex> lock(state_);
     invited_ = 0;  // whoever has not come by now is not needed
-    idle_.wait(lock, [&] { return active_ == 0; });
+    while (!idle_.wait_for(lock, kPatience, [&] { return active_ == 0; })) {
+      lock.unlock();
+      watch();
+      lock.lock();
+    }
+    lock.unlock();
+    watch();
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
@@ -75,6 +86,21 @@ class ThreadPool {
     }
   }
 
+  // The caller has nothing left to do, but others have: it says how far they are.
+  void watch() {
+    try {
+      Monitor::tick(double(done_.load(std::memory_order_relaxed)) / double(end_));
+    } catch (...) {
+      stop(std::current_exception());
+    }
+  }
+
+  void stop(std::exception_ptr error) {
+    next_.store(end_, std::memory_order_relaxed);
+    std::lock_guard<std::mutex> lock(state_);
+    if (!error_) error_ = std::move(error);
+  }
+
   void work(int slot) {
     try {
       for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < end_;) {
@@ -82,17 +108,16 @@ class ThreadPool {
           Monitor::Part part(double(task) / double(end_), double(task + 1) / double(end_));
           run_(context_, task, slot);
         }
+        done_.fetch_add(1, std::memory_order_relaxed);
         if (slot == 0) Monitor::tick(double(task + 1) / double(end_));
       }
     } catch (...) {
-      next_.store(end_, std::memory_order_relaxed);
-      std::lock_guard<std::mutex> lock(state_);
-      if (!error_) error_ = std::current_exception();
+      stop(std::current_exception());
     }
   }
 
   std::mutex entry_;  // held by the caller of the job that runs
-  std::mutex state_;  // guards all below but next_
+  std::mutex state_;  // guards all below but next_ and done_
   std::condition_variable wake_;
   std::condition_variable idle_;
   std::vector<std::thread> workers_;
@@ -100,6 +125,7 @@ class ThreadPool {
   void* context_ = nullptr;
   int64_t end_ = 0;
   std::atomic<int64_t> next_{0};
+  std::atomic<int64_t> done_{0};
   int invited_ = 0;
   int active_ = 0;
   int slots_ = 1;
