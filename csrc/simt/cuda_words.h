@@ -58,6 +58,28 @@ To bits_to(From value) {
   return result;
 }
 
+inline float from_half(uint16_t bits) {
+  const float magnitude = bits_to<float>(uint32_t(bits & 0x7fff) << 13);
+  const float scaled = (bits & 0x7c00) == 0x7c00
+                           ? bits_to<float>(0x7f800000u | (uint32_t(bits & 0x3ff) << 13))
+                           : magnitude * 0x1p112f;
+  return bits & 0x8000 ? -scaled : scaled;
+}
+inline uint16_t to_half(float x) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  const float a = std::fabs(x);
+  if (a != a) return 0x7e00;
+  if (a >= 65520.0f) return sign | 0x7c00;
+  // Adding a number whose last digit is that of the result rounds as the machine does.
+  int exponent;
+  std::frexp(a, &exponent);
+  const float unit = std::ldexp(1.0f, (exponent < -13 ? -13 : exponent) - 11);
+  const float digits = std::nearbyint(a / unit);
+  const float rounded = digits * unit;
+  if (rounded < 0x1p-14f) return sign | static_cast<uint16_t>(digits);
+  return sign | static_cast<uint16_t>((bits_to<uint32_t>(rounded * 0x1p-112f)) >> 13);
+}
+
 // One object for each variable and block; `Tag` is a type of its own at each place.
 template <class T, class Tag>
 T& shared_variable(Tag) {
@@ -196,6 +218,7 @@ inline float __int_as_float(int v) { return simt::bits_to<float>(v); }
 inline int __float_as_int(float v) { return simt::bits_to<int>(v); }
 inline float __uint_as_float(unsigned v) { return simt::bits_to<float>(v); }
 inline unsigned __float_as_uint(float v) { return simt::bits_to<unsigned>(v); }
+inline double __dsqrt_rn(double v) { return std::sqrt(v); }
 inline double __longlong_as_double(long long v) { return simt::bits_to<double>(v); }
 inline long long __double_as_longlong(double v) { return simt::bits_to<long long>(v); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }

@@ -1,0 +1,90 @@
+// A cloud, as the kernels see it: by its points, or by its distance matrix.
+#pragma once
+
+#include "cuda/numbers.cuh"
+
+namespace tsloss {
+namespace cuda {
+
+// A batch on the device. `lengths` may be null.
+struct Batch {
+  int64_t clouds, points, dim;
+  const int64_t* lengths;
+
+  __device__ __forceinline__ int64_t bars() const { return points > 0 ? points - 1 : 0; }
+  // Nobody has looked at the lengths: what is out of range must not become a wild pointer.
+  __device__ __forceinline__ int valid(int64_t cloud) const {
+    const int64_t n = lengths ? lengths[cloud] : points;
+    return static_cast<int>(n < 0 ? 0 : n > points ? points : n);
+  }
+};
+
+template <class P>
+struct StagedNumber {
+  using Type = float;
+};
+template <>
+struct StagedNumber<double> {
+  using Type = double;
+};
+
+template <class P, Term kTermOfCloud>
+struct PointCloud {
+  using Number = P;
+  using Staged = typename StagedNumber<P>::Type;  // in shared memory
+  static constexpr Term kTerm = kTermOfCloud;
+
+  const P* points;
+  int64_t dim;
+  double scale;
+  bool robust;  // squares leave the range of double: exact keys are lengths
+
+  __device__ __forceinline__ Staged staged(int64_t i, int64_t k) const {
+    return static_cast<Staged>(static_cast<double>(widen(points[i * dim + k])) * scale);
+  }
+
+  // For whole warps; each half of one may have a pair of its own.
+  __device__ __forceinline__ u64 exact(int i, int j) const {
+    const P* x = points + i * dim;
+    const P* y = points + j * dim;
+    return bits_of(robust ? robust_length(x, y, dim) : exact_sum<kTerm>(x, y, dim));
+  }
+
+  __device__ __forceinline__ double length(u64 exact, Length how) const {
+    const double key = double_of(exact);
+    if (how == Length::kHalf) return 0.5 * key;
+    if (robust) return how == Length::kKey && kTerm == Term::kSquared ? __dmul_rn(key, key) : key;
+    return how == Length::kRoot ? __dsqrt_rn(key) : key;
+  }
+};
+
+// `ranged`: whether squares of the numbers may leave the range (not those of unit vectors).
+template <class P, Term kTerm>
+__device__ PointCloud<P, kTerm> point_cloud(const P* points, const Batch& batch, int64_t cloud,
+                                            const Facts& facts, bool ranged) {
+  const bool robust = sizeof(P) == 8 && kTerm == Term::kSquared && ranged &&
+                      (double_of(facts.largest) > kMost ||
+                       (facts.smallest != kNoExact && double_of(facts.smallest) < kLeast));
+  return {points + cloud * batch.points * batch.dim, batch.dim, scale_of(facts.largest), robust};
+}
+
+// Distances of one cloud, (n, n) within (points, points). What differs from its mirror image by
+// rounding counts as the mean.
+template <class P>
+struct MatrixCloud {
+  using Number = P;
+
+  const P* distances;
+  int64_t stride;
+  double scale;
+
+  __device__ __forceinline__ double mean(int i, int j) const {
+    const P a = distances[i * stride + j], b = distances[j * stride + i];
+    return a == b ? a : static_cast<P>(P(0.5) * a + P(0.5) * b);
+  }
+  __device__ __forceinline__ u64 exact(int i, int j) const { return bits_of(mean(i, j)); }
+  __device__ __forceinline__ double length(u64 exact, Length) const { return double_of(exact); }
+};
+
+}  // namespace cuda
+}  // namespace tsloss

@@ -1,0 +1,291 @@
+// The minimum spanning tree of a cloud of up to kSmallCloud points, by one block: Boruvka's
+// algorithm. In a round each component finds its least edge to another component; all these edges
+// are in the tree, and the components that they join become one. Rounds at least halve their
+// number.
+//
+// Edges are compared by (exact key, smaller point, larger point), a strict order, so the tree is
+// unique and components can meet in pairs only: both then chose the same edge. Fast keys choose
+// wherever only one edge of a component is within the rounding band of its least; else the exact
+// keys of those within are computed.
+#pragma once
+
+#include "cuda/distances.cuh"
+
+namespace tsloss {
+namespace cuda {
+
+constexpr int kSmallCloud = 512;
+constexpr int kTreeThreads = 512;
+
+// What a block knows of a vertex, or of the component that is named after it.
+struct Vertex {
+  u64 exact_of_row;  // least exact key of a contested row
+  u64 exact;         // of the component
+  u32 least_of_row;  // least fast key from this vertex to another component
+  u32 least;         // of the component
+  u32 edges;         // of the component: how many are within the band
+  u32 pick;          // the least edge of the component
+  u32 edge;          // found edge of the tree; not that of this vertex
+  int partner;       // end of the least edge of this row
+  int component;     // of this vertex
+  int next;          // the component that the picked edge leads to
+};
+
+__host__ __device__ inline int64_t bytes_of_vertices(int64_t n) {
+  return (n * static_cast<int64_t>(sizeof(Vertex)) + 15) / 16 * 16;
+}
+
+__device__ __forceinline__ u32 edge_of(int i, int j) {
+  return i < j ? u32(i) << 16 | u32(j) : u32(j) << 16 | u32(i);
+}
+
+// Bars of one cloud, where they belong.
+template <class D>
+struct Bars {
+  D* deaths;
+  int64_t* edges;
+  int64_t count;  // with padding
+
+  __device__ __forceinline__ void put(int64_t at, D death, int64_t i, int64_t j) const {
+    deaths[at] = death;
+    edges[2 * at] = i;
+    edges[2 * at + 1] = j;
+  }
+  // A path, that a gradient can be routed through as NaN; then the padding.
+  __device__ __forceinline__ void fill(int64_t begin, int64_t valid, int64_t rank,
+                                       int64_t ranks) const {
+    for (int64_t k = begin + rank; k < count; k += ranks) {
+      if (k < valid) {
+        put(k, static_cast<D>(double_of(0x7ff8ull << 48)), k, k + 1);
+      } else {
+        put(k, D{0}, -1, -1);
+      }
+    }
+  }
+};
+
+// The rows of a warp: its lanes look at the columns of a row together.
+template <class Cloud>
+struct Round {
+  const Cloud& cloud;
+  const float* keys;
+  int64_t stride;
+  Vertex* v;
+  int n;
+  Band band;
+
+  __device__ __forceinline__ bool leads_out(int row, int j) const {
+    return j < n && v[j].component != v[row].component;
+  }
+  __device__ __forceinline__ u32 key(int row, int j) const {
+    return __float_as_uint(keys[row * stride + j]);
+  }
+  __device__ __forceinline__ u32 bound(int row) const { return band.of(v[v[row].component].least); }
+
+  __device__ void find_least(int row, int lane) const {
+    u32 least = kNoKey;
+    for (int j = lane; j < n; j += 32) {
+      if (leads_out(row, j)) least = min(least, key(row, j));
+    }
+    least = __reduce_min_sync(kAll, least);
+    if (lane == 0) {
+      v[row].least_of_row = least;
+      atomicMin(&v[v[row].component].least, least);
+    }
+  }
+
+  __device__ void count_contenders(int row, int lane) const {
+    const u32 limit = bound(row);
+    if (v[row].least_of_row > limit) return;
+    u32 count = 0;
+    int first = -1;
+    for (int base = 0; base < n; base += 32) {
+      const int j = base + lane;
+      const u32 hits = __ballot_sync(kAll, leads_out(row, j) && key(row, j) <= limit);
+      if (first < 0 && hits) first = base + __ffs(static_cast<int>(hits)) - 1;
+      count += __popc(hits);
+    }
+    if (lane == 0) {
+      v[row].partner = first;
+      atomicAdd(&v[v[row].component].edges, count);
+    }
+  }
+
+  __device__ void decide(int row, int lane) const {
+    const u32 limit = bound(row);
+    if (v[row].least_of_row > limit) return;
+    const int c = v[row].component;
+    if (v[c].edges == 1) {
+      if (lane == 0) v[c].pick = edge_of(row, v[row].partner);
+      return;
+    }
+    u64 best = kNoExact;
+    int partner = -1;
+    for (int base = 0; base < n; base += 32) {
+      u32 hits = __ballot_sync(kAll, leads_out(row, base + lane) && key(row, base + lane) <= limit);
+      // Two at a time, in ascending order: among equals the first makes the smallest edge.
+      while (hits && best != 0) {
+        const int one = __ffs(static_cast<int>(hits)) - 1;
+        hits &= hits - 1;
+        const int two = hits ? __ffs(static_cast<int>(hits)) - 1 : one;
+        hits &= hits - 1;
+        const u64 found = cloud.exact(row, base + (lane < 16 ? one : two));
+        const u64 first = __shfl_sync(kAll, found, 0), second = __shfl_sync(kAll, found, 16);
+        if (first < best) best = first, partner = base + one;
+        if (second < best) best = second, partner = base + two;
+      }
+    }
+    if (lane == 0) {
+      v[row].exact_of_row = best;
+      v[row].partner = partner;
+      atomicMin(&v[c].exact, best);
+    }
+  }
+
+  __device__ void settle(int row) const {
+    const int c = v[row].component;
+    if (v[row].least_of_row <= bound(row) && v[c].edges > 1 && v[row].exact_of_row == v[c].exact) {
+      atomicMin(&v[c].pick, edge_of(row, v[row].partner));
+    }
+  }
+
+  __device__ void lead(int c) const {
+    const int i = static_cast<int>(v[c].pick >> 16), j = static_cast<int>(v[c].pick & 0xffff);
+    v[c].next = v[i].component == c ? v[j].component : v[i].component;
+  }
+
+  // Of two components that chose each other, the smaller adds the edge and names the result.
+  __device__ bool is_root(int c) const {
+    const int next = v[c].next;
+    return v[next].next == c && c < next;
+  }
+  __device__ int root(int c) const {
+    while (!is_root(c)) c = v[c].next;
+    return c;
+  }
+};
+
+// The edges of the tree in v[..].edge, in any order. keys: both triangles. Called by whole blocks,
+// with the vertices to themselves; `found` is in shared memory.
+template <class Cloud>
+__device__ void boruvka(const Cloud& cloud, const float* keys, int64_t stride, int n, Band band,
+                        Vertex* v, u32* found) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const Round<Cloud> round{cloud, keys, stride, v, n, band};
+  if (threadIdx.x == 0) *found = 0;
+  for (int c = threadIdx.x; c < n; c += blockDim.x) v[c].component = c;
+  for (;;) {
+    for (int c = threadIdx.x; c < n; c += blockDim.x) {
+      v[c].exact = kNoExact;
+      v[c].least = kNoKey;
+      v[c].edges = 0;
+      v[c].pick = kAll;
+    }
+    __syncthreads();
+    if (*found + 1 >= static_cast<u32>(n)) break;
+    for (int row = warp; row < n; row += warps) round.find_least(row, lane);
+    __syncthreads();
+    for (int row = warp; row < n; row += warps) round.count_contenders(row, lane);
+    __syncthreads();
+    for (int row = warp; row < n; row += warps) round.decide(row, lane);
+    __syncthreads();
+    for (int row = threadIdx.x; row < n; row += blockDim.x) round.settle(row);
+    __syncthreads();
+    for (int c = threadIdx.x; c < n; c += blockDim.x) {
+      if (v[c].component == c) round.lead(c);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+      const int c = v[i].component;
+      if (c == i) {
+        const int next = v[c].next;
+        if (v[next].next != c || c < next) v[atomicAdd(found, 1u)].edge = v[c].pick;
+      }
+      v[i].component = round.root(c);
+    }
+  }
+}
+
+// Lengths of the found edges, and the edges in the order of (death, smaller point, larger point).
+// findings (clouds, 3): what is wrong, and with which points.
+template <class Cloud, class D>
+__device__ void write_bars(const Cloud& cloud, int n, Length how, Vertex* v, const Bars<D>& bars,
+                           int64_t* finding) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  for (int pair = warp; 2 * pair < n - 1; pair += warps) {
+    const int at = min(2 * pair + lane / 16, n - 2);
+    const u32 e = v[at].edge;
+    const u64 exact = cloud.exact(static_cast<int>(e >> 16), static_cast<int>(e & 0xffff));
+    const D death = static_cast<D>(cloud.length(exact, how));
+    if (lane % 16 == 0 && at == 2 * pair + lane / 16) v[at].exact = bits_of(death);
+  }
+  __syncthreads();
+  for (int a = threadIdx.x; a < n - 1; a += blockDim.x) {
+    const u64 death = v[a].exact;
+    const u32 edge = v[a].edge;
+    int rank = 0;
+    for (int b = 0; b < n - 1; ++b) {
+      rank += v[b].exact < death || (v[b].exact == death && v[b].edge < edge);
+    }
+    const int i = static_cast<int>(edge >> 16), j = static_cast<int>(edge & 0xffff);
+    bars.put(rank, static_cast<D>(double_of(death)), i, j);
+    if (rank == n - 2 && death >= 0x7ffull << 52) {
+      finding[0] = kOverflow;
+      finding[1] = i;
+      finding[2] = j;
+    }
+  }
+}
+
+// keys: (clouds, cloud_stride) with fast keys (points, points) at the beginning of each cloud's.
+// in_shared: whether they are copied to dynamic shared memory, which has room for the vertices and,
+// if so, for them. A block for each cloud. `Clouds` makes a cloud of its number.
+template <class Clouds, class D>
+__global__ void __launch_bounds__(kTreeThreads, 1)
+    cloud_tree(Clouds clouds, Batch batch, const Facts* facts, const float* keys,
+               int64_t cloud_stride, bool in_shared, Band band, Length how, D* deaths,
+               int64_t* edges, int64_t* findings) {
+  TSLOSS_DYNAMIC_SHARED(memory);
+  TSLOSS_SHARED(u32, found, 1);
+  Vertex* v = reinterpret_cast<Vertex*>(memory);
+  float* copy = reinterpret_cast<float*>(memory + bytes_of_vertices(batch.points));
+  const int64_t c = blockIdx.x;
+  const int n = batch.valid(c);
+  const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
+  const u64 problem = facts[c].problem;
+  if (threadIdx.x == 0) {
+    findings[3 * c] = problem == kNoExact ? 0 : static_cast<int64_t>(problem & 0xff);
+    findings[3 * c + 1] = clouds.first(problem, batch);
+    findings[3 * c + 2] = clouds.second(problem, batch);
+  }
+  const bool good = problem == kNoExact;
+  bars.fill(good ? max(n - 1, 0) : 0, n - 1, threadIdx.x, blockDim.x);
+  if (!good || n < 2) return;
+  const auto cloud = clouds.cloud(c, batch, facts[c]);
+  const float* mine = keys + c * cloud_stride;
+  if (in_shared) {
+    for (int t = threadIdx.x; t < n * n; t += blockDim.x) {
+      copy[t] = mine[t / n * batch.points + t % n];
+    }
+  }
+  boruvka(cloud, in_shared ? copy : mine, in_shared ? n : batch.points, n, band, v, found);
+  write_bars(cloud, n, how, v, bars, findings + 3 * c);
+}
+
+// Clouds by number, for cloud_tree.
+template <class P, Term kTerm>
+struct PointClouds {
+  const P* points;
+  bool ranged;
+
+  __device__ PointCloud<P, kTerm> cloud(int64_t c, const Batch& batch, const Facts& facts) const {
+    return point_cloud<P, kTerm>(points, batch, c, facts, ranged);
+  }
+  __device__ int64_t first(u64 problem, const Batch&) const {
+    return problem == kNoExact ? -1 : static_cast<int64_t>(problem >> 8);
+  }
+  __device__ int64_t second(u64, const Batch&) const { return -1; }
+};
+
+}  // namespace cuda
+}  // namespace tsloss

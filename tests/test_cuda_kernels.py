@@ -1,0 +1,306 @@
+"""The CUDA kernels on the host executor: against the CPU core edge for edge, against SciPy, under
+every schedule, under sanitizers, and with each barrier taken away."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cuda_host
+import numpy as np
+import oracles
+import pytest
+import torch
+from clouds import FAMILIES, Cloud, clusters, copies, gaussian, grid, star
+from cuda_host import METRICS, ORDERS, HostKernels, Outcome
+
+from tsloss_fast import _ops, h0_persistence
+
+pytestmark = pytest.mark.skipif(not cuda_host.HAVE_SOURCES, reason="needs the source tree and g++")
+
+SCHEDULES = [*((order, 1) for order in ORDERS), ("random", 2), ("random", 3)]
+HALVES = (torch.float16, torch.bfloat16)
+ALL_TYPES = (torch.float32, torch.float64, *HALVES)
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
+    return HostKernels(cuda_host.build(tmp_path_factory.mktemp("library"), "library"))
+
+
+@pytest.fixture(autouse=True)
+def usual_options(request: pytest.FixtureRequest) -> None:
+    if "kernels" in request.fixturenames:
+        request.getfixturevalue("kernels").set_options()
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0))
+
+
+def on_cpu(
+    points: torch.Tensor, metric: str, lengths: list[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if points.dtype in HALVES:
+        points = points.float()
+    return h0_persistence(points, metric, lengths=lengths, check_finite=False)
+
+
+def check(kernels: HostKernels, points: torch.Tensor, metric: str, what: str = "") -> Outcome:
+    """One batch, forward and backward, against the CPU core."""
+    got = kernels.forward(points, metric)
+    expected = on_cpu(points, metric)
+    good = got.findings[:, 0] == 0
+    assert same(got.deaths, expected.deaths), what
+    assert torch.equal(got.edges[good], expected.edges[good]), what
+    g = torch.randn(got.deaths.shape, generator=torch.Generator().manual_seed(0)).to(
+        got.deaths.dtype
+    )
+    gradient = kernels.backward(g, points, got.deaths, got.edges, metric)
+    wide = points.to(got.deaths.dtype)
+    wanted = _ops.h0_backward(g, wide, got.deaths, got.edges, metric)
+    if points.numel() == 0:
+        assert gradient.shape == points.shape
+        return got
+    eps = torch.finfo(points.dtype).eps
+    size = wanted.abs().nan_to_num().amax((1, 2), keepdim=True).clamp_min(1e-300).double()
+    gap = (gradient.double() - wanted.to(points.dtype).double()).abs()
+    # Infinite or NaN in both, or close.
+    close = (gap <= 32 * eps * size) | (gradient.double() == wanted.to(points.dtype).double())
+    # Beyond the largest number, NaN or infinity is a matter of the order of a sum.
+    close |= ~gradient.isfinite() & ~wanted.isfinite()
+    assert bool(close[good].all()), what
+    return got
+
+
+def some(family: str, dtype: type, keep: int) -> Iterator[Cloud]:
+    """Evenly spaced clouds of a family that the executor can hold in reasonable time."""
+    all_of = [c for c in FAMILIES[family](dtype) if c.points.size <= 8000 and len(c.points) <= 210]
+    yield from all_of[:: max(1, len(all_of) // keep)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_catalogue_has_the_bars_of_the_cpu_core(
+    kernels: HostKernels, family: str, dtype: type
+) -> None:
+    count = 0
+    for cloud in some(family, dtype, 14):
+        points = torch.from_numpy(cloud.points)[None]
+        for metric in ("euclidean", "manhattan", "sqeuclidean", "cosine"):
+            if metric in ("sqeuclidean", "cosine") and count % 4:
+                continue
+            check(kernels, points, metric, f"{cloud.name}, {metric}")
+        count += 1
+    assert count >= 6
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_half_types_have_the_bars_of_their_float32_values(
+    kernels: HostKernels, metric: str, dtype: torch.dtype
+) -> None:
+    for n, d in ((2, 3), (9, 1), (33, 40), (65, 17)):
+        points = torch.from_numpy(gaussian(n, d)).to(dtype)
+        got = check(kernels, points[None], metric, f"{n}x{d}")
+        assert got.deaths.dtype is torch.float32
+    integers = torch.from_numpy(grid(5, 2, seed=1) + 1).to(dtype)
+    check(kernels, integers[None], metric, "grid")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129])
+@pytest.mark.parametrize("dim", [0, 1, 31, 32, 33])
+def test_sizes_around_every_edge(kernels: HostKernels, n: int, dim: int) -> None:
+    points = torch.from_numpy(gaussian(2 * n, dim).reshape(2, n, dim))
+    check(kernels, points, "euclidean")
+
+
+@pytest.mark.parametrize("dim", [127, 128, 129, 255, 256, 257, 600])
+@pytest.mark.parametrize("processors", [1, 4, 200])
+def test_the_coordinates_are_cut_for_the_device(
+    kernels: HostKernels, dim: int, processors: int
+) -> None:
+    points = torch.from_numpy(gaussian(20, dim, seed=4))[None]
+    for metric in ("euclidean", "manhattan"):
+        got = kernels.forward(points, metric, processors=processors)
+        assert same(got.deaths, on_cpu(points, metric).deaths)
+        assert torch.equal(got.edges, on_cpu(points, metric).edges)
+
+
+def test_distances_that_shared_memory_cannot_hold_stay_where_they_are(
+    kernels: HostKernels,
+) -> None:
+    points = torch.from_numpy(gaussian(60, 5))[None]
+    runs = [kernels.forward(points, shared=shared) for shared in (4000, 100_000)]
+    for a, b in zip(*runs, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_padding_is_never_looked_at(kernels: HostKernels, metric: str) -> None:
+    lengths = [0, 1, 2, 17, 40]
+    points = torch.from_numpy(gaussian(200, 6, seed=2).reshape(5, 40, 6))
+    for cloud, valid in enumerate(lengths):
+        points[cloud, valid:] = torch.nan
+    got = kernels.forward(points, metric, lengths)
+    expected = on_cpu(points, metric, lengths)
+    assert same(got.deaths, expected.deaths)
+    assert torch.equal(got.edges, expected.edges)
+    assert (got.findings[:, 0] == 0).all()
+    gradient = kernels.backward(torch.ones_like(got.deaths), points, got.deaths, got.edges, metric)
+    for cloud, valid in enumerate(lengths):
+        assert (gradient[cloud, valid:] == 0).all()
+        assert gradient[cloud, :valid].isfinite().all()
+
+
+def test_lengths_out_of_range_are_clamped_where_nobody_can_look(kernels: HostKernels) -> None:
+    points = torch.from_numpy(gaussian(20, 3).reshape(2, 10, 3))
+    got = kernels.forward(points, lengths=[-5, 10**12])
+    assert (got.edges[0] == -1).all()
+    assert torch.equal(got.edges[1], on_cpu(points, "euclidean").edges[1])
+
+
+def test_a_bad_cloud_is_named_and_touches_no_other(kernels: HostKernels) -> None:
+    points = torch.from_numpy(gaussian(60, 4).reshape(4, 15, 4))
+    clean = kernels.forward(points)
+    bad = points.clone()
+    bad[1, 7, 2] = torch.inf
+    bad[1, 9, 0] = torch.nan
+    bad[3] = 0
+    bad[3, 4] = 3e38
+    got = kernels.forward(bad)
+    assert got.findings[:, 0].tolist() == [0, 1, 0, 3]
+    assert got.findings[1].tolist() == [1, 7, -1]
+    assert got.findings[3, 1:].tolist() == got.edges[3, -1].tolist()
+    assert got.deaths[1].isnan().all()
+    assert got.deaths[3, -1] == torch.inf
+    oracles.assert_spanning_tree(got.edges[1].numpy(), 15)
+    for cloud in (0, 2):
+        assert torch.equal(got.deaths[cloud], clean.deaths[cloud])
+        assert torch.equal(got.edges[cloud], clean.edges[cloud])
+    gradient = kernels.backward(
+        torch.ones_like(got.deaths), bad, got.deaths, got.edges, "euclidean"
+    )
+    assert gradient[1].isnan().all()
+    assert gradient[0].isfinite().all()
+    bad = points.clone()
+    bad[2, 3] = 0
+    assert kernels.forward(bad, "cosine").findings.tolist()[2] == [2, 3, -1]
+
+
+def test_scipy_agrees(kernels: HostKernels) -> None:
+    made = [gaussian(40, 7), clusters(3, 50, 5, 1, 1e-2), star(20, seed=1), copies(10, 4, 2)]
+    for points in made:
+        for dtype in (np.float32, np.float64):
+            cloud = points.astype(dtype)
+            for metric in METRICS:
+                if metric == "cosine" and (cloud == 0).all(1).any():
+                    continue
+                got = kernels.forward(torch.from_numpy(cloud)[None], metric)
+                distances = oracles.exact_distances(cloud, metric)
+                oracles.assert_lengths(got.deaths[0].numpy(), oracles.scipy_tree(distances), metric)
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+@pytest.mark.parametrize(("order", "seed"), SCHEDULES)
+def test_no_schedule_and_no_junk_changes_a_bit(
+    kernels: HostKernels, order: str, seed: int, fill: int
+) -> None:
+    tied = torch.from_numpy(grid(6, 2, seed=1).astype(np.float32))
+    loose = torch.from_numpy(gaussian(36, 2))
+    points = torch.stack([tied, loose])
+    for resident in (1, 3):
+        kernels.set_options(order, seed, preempt=50, resident=resident, fill=fill)
+        check(kernels, points, "euclidean")
+        check(kernels, points + 10, "cosine")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    kinds = ["plain", "address", "thread", "coverage"]
+    with ThreadPoolExecutor(2) as pool:
+        built = pool.map(cuda_host.build, [tmp_path_factory.mktemp(kind) for kind in kinds], kinds)
+    return dict(zip(kinds, built, strict=True))
+
+
+def run(
+    program: Path,
+    order: str = "random",
+    seed: int = 1,
+    preempt: int = 0,
+    drop: int = -1,
+    fill: int = 255,
+) -> tuple[int, str]:
+    arguments = [ORDERS[order], seed, preempt, drop, fill]
+    try:
+        done = subprocess.run(
+            [str(program), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            # Without a barrier a kernel may go round for ever.
+            timeout=300 if drop < 0 or program.name == "thread" else 20,
+            check=False,
+            env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
+        )
+    except subprocess.TimeoutExpired:
+        return 124, ""
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.sanitizer
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["address", "thread"])
+def test_sanitizers_find_nothing(programs: dict[str, Path], kind: str) -> None:
+    expected = run(programs["plain"])
+    assert expected[0] == 0, expected[1]
+    # Races are seen whatever the schedule was.
+    for order, seed in SCHEDULES if kind == "address" else [("random", 1)]:
+        assert run(programs[kind], order, seed) == expected, f"{order} {seed}"
+
+
+@pytest.mark.sanitizer
+@pytest.mark.slow
+def test_no_barrier_can_be_dropped_unnoticed(programs: dict[str, Path]) -> None:
+    code, said = run(programs["plain"])
+    assert code == 0
+    digest, *sites = said.splitlines()
+    assert len(sites) == len(set(sites)) >= 13
+    silent = []
+    for k, site in enumerate(sites):
+        for order, seed in SCHEDULES:
+            code, said = run(programs["plain"], order, seed, drop=k)
+            if code != 0 or said.splitlines()[0] != digest:
+                break
+        else:
+            silent.append((k, site))
+    # Where no schedule shows it in the results, the race detector sees it.
+    for k, site in silent:
+        code, said = run(programs["thread"], drop=k)
+        assert code == 66, site
+        assert "data race" in said, site
+    assert len(silent) <= len(sites) // 4, silent
+
+
+@pytest.mark.slow
+def test_every_line_of_the_kernels_runs(programs: dict[str, Path]) -> None:
+    program = programs["coverage"]
+    assert run(program)[0] == 0
+    said = subprocess.run(
+        ["gcov", "-r", "-s", str(cuda_host.ROOT / "csrc"), "simt_kernels.o"],
+        cwd=program.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = re.findall(r"File 'cuda/(\w+\.cuh)'\nLines executed:([\d.]+)% of (\d+)", said)
+    lines = {name: (float(percent), int(count)) for name, percent, count in found}
+    print(lines)
+    assert {"backward.cuh", "cloud_tree.cuh", "distances.cuh", "prepare.cuh"} <= set(lines)
+    total = sum(count for _, count in lines.values())
+    run_lines = sum(percent * count for percent, count in lines.values()) / 100
+    assert run_lines / total >= 0.95
+    assert all(percent >= 90 for percent, _ in lines.values()), lines
