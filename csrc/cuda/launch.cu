@@ -1,0 +1,144 @@
+// Launches on a stream; every launch is followed by a check of its own result.
+#include "cuda/launch.h"
+
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "cuda/plan.cuh"
+
+namespace tsloss {
+namespace cuda {
+
+static_assert(kMostPoints == kSmallCloud, "larger clouds have no kernels");
+
+namespace {
+
+constexpr int64_t kSharedByDefault = 48 << 10;
+
+void check(cudaError_t error, const std::string& what, int device) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // said here; nobody else shall find it
+  throw CudaError(what + " on CUDA device " + std::to_string(device) + ": " +
+                  cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
+}
+
+// Makes a device the current one, for as long as it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    check(cudaGetDevice(&before_), "asking for the current device", device);
+    if (before_ == device) before_ = -1;
+    if (before_ >= 0) check(cudaSetDevice(device), "choosing the device", device);
+  }
+  ~OnDevice() {
+    if (before_ >= 0) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = -1;
+};
+
+Device device_of(int device) {
+  int processors = 0, shared = 0;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+        "counting multiprocessors", device);
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for shared memory", device);
+  // A kernel has a few bytes of static shared memory as well.
+  return {processors, int64_t{shared} - 64};
+}
+
+class Launch {
+ public:
+  explicit Launch(const Queue& queue) : queue_(queue) {}
+
+  template <class... P, class... A>
+  void operator()(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, int64_t shared,
+                  A&&... arguments) {
+    const void* code = reinterpret_cast<const void*>(kernel);
+    const std::string what = std::string("launching kernel ") + name;
+    if (shared > kSharedByDefault) {
+      check(cudaFuncSetAttribute(code, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared)),
+            what, queue_.device);
+    }
+    std::tuple<P...> values(std::forward<A>(arguments)...);
+    std::apply(
+        [&](auto&... each) {
+          void* pointers[] = {&each...};
+          check(cudaLaunchKernel(code, grid, block, pointers, static_cast<size_t>(shared),
+                                 static_cast<cudaStream_t>(queue_.stream)),
+                what, queue_.device);
+        },
+        values);
+  }
+
+ private:
+  Queue queue_;
+};
+
+// body(number, death) with values of both types.
+template <class F>
+void with_types(Number number, F&& body) {
+  switch (number) {
+    case Number::kFloat32:
+      return body(float{}, float{});
+    case Number::kFloat64:
+      return body(double{}, double{});
+    case Number::kFloat16:
+      return body(Half{}, float{});
+    case Number::kBFloat16:
+      return body(BFloat16{}, float{});
+  }
+}
+
+}  // namespace
+
+int64_t workspace_bytes(bool backward, Number number, Metric metric, const BatchShape& shape,
+                        int device) {
+  const Device limits = device_of(device);
+  Launch launch({device, nullptr});
+  int64_t bytes = 0;
+  with_types(number, [&](auto p, auto d) {
+    using P = decltype(p);
+    using D = decltype(d);
+    bytes = backward ? h0_backward<P, D>(launch, metric, shape, nullptr, nullptr, nullptr, nullptr,
+                                         nullptr, nullptr)
+                     : h0_forward<P, D>(launch, metric, shape, limits, nullptr, {}, nullptr);
+  });
+  return bytes;
+}
+
+void h0_forward(const Queue& queue, Number number, Metric metric, const BatchShape& shape,
+                const void* points, void* deaths, int64_t* edges, int64_t* findings,
+                void* workspace) {
+  const OnDevice guard(queue.device);
+  const Device limits = device_of(queue.device);
+  Launch launch(queue);
+  with_types(number, [&](auto p, auto d) {
+    using P = decltype(p);
+    using D = decltype(d);
+    h0_forward<P, D>(launch, metric, shape, limits, static_cast<const P*>(points),
+                     {static_cast<D*>(deaths), edges, findings}, workspace);
+  });
+}
+
+void h0_backward(const Queue& queue, Number number, Metric metric, const BatchShape& shape,
+                 const void* grad_deaths, const void* points, const void* deaths,
+                 const int64_t* edges, void* grad_points, void* workspace) {
+  const OnDevice guard(queue.device);
+  Launch launch(queue);
+  with_types(number, [&](auto p, auto d) {
+    using P = decltype(p);
+    using D = decltype(d);
+    h0_backward<P, D>(launch, metric, shape, static_cast<const D*>(grad_deaths),
+                      static_cast<const P*>(points), static_cast<const D*>(deaths), edges,
+                      static_cast<P*>(grad_points), workspace);
+  });
+}
+
+}  // namespace cuda
+}  // namespace tsloss
