@@ -69,6 +69,19 @@ def _pointer(t: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if t is None else t.data_ptr())
 
 
+def _junk(batch: int, n: int, dtype: torch.dtype) -> Outcome:
+    bars = max(n - 1, 0)
+    return Outcome(
+        torch.full((batch, bars), 7.5, dtype=dtype),
+        torch.full((batch, bars, 2), 77),
+        torch.full((batch, 3), 99),
+    )
+
+
+def _lengths(lengths: Sequence[int] | None) -> Tensor | None:
+    return None if lengths is None else torch.tensor(lengths, dtype=torch.int64)
+
+
 class HostKernels:
     """The kernels, as functions of CPU tensors."""
 
@@ -98,18 +111,16 @@ class HostKernels:
         lengths: Sequence[int] | None = None,
         processors: int = 4,
         shared: int = SHARED,
+        small: int = 512,
+        stored: int = 8192,
     ) -> Outcome:
-        """points (B, N, D)."""
+        """points (B, N, D). Clouds of up to `small` points have a block each; keys of up to
+        `stored` points are stored."""
         points = points.contiguous()
         batch, n, dim = points.shape
-        bars = max(n - 1, 0)
         kind = torch.float64 if points.dtype is torch.float64 else torch.float32
-        out = Outcome(
-            torch.full((batch, bars), 7.5, dtype=kind),
-            torch.full((batch, bars, 2), 77),
-            torch.full((batch, 3), 99),
-        )
-        valid = None if lengths is None else torch.tensor(lengths, dtype=torch.int64)
+        out = _junk(batch, n, kind)
+        valid = _lengths(lengths)
         self._call(
             "forward",
             DTYPES[points.dtype],
@@ -117,7 +128,31 @@ class HostKernels:
             *map(ctypes.c_int64, (batch, n, dim)),
             *map(_pointer, (points, valid, *out)),
             processors,
-            ctypes.c_int64(shared),
+            *map(ctypes.c_int64, (shared, small, stored)),
+        )
+        return out
+
+    def from_distances(
+        self,
+        distances: Tensor,
+        lengths: Sequence[int] | None = None,
+        tolerance: float = 1e-5,
+        shared: int = SHARED,
+        small: int = 512,
+    ) -> Outcome:
+        """distances (B, N, N)."""
+        distances = distances.contiguous()
+        batch, n, _ = distances.shape
+        out = _junk(batch, n, distances.dtype)
+        valid = _lengths(lengths)
+        self._call(
+            "from_distances",
+            DTYPES[distances.dtype],
+            *map(ctypes.c_int64, (batch, n)),
+            *map(_pointer, (distances, valid)),
+            ctypes.c_double(tolerance),
+            *map(_pointer, out),
+            *map(ctypes.c_int64, (shared, small)),
         )
         return out
 

@@ -11,7 +11,7 @@ struct Batch {
   int64_t clouds, points, dim;
   const int64_t* lengths;
 
-  __device__ __forceinline__ int64_t bars() const { return points > 0 ? points - 1 : 0; }
+  __host__ __device__ __forceinline__ int64_t bars() const { return points > 0 ? points - 1 : 0; }
   // Nobody has looked at the lengths: what is out of range must not become a wild pointer.
   __device__ __forceinline__ int valid(int64_t cloud) const {
     const int64_t n = lengths ? lengths[cloud] : points;
@@ -68,23 +68,32 @@ __device__ PointCloud<P, kTerm> point_cloud(const P* points, const Batch& batch,
   return {points + cloud * batch.points * batch.dim, batch.dim, scale_of(facts.largest), robust};
 }
 
-// Distances of one cloud, (n, n) within (points, points). What differs from its mirror image by
-// rounding counts as the mean.
+// Of an entry and its mirror image, which differ by rounding at most.
+template <class P>
+__device__ __forceinline__ P mean_of(P a, P b) {
+  const P mean = a == b ? a : P(0.5) * a + P(0.5) * b;
+  return mean == 0 ? P{0} : mean;  // not the negative one
+}
+
+// Distances of one cloud, (n, n) within (stride, stride).
 template <class P>
 struct MatrixCloud {
-  using Number = P;
-
   const P* distances;
   int64_t stride;
-  double scale;
 
-  __device__ __forceinline__ double mean(int i, int j) const {
-    const P a = distances[i * stride + j], b = distances[j * stride + i];
-    return a == b ? a : static_cast<P>(P(0.5) * a + P(0.5) * b);
+  __device__ __forceinline__ u64 exact(int i, int j) const {
+    return bits_of(mean_of(distances[i * stride + j], distances[j * stride + i]));
   }
-  __device__ __forceinline__ u64 exact(int i, int j) const { return bits_of(mean(i, j)); }
   __device__ __forceinline__ double length(u64 exact, Length) const { return double_of(exact); }
 };
+
+// Tile number t of the upper triangle of a square of `across` tiles, row by row.
+__device__ __forceinline__ void tile_at(int t, int across, int* row, int* column) {
+  int i = 0;
+  while (t >= across - i) t -= across - i++;
+  *row = i;
+  *column = i + t;
+}
 
 }  // namespace cuda
 }  // namespace tsloss

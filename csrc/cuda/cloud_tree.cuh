@@ -54,12 +54,45 @@ struct Bars {
   // A path, that a gradient can be routed through as NaN; then the padding.
   __device__ __forceinline__ void fill(int64_t begin, int64_t valid, int64_t rank,
                                        int64_t ranks) const {
-    for (int64_t k = begin + rank; k < count; k += ranks) {
-      if (k < valid) {
-        put(k, static_cast<D>(double_of(0x7ff8ull << 48)), k, k + 1);
-      } else {
-        put(k, D{0}, -1, -1);
-      }
+    for (int64_t k = begin + rank; k < count; k += ranks) fill_one(k, valid);
+  }
+  __device__ __forceinline__ void fill_one(int64_t k, int64_t valid) const {
+    if (k < valid) {
+      put(k, static_cast<D>(double_of(0x7ff8ull << 48)), k, k + 1);
+    } else {
+      put(k, D{0}, -1, -1);
+    }
+  }
+};
+
+__device__ __forceinline__ void put_finding(int64_t* finding, int64_t what, int64_t i, int64_t j) {
+  finding[0] = what;
+  finding[1] = i;
+  finding[2] = j;
+}
+
+// The nearest of the points that a warp looks at, by exact keys.
+template <class Cloud>
+struct Nearest {
+  const Cloud& cloud;
+  int row;
+  u64 exact = kNoExact;
+  int partner = -1;
+
+  __device__ Nearest(const Cloud& of, int point) : cloud(of), row(point) {}
+
+  // Points base + k for the bits k of `hits`, two at a time and in ascending order: among equals
+  // the first makes the smallest edge, and nothing is below 0.
+  __device__ void take(int base, u32 hits) {
+    while (hits && exact != 0) {
+      const int one = __ffs(static_cast<int>(hits)) - 1;
+      hits &= hits - 1;
+      const int two = hits ? __ffs(static_cast<int>(hits)) - 1 : one;
+      hits &= hits - 1;
+      const u64 found = cloud.exact(row, base + (threadIdx.x % 32 < 16 ? one : two));
+      const u64 first = __shfl_sync(kAll, found, 0), second = __shfl_sync(kAll, found, 16);
+      if (first < exact) exact = first, partner = base + one;
+      if (second < exact) exact = second, partner = base + two;
     }
   }
 };
@@ -119,26 +152,15 @@ struct Round {
       if (lane == 0) v[c].pick = edge_of(row, v[row].partner);
       return;
     }
-    u64 best = kNoExact;
-    int partner = -1;
+    Nearest<Cloud> nearest{cloud, row};
     for (int base = 0; base < n; base += 32) {
-      u32 hits = __ballot_sync(kAll, leads_out(row, base + lane) && key(row, base + lane) <= limit);
-      // Two at a time, in ascending order: among equals the first makes the smallest edge.
-      while (hits && best != 0) {
-        const int one = __ffs(static_cast<int>(hits)) - 1;
-        hits &= hits - 1;
-        const int two = hits ? __ffs(static_cast<int>(hits)) - 1 : one;
-        hits &= hits - 1;
-        const u64 found = cloud.exact(row, base + (lane < 16 ? one : two));
-        const u64 first = __shfl_sync(kAll, found, 0), second = __shfl_sync(kAll, found, 16);
-        if (first < best) best = first, partner = base + one;
-        if (second < best) best = second, partner = base + two;
-      }
+      const int j = base + lane;
+      nearest.take(base, __ballot_sync(kAll, leads_out(row, j) && key(row, j) <= limit));
     }
     if (lane == 0) {
-      v[row].exact_of_row = best;
-      v[row].partner = partner;
-      atomicMin(&v[c].exact, best);
+      v[row].exact_of_row = nearest.exact;
+      v[row].partner = nearest.partner;
+      atomicMin(&v[c].exact, nearest.exact);
     }
   }
 
@@ -230,9 +252,7 @@ __device__ void write_bars(const Cloud& cloud, int n, Length how, Vertex* v, con
     const int i = static_cast<int>(edge >> 16), j = static_cast<int>(edge & 0xffff);
     bars.put(rank, static_cast<D>(double_of(death)), i, j);
     if (rank == n - 2 && death >= 0x7ffull << 52) {
-      finding[0] = kOverflow;
-      finding[1] = i;
-      finding[2] = j;
+      put_finding(finding, kOverflow, i, j);
     }
   }
 }
@@ -254,9 +274,8 @@ __global__ void __launch_bounds__(kTreeThreads, 1)
   const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
   const u64 problem = facts[c].problem;
   if (threadIdx.x == 0) {
-    findings[3 * c] = problem == kNoExact ? 0 : static_cast<int64_t>(problem & 0xff);
-    findings[3 * c + 1] = clouds.first(problem, batch);
-    findings[3 * c + 2] = clouds.second(problem, batch);
+    put_finding(findings + 3 * c, problem == kNoExact ? 0 : static_cast<int64_t>(problem & 0xff),
+                clouds.first(problem, batch), clouds.second(problem, batch));
   }
   const bool good = problem == kNoExact;
   bars.fill(good ? max(n - 1, 0) : 0, n - 1, threadIdx.x, blockDim.x);

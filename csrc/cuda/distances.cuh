@@ -85,14 +85,6 @@ __device__ __forceinline__ void tile_keys(const Cloud& cloud, Row row, Column co
   }
 }
 
-// Tile number t of the upper triangle of a square of `across` tiles, row by row.
-__device__ __forceinline__ void tile_at(int t, int across, int* row, int* column) {
-  int i = 0;
-  while (t >= across - i) t -= across - i++;
-  *row = i;
-  *column = i + t;
-}
-
 // keys (clouds, splits, points, points): sums over a part of the coordinates each, both triangles.
 // Grid: (tiles of the upper triangle, splits, clouds).
 template <class P, Term kTerm>

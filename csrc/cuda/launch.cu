@@ -10,8 +10,6 @@
 namespace tsloss {
 namespace cuda {
 
-static_assert(kMostPoints == kSmallCloud, "larger clouds have no kernels");
-
 namespace {
 
 constexpr int64_t kSharedByDefault = 48 << 10;
@@ -95,19 +93,37 @@ void with_types(Number number, F&& body) {
   }
 }
 
+// body(number) with a value of the type, which is none of the half ones.
+template <class F>
+void with_whole_types(Number number, F&& body) {
+  if (number == Number::kFloat64) {
+    body(double{});
+  } else {
+    body(float{});
+  }
+}
+
 }  // namespace
 
-int64_t workspace_bytes(bool backward, Number number, Metric metric, const BatchShape& shape,
+int64_t workspace_bytes(Pass pass, Number number, Metric metric, const BatchShape& shape,
                         int device) {
   const Device limits = device_of(device);
   Launch launch({device, nullptr});
   int64_t bytes = 0;
+  if (pass == Pass::kFromDistances) {
+    with_whole_types(number, [&](auto p) {
+      using P = decltype(p);
+      bytes = h0_from_distances<P>(launch, shape, limits, nullptr, 0, {}, nullptr);
+    });
+    return bytes;
+  }
   with_types(number, [&](auto p, auto d) {
     using P = decltype(p);
     using D = decltype(d);
-    bytes = backward ? h0_backward<P, D>(launch, metric, shape, nullptr, nullptr, nullptr, nullptr,
-                                         nullptr, nullptr)
-                     : h0_forward<P, D>(launch, metric, shape, limits, nullptr, {}, nullptr);
+    bytes = pass == Pass::kBackward
+                ? h0_backward<P, D>(launch, metric, shape, nullptr, nullptr, nullptr, nullptr,
+                                    nullptr, nullptr)
+                : h0_forward<P, D>(launch, metric, shape, limits, nullptr, {}, nullptr);
   });
   return bytes;
 }
@@ -123,6 +139,19 @@ void h0_forward(const Queue& queue, Number number, Metric metric, const BatchSha
     using D = decltype(d);
     h0_forward<P, D>(launch, metric, shape, limits, static_cast<const P*>(points),
                      {static_cast<D*>(deaths), edges, findings}, workspace);
+  });
+}
+
+void h0_from_distances(const Queue& queue, Number number, const BatchShape& shape,
+                       const void* distances, double symmetry_tolerance, void* deaths,
+                       int64_t* edges, int64_t* findings, void* workspace) {
+  const OnDevice guard(queue.device);
+  const Device limits = device_of(queue.device);
+  Launch launch(queue);
+  with_whole_types(number, [&](auto p) {
+    using P = decltype(p);
+    h0_from_distances<P>(launch, shape, limits, static_cast<const P*>(distances),
+                         symmetry_tolerance, {static_cast<P*>(deaths), edges, findings}, workspace);
   });
 }
 

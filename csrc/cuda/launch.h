@@ -22,10 +22,10 @@ struct Queue {
   void* stream;  // cudaStream_t
 };
 
-constexpr int64_t kMostPoints = 512;  // of a cloud
+enum class Pass : int { kForward = 0, kBackward = 1, kFromDistances = 2 };
 
-// Bytes of workspace on the device, which need no initialisation. `backward` or forward.
-int64_t workspace_bytes(bool backward, Number number, Metric metric, const BatchShape& shape,
+// Bytes of workspace on the device that a pass takes, which need no initialisation.
+int64_t workspace_bytes(Pass pass, Number number, Metric metric, const BatchShape& shape,
                         int device);
 
 // As h0_forward of tsloss.h, with all arrays (lengths as well) on the device. findings (batch, 3):
@@ -33,6 +33,11 @@ int64_t workspace_bytes(bool backward, Number number, Metric metric, const Batch
 void h0_forward(const Queue& queue, Number number, Metric metric, const BatchShape& shape,
                 const void* points, void* deaths, int64_t* edges, int64_t* findings,
                 void* workspace);
+
+// As h0_from_distances of tsloss.h; float32 and float64.
+void h0_from_distances(const Queue& queue, Number number, const BatchShape& shape,
+                       const void* distances, double symmetry_tolerance, void* deaths,
+                       int64_t* edges, int64_t* findings, void* workspace);
 
 void h0_backward(const Queue& queue, Number number, Metric metric, const BatchShape& shape,
                  const void* grad_deaths, const void* points, const void* deaths,

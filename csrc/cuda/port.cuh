@@ -22,6 +22,13 @@ namespace cuda {
 using u32 = unsigned;
 using u64 = unsigned long long;
 
+// A number that other blocks may lower meanwhile.
+#if defined(__CUDACC__)
+__device__ __forceinline__ u32 peek(const u32* at) { return *const_cast<const volatile u32*>(at); }
+#else
+inline u32 peek(const u32* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+#endif
+
 // The numbers of half a word, as bits: kernels compute with none of them.
 struct Half {
   uint16_t bits;

@@ -88,10 +88,10 @@ void forget_barriers() { simt::forget_barrier_sites(); }
 
 int forward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, const void* x,
             const int64_t* lengths, void* deaths, int64_t* edges, int64_t* findings, int processors,
-            int64_t shared) {
+            int64_t shared, int64_t small, int64_t stored) {
   return guarded([&] {
     const BatchShape shape{batch, points, dim, lengths};
-    const Device device{processors, shared};
+    const Device device{processors, shared, small, stored};
     with_type(dtype, [&](auto number, auto death) {
       using P = decltype(number);
       using D = decltype(death);
@@ -102,6 +102,25 @@ int forward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, c
       const Workspace work(h0_forward(launch, m, shape, device, in, out, nullptr));
       h0_forward(launch, m, shape, device, in, out, work.memory);
     });
+  });
+}
+
+int from_distances(int dtype, int64_t batch, int64_t points, const void* distances,
+                   const int64_t* lengths, double tolerance, void* deaths, int64_t* edges,
+                   int64_t* findings, int64_t shared, int64_t small) {
+  return guarded([&] {
+    const BatchShape shape{batch, points, 0, lengths};
+    const Device device{4, shared, small};
+    const auto run = [&](auto number) {
+      using P = decltype(number);
+      HostLaunch launch;
+      const P* in = static_cast<const P*>(distances);
+      const Outputs<P> out{static_cast<P*>(deaths), edges, findings};
+      const Workspace work(h0_from_distances(launch, shape, device, in, tolerance, out, nullptr));
+      h0_from_distances(launch, shape, device, in, tolerance, out, work.memory);
+    };
+    if (dtype == 0) run(float{});
+    if (dtype == 1) run(double{});
   });
 }
 
@@ -178,7 +197,7 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int proc
   for (D& g : grad) g = static_cast<D>(random_number());
   std::vector<int64_t> edges(2 * deaths.size()), findings(6);
   if (forward(dtype, metric, batch, n, dim, x.data(), lengths.data(), deaths.data(), edges.data(),
-              findings.data(), processors, shared) ||
+              findings.data(), processors, shared, tsloss::cuda::kSmallCloud, 8192) ||
       backward(dtype, metric, batch, n, dim, grad.data(), x.data(), deaths.data(), edges.data(),
                grad_x.data())) {
     std::printf("error: %s\n", message.c_str());

@@ -1,0 +1,90 @@
+// Distance matrices: what is wrong with them, and their entries as fast keys.
+#pragma once
+
+#include "cuda/cloud.cuh"
+
+namespace tsloss {
+namespace cuda {
+
+constexpr int kMatrixTile = 32;
+
+// What is wrong with entry (i, j), which is `a`, its mirror image being `b`; NaN fails comparisons.
+__device__ __forceinline__ int problem_of_entry(double a, double b, bool diagonal, bool above,
+                                                double tolerance) {
+  constexpr double kLargest = 1.7976931348623157e308;
+  if (!(fabs(a) <= kLargest)) return kNonFinite;
+  if (diagonal) return a == 0 ? 0 : kDiagonal;
+  if (a < 0) return kNegative;
+  if (!above || !(b >= 0 && b <= kLargest)) return 0;  // said of the mirror image
+  return fabs(a - b) <= tolerance * fmax(a, b) ? 0 : kAsymmetric;
+}
+
+// Where a problem of a matrix is, so that the smallest is that to be named: of the numbers that are
+// not finite the first, else the first of the rest.
+__device__ __forceinline__ u64 matrix_problem(int what, int64_t entry) {
+  return u64(what != kNonFinite) << 63 | static_cast<u64>(entry) << 8 | static_cast<u64>(what);
+}
+
+// Fast keys (clouds, points, points), and Facts::problem. Keys beyond the range of float are
+// infinite or 0, and left to the exact ones. Grid: (tiles of the upper triangle, clouds); a block
+// has a tile and its mirror image.
+template <class P>
+__global__ void __launch_bounds__(256)
+    look_at_matrices(const P* distances, Batch batch, double tolerance, Facts* facts, float* keys) {
+  TSLOSS_SHARED(P, tile, kMatrixTile * (kMatrixTile + 1));
+  TSLOSS_SHARED(P, mirror, kMatrixTile * (kMatrixTile + 1));
+  int ti, tj;
+  tile_at(blockIdx.x, static_cast<int>((batch.points + kMatrixTile - 1) / kMatrixTile), &ti, &tj);
+  const int x = threadIdx.x % kMatrixTile, y = threadIdx.x / kMatrixTile;
+  constexpr int kStep = 256 / kMatrixTile;
+  for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
+    const int n = batch.valid(c);
+    const int64_t stride = batch.points, first = c * stride * stride;
+    __syncthreads();
+    for (int r = y; r < kMatrixTile; r += kStep) {
+      const int i = ti * kMatrixTile + r, j = tj * kMatrixTile + x;
+      if (i < n && j < n) tile[r * (kMatrixTile + 1) + x] = distances[first + i * stride + j];
+      const int k = tj * kMatrixTile + r, l = ti * kMatrixTile + x;
+      if (k < n && l < n) mirror[r * (kMatrixTile + 1) + x] = distances[first + k * stride + l];
+    }
+    __syncthreads();
+    u64 problem = kNoExact;
+    for (int side = 0; side < (ti == tj ? 1 : 2); ++side) {
+      const P* mine = side == 0 ? tile : mirror;
+      const P* other = side == 0 ? mirror : tile;
+      for (int r = y; r < kMatrixTile; r += kStep) {
+        const int64_t i = (side == 0 ? ti : tj) * kMatrixTile + r;
+        const int64_t j = (side == 0 ? tj : ti) * kMatrixTile + x;
+        if (i >= n || j >= n) continue;
+        const P a = mine[r * (kMatrixTile + 1) + x], b = other[x * (kMatrixTile + 1) + r];
+        const int what = problem_of_entry(static_cast<double>(a), static_cast<double>(b), i == j,
+                                          i < j, tolerance);
+        if (what) problem = min(problem, matrix_problem(what, i * stride + j));
+        keys[first + i * stride + j] = static_cast<float>(mean_of(a, b));
+      }
+    }
+    if (problem != kNoExact) atomicMin(&facts[c].problem, problem);
+  }
+}
+
+// Clouds by number, for the trees.
+template <class P>
+struct MatrixClouds {
+  const P* distances;
+
+  __device__ MatrixCloud<P> cloud(int64_t c, const Batch& batch, const Facts&) const {
+    return {distances + c * batch.points * batch.points, batch.points};
+  }
+  __device__ int64_t first(u64 problem, const Batch& batch) const {
+    return problem == kNoExact ? -1 : entry(problem) / batch.points;
+  }
+  __device__ int64_t second(u64 problem, const Batch& batch) const {
+    return problem == kNoExact ? -1 : entry(problem) % batch.points;
+  }
+  __device__ static int64_t entry(u64 problem) {
+    return static_cast<int64_t>((problem & ~(1ull << 63)) >> 8);
+  }
+};
+
+}  // namespace cuda
+}  // namespace tsloss
