@@ -18,7 +18,7 @@ import torch
 from clouds import FAMILIES, Cloud, clusters, copies, gaussian, grid, star
 from cuda_host import METRICS, ORDERS, HostKernels, Outcome
 
-from tsloss_fast import _ops, h0_persistence
+from tsloss_fast import _ops, h0_persistence, h0_persistence_from_distances
 
 pytestmark = pytest.mark.skipif(not cuda_host.HAVE_SOURCES, reason="needs the source tree and g++")
 
@@ -138,6 +138,118 @@ def test_distances_that_shared_memory_cannot_hold_stay_where_they_are(
     runs = [kernels.forward(points, shared=shared) for shared in (4000, 100_000)]
     for a, b in zip(*runs, strict=True):
         assert torch.equal(a, b)
+
+
+FOREST = {"stored": {"small": 2}, "computed": {"small": 2, "stored": 0}}
+
+
+@pytest.mark.parametrize("keys", FOREST)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forests_have_the_bars_of_the_cpu_core(
+    kernels: HostKernels, family: str, keys: str
+) -> None:
+    count = 0
+    for dtype in (np.float32, np.float64):
+        for cloud in some(family, dtype, 3):
+            if not 2 <= len(cloud.points) <= 140 or cloud.points.size > 4000:
+                continue
+            points = torch.from_numpy(cloud.points)[None]
+            for metric in ("euclidean", "manhattan", "cosine"):
+                got = kernels.forward(points, metric, **FOREST[keys])
+                expected = on_cpu(points, metric)
+                assert same(got.deaths, expected.deaths), f"{cloud.name}, {metric}"
+                if got.findings[0, 0] == 0:
+                    assert torch.equal(got.edges, expected.edges), f"{cloud.name}, {metric}"
+            count += 1
+    assert count >= 1
+
+
+@pytest.mark.parametrize("keys", FOREST)
+@pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 257])
+def test_forests_of_padded_batches_and_bad_clouds(kernels: HostKernels, n: int, keys: str) -> None:
+    for dtype in ALL_TYPES:
+        points = torch.from_numpy(gaussian(5 * n, 3, seed=n).reshape(5, n, 3)).to(dtype)
+        lengths = [n, 0, 1, n - 1, n]
+        points[3, n - 1] = torch.nan
+        points[4, n // 2, 1] = torch.inf
+        got = kernels.forward(points, "euclidean", lengths, **FOREST[keys])
+        expected = on_cpu(points, "euclidean", lengths)
+        assert same(got.deaths, expected.deaths)
+        assert torch.equal(got.edges[:4], expected.edges[:4])
+        assert got.findings.tolist() == [[0, -1, -1]] * 4 + [[1, n // 2, -1]]
+        if dtype is torch.float64:
+            break
+    over = torch.zeros(1, n, 2)
+    over[0, -1] = 3e38
+    got = kernels.forward(over, **FOREST[keys])
+    assert got.findings[0].tolist() == [3, 0, n - 1]
+    assert got.deaths[0, -1] == torch.inf
+
+
+@pytest.mark.parametrize("stored", [0, 8192])
+def test_clouds_above_the_largest_of_one_block(kernels: HostKernels, stored: int) -> None:
+    for points in (gaussian(513, 2), grid(23, 2, seed=1)):
+        cloud = torch.from_numpy(points)[None]
+        got = kernels.forward(cloud, stored=stored)
+        expected = on_cpu(cloud, "euclidean")
+        assert torch.equal(got.deaths, expected.deaths)
+        assert torch.equal(got.edges, expected.edges)
+
+
+@pytest.mark.parametrize(("order", "seed"), SCHEDULES)
+def test_no_schedule_changes_a_forest(kernels: HostKernels, order: str, seed: int) -> None:
+    tied = torch.from_numpy(grid(9, 2, seed=1).astype(np.float32))
+    points = torch.stack([tied, torch.from_numpy(gaussian(81, 2))])
+    for keys, fill in (("stored", 0), ("computed", 255)):
+        kernels.set_options(order, seed, preempt=50, resident=3, fill=fill)
+        got = kernels.forward(points, **FOREST[keys])
+        assert torch.equal(got.edges, on_cpu(points, "euclidean").edges)
+
+
+def matrices(n: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    x = torch.from_numpy(gaussian(2 * n, 3, seed=seed).reshape(2, n, 3)).to(dtype)
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@pytest.mark.parametrize("small", [2, 512])
+@pytest.mark.parametrize("n", [0, 1, 2, 31, 32, 33, 64, 65, 130])
+def test_distance_matrices(kernels: HostKernels, n: int, small: int) -> None:
+    for dtype in (torch.float32, torch.float64):
+        d = matrices(n, dtype)
+        largest = torch.finfo(dtype).max / 16
+        noise = 1e-6 if dtype is torch.float32 else 1e-11
+        for m in (d, d.triu() + d.tril() * (1 + noise), d.round(), d * largest, d / largest):
+            got = kernels.from_distances(m, small=small)
+            expected = h0_persistence_from_distances(m)
+            assert torch.equal(got.deaths, expected.deaths)
+            assert torch.equal(got.edges, expected.edges)
+            assert (got.findings[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("small", [2, 512])
+def test_what_is_wrong_with_a_matrix(kernels: HostKernels, small: int) -> None:
+    d = matrices(70, torch.float32)
+    for value, i, j, found in (
+        (torch.nan, 40, 3, [1, 40, 3]),
+        (-torch.inf, 3, 40, [1, 3, 40]),
+        (0.5, 5, 5, [5, 5, 5]),
+        (-1.0, 60, 1, [4, 60, 1]),
+        (99.0, 1, 60, [6, 1, 60]),
+        (99.0, 60, 1, [6, 1, 60]),
+    ):
+        bad = d.clone()
+        bad[1, i, j] = value
+        got = kernels.from_distances(bad, small=small)
+        assert got.findings.tolist() == [[0, -1, -1], found]
+        assert got.deaths[1].isnan().all()
+        assert torch.equal(got.deaths[0], h0_persistence_from_distances(d).deaths[0])
+        with pytest.raises(ValueError, match=rf"entry \({found[1]}, {found[2]}\) of cloud 1"):
+            h0_persistence_from_distances(bad)
+        # NaN comes first, and the padding is never looked at.
+        bad[1, 69, 68] = torch.nan
+        got = kernels.from_distances(bad, small=small)
+        assert got.findings[1].tolist() == [1, *((i, j) if not np.isfinite(value) else (69, 68))]
+        assert kernels.from_distances(bad, [70, 0], small=small).findings[1, 0] == 0
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -68,7 +68,7 @@ struct Forest {
 };
 
 // Grid: (any, clouds).
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     clear_forest(Batch batch, const Facts* facts, Forest forests) {
   for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
     const Forest forest = forests.at(c);
@@ -149,7 +149,7 @@ struct ComputedKeys {
 };
 
 // bounds of stored keys. A warp for each row. Grid: (any, clouds).
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     bound_segments(Batch batch, StoredKeys stored, Forest forests) {
   const int lane = threadIdx.x % 32;
   for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {

@@ -178,7 +178,7 @@ enum Kind { kNormal, kGrid, kCopies, kWide, kBad };
 
 template <class P, class D>
 void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int processors,
-               int64_t shared) {
+               int64_t shared, int64_t small, int64_t stored) {
   const int64_t batch = 2, bars = n - 1;
   std::vector<P> x(static_cast<size_t>(batch * n * dim)), grad_x(x.size());
   for (size_t k = 0; k < x.size(); ++k) {
@@ -197,7 +197,7 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int proc
   for (D& g : grad) g = static_cast<D>(random_number());
   std::vector<int64_t> edges(2 * deaths.size()), findings(6);
   if (forward(dtype, metric, batch, n, dim, x.data(), lengths.data(), deaths.data(), edges.data(),
-              findings.data(), processors, shared, tsloss::cuda::kSmallCloud, 8192) ||
+              findings.data(), processors, shared, small, stored) ||
       backward(dtype, metric, batch, n, dim, grad.data(), x.data(), deaths.data(), edges.data(),
                grad_x.data())) {
     std::printf("error: %s\n", message.c_str());
@@ -210,10 +210,33 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int proc
 }
 
 void run_kind(int dtype, int metric, int64_t n, int64_t dim, int kind, int processors,
-              int64_t shared) {
+              int64_t shared, int64_t small = kSmallCloud, int64_t stored = 8192) {
   with_type(dtype, [&](auto number, auto death) {
-    run_cloud<decltype(number), decltype(death)>(dtype, metric, n, dim, kind, processors, shared);
+    run_cloud<decltype(number), decltype(death)>(dtype, metric, n, dim, kind, processors, shared,
+                                                 small, stored);
   });
+}
+
+// Entries that are whole numbers, with ties; `bad` of them wrong.
+template <class P>
+void run_matrix(int dtype, int64_t n, int64_t small, int bad) {
+  std::vector<P> d(static_cast<size_t>(n * n)), deaths(static_cast<size_t>(n - 1));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      d[i * n + j] = d[j * n + i] = static_cast<P>(std::round(std::fabs(random_number()) * 9));
+    }
+  }
+  for (int k = 0; k < bad; ++k) d[(k * 7 + 3) % (n * n)] = static_cast<P>(-k);
+  if (bad > 2) d[5] = NAN;
+  std::vector<int64_t> edges(2 * deaths.size()), findings(3);
+  if (from_distances(dtype, 1, n, d.data(), nullptr, 1e-5, deaths.data(), edges.data(),
+                     findings.data(), 99 << 10, small)) {
+    std::printf("error: %s\n", message.c_str());
+    std::exit(3);
+  }
+  mix(deaths);
+  mix(edges);
+  mix(findings);
 }
 
 }  // namespace
@@ -235,6 +258,22 @@ int main(int count, char** arguments) {
   run_kind(0, 2, 10, 2, kGrid, 1, room);
   run_kind(1, 1, 7, 260, kWide, 8, room);
   run_kind(0, 3, 6, 300, kNormal, 8, 0);
+  for (int dtype = 0; dtype < 2; ++dtype) {
+    for (const int64_t stored : {0, 8192}) {
+      run_kind(dtype, 0, 20, 35, kNormal, 1, room, 2, stored);
+      run_kind(dtype, 0, 14, 2, kGrid, 1, room, 2, stored);
+      run_kind(dtype, 3, 70, 2, kNormal, 1, room, 2, stored);
+    }
+    run_kind(dtype, 0, 7, 3, kBad, 1, room, 2, 0);
+  }
+  run_kind(0, 1, 9, 3, kNormal, 1, room, 2, 0);
+  run_kind(0, 0, 270, 1, kNormal, 1, room, 2, 8192);
+  for (const int64_t small : {2, 512}) {
+    for (int bad : {0, 1, 3}) {
+      run_matrix<float>(0, 35, small, bad);
+      run_matrix<double>(1, 12, small, bad);
+    }
+  }
   std::printf("%016llx\n", static_cast<unsigned long long>(digest));
   for (const std::string& site : simt::barrier_sites()) std::printf("%s\n", site.c_str());
 }
