@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,6 +103,18 @@ class HostKernels:
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, name)(*arguments):
             raise RuntimeError(self._library.last_message().decode())
+
+    def call_addresses(self, name: str, number: int, metric: int | None, *rest: Any) -> None:
+        """A function of the library; whole numbers are addresses, and in tuples int64."""
+        arguments: list[object] = [number] if metric is None else [number, metric]
+        for value in rest:
+            if isinstance(value, tuple):
+                arguments += map(ctypes.c_int64, value)
+            elif isinstance(value, float):
+                arguments.append(ctypes.c_double(value))
+            else:
+                arguments.append(ctypes.c_void_p(value or None))
+        self._call(name, *arguments)
 
     def forward(
         self,

@@ -37,6 +37,7 @@ def test_the_stub_names_exactly_the_functions_and_arguments_of_the_module() -> N
         node.name: [a.arg for a in node.args.args]
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
+        if _core.has_cuda or not node.name.startswith("cuda_")
     }
     stub_values = {
         node.target.id
@@ -238,8 +239,8 @@ def test_every_pointer_is_checked_before_it_reaches_the_native_code() -> None:
         (torch.zeros(2, 3, device="meta"), (2, 3), torch.float32),
     ]:
         with pytest.raises(TypeError, match="points"):
-            _ops._pointer(bad, "points", shape, dtype)
-    assert _ops._pointer(good, "points", (2, 3), torch.float32) == good.data_ptr()
+            _ops.pointer(bad, "points", shape, dtype)
+    assert _ops.pointer(good, "points", (2, 3), torch.float32) == good.data_ptr()
 
 
 def test_numpy_arrays_of_any_layout_are_taken() -> None:

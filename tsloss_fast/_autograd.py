@@ -24,7 +24,10 @@ class _Routed(torch.autograd.Function):
         # Gradient mode is on in a backward exactly under create_graph=True: then, and inside a
         # torch.func transform, the result itself must be differentiable.
         if torch.is_grad_enabled() or transforms_active():
-            return _routing.route_gradient(grad, points, edges, ctx.metric), None, None, None
+            # Half types are computed in float32.
+            wide = points.to(grad.dtype)
+            routed = _routing.route_gradient(grad, wide, edges, ctx.metric)
+            return routed.to(points.dtype), None, None, None
         return _ops.h0_backward(grad, points, deaths, edges, ctx.metric), None, None, None
 
     @staticmethod
@@ -104,7 +107,9 @@ class _H0Forward(_H0Transformed):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         points, edges = ctx.saved_for_forward
-        return _routing.route_tangent(tangents[0], points, edges, ctx.metric), None
+        kind = _ops.type_of_deaths(points.dtype)
+        tangent, wide = tangents[0].to(kind), points.to(kind)
+        return _routing.route_tangent(tangent, wide, edges, ctx.metric), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:

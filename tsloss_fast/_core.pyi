@@ -70,3 +70,52 @@ def set_overrides(
     seed: int = 0,
     poll_milliseconds: int = 100,
 ) -> None: ...
+
+# In builds with CUDA kernels alone (has_cuda).
+def cuda_workspace(
+    pass_: int, number: int, metric: int, batch: int, n: int, dim: int, device: int
+) -> int: ...
+def cuda_h0_forward(
+    number: int,
+    metric: int,
+    points: int,
+    lengths: int,
+    deaths: int,
+    edges: int,
+    findings: int,
+    workspace: int,
+    batch: int,
+    n: int,
+    dim: int,
+    device: int,
+    stream: int,
+) -> None: ...
+def cuda_h0_backward(
+    number: int,
+    metric: int,
+    grad_deaths: int,
+    points: int,
+    deaths: int,
+    edges: int,
+    grad_points: int,
+    workspace: int,
+    batch: int,
+    n: int,
+    dim: int,
+    device: int,
+    stream: int,
+) -> None: ...
+def cuda_h0_from_distances(
+    number: int,
+    distances: int,
+    lengths: int,
+    symmetry_tolerance: float,
+    deaths: int,
+    edges: int,
+    findings: int,
+    workspace: int,
+    batch: int,
+    n: int,
+    device: int,
+    stream: int,
+) -> None: ...

@@ -111,13 +111,27 @@ def warn_reference(device: str) -> None:
     )
 
 
+def looks(check_finite: bool | None, device: torch.device) -> bool:
+    """What `check_finite` means there: by default, to look where that waits for nothing."""
+    return device.type != "cuda" if check_finite is None else check_finite
+
+
+def computes_halves(device: torch.device) -> bool:
+    """Whether the kernels there widen half types themselves."""
+    return device.type == "cuda" and has_kernel(device)
+
+
 def has_kernel(device: torch.device) -> bool:
     """Whether the operators run there; for CUDA without kernels a clear error instead."""
     if device.type in ("cpu", "meta"):
         return True
-    if device.type == "cuda" and not _core.has_cuda and torch.version.hip is None:
+    if device.type == "cuda" and torch.version.hip is None:
+        if _core.has_cuda:
+            return True
         raise RuntimeError(
-            "points are on a CUDA device, but this build of tsloss_fast has CPU kernels only; call "
+            "points are on a CUDA device, but this build of tsloss_fast has CPU kernels only; "
+            "build it from source with the CUDA toolkit at hand: pip install "
+            "--config-settings=cmake.define.TSLOSS_CUDA=ON; or call "
             "h0_persistence(points.cpu()), or tsloss_fast.reference.h0_persistence(points) for the "
             "slow plain-torch implementation on the device"
         )

@@ -1,7 +1,8 @@
 """The torch operators over the native core: the only place where tensors become pointers.
 
-The operators take whole batches, ``(B, N, D)`` or ``(B, N, N)``, float32 or float64, and know
-nothing of autograd; ``functional.py`` puts the public functions on top.
+The operators take whole batches, ``(B, N, D)`` or ``(B, N, N)``, float32 or float64 (on a CUDA
+device half types as well), and know nothing of autograd; ``functional.py`` puts the public
+functions on top. ``_ops_cuda.py`` has their CUDA form.
 """
 
 from __future__ import annotations
@@ -32,16 +33,25 @@ _lib.define(
 )
 
 
-def _pointer(t: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+_CPU = torch.device("cpu")
+
+
+def pointer(
+    t: Tensor,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device = _CPU,
+) -> int:
     """The address of a tensor that a kernel may read or write as ``shape`` numbers of ``dtype``.
 
     Every pointer that reaches C++ passes here: a wrong type or layout would not raise there, it
     would corrupt memory.
     """
-    if t.device.type != "cpu" or t.dtype is not dtype or tuple(t.shape) != shape:
+    if t.device != device or t.dtype is not dtype or tuple(t.shape) != shape:
         raise TypeError(
-            f"{name}: expected a CPU tensor of shape {shape} and type {dtype}, "
-            f"got {t.device.type}, {tuple(t.shape)}, {t.dtype}"
+            f"{name}: expected a tensor on {device} of shape {shape} and type {dtype}, "
+            f"got {t.device}, {tuple(t.shape)}, {t.dtype}"
         )
     if not t.is_contiguous():
         raise TypeError(f"{name}: expected a contiguous tensor, got strides {t.stride()}")
@@ -78,16 +88,23 @@ def _prepare_lengths(lengths: Tensor | None, batch: int, points: int) -> Tensor 
     return lengths
 
 
-def _empty_bars(t: Tensor) -> tuple[Tensor, Tensor]:
+def type_of_deaths(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half types."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def empty_bars(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Deaths (B, M) and edges (B, M, 2) of points (B, N, ...), to be written."""
     batch, n = t.shape[0], t.shape[1]
     bars = torch.sym_max(n - 1, 0)
-    return t.new_empty((batch, bars)), t.new_empty((batch, bars, 2), dtype=torch.int64)
+    deaths = t.new_empty((batch, bars), dtype=type_of_deaths(t.dtype))
+    return deaths, t.new_empty((batch, bars, 2), dtype=torch.int64)
 
 
 _ADVICE_FINITE = "remove it, mask it with `lengths`, or pass check_finite=False to get NaN deaths"
 
 
-def _raise(
+def raise_finding(
     finding: tuple[int, int, int, int], batch: int, what: str, dtype: torch.dtype
 ) -> NoReturn:
     problem, cloud, i, j = finding
@@ -153,7 +170,7 @@ def h0_direct(
         torch.get_num_threads(),
     )
     if finding[0] and check_finite:
-        _raise(finding, batch, "points", dtype)
+        raise_finding(finding, batch, "points", dtype)
     return deaths, edges
 
 
@@ -177,10 +194,10 @@ def h0_backward_direct(
     _core.h0_backward(
         _DTYPES[points.dtype],
         METRICS[metric],
-        _pointer(grad_deaths, "grad_deaths", shape, points.dtype),
+        pointer(grad_deaths, "grad_deaths", shape, points.dtype),
         points.data_ptr(),
-        _pointer(deaths, "deaths", shape, points.dtype),
-        _pointer(edges, "edges", (*shape, 2), torch.int64),
+        pointer(deaths, "deaths", shape, points.dtype),
+        pointer(edges, "edges", (*shape, 2), torch.int64),
         grad_points.data_ptr(),
         math.prod(batch_shape),
         n,
@@ -208,7 +225,7 @@ def scale_free_loss(
     coincident = _core.scale_free_loss(
         _DTYPES[deaths.dtype],
         deaths.data_ptr(),
-        0 if lengths is None else _pointer(lengths, "lengths", (batch,), torch.int64),
+        0 if lengths is None else pointer(lengths, "lengths", (batch,), torch.int64),
         connectivity,
         redundancy,
         rho,
@@ -226,21 +243,21 @@ def _h0_from_distances_cpu(
     distances, code = _prepare(distances, "distances", 3)
     batch, n = distances.shape[:2]
     lengths = _prepare_lengths(lengths, batch, n)
-    deaths, edges = _empty_bars(distances)
+    deaths, edges = empty_bars(distances)
     bars = deaths.shape[1]
     finding = _core.h0_from_distances(
         code,
-        _pointer(distances, "distances", (batch, n, n), distances.dtype),
-        0 if lengths is None else _pointer(lengths, "lengths", (batch,), torch.int64),
+        pointer(distances, "distances", (batch, n, n), distances.dtype),
+        0 if lengths is None else pointer(lengths, "lengths", (batch,), torch.int64),
         symmetry_tolerance,
-        _pointer(deaths, "deaths", (batch, bars), distances.dtype),
-        _pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        pointer(deaths, "deaths", (batch, bars), distances.dtype),
+        pointer(edges, "edges", (batch, bars, 2), torch.int64),
         batch,
         n,
         torch.get_num_threads(),
     )
     if finding[0] and (check_finite or finding[0] != 1):
-        _raise(finding, batch, "distances", distances.dtype)
+        raise_finding(finding, batch, "distances", distances.dtype)
     return deaths, edges
 
 
@@ -249,11 +266,22 @@ _lib.impl("h0_backward", _h0_backward_cpu, "CPU")
 _lib.impl("h0_from_distances", _h0_from_distances_cpu, "CPU")
 
 
+def _register_cuda() -> None:
+    from . import _ops_cuda
+
+    for name in ("h0", "h0_backward", "h0_from_distances"):
+        _lib.impl(name, getattr(_ops_cuda, name), "CUDA")
+
+
+if _core.has_cuda:
+    _register_cuda()
+
+
 @torch.library.register_fake("tsloss_fast::h0", lib=_lib)
 def _h0_fake(
     points: Tensor, lengths: Tensor | None, metric: str, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
-    return _empty_bars(points)
+    return empty_bars(points)
 
 
 @torch.library.register_fake("tsloss_fast::h0_backward", lib=_lib)
@@ -267,7 +295,7 @@ def _h0_backward_fake(
 def _h0_from_distances_fake(
     distances: Tensor, lengths: Tensor | None, symmetry_tolerance: float, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
-    return _empty_bars(distances)
+    return empty_bars(distances)
 
 
 h0 = torch.ops.tsloss_fast.h0.default
@@ -282,8 +310,8 @@ def linkage_merges(edges: Tensor) -> Tensor:
     batch, bars, _ = edges.shape
     merges = torch.empty((batch, bars, 3), dtype=torch.int64)
     _core.single_linkage(
-        _pointer(edges, "edges", (batch, bars, 2), torch.int64),
-        _pointer(merges, "merges", (batch, bars, 3), torch.int64),
+        pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        pointer(merges, "merges", (batch, bars, 3), torch.int64),
         batch,
         bars + 1,
     )
@@ -298,8 +326,8 @@ def pairwise_keys(points: Tensor, metric: str = "euclidean") -> Tensor:
     _core.pairwise_keys(
         code,
         METRICS[metric],
-        _pointer(points, "points", (batch, n, dim), points.dtype),
-        _pointer(keys, "keys", (batch, n, n), points.dtype),
+        pointer(points, "points", (batch, n, dim), points.dtype),
+        pointer(keys, "keys", (batch, n, n), points.dtype),
         batch,
         n,
         dim,
@@ -316,9 +344,9 @@ def filter_keeps(points: Tensor, factor: float = 1.0) -> Tensor:
     kept = torch.zeros((n, n), dtype=torch.uint8)
     _core.filter_keeps(
         code,
-        _pointer(points, "points", (n, dim), points.dtype),
+        pointer(points, "points", (n, dim), points.dtype),
         factor,
-        _pointer(kept, "kept", (n, n), torch.uint8),
+        pointer(kept, "kept", (n, n), torch.uint8),
         n,
         dim,
     )

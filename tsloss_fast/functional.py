@@ -16,7 +16,9 @@ from ._inputs import (
     Lengths,
     as_tensor,
     check_lengths,
+    computes_halves,
     has_kernel,
+    looks,
     memory_errors,
     runs_directly,
     shape_error,
@@ -65,8 +67,10 @@ def h0_persistence(
         lengths: (...) integers: the valid points of each cloud of a padded batch. The padding is
             never looked at.
         check_finite: whether NaN, infinity, a zero vector under "cosine" or an overflowing distance
-            is an error. Default: yes on the CPU. With False the deaths of such a cloud are NaN
-            (infinite where a distance overflows), and no other cloud is touched.
+            is an error. Default: yes on the CPU, no on CUDA, where to look is to wait for the
+            device. If nobody looks, the deaths of such a cloud are NaN (infinite where a distance
+            overflows), no other cloud is touched, and on CUDA `lengths` out of range count as the
+            nearest that is in range.
 
     Returns:
         deaths (..., N-1) ascending and edges (..., N-1, 2) int64, ordered by (death, smaller index,
@@ -101,7 +105,7 @@ def h0_persistence(
         raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
     batch = x.shape[:-2]
     checked = check_lengths(lengths, batch, x.device)
-    if x.dtype in HALF:
+    if x.dtype in HALF and not computes_halves(x.device):
         x = x.float()
     if not has_kernel(x.device):
         from . import reference
@@ -109,7 +113,7 @@ def h0_persistence(
         warn_reference(x.device.type)
         return reference.h0_persistence(x, metric, checked, check_finite)
     clouds, flat_lengths = _flatten_batch(x, checked)
-    check = check_finite is not False
+    check = looks(check_finite, x.device)
     deaths, edges = _autograd.h0(clouds, flat_lengths, metric, check)
     return _result(deaths, edges, batch, isinstance(points, np.ndarray))
 
@@ -130,7 +134,8 @@ def h0_persistence_from_distances(
             inequality is not needed. Entries may differ from their mirror image by rounding (1e-10
             relative in float64, 1e-5 in float32); their mean is used.
         lengths: (...) integers: the valid points of each cloud of a padded batch.
-        check_finite: as in `h0_persistence`; the other checks are always made.
+        check_finite: as in `h0_persistence`; the other checks are made with it on CUDA (else deaths
+            are NaN), and always on the CPU.
 
     Returns:
         deaths (..., N-1) and edges (..., N-1, 2), as `h0_persistence`.
@@ -155,7 +160,7 @@ def h0_persistence_from_distances(
         warn_reference(d.device.type)
         return reference.h0_persistence_from_distances(d, checked, check_finite)
     matrices, flat_lengths = _flatten_batch(d, checked)
-    check = check_finite is not False
+    check = looks(check_finite, d.device)
     deaths, edges = _autograd.h0_from_distances(matrices, flat_lengths, tolerance, check)
     return _result(deaths, edges, batch, isinstance(distances, np.ndarray))
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from . import _autograd, _ops, barcode
 from ._inputs import HALF, Lengths, check_lengths, runs_directly, transforms_active
+from ._late import LateCounts
 from .functional import h0_persistence
 
+late_counts = LateCounts()
 _FORMS = ("exact", "surrogate", "total")
 
 
@@ -207,24 +209,29 @@ class TSLoss(nn.Module):
         return {"connectivity": barcode.total_deviation(deaths, self.eta, lengths)}
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
-        """Once, and only where looking costs nothing: not on a GPU, not under a tracer."""
-        if deaths.device.type != "cpu" or deaths.shape[-1] == 0 or self._warned:
+        """Once, and only where looking costs nothing: not under a tracer, and on a GPU a call or
+        more later."""
+        if deaths.shape[-1] == 0 or self._warned or deaths.device.type not in ("cpu", "cuda"):
             return
         if torch.compiler.is_compiling() or transforms_active():
             return
         longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
-        if bool(longest.all()):
+        if not longest.is_cuda and bool(longest.all()):
             return
         sizes = check_lengths(lengths, longest.shape, deaths.device)
         coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
-        if bool(coincident.any()):
-            self.warn_coincident(int(coincident.sum()), coincident.numel())
+        count = coincident.sum() if longest.is_cuda else int(coincident.sum())
+        if isinstance(count, Tensor):
+            count = late_counts.seen(self, count)
+        if count:
+            self.warn_coincident(count, coincident.numel())
 
     def warn_coincident(self, count: int, clouds: int) -> None:
         """The warning, once a module."""
         if self._warned:
             return
         self._warned = True
+        late_counts.forget(self)
         warnings.warn(
             f"TSLoss: all points coincide in {count} of {clouds} "
             "clouds: their loss and gradient are 0, and no topological loss can separate them. "
