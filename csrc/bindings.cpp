@@ -211,8 +211,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("symmetry_tolerance"), py::arg("deaths"), py::arg("edges"), py::arg("findings"),
       py::arg("workspace"), py::arg("batch"), py::arg("n"), py::arg("device"), py::arg("stream"));
   m.attr("has_cuda") = true;
+  m.attr("cuda_architectures") = TSLOSS_CUDA_ARCHITECTURES;
 #else
   m.attr("has_cuda") = false;
+  m.attr("cuda_architectures") = "";
 #endif
   m.attr("compiler") = TSLOSS_COMPILER;
 }

@@ -33,6 +33,7 @@ import tsloss_fast
 from tsloss_fast import _core, doctor
 assert tsloss_fast.__file__.startswith({path!r}[0]), tsloss_fast.__file__
 assert _core.has_cuda
+assert doctor.report()["cuda kernels"] == "built for sm_90 and later", doctor.report()
 print(tsloss_fast.h0_persistence(torch.tensor([[0.0], [1.0], [3.0]])).deaths.tolist())
 for op in ("h0", "h0_backward", "h0_from_distances"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key("tsloss_fast::" + op, "CUDA")

@@ -17,7 +17,7 @@ from clouds import crowded
 from oracles import METRICS
 from torch import Tensor
 
-from tsloss_fast import TSLoss, barcode, h0_persistence
+from tsloss_fast import TSLoss, _core, barcode, doctor, h0_persistence
 
 FORMS: dict[str, Callable[[], TSLoss]] = {
     "exact": lambda: TSLoss(compactness=0.3, reference=1.0),
@@ -164,3 +164,73 @@ def test_operators_refuse_what_the_kernels_cannot_read() -> None:
         with pytest.raises((ValueError, TypeError, RuntimeError, IndexError)) as caught:
             call()
         assert len(str(caught.value)) > 20, k
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """What the doctor says of a build with CUDA kernels, and of devices."""
+
+    def report(architectures: str | None, *capabilities: tuple[int, int]) -> dict[str, str]:
+        monkeypatch.setattr(_core, "has_cuda", architectures is not None)
+        monkeypatch.setattr(_core, "cuda_architectures", architectures or "")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda k: capabilities[k])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda k: f"GPU {k}")
+        return doctor.report()
+
+    return report
+
+
+def test_the_doctor_says_what_the_cuda_kernels_were_built_for(
+    machine: Callable[..., dict[str, str]],
+) -> None:
+    for built, expected in {
+        "80-real 90-real 120": "built for sm_80, sm_90, sm_120 and later",
+        "90a-real": "built for sm_90a",
+        "86-virtual": "built for sm_86 and later, translated",
+        "native": "built for native",
+    }.items():
+        assert machine(built)["cuda kernels"] == expected
+    without = machine(None)
+    assert without["cuda kernels"].startswith("not built (CPU kernels only; TSLOSS_CUDA=ON pip")
+    assert without["cuda device"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("80-real", (8, 0), True),
+        ("80-real", (8, 9), True),
+        ("86-real", (8, 0), False),
+        ("80-real", (9, 0), False),
+        ("80", (9, 0), True),
+        ("80-virtual", (12, 0), True),
+        ("120-virtual", (9, 0), False),
+        ("100", (12, 0), True),
+        ("90a-real", (9, 0), True),
+        ("90a", (10, 0), False),
+        ("75-real 90-real", (9, 0), True),
+        ("native", (7, 5), True),
+    ],
+)
+def test_the_doctor_knows_a_device_that_the_kernels_were_not_built_for(
+    machine: Callable[..., dict[str, str]], built: str, capability: tuple[int, int], runs: bool
+) -> None:
+    number = f"{capability[0]}{capability[1]}"
+    said = machine(built, capability)["cuda device"]
+    if runs:
+        assert said == f"GPU 0 (sm_{number})"
+    else:
+        assert said.startswith(f"GPU 0 (sm_{number}, which the kernels were not built for")
+        assert f"-DCMAKE_CUDA_ARCHITECTURES={number} " in said
+    assert machine(None, capability)["cuda device"] == f"GPU 0 (sm_{number})"
+
+
+def test_the_doctor_names_every_device(machine: Callable[..., dict[str, str]]) -> None:
+    said = machine("90-real", (9, 0), (8, 0))["cuda device"]
+    assert said.startswith("GPU 0 (sm_90), GPU 1 (sm_80, which the kernels were not built for")
+
+
+def test_this_build_knows_its_architectures_if_it_has_cuda_kernels() -> None:
+    assert bool(_core.cuda_architectures) == _core.has_cuda

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 compiler: str
 has_cuda: bool
+cuda_architectures: str  # as CMake has them, with spaces between
 
 def h0_forward(
     dtype: int,

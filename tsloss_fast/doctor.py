@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 
 import torch
 
@@ -29,14 +30,43 @@ def _isa() -> str:
     return f"{name}{forced}; supported here: {', '.join(_core.supported_isas())}"
 
 
+def _architecture(name: str) -> str:
+    """What CMake calls "90-real" or "120", for a reader."""
+    number, _, kind = name.partition("-")
+    if not re.fullmatch(r"\d+[a-z]?", number):
+        return name
+    return f"sm_{number}" + {"real": "", "": " and later"}.get(kind, " and later, translated")
+
+
+def _runs_on(name: str, capability: tuple[int, int]) -> bool:
+    """Whether code for an architecture of CMake's runs on a device: machine code on its generation
+    from its number on, translated code on anything later. Other words ("native") may be any."""
+    found = re.fullmatch(r"(\d+)(\d)(a?)(-real|-virtual)?", name)
+    if not found:
+        return True
+    built = int(found[1]), int(found[2])
+    if found[3]:
+        return built == capability
+    return built <= capability and (found[4] != "-real" or built[0] == capability[0])
+
+
 def _cuda() -> tuple[str, str]:
-    kernels = "built" if _core.has_cuda else "not built (CPU kernels only)"
+    built = _core.cuda_architectures.split()
+    kernels = "not built (CPU kernels only; TSLOSS_CUDA=ON pip install . builds them)"
+    if _core.has_cuda:
+        kernels = f"built for {', '.join(map(_architecture, built))}"
     if not torch.cuda.is_available():
         return kernels, "none"
     names = []
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
-        names.append(f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})")
+        about = f"sm_{major}{minor}"
+        if _core.has_cuda and not any(_runs_on(name, (major, minor)) for name in built):
+            about += (
+                ", which the kernels were not built for: "
+                f"CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES={major}{minor} builds them"
+            )
+        names.append(f"{torch.cuda.get_device_name(index)} ({about})")
     return kernels, ", ".join(names)
 
 
