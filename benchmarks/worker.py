@@ -33,9 +33,8 @@ class WorkerError(RuntimeError):
     """The measuring process could not start; the message is its last line."""
 
 
-def main() -> None:
-    """Measure what the JSON in the first argument asks for; one line of JSON for each event."""
-    task = json.loads(sys.argv[1])
+def assignment() -> tuple[dict[str, Any], Callable[..., None]]:
+    """In a measuring process: its task, and what tells the parent of an event."""
     # Libraries may print: only this descriptor speaks to the parent.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -44,6 +43,12 @@ def main() -> None:
         channel.write(json.dumps(event) + "\n")
         channel.flush()
 
+    return json.loads(sys.argv[1]), tell
+
+
+def main() -> None:
+    """Measure what the task asks for."""
+    task, tell = assignment()
     import torch
 
     torch.set_num_threads(task["threads"])
@@ -103,7 +108,7 @@ def supervise(
             "failures": failures,
         }
         at, label = "", ""
-        with _Process(task, {**os.environ, **pinned(threads, isa, same_isa=same_isa)}) as process:
+        with Process(task, {**os.environ, **pinned(threads, isa, same_isa=same_isa)}) as process:
             for event in process.events():
                 if "machine" in event:
                     if not known_machine:
@@ -127,21 +132,28 @@ def supervise(
             yield failed_row(remaining.pop(at), f"the measuring process {reason}")
 
 
-class _Process:
-    """A measuring process: its events, and how it ended."""
+class Process:
+    """A measuring process, which calls `entry` of a module: its events, and how it ended."""
 
-    def __init__(self, task: dict[str, Any], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        task: dict[str, Any],
+        environment: dict[str, str],
+        module: str = __name__,
+        entry: str = "main",
+    ) -> None:
         # The parent's path, not the working directory: a source tree must not hide the package.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {entry}; {entry}()"
+        without_site = ["-S"] * sys.flags.no_site
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(task)],
+            [sys.executable, *without_site, "-c", code, json.dumps(task)],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
         )
         self._lines: queue.Queue[bytes | None] = queue.Queue()
-        self._silent = False
+        self._waited: float | None = None  # in vain
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -150,12 +162,16 @@ class _Process:
             self._lines.put(line)
         self._lines.put(None)
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(
+        self, patience: Callable[[], float] = lambda: PATIENCE_SECONDS
+    ) -> Iterator[dict[str, Any]]:
+        """Until its end, or until it has said nothing for as many seconds as there is patience."""
         while True:
+            seconds = max(patience(), 0.0)
             try:
-                line = self._lines.get(timeout=PATIENCE_SECONDS)
+                line = self._lines.get(timeout=seconds)
             except queue.Empty:
-                self._silent = True
+                self._waited = seconds
                 self._process.kill()
                 return
             if line is None:
@@ -165,15 +181,19 @@ class _Process:
     def ending(self) -> str:
         """How the process ended, as the end of a sentence."""
         code = self._process.wait()
-        if self._silent:
-            return f"gave no answer for {PATIENCE_SECONDS:.0f} s"
+        if self._waited is not None:
+            return f"gave no answer for {self._waited:.0f} s"
         if code < 0:
             return f"was ended by signal {signal.Signals(-code).name}"
-        self._errors.seek(0)
-        last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        last = self.errors().strip().splitlines()[-1:]
         return f"ended with status {code}" + "".join(f": {line}" for line in last)
 
-    def __enter__(self) -> _Process:
+    def errors(self) -> str:
+        """All that it wrote to stderr."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def __enter__(self) -> Process:
         return self
 
     def __exit__(self, *_: object) -> None:
