@@ -98,7 +98,7 @@ class HostKernels:
         fill: int = 255,
     ) -> None:
         """How threads take turns, and what fresh memory holds."""
-        self._library.set_options(ORDERS[order], ctypes.c_uint64(seed), preempt, resident, -1, fill)
+        self._library.set_options(ORDERS[order], ctypes.c_uint64(seed), preempt, resident, fill)
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, name)(*arguments):
@@ -125,9 +125,10 @@ class HostKernels:
         shared: int = SHARED,
         small: int = 512,
         stored: int = 8192,
+        fused: int = 100,
     ) -> Outcome:
-        """points (B, N, D). Clouds of up to `small` points have a block each; keys of up to
-        `stored` points are stored."""
+        """points (B, N, D). Clouds of up to `small` points have a block each, those of up to
+        `fused` points have no kernels for their keys; keys of up to `stored` points are stored."""
         points = points.contiguous()
         batch, n, dim = points.shape
         kind = torch.float64 if points.dtype is torch.float64 else torch.float32
@@ -140,7 +141,7 @@ class HostKernels:
             *map(ctypes.c_int64, (batch, n, dim)),
             *map(_pointer, (points, valid, *out)),
             processors,
-            *map(ctypes.c_int64, (shared, small, stored)),
+            *map(ctypes.c_int64, (shared, small, stored, fused)),
         )
         return out
 

@@ -50,7 +50,7 @@ class FakeNative:
         points, lengths, deaths, edges, findings, _, batch, n, dim, device, stream = rest
         assert (device, stream) == (0, 77)
         self._call("forward", number, metric, (batch, n, dim), points, lengths, deaths, edges,
-                   findings, 4, (cuda_host.SHARED, 512, 8192))  # fmt: skip
+                   findings, 4, (cuda_host.SHARED, 512, 8192, 100))  # fmt: skip
 
     def cuda_h0_backward(self, number: int, metric: int, *rest: int) -> None:
         grad, points, deaths, edges, out, _, batch, n, dim, device, stream = rest

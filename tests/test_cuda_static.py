@@ -19,21 +19,25 @@ TABLE = ROOT / "csrc/cuda/kernels.md"
 # Capabilities". All have 65536 registers, given to warps in units of 256.
 WARPS = {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}
 SHARED_KIB = {80: 164, 86: 100, 89: 100, 90: 228, 100: 228, 120: 100}
-# Threads of a block, and the least share of a multiprocessor's warps that must fit. The tree of a
-# cloud is a block of its own and lives on shared memory: one block is what is asked for.
+# Threads of a block (the largest), and the least share of a multiprocessor's warps that must fit.
+# The tree of a cloud is a block of its own and lives on shared memory: one block is what is asked
+# for.
 KERNELS = {
     "distance_tiles": (256, 0.3),
     "sum_splits": (256, 0.5),
     "clear_facts": (256, 0.75),
     "look_at_points": (256, 0.35),
     "cloud_tree": (512, 0.25),
+    "small_cloud": (352, 0.15),
+    "sum_slices": (352, 0.15),
+    "add_parts": (128, 0.75),
     "clear_forest": (256, 0.5),
     "bound_segments": (256, 0.5),
     "bound_tiles": (256, 0.3),
     "find_least_keys": (256, 0.25),
     "decide_contests": (256, 0.25),
     "join_components": (1024, 0.5),
-    "rank_bars": (256, 0.5),
+    "rank_bars": (128, 0.5),
     "look_at_matrices": (256, 0.5),
     "find_incident_edges": (1024, 0.5),
     "route_gradient": (128, 0.25),

@@ -130,9 +130,9 @@ def has_kernel(device: torch.device) -> bool:
             return True
         raise RuntimeError(
             "points are on a CUDA device, but this build of tsloss_fast has CPU kernels only; "
-            "build it from source where the CUDA toolkit is (TSLOSS_CUDA=ON pip install .), or call "
-            "h0_persistence(points.cpu()), or tsloss_fast.reference.h0_persistence(points) for the "
-            "slow plain-torch implementation on the device"
+            "build it from source where the CUDA toolkit is (TSLOSS_CUDA=ON pip install .), or "
+            "call h0_persistence(points.cpu()), or tsloss_fast.reference.h0_persistence(points) "
+            "for the slow plain-torch implementation on the device"
         )
     return False
 

@@ -69,52 +69,137 @@ __global__ void __launch_bounds__(kIncidenceThreads)
   }
 }
 
-// What an edge gives to one coordinate of its point x, the other end being y.
-template <class P, class D>
-__device__ __forceinline__ D slope(Metric metric, D g, D death, D x, D y) {
-  if (metric == Metric::kManhattan) return x > y ? g : x < y ? -g : death != death ? death : D{0};
-  if (metric == Metric::kSqeuclidean) return 2 * g * (x - y);
-  if (death == 0) return 0;  // coincident points
-  const D weight = g / death;
-  const bool small = fabs(death) < D(sizeof(D) == 4 ? 1.17549435e-38 : 2.2250738585072014e-308);
-  if (!small && (fabs(weight) <= D(sizeof(D) == 4 ? 3.40282347e+38 : 1.7976931348623157e308) ||
-                 !(fabs(g) <= D(sizeof(D) == 4 ? 3.40282347e+38 : 1.7976931348623157e308)))) {
-    return weight * (x - y);
-  }
-  return static_cast<D>(
-      static_cast<double>(g) *
-      ((static_cast<double>(x) - static_cast<double>(y)) / static_cast<double>(death)));
+// 1 / x to the last digit or two, for 1 <= x < 2^60. A division would be a call of a function, for
+// which the registers of the sums would have to be saved.
+__device__ __forceinline__ float inverse_of(float x) {
+  const float r = rough_inverse(x);
+  return __fmaf_rn(r, __fmaf_rn(-x, r, 1), r);
 }
+__device__ __forceinline__ double inverse_of(double x) {
+  double r = static_cast<double>(rough_inverse(static_cast<float>(x)));
+  for (int step = 0; step < 2; ++step) r = fma(r, fma(-x, r, 1.0), r);
+  return r;
+}
+
+// 2^exponent as two factors, which are in the range of float for the exponents of float.
+struct PowerOfTwo {
+  double one, two;
+
+  __device__ explicit PowerOfTwo(int exponent)
+      : one(power_of_two(exponent / 2)), two(power_of_two(exponent - exponent / 2)) {}
+  template <class D>
+  __device__ __forceinline__ D times(D x) const {
+    return x * static_cast<D>(one) * static_cast<D>(two);
+  }
+};
+
+// What an edge of length `death` gives to the coordinates of one end.
+template <class D>
+struct Slope {
+  bool absolute;
+  D weight;
+  PowerOfTwo power{0};  // the difference of the coordinates is multiplied with both
+  D at_tie;             // under the Manhattan metric
+
+  __device__ Slope(Metric metric, D g, D death)
+      : absolute(metric == Metric::kManhattan), weight(g), at_tie(death != death ? death : D{0}) {
+    if (metric == Metric::kSqeuclidean) weight = 2 * g;
+    if (metric != Metric::kEuclidean) return;
+    if (death == 0) weight = 0;  // coincident points
+    if (death != death) weight = death;
+    if (!(death > 0 && static_cast<double>(death) <= kLargestDouble)) return;
+    // g / death may leave the range though the gradient does not: divide by a number near 1.
+    const int exponent = exponent_of(static_cast<double>(death));
+    power = PowerOfTwo(-exponent);
+    weight = g * inverse_of(power.times(death));
+  }
+
+  __device__ __forceinline__ D at(D x, D y) const {
+    if (absolute) return x > y ? weight : x < y ? -weight : at_tie;
+    return weight * power.times(x - y);
+  }
+};
 
 __device__ __forceinline__ double add_warp(double sum) {
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kAll, sum, step);
   return sum;
 }
 
+// What a gradient is added up in.
+template <class D, bool kCosine>
+struct Sums {
+  using Type = D;
+};
+template <class D>
+struct Sums<D, true> {
+  using Type = double;
+};
+
+// x / |x| of a point that is not 0, coordinate by coordinate.
+template <class P>
+struct Direction {
+  const P* x;
+  PowerOfTwo power;
+  double inverse;  // of the norm, but for the power
+
+  // For a whole warp.
+  __device__ Direction(const P* point, int64_t dim) : x(point), power(0), inverse(0) {
+    int exponent = 0;
+    const double norm = scaled_norm(point, dim, &exponent);
+    power = PowerOfTwo(-exponent);
+    inverse = inverse_of(norm);
+  }
+  __device__ __forceinline__ double at(int64_t k) const {
+    return power.times(static_cast<double>(widen(x[k]))) * inverse;
+  }
+};
+
 // Of the cosine distance at x, for unit vectors u of x and v of y, with d = |u - v|^2 / 2: the
 // vector ((u - v) - d u) / |x|. No digits are lost where u and v are nearly parallel.
-template <class P, class D>
-__device__ void add_cosine_slope(const P* x, double norm_x, const P* y, int64_t dim, double g,
-                                 int64_t k_of_lane, double* sums, int count) {
-  const double norm_y = normalise<P>(y, dim, nullptr);
+template <class P>
+__device__ void add_cosine_slope(const Direction<P>& u, const Direction<P>& v, int64_t dim,
+                                 double g, int64_t k_of_lane, double* sums, int count) {
   double death = 0;
   for (int64_t k = threadIdx.x % 32; k < dim; k += 32) {
-    const double gap = widen(x[k]) / norm_x - widen(y[k]) / norm_y;
+    const double gap = u.at(k) - v.at(k);
     death += gap * gap;
   }
   death = 0.5 * add_warp(death);
+  const double weight = u.power.times(g * u.inverse);
   for (int s = 0; s < count; ++s) {
     const int64_t k = k_of_lane + 32 * s;
     if (k >= dim) break;
-    const double u = widen(x[k]) / norm_x, v = widen(y[k]) / norm_y;
-    sums[s] += g / norm_x * ((u - v) - death * u);
+    const double at = u.at(k);
+    sums[s] += weight * ((at - v.at(k)) - death * at);
+  }
+}
+
+// For a whole warp, body(other end, place of the edge) for each edge at a vertex, in the order of
+// the deaths: of `list`, or if that is null of all edges. A lane looks at an edge.
+template <class F>
+__device__ __forceinline__ void for_edges_at(int vertex, const int64_t* edges, const int* list,
+                                             int count, F&& body) {
+  const int lane = threadIdx.x % 32;
+  for (int base = 0; base < count; base += 32) {
+    int edge = -1;
+    int64_t other = -1;
+    if (base + lane < count) {
+      edge = list ? list[base + lane] : base + lane;
+      const int64_t one = edges[2 * edge], two = edges[2 * edge + 1];
+      if (one == vertex || two == vertex) other = one == vertex ? two : one;
+    }
+    for (u32 hits = __ballot_sync(kAll, other >= 0); hits; hits &= hits - 1) {
+      const int from = __ffs(static_cast<int>(hits)) - 1;
+      body(__shfl_sync(kAll, other, from), __shfl_sync(kAll, edge, from));
+    }
   }
 }
 
 // grad_points (clouds, points, dim), overwritten whole. A warp for each vertex and slice of
-// coordinates. Grid: (any, slices, clouds).
-template <class P, class D>
-__global__ void __launch_bounds__(128)
+// coordinates. `start` and `incident` are from find_incident_edges, or null. Grid: (any, slices,
+// clouds).
+template <class P, class D, bool kCosine>
+__global__ void __launch_bounds__(128, 4)
     route_gradient(Metric metric, const D* grad, const P* points, const D* deaths,
                    const int64_t* edges, Batch batch, const int* start, const int* incident,
                    P* out) {
@@ -125,38 +210,40 @@ __global__ void __launch_bounds__(128)
   const int64_t slices = (dim + kGradientSlice - 1) / kGradientSlice;
   for (int64_t c = blockIdx.z; c < batch.clouds; c += gridDim.z) {
     const P* x = points + c * n * dim;
-    const int64_t* e = edges + 2 * c * bars;
     for (int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32; i < n;
          i += static_cast<int>(gridDim.x * (blockDim.x / 32))) {
-      const double norm = metric == Metric::kCosine ? normalise<P>(x + i * dim, dim, nullptr) : 0;
+      const P* mine = x + i * dim;
+      const int* first_of = start ? start + c * (n + 1) + i : nullptr;
+      const int* list = start ? incident + 2 * c * bars + first_of[0] : nullptr;
+      const int count = start ? first_of[1] - first_of[0] : static_cast<int>(bars);
       for (int64_t s = blockIdx.y; s < slices; s += gridDim.y) {
         const int64_t first = s * kGradientSlice + lane;
-        D sums[kPerLane] = {};
-        double wide[kPerLane] = {};
-        for (int q = start[c * (n + 1) + i]; q < start[c * (n + 1) + i + 1]; ++q) {
-          const int edge = incident[2 * c * bars + q];
-          const int64_t j = e[2 * edge] == i ? e[2 * edge + 1] : e[2 * edge];
-          const D g = grad[c * bars + edge], death = deaths[c * bars + edge];
-          const P* y = x + j * dim;
-          if (metric == Metric::kCosine) {
-            add_cosine_slope<P, D>(x + i * dim, norm, y, dim, static_cast<double>(g), first, wide,
-                                   kPerLane);
-            continue;
-          }
-#pragma unroll
-          for (int p = 0; p < kPerLane; ++p) {
-            const int64_t k = first + 32 * p;
-            if (k < dim) {
-              sums[p] += slope<P, D>(metric, g, death, static_cast<D>(widen(x[i * dim + k])),
-                                     static_cast<D>(widen(y[k])));
-            }
-          }
-        }
+        typename Sums<D, kCosine>::Type sums[kPerLane] = {};
+        D own[kPerLane] = {};
 #pragma unroll
         for (int p = 0; p < kPerLane; ++p) {
           const int64_t k = first + 32 * p;
-          const D sum = metric == Metric::kCosine ? static_cast<D>(wide[p]) : sums[p];
-          if (k < dim) out[(c * n + i) * dim + k] = narrow(sum, P{});
+          if (!kCosine && k < dim) own[p] = static_cast<D>(widen(mine[k]));
+        }
+        for_edges_at(i, edges + 2 * c * bars, list, count, [&](int64_t j, int edge) {
+          const P* y = x + j * dim;
+          const D g = grad[c * bars + edge];
+          if constexpr (kCosine) {
+            add_cosine_slope(Direction<P>(mine, dim), Direction<P>(y, dim), dim,
+                             static_cast<double>(g), first, sums, kPerLane);
+          } else {
+            const Slope<D> slope(metric, g, deaths[c * bars + edge]);
+#pragma unroll
+            for (int p = 0; p < kPerLane; ++p) {
+              const int64_t k = first + 32 * p;
+              if (k < dim) sums[p] += slope.at(own[p], static_cast<D>(widen(y[k])));
+            }
+          }
+        });
+#pragma unroll
+        for (int p = 0; p < kPerLane; ++p) {
+          const int64_t k = first + 32 * p;
+          if (k < dim) out[(c * n + i) * dim + k] = narrow(static_cast<D>(sums[p]), P{});
         }
       }
     }

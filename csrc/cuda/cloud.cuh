@@ -39,8 +39,12 @@ struct PointCloud {
   double scale;
   bool robust;  // squares leave the range of double: exact keys are lengths
 
+  __device__ __forceinline__ Staged scaled(P x) const {
+    const auto wide = widen(x);
+    return scale == 1 ? Staged(wide) : static_cast<Staged>(static_cast<double>(wide) * scale);
+  }
   __device__ __forceinline__ Staged staged(int64_t i, int64_t k) const {
-    return static_cast<Staged>(static_cast<double>(widen(points[i * dim + k])) * scale);
+    return scaled(points[i * dim + k]);
   }
 
   // For whole warps; each half of one may have a pair of its own.

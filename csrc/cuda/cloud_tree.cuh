@@ -9,7 +9,7 @@
 // keys of those within are computed.
 #pragma once
 
-#include "cuda/distances.cuh"
+#include "cuda/block_keys.cuh"
 
 namespace tsloss {
 namespace cuda {
@@ -257,6 +257,19 @@ __device__ void write_bars(const Cloud& cloud, int n, Length how, Vertex* v, con
   }
 }
 
+// What is written where there is no tree: findings, padding, and NaN for a cloud with a problem.
+// Returns whether there is one.
+template <class D>
+__device__ bool begin_bars(const Bars<D>& bars, int n, u64 problem, int64_t first, int64_t second,
+                           int64_t* finding) {
+  const bool good = problem == kNoExact;
+  if (threadIdx.x == 0) {
+    put_finding(finding, good ? 0 : static_cast<int64_t>(problem & 0xff), first, second);
+  }
+  bars.fill(good ? max(n - 1, 0) : 0, n - 1, threadIdx.x, blockDim.x);
+  return good && n > 1;
+}
+
 // keys: (clouds, cloud_stride) with fast keys (points, points) at the beginning of each cloud's.
 // in_shared: whether they are copied to dynamic shared memory, which has room for the vertices and,
 // if so, for them. A block for each cloud. `Clouds` makes a cloud of its number.
@@ -273,13 +286,10 @@ __global__ void __launch_bounds__(kTreeThreads, 1)
   const int n = batch.valid(c);
   const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
   const u64 problem = facts[c].problem;
-  if (threadIdx.x == 0) {
-    put_finding(findings + 3 * c, problem == kNoExact ? 0 : static_cast<int64_t>(problem & 0xff),
-                clouds.first(problem, batch), clouds.second(problem, batch));
+  if (!begin_bars(bars, n, problem, clouds.first(problem, batch), clouds.second(problem, batch),
+                  findings + 3 * c)) {
+    return;
   }
-  const bool good = problem == kNoExact;
-  bars.fill(good ? max(n - 1, 0) : 0, n - 1, threadIdx.x, blockDim.x);
-  if (!good || n < 2) return;
   const auto cloud = clouds.cloud(c, batch, facts[c]);
   const float* mine = keys + c * cloud_stride;
   if (in_shared) {
@@ -305,6 +315,72 @@ struct PointClouds {
   }
   __device__ int64_t second(u64, const Batch&) const { return -1; }
 };
+
+// Sums that blocks before have left, and what those saw; or nothing, if `count` is 0.
+struct Slices {
+  const float* sums;   // (clouds, any, 16 tiles)
+  const Facts* facts;  // (clouds, any)
+  int stored;          // for each cloud
+  int count;           // of sums that are not yet added
+};
+
+// Everything for clouds of up to kFusedCloud points, which are read once unless `slices` has the
+// sums. `known`: facts, or null. A block for each cloud. Dynamic shared memory has the vertices,
+// the keys, and two chunks of the points.
+template <class P, Term kTerm, class D>
+__global__ void __launch_bounds__(kFusedThreads, sizeof(P) == 8 || kTerm == Term::kAbsolute ? 1 : 2)
+    small_cloud(PointClouds<P, kTerm> clouds, Batch batch, const Facts* known, Slices slices,
+                Tiling tiling, Band band, Length how, D* deaths, int64_t* edges,
+                int64_t* findings) {
+  using S = typename PointCloud<P, kTerm>::Staged;
+  TSLOSS_DYNAMIC_SHARED(memory);
+  TSLOSS_SHARED(u32, found, 1);
+  TSLOSS_SHARED(Facts, seen, 1);
+  Vertex* v = reinterpret_cast<Vertex*>(memory);
+  float* keys = reinterpret_cast<float*>(memory + bytes_of_vertices(batch.points));
+  float* sums = keys + (batch.points * batch.points + 3) / 4 * 4;
+  const int64_t c = blockIdx.x;
+  const int n = batch.valid(c);
+  const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
+
+  // The first time as the numbers are, and once more if they have to be scaled.
+  bool there = slices.count > 0;
+  double scale = 1;
+  for (;;) {
+    if (threadIdx.x == 0) *seen = {kNoExact, 0, kNoExact};
+    __syncthreads();
+    if (there) {
+      const Facts* of_slice = slices.facts + c * slices.stored;
+      u64 problem = kNoExact, largest = 0, smallest = kNoExact;
+      for (int s = threadIdx.x; s < slices.stored; s += blockDim.x) {
+        problem = min(problem, of_slice[s].problem);
+        largest = max(largest, of_slice[s].largest);
+        smallest = min(smallest, of_slice[s].smallest);
+      }
+      join_facts(problem, largest, smallest, seen);
+    } else if (n > 0) {
+      const PointCloud<P, kTerm> cloud{clouds.points + c * batch.points * batch.dim, batch.dim,
+                                       scale, false};
+      join_facts(block_sums(cloud, n, tiling, 0, batch.dim, reinterpret_cast<S*>(sums), sums),
+                 seen);
+    }
+    __syncthreads();
+    if (known || scale != 1 || scale_of(seen->largest) == 1 || seen->problem != kNoExact) break;
+    scale = scale_of(seen->largest);
+    there = false;
+    __syncthreads();
+  }
+  const Facts facts = known ? known[c] : *seen;
+  if (!begin_bars(bars, n, facts.problem, clouds.first(facts.problem, batch), -1,
+                  findings + 3 * c)) {
+    return;
+  }
+  const int64_t stride = 16 * tiles_of(batch.points);
+  spread_keys(n, there ? slices.sums + c * slices.stored * stride : sums, there ? slices.count : 1,
+              stride, keys);
+  boruvka(clouds.cloud(c, batch, facts), keys, n, n, band, v, found);
+  write_bars(clouds.cloud(c, batch, facts), n, how, v, bars, findings + 3 * c);
+}
 
 }  // namespace cuda
 }  // namespace tsloss

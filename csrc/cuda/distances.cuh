@@ -22,36 +22,32 @@ struct alignas(16) Packed {
   S value[16 / sizeof(S)];
 };
 
-// Adds coordinates [begin, end) of a chunk to the keys of a thread; both are multiples of 4.
+// Adds coordinates [begin, end) of a chunk to the sums of a thread, whose rows and columns lie
+// `a_step` and `b_step` numbers apart. All are multiples of 16 bytes.
 template <Term kTerm, class S>
 __device__ __forceinline__ void accumulate(const S* a, int a_step, const S* b, int b_step,
-                                           int begin, int end, float (&total)[4][4]) {
+                                           int begin, int end, float (&sum)[4][4]) {
   constexpr int kWidth = 16 / static_cast<int>(sizeof(S));
-  float sum[4][4] = {};
+#pragma unroll 1  // more would not fit the registers of two blocks
   for (int k = begin; k < end; k += kWidth) {
-    Packed<S> x[4], y[4];
+    Packed<S> x[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      x[r] = *reinterpret_cast<const Packed<S>*>(a + r * a_step * kPitch<S> + k);
-      y[r] = *reinterpret_cast<const Packed<S>*>(b + r * b_step * kPitch<S> + k);
+      x[r] = *reinterpret_cast<const Packed<S>*>(a + r * a_step + k);
     }
 #pragma unroll
-    for (int w = 0; w < kWidth; ++w) {
+    for (int c = 0; c < 4; ++c) {
+      const Packed<S> y = *reinterpret_cast<const Packed<S>*>(b + c * b_step + k);
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
+      for (int w = 0; w < kWidth; ++w) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const float d = static_cast<float>(x[r].value[w] - y[c].value[w]);
+        for (int r = 0; r < 4; ++r) {
+          const float d = static_cast<float>(x[r].value[w] - y.value[w]);
           sum[r][c] =
               kTerm == Term::kSquared ? __fmaf_rn(d, d, sum[r][c]) : __fadd_rn(sum[r][c], fabsf(d));
         }
       }
     }
-  }
-#pragma unroll
-  for (int r = 0; r < 4; ++r) {
-#pragma unroll
-    for (int c = 0; c < 4; ++c) total[r][c] = __fadd_rn(total[r][c], sum[r][c]);
   }
 }
 
@@ -80,7 +76,12 @@ __device__ __forceinline__ void tile_keys(const Cloud& cloud, Row row, Column co
     stage(cloud, kTile, row, k, end, a);
     stage(cloud, kTile, column, k, end, b);
     __syncthreads();
-    accumulate<Cloud::kTerm>(a + y * kWide, 16, b + x * kWide, 16, 0, kChunk, keys);
+    float sum[4][4] = {};
+    accumulate<Cloud::kTerm>(a + y * kWide, 16 * kWide, b + x * kWide, 16 * kWide, 0, kChunk, sum);
+#pragma unroll
+    for (int e = 0; e < 16; ++e) {
+      keys[e / 4][e % 4] = __fadd_rn(keys[e / 4][e % 4], sum[e / 4][e % 4]);
+    }
     __syncthreads();
   }
 }

@@ -15,7 +15,7 @@ namespace tsloss {
 namespace cuda {
 
 constexpr int kJoinThreads = 1024;
-constexpr int kRankThreads = 256;
+constexpr int kRankThreads = 128;
 
 struct Link {
   u64 edge;   // smaller point << 32 | larger point
@@ -398,7 +398,7 @@ __global__ void __launch_bounds__(kJoinThreads) join_components(Batch batch, For
 // Bars in the order of (death, smaller point, larger point): each edge counts those before it.
 // Grid: (bars / kRankThreads, clouds).
 template <class Clouds, class D>
-__global__ void __launch_bounds__(kRankThreads, 4)
+__global__ void __launch_bounds__(kRankThreads, 8)
     rank_bars(Clouds clouds, Batch batch, const Facts* facts, Forest forests, Length how, D* deaths,
               int64_t* edges, int64_t* findings) {
   TSLOSS_SHARED(u64, deaths_of_tile, kRankThreads);

@@ -11,11 +11,10 @@ constexpr int kMatrixTile = 32;
 // What is wrong with entry (i, j), which is `a`, its mirror image being `b`; NaN fails comparisons.
 __device__ __forceinline__ int problem_of_entry(double a, double b, bool diagonal, bool above,
                                                 double tolerance) {
-  constexpr double kLargest = 1.7976931348623157e308;
-  if (!(fabs(a) <= kLargest)) return kNonFinite;
+  if (!(fabs(a) <= kLargestDouble)) return kNonFinite;
   if (diagonal) return a == 0 ? 0 : kDiagonal;
   if (a < 0) return kNegative;
-  if (!above || !(b >= 0 && b <= kLargest)) return 0;  // said of the mirror image
+  if (!above || !(b >= 0 && b <= kLargestDouble)) return 0;  // said of the mirror image
   return fabs(a - b) <= tolerance * fmax(a, b) ? 0 : kAsymmetric;
 }
 

@@ -21,6 +21,7 @@ constexpr int kChunk = 32;  // coordinates that are added up before their sum jo
 // Exact keys of double stay clear of underflow and overflow between these; see Facts.
 constexpr double kLeast = 0x1p-420;
 constexpr double kMost = 0x1p+480;
+constexpr double kLargestDouble = 1.7976931348623157e308;
 
 // What is wrong with a cloud; see ../tsloss.h.
 constexpr int kNonFinite = 1;
@@ -38,6 +39,15 @@ __device__ __forceinline__ double double_of(u64 bits) {
   return __longlong_as_double(static_cast<long long>(bits));
 }
 
+// 2^exponent, and the exponent of a number above 0 (as ilogb, without a call).
+__device__ __forceinline__ double power_of_two(int exponent) {  // of a normal number
+  return double_of(static_cast<u64>(exponent + 1023) << 52);
+}
+__device__ __forceinline__ int exponent_of(double x) {
+  const bool small = x < 0x1p-1022;
+  return static_cast<int>(bits_of(small ? x * 0x1p54 : x) >> 52) - (small ? 1077 : 1023);
+}
+
 // Of one cloud, filled in by atomics.
 struct Facts {
   u64 problem;   // smallest (index << 8 | what); kNoExact: none. `index` is a point or an entry.
@@ -51,7 +61,7 @@ __device__ __forceinline__ double scale_of(u64 largest) {
   const int exponent = static_cast<int>(largest >> 52) - 1023;
   if (exponent >= -30 && exponent < 40) return 1;
   const int shift = exponent < -1000 ? 1000 : -exponent;
-  return double_of(static_cast<u64>(shift <= -1023 ? 1 : shift + 1023) << 52);
+  return power_of_two(shift <= -1023 ? -1022 : shift);
 }
 
 // The largest fast key that a pair can have whose exact key is at most that of one with fast key
@@ -64,8 +74,9 @@ struct Band {
   }
 };
 
-inline Band band_for(int64_t dim, int parts) {
-  const float units = static_cast<float>(kChunk + dim / kChunk + parts + 16);
+// `roundings`: additions on the longest way through a sum.
+inline Band band_for(int64_t dim, int64_t roundings) {
+  const float units = static_cast<float>(roundings + 16);
   return {1 + units * 0x1p-23f, static_cast<float>(dim > 1 ? dim : 1) * 0x1p-110f};
 }
 
@@ -93,8 +104,8 @@ __device__ inline double robust_length(const double* x, const double* y, int64_t
   for (int step = 8; step > 0; step /= 2) {
     largest = fmax(largest, __shfl_xor_sync(kAll, largest, step));
   }
-  const bool plain = largest == 0 || !(largest <= 1.7976931348623157e308);
-  const int exponent = plain ? 0 : ilogb(largest);
+  const bool plain = largest == 0 || !(largest <= kLargestDouble);
+  const int exponent = plain ? 0 : exponent_of(largest);
   double sum = 0;
   for (int64_t k = threadIdx.x & 15; k < dim; k += 16) {
     const double d = scalbn(x[k] - y[k], -exponent);

@@ -17,9 +17,11 @@ namespace cuda {
 struct Device {
   int processors;           // multiprocessors
   int64_t shared_of_block;  // bytes, opted in
-  // Clouds of up to `small` points have a block each; keys of up to `stored` points are stored.
+  // Clouds of up to `small` points have a block each, and those of up to `fused` points need little
+  // else; keys of up to `stored` points are stored.
   int64_t small = kSmallCloud;
   int64_t stored = 8192;
+  int64_t fused = kFusedCloud;
 };
 
 // Parts of one allocation. With a null base it only counts.
@@ -44,7 +46,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t kMostKeys = int64_t{1} << 26;  // numbers of a piece of a batch: 256 MiB
 constexpr int64_t kMostGrid = 65535;             // of the second and third dimension
 
-constexpr int64_t kMostSegments = 512;  // of a row
+constexpr int64_t kMostSegments = 512;   // of a row
+constexpr int64_t kMostAdded = 1 << 15;  // sums that the block of a small cloud adds by itself
 
 // How a batch is cut up.
 struct TreePlan {
@@ -135,13 +138,14 @@ template <class Keys, class Clouds, class D, class Launch>
 void grow_forest(Launch& launch, const TreePlan& plan, Keys keys, Clouds clouds, const Batch& batch,
                  const Facts* facts, Forest forest, Band band, Length how, const Outputs<D>& out) {
   const dim3 rows = grid_of(ceil_div(batch.points, 8), batch.clouds);
+  const int64_t joining = std::min<int64_t>(ceil_div(batch.points, 32) * 32, kJoinThreads);
   for (int round = 0; round < plan.rounds; ++round) {
     launch("find_least_keys", find_least_keys<Keys>, rows, dim3(256), 0, keys, batch, facts, band,
            forest);
     launch("decide_contests", decide_contests<Keys, Clouds>, rows, dim3(256), 0, keys, clouds,
            batch, facts, band, forest);
     launch("join_components", join_components, dim3(static_cast<unsigned>(batch.clouds)),
-           dim3(kJoinThreads), 0, batch, forest);
+           dim3(static_cast<unsigned>(joining)), 0, batch, forest);
   }
   launch("rank_bars", rank_bars<Clouds, D>,
          dim3(static_cast<unsigned>(ceil_div(batch.points, kRankThreads)),
@@ -183,13 +187,70 @@ void by_pieces(const BatchShape& shape, const TreePlan& plan, const Outputs<D>& 
   }
 }
 
+// How small clouds are cut up.
+template <class Cloud>
+struct SmallPlan {
+  static constexpr int kBytes = static_cast<int>(sizeof(typename Cloud::Staged));
+
+  Tiling tiling;
+  int64_t slices, slice;    // blocks of a cloud before that of its tree, if above 1; coordinates
+  bool added;               // by a kernel of its own
+  int64_t sums;             // of one slice of one cloud
+  int64_t staging, shared;  // bytes
+  Band band;
+
+  SmallPlan(const BatchShape& shape, const Device& device) : tiling(shape.points, kBytes) {
+    const int64_t chunks = ceil_div(std::max<int64_t>(shape.dim, 1), tiling.width);
+    // A block for each multiprocessor, unless the clouds alone are enough.
+    const int64_t wanted =
+        std::max<int64_t>(1, device.processors / std::max<int64_t>(shape.batch, 1));
+    slice = ceil_div(chunks, std::min(wanted, chunks)) * tiling.width;
+    slices = ceil_div(std::max<int64_t>(shape.dim, 1), slice);
+    sums = int64_t{16} * tiles_of(shape.points);
+    added = slices > 1 && slices * sums > kMostAdded;
+    staging = bytes_of_staging(shape.points, tiling, kBytes);
+    shared =
+        bytes_of_vertices(shape.points) + ceil_div(shape.points * shape.points, 4) * 16 + staging;
+    band = band_for(shape.dim, slice / tiling.slices + tiling.slices + slices);
+  }
+  int64_t parts() const { return slices > 1 ? slices : 0; }
+};
+
+// Trees of small clouds, by one to three kernels. `known`: their facts, or null.
+template <Term kTerm, class P, class D, class Launch>
+void small_trees(Launch& launch, const BatchShape& shape, const Device& device, const P* points,
+                 const Facts* known, bool ranged, Length how, Carver& carver, bool only_count,
+                 const Outputs<D>& out) {
+  const SmallPlan<PointCloud<P, kTerm>> plan(shape, device);
+  const int64_t n = shape.points;
+  Facts* facts = carver.take<Facts>(shape.batch * plan.parts());
+  float* sums = carver.take<float>(shape.batch * plan.parts() * plan.sums);
+  if (only_count) return;
+  const Batch batch{shape.batch, n, shape.dim, shape.lengths};
+  const dim3 threads(static_cast<unsigned>(plan.tiling.threads));
+  const unsigned clouds = static_cast<unsigned>(std::min(shape.batch, kMostGrid));
+  if (plan.slices > 1) {
+    launch("sum_slices", sum_slices<P, kTerm>, dim3(static_cast<unsigned>(plan.slices), clouds),
+           threads, plan.staging, points, batch, plan.tiling, plan.slice, sums, facts);
+    if (plan.added) {
+      launch("add_parts", add_parts, dim3(static_cast<unsigned>(ceil_div(plan.sums, 128)), clouds),
+             dim3(128), 0, batch, static_cast<int>(plan.slices), sums);
+    }
+  }
+  const Slices slices{sums, facts, static_cast<int>(plan.parts()),
+                      static_cast<int>(plan.added ? 1 : plan.parts())};
+  launch("small_cloud", small_cloud<P, kTerm, D>, dim3(static_cast<unsigned>(shape.batch)), threads,
+         plan.shared, PointClouds<P, kTerm>{points, ranged}, batch, known, slices, plan.tiling,
+         plan.band, how, out.deaths, out.edges, out.findings);
+}
+
 // The trees of clouds whose facts are known.
 template <Term kTerm, class P, class D, class Launch>
 void point_trees(Launch& launch, const BatchShape& shape, const TreePlan& plan, const P* points,
                  const Facts* facts, bool ranged, Length how, float* keys, Forest forest,
                  const Outputs<D>& out) {
   const int64_t n = shape.points;
-  const Band band = band_for(shape.dim, static_cast<int>(plan.splits));
+  const Band band = band_for(shape.dim, kChunk + shape.dim / kChunk + plan.splits);
   by_pieces(shape, plan, out, [&](int64_t c, const Batch& batch, const Outputs<D>& mine) {
     const PointClouds<P, kTerm> clouds{points + c * n * shape.dim, ranged};
     const unsigned tiles = static_cast<unsigned>(plan.tiles);
@@ -223,30 +284,49 @@ void clear(Launch& launch, int64_t clouds, Facts* facts) {
          0, clouds, facts);
 }
 
+// What clouds are made of before there are trees.
+template <class P, class Launch>
+void look(Launch& launch, const BatchShape& shape, const P* points, Facts* facts, double* units) {
+  clear(launch, shape.batch, facts);
+  if (shape.points == 0) return;
+  launch("look_at_points", look_at_points<P>,
+         dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(shape.points, 8), 1024)),
+              static_cast<unsigned>(std::min(shape.batch, kMostGrid))),
+         dim3(256), 0, points, Batch{shape.batch, shape.points, shape.dim, shape.lengths}, facts,
+         units);
+}
+
 // points -> deaths, edges and findings. Returns the bytes of workspace; with null workspace it does
 // nothing else. D: the type of the deaths.
 template <class P, class D, class Launch>
 int64_t h0_forward(Launch& launch, Metric metric, const BatchShape& shape, const Device& device,
                    const P* points, const Outputs<D>& out, void* workspace) {
   const int64_t n = shape.points;
-  const TreePlan plan(shape, device);
+  const bool count = !workspace || shape.batch == 0;
+  const bool cosine = metric == Metric::kCosine, fused = n <= std::min(device.fused, device.small);
+  const Length how = length_of(metric);
   Carver carver(workspace);
-  Facts* facts = carver.take<Facts>(shape.batch);
-  double* units =
-      metric == Metric::kCosine ? carver.take<double>(shape.batch * n * shape.dim) : nullptr;
+  Facts* facts = carver.take<Facts>(!fused || cosine ? shape.batch : 0);
+  double* units = carver.take<double>(cosine ? shape.batch * n * shape.dim : 0);
+  if (!count && (!fused || cosine)) look(launch, shape, points, facts, cosine ? units : nullptr);
+  if (fused) {
+    if (cosine) {
+      small_trees<Term::kSquared>(launch, shape, device, static_cast<const double*>(units), facts,
+                                  false, how, carver, count, out);
+    } else if (metric == Metric::kManhattan) {
+      small_trees<Term::kAbsolute>(launch, shape, device, points, nullptr, true, how, carver, count,
+                                   out);
+    } else {
+      small_trees<Term::kSquared>(launch, shape, device, points, nullptr, true, how, carver, count,
+                                  out);
+    }
+    return carver.bytes();
+  }
+  const TreePlan plan(shape, device);
   float* keys = carver.take<float>(plan.piece * plan.keys_of_cloud(n));
   const Forest forest = carve_forest(carver, plan, n);
-  if (!workspace || shape.batch == 0) return carver.bytes();
-
-  clear(launch, shape.batch, facts);
-  if (n > 0) {
-    launch("look_at_points", look_at_points<P>,
-           dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(n, 8), 1024)),
-                static_cast<unsigned>(std::min(shape.batch, kMostGrid))),
-           dim3(256), 0, points, Batch{shape.batch, n, shape.dim, shape.lengths}, facts, units);
-  }
-  const Length how = length_of(metric);
-  if (metric == Metric::kCosine) {
+  if (count) return carver.bytes();
+  if (cosine) {
     point_trees<Term::kSquared>(launch, shape, plan, static_cast<const double*>(units), facts,
                                 false, how, keys, forest, out);
   } else if (metric == Metric::kManhattan) {
@@ -280,8 +360,8 @@ int64_t h0_from_distances(Launch& launch, const BatchShape& shape, const Device&
                   static_cast<unsigned>(batch.clouds)),
              dim3(256), 0, clouds.distances, batch, tolerance, facts + c, keys);
     }
-    grow_stored(launch, plan, clouds, batch, facts + c, keys, forest, band_for(0, 1), Length::kKey,
-                mine);
+    grow_stored(launch, plan, clouds, batch, facts + c, keys, forest, band_for(0, kChunk),
+                Length::kKey, mine);
   });
   return carver.bytes();
 }
@@ -292,23 +372,26 @@ int64_t h0_backward(Launch& launch, Metric metric, const BatchShape& shape, cons
                     const P* points, const D* deaths, const int64_t* edges, P* grad_points,
                     void* workspace) {
   const int64_t n = shape.points;
+  const bool listed = n > kSmallCloud;  // else a warp looks at all edges of its cloud
   Carver carver(workspace);
-  int* start = carver.take<int>(shape.batch * (n + 1));
-  int* next = carver.take<int>(shape.batch * n);
-  int* incident = carver.take<int>(shape.batch * 2 * shape.bars());
+  int* start = carver.take<int>(listed ? shape.batch * (n + 1) : 0);
+  int* next = carver.take<int>(listed ? shape.batch * n : 0);
+  int* incident = carver.take<int>(listed ? shape.batch * 2 * shape.bars() : 0);
   if (!workspace || shape.batch == 0 || n == 0 || shape.dim == 0) return carver.bytes();
 
   const Batch batch{shape.batch, n, shape.dim, nullptr};
-  launch("find_incident_edges", find_incident_edges, dim3(static_cast<unsigned>(shape.batch)),
-         dim3(n <= 128 ? 128 : kIncidenceThreads), 0, edges, batch, start, next, incident);
-  const bool whole = metric == Metric::kCosine;  // the norm of a point takes all of it
-  const int64_t slices = whole ? 1 : ceil_div(shape.dim, kGradientSlice);
-  launch("route_gradient", route_gradient<P, D>,
+  if (listed) {
+    launch("find_incident_edges", find_incident_edges, dim3(static_cast<unsigned>(shape.batch)),
+           dim3(kIncidenceThreads), 0, edges, batch, start, next, incident);
+  }
+  const bool cosine = metric == Metric::kCosine;  // the norm of a point takes all of it
+  const int64_t slices = cosine ? 1 : ceil_div(shape.dim, kGradientSlice);
+  launch("route_gradient", cosine ? route_gradient<P, D, true> : route_gradient<P, D, false>,
          dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(n, 4), 1 << 20)),
               static_cast<unsigned>(std::min(slices, kMostGrid)),
               static_cast<unsigned>(std::min(shape.batch, kMostGrid))),
-         dim3(128), 0, metric, grad_deaths, points, deaths, edges, batch, start, incident,
-         grad_points);
+         dim3(128), 0, metric, grad_deaths, points, deaths, edges, batch, listed ? start : nullptr,
+         incident, grad_points);
   return carver.bytes();
 }
 

@@ -15,12 +15,13 @@ __global__ void __launch_bounds__(256) clear_facts(int64_t clouds, Facts* facts)
 // CPU core.
 __device__ __forceinline__ double times_power(double x, int exponent) {
   const int half = exponent / 2;
-  return x * scalbn(1.0, half) * scalbn(1.0, exponent - half);
+  return x * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// x / |x| by a warp, added up in the order of the CPU core. Returns |x|; 0: no direction.
+// |x| / 2^exponent, which is at least 1, by a warp, added up in the order of the CPU core. 0: x is
+// 0.
 template <class P>
-__device__ double normalise(const P* x, int64_t dim, double* unit) {
+__device__ double scaled_norm(const P* x, int64_t dim, int* exponent) {
   const int lane = threadIdx.x % 32;
   double largest = 0;
   for (int64_t k = lane; k < dim; k += 32) {
@@ -30,25 +31,32 @@ __device__ double normalise(const P* x, int64_t dim, double* unit) {
     largest = fmax(largest, __shfl_xor_sync(kAll, largest, step));
   }
   if (largest == 0) return 0;
-  const int exponent = ilogb(largest);
+  *exponent = exponent_of(largest);
   double sum = 0;
   for (int64_t k = lane; lane < 8 && k < dim; k += 8) {
-    const double scaled = times_power(static_cast<double>(widen(x[k])), -exponent);
+    const double scaled = times_power(static_cast<double>(widen(x[k])), -*exponent);
     sum = __dadd_rn(sum, __dmul_rn(scaled, scaled));
   }
   double total = __shfl_sync(kAll, sum, 0);
   for (int l = 1; l < 8; ++l) total = __dadd_rn(total, __shfl_sync(kAll, sum, l));
-  const double norm = __dsqrt_rn(total);
-  for (int64_t k = lane; unit && k < dim; k += 32) {
+  return __dsqrt_rn(total);
+}
+
+// x / |x| by a warp. Returns whether x has a direction.
+template <class P>
+__device__ bool normalise(const P* x, int64_t dim, double* unit) {
+  int exponent = 0;
+  const double norm = scaled_norm(x, dim, &exponent);
+  for (int64_t k = threadIdx.x % 32; norm > 0 && k < dim; k += 32) {
     unit[k] = times_power(static_cast<double>(widen(x[k])), -exponent) / norm;
   }
-  return times_power(norm, exponent);
+  return norm > 0;
 }
 
 // facts (clouds), and units (clouds, points, dim) unless null. A warp for each point. Grid: (any,
 // clouds).
 template <class P>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 3)
     look_at_points(const P* points, Batch batch, Facts* facts, double* units) {
   const int lane = threadIdx.x % 32;
   for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
@@ -69,7 +77,7 @@ __global__ void __launch_bounds__(256)
       }
       int what = most >= 0x7ffull << 52 ? kNonFinite : 0;
       if (!what && units && batch.dim > 0) {
-        if (normalise(points + at, batch.dim, units + at) == 0) what = kZeroVector;
+        if (!normalise(points + at, batch.dim, units + at)) what = kZeroVector;
       }
       if (what && problem == kNoExact) problem = static_cast<u64>(i) << 8 | what;
       largest = most > largest ? most : largest;

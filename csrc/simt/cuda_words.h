@@ -51,7 +51,6 @@ namespace simt {
 
 template <class To, class From>
 To bits_to(From value) {
-  static_assert(sizeof(From) <= sizeof(To) || sizeof(To) <= 8);
   static_assert(std::is_trivially_copyable_v<To> && std::is_trivially_copyable_v<From>);
   To result{};
   std::memcpy(&result, &value, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
@@ -105,6 +104,19 @@ T read_modify_write(T* at, F change) {
                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return bits_to<T>(old);
+}
+
+// Asynchronous copies arrive as late as they may.
+inline void copy_later(void* to, const void* from, size_t bytes) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
+    throw Error("an asynchronous copy of " + std::to_string(bytes) +
+                " bytes from or to an address that is no multiple");
+  }
+  running->copies.push_back({to, from, bytes});
+}
+inline void wait_for_copies() {
+  for (const LateCopy& copy : running->copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  running->copies.clear();
 }
 
 template <class T>

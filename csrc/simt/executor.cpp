@@ -260,7 +260,9 @@ void Executor::launch(dim3 grid, dim3 block, size_t dynamic, const std::function
   limit_ = options.switches * block_count_;
   error_.clear();
   sites.reserve(256);
-  stacks_ = std::make_unique<StackPool>(options.stack_bytes);
+  if (!stacks_ || stacks_->bytes() != options.stack_bytes) {
+    stacks_ = std::make_unique<StackPool>(options.stack_bytes);
+  }
   const unsigned resident = std::max(1u, options.resident);
   queue_.assign(resident * threads + 1, nullptr);
   head_ = count_ = 0;
@@ -289,7 +291,8 @@ void Executor::launch(dim3 grid, dim3 block, size_t dynamic, const std::function
   happens_after(&end_order_);
   blocks_.clear();
   ended_.clear();
-  stacks_.reset();
+  stacks_->give_all();
+  Fiber::forget_finished();
   if (!error_.empty()) throw Error(error_);
 }
 
@@ -373,7 +376,7 @@ int Executor::barrier(int predicate, Vote vote, Site site) {
   size_t known = 0;
   while (known < sites.size() && !(sites[known] == site)) ++known;
   if (known == sites.size()) sites.push_back(site);
-  if (vote == Vote::kNone && static_cast<int>(known) == options.drop_barrier) return 0;
+  if (vote == Vote::kNone && !options.drop.empty() && options.drop == name(site)) return 0;
   Block& block = *lane.owner;
   if (!block.waiting.empty() && (!(block.site == site) || block.vote != vote)) {
     fail("divergent barrier: at " + name(site) + " while others wait at " + name(block.site));

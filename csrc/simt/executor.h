@@ -35,7 +35,7 @@ struct Options {
   uint64_t seed = 1;
   unsigned preempt = 0;       // forced switches at atomics, one in about so many; 0: none
   unsigned resident = 2;      // blocks that run side by side
-  int drop_barrier = -1;      // mutation: the k-th distinct __syncthreads is passed without waiting
+  std::string drop;           // mutation: the __syncthreads of this place is passed without waiting
   unsigned char fill = 0xff;  // bytes of fresh shared memory (0xff..: NaN)
   size_t stack_bytes = size_t{64} << 10;
   uint64_t switches = 1000000;  // of a block, after which it is taken to loop for ever
@@ -51,10 +51,18 @@ struct Site {
   int line;
 };
 
+// Of a copy that the thread has not waited for yet.
+struct LateCopy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 // What a CUDA thread knows of itself.
 struct Thread {
   uint3 index, block;
   dim3 block_size, grid_size;
+  std::vector<LateCopy> copies;
 };
 
 extern thread_local Thread* running;  // null outside kernels
@@ -63,7 +71,7 @@ extern thread_local Options options;
 // Runs a kernel: `body` once for each CUDA thread. Throws Error.
 void run(dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);
 
-// Distinct places of __syncthreads seen so far, in order: `drop_barrier` counts these.
+// Distinct places of __syncthreads seen so far, as `drop` takes them.
 std::vector<std::string> barrier_sites();
 void forget_barrier_sites();
 

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <new>
+#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -28,6 +29,11 @@ __attribute__((naked, noinline)) void swap_stacks(void** /*store*/, void* /*top*
 constexpr int kSavedRegisters = 6;
 #endif
 
+#ifdef SIMT_TSAN
+std::vector<void*> idle, finished;
+char start_order;
+#endif
+
 }  // namespace
 
 StackPool::Stack StackPool::take() {
@@ -45,6 +51,14 @@ StackPool::Stack StackPool::take() {
   mprotect(memory, kPage, PROT_NONE);
   all_.push_back({static_cast<char*>(memory) + kPage, bytes_});
   return all_.back();
+}
+
+void StackPool::give_all() {
+  while (all_.size() > kKept) {
+    munmap(all_.back().base - kPage, all_.back().size + kPage);
+    all_.pop_back();
+  }
+  free_ = all_;
 }
 
 StackPool::~StackPool() {
@@ -76,13 +90,30 @@ void Fiber::start(StackPool::Stack on, void (*entry)()) {
   makecontext(&context_, entry, 0);
 #endif
 #ifdef SIMT_TSAN
-  tsan_ = __tsan_create_fiber(0);
+  if (idle.empty()) {
+    tsan_ = __tsan_create_fiber(0);
+  } else {
+    tsan_ = idle.back();
+    idle.pop_back();
+  }
+  happens_before(&start_order);
 #endif
 }
 
 void Fiber::finish() {
 #ifdef SIMT_TSAN
-  __tsan_destroy_fiber(tsan_);
+  finished.push_back(tsan_);
+#endif
+}
+
+void Fiber::forget_finished() {
+#ifdef SIMT_TSAN
+  idle.insert(idle.end(), finished.begin(), finished.end());
+  finished.clear();
+  while (idle.size() > kKept) {
+    __tsan_destroy_fiber(idle.back());
+    idle.pop_back();
+  }
 #endif
 }
 
@@ -105,6 +136,9 @@ void Fiber::switch_to(Fiber& to, [[maybe_unused]] bool last) {
 }
 
 void Fiber::arrived([[maybe_unused]] Fiber& root) {
+#ifdef SIMT_TSAN
+  happens_after(&start_order);
+#endif
 #if defined(__SANITIZE_ADDRESS__)
   // Only here are the bounds of the stack that everything started from told.
   const void* bottom;

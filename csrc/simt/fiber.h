@@ -12,6 +12,9 @@
 
 namespace simt {
 
+// How many stacks and fibers outlive a launch: a process may map 65530 regions.
+constexpr size_t kKept = 5000;
+
 // Stacks with a guard page below, so that an overflow faults and does not corrupt a neighbour.
 class StackPool {
  public:
@@ -26,6 +29,9 @@ class StackPool {
 
   Stack take();
   void give(Stack stack) { free_.push_back(stack); }
+  // Nobody stands on any of them any more. Some are kept.
+  void give_all();
+  size_t bytes() const { return bytes_; }
 
  private:
   size_t bytes_;
@@ -45,6 +51,10 @@ class Fiber {
   void start(StackPool::Stack stack, void (*entry)());
   // After its last switch.
   void finish();
+
+  // A launch has ended. ThreadSanitizer may use the names of its fibers again, which costs far less
+  // than new ones.
+  static void forget_finished();
 
   // From the fiber that runs, which is this one, to another. `last`: it never comes back.
   void switch_to(Fiber& to, bool last = false);

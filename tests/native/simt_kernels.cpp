@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -65,12 +66,11 @@ extern "C" {
 
 const char* last_message() { return message.c_str(); }
 
-void set_options(int order, uint64_t seed, int preempt, int resident, int drop_barrier, int fill) {
+void set_options(int order, uint64_t seed, int preempt, int resident, int fill) {
   simt::options.order = static_cast<simt::Order>(order);
   simt::options.seed = seed;
   simt::options.preempt = static_cast<unsigned>(preempt);
   simt::options.resident = static_cast<unsigned>(resident);
-  simt::options.drop_barrier = drop_barrier;
   simt::options.fill = static_cast<unsigned char>(fill);
   simt::options.stack_bytes = size_t{128} << 10;
 #ifndef SIMT_PROGRAM
@@ -78,20 +78,12 @@ void set_options(int order, uint64_t seed, int preempt, int resident, int drop_b
 #endif
 }
 
-int barrier_count() { return static_cast<int>(simt::barrier_sites().size()); }
-const char* barrier_site(int k) {
-  static std::string site;
-  site = simt::barrier_sites()[static_cast<size_t>(k)];
-  return site.c_str();
-}
-void forget_barriers() { simt::forget_barrier_sites(); }
-
 int forward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, const void* x,
             const int64_t* lengths, void* deaths, int64_t* edges, int64_t* findings, int processors,
-            int64_t shared, int64_t small, int64_t stored) {
+            int64_t shared, int64_t small, int64_t stored, int64_t fused) {
   return guarded([&] {
     const BatchShape shape{batch, points, dim, lengths};
-    const Device device{processors, shared, small, stored};
+    const Device device{processors, shared, small, stored, fused};
     with_type(dtype, [&](auto number, auto death) {
       using P = decltype(number);
       using D = decltype(death);
@@ -148,7 +140,8 @@ int backward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, 
 #ifdef SIMT_PROGRAM
 namespace {
 
-uint64_t state = 1;
+uint64_t state, digest;
+
 double random_number() {  // roughly normal
   double sum = -6;
   for (int k = 0; k < 12; ++k) {
@@ -158,15 +151,12 @@ double random_number() {  // roughly normal
   return sum;
 }
 
-uint64_t digest = 14695981039346656037u;
-void mix(const void* data, size_t bytes) {
-  for (size_t k = 0; k < bytes; ++k) {
-    digest = (digest ^ static_cast<const unsigned char*>(data)[k]) * 1099511628211u;
-  }
-}
 template <class T>
 void mix(const std::vector<T>& values) {
-  mix(values.data(), values.size() * sizeof(T));
+  const unsigned char* bytes = reinterpret_cast<const unsigned char*>(values.data());
+  for (size_t k = 0; k < values.size() * sizeof(T); ++k) {
+    digest = (digest ^ bytes[k]) * 1099511628211u;
+  }
 }
 
 float as(double x, float) { return static_cast<float>(x); }
@@ -174,11 +164,15 @@ double as(double x, double) { return x; }
 Half as(double x, Half h) { return narrow(static_cast<float>(x), h); }
 BFloat16 as(double x, BFloat16 h) { return narrow(static_cast<float>(x), h); }
 
-enum Kind { kNormal, kGrid, kCopies, kWide, kBad };
+enum Kind { kNormal, kGrid, kCopies, kWide, kHuge, kBad };
+
+[[noreturn]] void give_up() {
+  std::printf("error: %s\n", message.c_str());
+  std::exit(3);
+}
 
 template <class P, class D>
-void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int processors,
-               int64_t shared, int64_t small, int64_t stored) {
+void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, const Device& device) {
   const int64_t batch = 2, bars = n - 1;
   std::vector<P> x(static_cast<size_t>(batch * n * dim)), grad_x(x.size());
   for (size_t k = 0; k < x.size(); ++k) {
@@ -189,6 +183,7 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int proc
       continue;
     }
     if (kind == kWide) value *= k % 3 ? 1e-200 : 1e200;
+    if (kind == kHuge) value *= 1e16;
     if (kind == kBad && k == 5) value = metric == 2 ? NAN : INFINITY;
     x[k] = as(value, P{});
   }
@@ -197,11 +192,11 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int proc
   for (D& g : grad) g = static_cast<D>(random_number());
   std::vector<int64_t> edges(2 * deaths.size()), findings(6);
   if (forward(dtype, metric, batch, n, dim, x.data(), lengths.data(), deaths.data(), edges.data(),
-              findings.data(), processors, shared, small, stored) ||
+              findings.data(), device.processors, device.shared_of_block, device.small,
+              device.stored, device.fused) ||
       backward(dtype, metric, batch, n, dim, grad.data(), x.data(), deaths.data(), edges.data(),
                grad_x.data())) {
-    std::printf("error: %s\n", message.c_str());
-    std::exit(3);
+    give_up();
   }
   mix(deaths);
   mix(edges);
@@ -209,11 +204,9 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, int proc
   mix(grad_x);
 }
 
-void run_kind(int dtype, int metric, int64_t n, int64_t dim, int kind, int processors,
-              int64_t shared, int64_t small = kSmallCloud, int64_t stored = 8192) {
+void run_kind(int dtype, int metric, int64_t n, int64_t dim, int kind, const Device& device) {
   with_type(dtype, [&](auto number, auto death) {
-    run_cloud<decltype(number), decltype(death)>(dtype, metric, n, dim, kind, processors, shared,
-                                                 small, stored);
+    run_cloud<decltype(number), decltype(death)>(dtype, metric, n, dim, kind, device);
   });
 }
 
@@ -231,50 +224,91 @@ void run_matrix(int dtype, int64_t n, int64_t small, int bad) {
   std::vector<int64_t> edges(2 * deaths.size()), findings(3);
   if (from_distances(dtype, 1, n, d.data(), nullptr, 1e-5, deaths.data(), edges.data(),
                      findings.data(), 99 << 10, small)) {
-    std::printf("error: %s\n", message.c_str());
-    std::exit(3);
+    give_up();
   }
   mix(deaths);
   mix(edges);
   mix(findings);
 }
 
+constexpr int64_t kRoom = 99 << 10;
+
+// Clouds of a block each, whose points are read once: by blocks of their own, or by that of the
+// tree.
+void fused_clouds(int dtype) {
+  for (const int processors : {1, 40}) {
+    const Device device{processors, kRoom};
+    for (int metric = 0; metric < 4; ++metric) run_kind(dtype, metric, 9, 131, kNormal, device);
+    run_kind(dtype, 0, 12, 2, kGrid, device);
+    run_kind(dtype, 0, 7, 3, kBad, device);
+  }
+}
+void larger_fused_clouds() {
+  run_kind(0, 0, 45, 40, kNormal, {1, kRoom});
+  run_kind(0, 0, 70, 3, kCopies, {1, kRoom});
+  run_kind(0, 2, 10, 2, kGrid, {1, kRoom});
+  run_kind(1, 1, 7, 260, kWide, {8, kRoom});
+  run_kind(1, 0, 7, 260, kWide, {8, kRoom});
+  run_kind(0, 0, 11, 140, kHuge, {8, kRoom});
+  run_kind(0, 0, 34, 1030, kNormal, {80, kRoom});
+}
+// Clouds of a block each, whose keys other blocks have stored.
+void stored_clouds(int dtype) {
+  const Device in_shared{1, kRoom, kSmallCloud, 8192, 0}, outside{8, 0, kSmallCloud, 8192, 0};
+  run_kind(dtype, 0, 9, 35, kNormal, in_shared);
+  run_kind(dtype, 1, 9, 35, kNormal, in_shared);
+  run_kind(dtype, 0, 12, 2, kGrid, outside);
+  run_kind(dtype, 0, 7, 3, kBad, in_shared);
+  run_kind(dtype, 3, 6, 300, kNormal, outside);
+}
+void forests(int dtype, int64_t stored) {
+  const Device device{1, kRoom, 2, stored};
+  run_kind(dtype, 0, 12, 35, kNormal, device);
+  run_kind(dtype, 0, 10, 2, kGrid, device);
+  run_kind(dtype, 0, 7, 3, kBad, device);
+  if (dtype > 0) return;
+  if (stored == 0) run_kind(0, 3, 66, 2, kNormal, device);
+  if (stored > 0) run_kind(0, 0, 132, 1, kGrid, device);
+}
+void matrices(int64_t small) {
+  for (int bad : {0, 1, 3}) {
+    run_matrix<float>(0, bad ? 12 : 34, small, bad);
+    run_matrix<double>(1, 8, small, bad);
+  }
+}
+
+std::vector<std::function<void()>> all_cases() {
+  std::vector<std::function<void()>> cases;
+  for (int dtype = 0; dtype < 4; ++dtype) {
+    cases.push_back([=] { fused_clouds(dtype); });
+    cases.push_back([=] { stored_clouds(dtype); });
+  }
+  cases.push_back(larger_fused_clouds);
+  for (int dtype = 0; dtype < 2; ++dtype) {
+    for (const int64_t stored : {0, 8192}) cases.push_back([=] { forests(dtype, stored); });
+  }
+  for (const int64_t small : {2, 512}) cases.push_back([=] { matrices(small); });
+  return cases;
+}
+
 }  // namespace
 
-// order, seed, preempt, dropped barrier, fill
+// Arguments: order, seed, preempt, fill, the place of a dropped barrier or "", and a case or -1.
+// Prints a line for each case, and the places of barriers.
 int main(int count, char** arguments) {
-  if (count != 6) return 2;
+  if (count != 7) return 2;
   const auto number = [&](int k) { return std::atoi(arguments[k]); };
-  set_options(number(1), static_cast<uint64_t>(number(2)), number(3), 2, number(4), number(5));
-  const int64_t room = 99 << 10;
-  for (int dtype = 0; dtype < 4; ++dtype) {
-    for (int metric = 0; metric < 4; ++metric) {
-      run_kind(dtype, metric, 9, 35, kNormal, 1, room);
-    }
-    run_kind(dtype, 0, 12, 2, kGrid, 1, 0);
-    run_kind(dtype, 0, 7, 3, kBad, 1, room);
+  set_options(number(1), static_cast<uint64_t>(number(2)), number(3), 2, number(4));
+  simt::options.drop = arguments[5];
+  const auto cases = all_cases();
+  for (size_t k = 0; k < cases.size(); ++k) {
+    if (number(6) >= 0 && static_cast<size_t>(number(6)) != k) continue;
+    state = 1;
+    digest = 14695981039346656037u;
+    cases[k]();
+    std::printf("case %zu %016llx\n", k, static_cast<unsigned long long>(digest));
+    std::fflush(stdout);
   }
-  run_kind(0, 0, 70, 3, kCopies, 1, room);
-  run_kind(0, 2, 10, 2, kGrid, 1, room);
-  run_kind(1, 1, 7, 260, kWide, 8, room);
-  run_kind(0, 3, 6, 300, kNormal, 8, 0);
-  for (int dtype = 0; dtype < 2; ++dtype) {
-    for (const int64_t stored : {0, 8192}) {
-      run_kind(dtype, 0, 20, 35, kNormal, 1, room, 2, stored);
-      run_kind(dtype, 0, 14, 2, kGrid, 1, room, 2, stored);
-      run_kind(dtype, 3, 70, 2, kNormal, 1, room, 2, stored);
-    }
-    run_kind(dtype, 0, 7, 3, kBad, 1, room, 2, 0);
-  }
-  run_kind(0, 1, 9, 3, kNormal, 1, room, 2, 0);
-  run_kind(0, 0, 270, 1, kNormal, 1, room, 2, 8192);
-  for (const int64_t small : {2, 512}) {
-    for (int bad : {0, 1, 3}) {
-      run_matrix<float>(0, 35, small, bad);
-      run_matrix<double>(1, 12, small, bad);
-    }
-  }
-  std::printf("%016llx\n", static_cast<unsigned long long>(digest));
-  for (const std::string& site : simt::barrier_sites()) std::printf("%s\n", site.c_str());
+  for (const std::string& site : simt::barrier_sites()) std::printf("barrier %s\n", site.c_str());
 }
 #endif
