@@ -172,6 +172,7 @@ fi
 site=$work/site
 # A warning of another compiler must not cost the run.
 export TSLOSS_CUDA=ON TSLOSS_WERROR=OFF CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES=${architectures:-90}"
+export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc || echo 4)} # make builds one by one
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 if ! step build 200 "$python" -m pip install --no-build-isolation --no-deps --no-index \
   --target "$site" --config-settings=build-dir="$work/build" "$root"; then

@@ -14,8 +14,19 @@ from torch import Tensor
 
 from tsloss_fast import h0_persistence, h0_persistence_from_distances
 
-# Keys in shared memory, as a triangle, in global memory; coordinates in parts; a forest.
-SIZES = ((33, 40), (20, 600), (129, 5), (260, 3), (400, 3), (600, 3))
+# Batch, points, dimension. Clouds that are read once by the block of their tree (more than a device
+# has multiprocessors), by other blocks in slices, and in so many that a kernel adds them; keys of
+# others in shared and in global memory; a forest.
+SIZES = (
+    (2, 33, 40),
+    (200, 9, 131),
+    (200, 9, 136),
+    (2, 20, 600),
+    (2, 99, 2048),
+    (2, 129, 5),
+    (2, 260, 3),
+    (2, 600, 3),
+)
 ABOVE_STORED = 8300  # keys that nobody stores
 
 
@@ -31,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = 0
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         for metric in ("euclidean", "sqeuclidean", "cosine", "manhattan"):
-            for n, dim in SIZES:
-                points = torch.randn(2, n, dim, generator=generator).to(dtype)
-                lengths = torch.tensor([n, n // 2]) if count % 2 else None
+            for batch, n, dim in SIZES:
+                points = torch.randn(batch, n, dim, generator=generator).to(dtype)
+                lengths = torch.tensor([n, n // 2] * (batch // 2)) if count % 3 == 0 else None
                 wanted = h0_persistence(points, metric, lengths)
                 given = torch.ones_like(wanted.deaths).to(device)
                 x = points.to(device).requires_grad_()

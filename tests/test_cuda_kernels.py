@@ -131,7 +131,7 @@ def test_sizes_around_every_edge(kernels: HostKernels, n: int, dim: int, fused: 
 @pytest.mark.parametrize("dtype", ALL_TYPES)
 @pytest.mark.parametrize("n", [*range(2, 26), 36, 37, 40, 41, 44, 45, 64, 99, 100, 101])
 def test_clouds_that_are_read_once(kernels: HostKernels, n: int, dtype: torch.dtype) -> None:
-    """Every way to share the pairs and coordinates of a small cloud among the threads of a block."""
+    """Every way to share the pairs and coordinates of a small cloud among threads."""
     for dim, processors in ((4, 1), (48, 1), (136, 1), (7, 1), (77, 40)):
         points = torch.from_numpy(gaussian(2 * n, dim, seed=n).reshape(2, n, dim)).to(dtype)
         lengths = [n, max(n - 3, 1)]

@@ -505,7 +505,7 @@ def test_a_profile_without_kernels_is_an_error(
 def test_small_clouds_run_on_the_cpu_and_a_wrong_result_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_small, "SIZES", ((5, 3), (8, 2)))
+    monkeypatch.setattr(gpu_small, "SIZES", ((2, 5, 3), (4, 8, 2)))
     monkeypatch.setattr(gpu_small, "ABOVE_STORED", 40)
     assert gpu_small.main(["cpu"]) == 0
     assert capsys.readouterr().out.startswith("32 batches, a large cloud and two matrices")
@@ -548,7 +548,7 @@ eval "$STUB_SANITIZER"
 """
 
 TOOLS = ("bash", "basename", "cat", "cut", "date", "dirname", "env", "grep", "head", "mkdir",
-         "mktemp", "mv", "rm", "sleep", "tail", "tee", "timeout")  # fmt: skip
+         "mktemp", "mv", "nproc", "rm", "sleep", "tail", "tee", "timeout")  # fmt: skip
 
 STEPS = ("build", "doctor", "tests", "small_clouds", "measure",
          "memcheck", "racecheck", "synccheck", "initcheck")  # fmt: skip
@@ -660,7 +660,7 @@ def test_measuring_comes_before_the_sanitizers(fake: Machine) -> None:
 
 
 def test_the_build_is_for_the_devices_and_fetches_nothing(fake: Machine) -> None:
-    show = "echo $CMAKE_ARGS $TSLOSS_CUDA $TSLOSS_WERROR"
+    show = "echo $CMAKE_ARGS $TSLOSS_CUDA $TSLOSS_WERROR; test $CMAKE_BUILD_PARALLEL_LEVEL -gt 0"
     fake.check(STUB_BUILD=show, STUB_FACTS="printf '2\\n80;90\\nA (sm_80), H (sm_90)\\n'")
     log = (fake.out / "build.log").read_text(encoding="utf-8")
     assert log == "-DCMAKE_CUDA_ARCHITECTURES=80;90 ON OFF\n"
