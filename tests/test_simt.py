@@ -73,6 +73,7 @@ def line_of(text: str, after: str) -> int:
         ("shuffle_from_inactive_lane", "lane 15 reads lane 16", "__shfl_down_sync"),
         ("lane_outside_its_mask", "not in the mask", "__reduce_add_sync"),
         ("divergent_warp", "divergent warp", "__shfl_xor_sync"),
+        ("misaligned_copy", "misaligned copy", "copy_later"),
     ],
 )
 def test_what_a_gpu_leaves_undefined_is_an_error(
@@ -148,6 +149,16 @@ def test_good_kernels_pass_under_every_sanitizer_and_schedule(
 def test_shared_memory_is_junk_at_first(programs: dict[str, Path]) -> None:
     runs = [run(programs["plain"], "junk_is_read", 1, 3, 0, fill) for fill in (0, 63)]
     assert runs[0] != runs[1]
+
+
+def test_asynchronous_copies_arrive_when_they_are_waited_for(programs: dict[str, Path]) -> None:
+    for kernel, arrived in (
+        ("copy_that_is_waited_for", True),
+        ("copy_that_nobody_waits_for", False),
+    ):
+        code, said = run(programs["plain"], kernel, 1, 3, 0, 63)
+        assert code == 0
+        assert (said == "ran: 0 0, 0\n") == arrived
 
 
 def test_a_race_shows_in_the_result_of_some_schedule(programs: dict[str, Path]) -> None:

@@ -62,9 +62,9 @@ __device__ __forceinline__ void wait_for_copies() {
 }
 #else
 template <int kBytes>
-inline void copy_later(void* shared, const void* global) {
+inline void copy_later(void* shared, const void* global, SIMT_HERE) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "what the machine has");
-  simt::copy_later(shared, global, kBytes);
+  simt::copy_later(shared, global, kBytes, SIMT_SITE);
 }
 inline void wait_for_copies() { simt::wait_for_copies(); }
 #endif

@@ -126,7 +126,26 @@ __global__ void no_fence_before_flag(float* out) {
   }
 }
 
+__global__ void copy_that_nobody_waits_for(float* out) {
+  TSLOSS_SHARED(float, s, kThreads);
+  tsloss::cuda::copy_later<4>(s + threadIdx.x, out + kThreads + threadIdx.x % 8);
+  out[threadIdx.x] = s[threadIdx.x];
+}
+
+__global__ void misaligned_copy(float* out) {
+  TSLOSS_SHARED(float4, s, 1);
+  tsloss::cuda::copy_later<16>(s, out + 1);
+  tsloss::cuda::wait_for_copies();
+}
+
 // Nothing is wrong with these.
+
+__global__ void copy_that_is_waited_for(float* out) {
+  TSLOSS_SHARED(float, s, kThreads);
+  tsloss::cuda::copy_later<4>(s + threadIdx.x, out + kThreads + threadIdx.x % 8);
+  tsloss::cuda::wait_for_copies();
+  out[threadIdx.x] = s[threadIdx.x];
+}
 
 __global__ void fence_before_flag(float* out) {
   int* count = reinterpret_cast<int*>(out + kThreads);
@@ -189,6 +208,9 @@ const std::map<std::string, Case> kCases = {
     CASE(update_without_atomic, 1, 32, 0),
     CASE(race_of_blocks, 2, 32, 0),
     CASE(no_fence_before_flag, 2, 32, 0),
+    CASE(copy_that_nobody_waits_for, 1, 32, 0),
+    CASE(misaligned_copy, 1, 1, 0),
+    CASE(copy_that_is_waited_for, 1, 32, 0),
     CASE(fence_before_flag, 2, 32, 0),
     CASE(everything, 3, 32, 0),
 #undef CASE
