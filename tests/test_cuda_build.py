@@ -9,7 +9,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import pybind11
 import pytest
 
 import tsloss_fast
@@ -54,6 +53,7 @@ if not torch.cuda.is_available():
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package, whose native module has the kernels (for one architecture)."""
+    pybind11 = pytest.importorskip("pybind11")
     folder = tmp_path_factory.mktemp("cuda")
     options = {
         "TSLOSS_CUDA": "ON",
