@@ -170,9 +170,16 @@ class HostKernels:
         return out
 
     def backward(
-        self, grad: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
+        self,
+        grad: Tensor,
+        points: Tensor,
+        deaths: Tensor,
+        edges: Tensor,
+        metric: str,
+        small: int = 512,
     ) -> Tensor:
-        """The gradient at points (B, N, D)."""
+        """The gradient at points (B, N, D). In clouds of more than `small` points edges are listed
+        by vertex first."""
         points = points.contiguous()
         out = torch.full_like(points, 7.5)
         self._call(
@@ -181,5 +188,6 @@ class HostKernels:
             METRICS[metric],
             *map(ctypes.c_int64, points.shape),
             *map(_pointer, (grad.contiguous(), points, deaths, edges, out)),
+            ctypes.c_int64(small),
         )
         return out

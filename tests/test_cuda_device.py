@@ -55,7 +55,8 @@ class FakeNative:
     def cuda_h0_backward(self, number: int, metric: int, *rest: int) -> None:
         grad, points, deaths, edges, out, _, batch, n, dim, device, stream = rest
         assert (device, stream) == (0, 77)
-        self._call("backward", number, metric, (batch, n, dim), grad, points, deaths, edges, out)
+        self._call("backward", number, metric, (batch, n, dim), grad, points, deaths, edges, out,
+                   (512,))  # fmt: skip
 
     def cuda_h0_from_distances(self, number: int, *rest: Any) -> None:
         distances, lengths, tolerance, deaths, edges, findings, _, batch, n, device, stream = rest

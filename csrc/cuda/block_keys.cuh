@@ -313,8 +313,7 @@ __global__ void __launch_bounds__(kFusedThreads)
   TSLOSS_SHARED(Facts, all, 1);
   const int64_t c = blockIdx.y, part = c * gridDim.x + blockIdx.x;
   const int n = batch.valid(c);
-  if (threadIdx.x == 0) *all = {kNoExact, 0, kNoExact};
-  __syncthreads();
+  if (threadIdx.x == 0) *all = {kNoExact, 0, kNoExact};  // block_sums has barriers
   if (n > 0) {
     const Cloud cloud{points + c * batch.points * batch.dim, batch.dim, 1, false};
     const int64_t begin = blockIdx.x * slice;

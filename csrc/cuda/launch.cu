@@ -121,8 +121,8 @@ int64_t workspace_bytes(Pass pass, Number number, Metric metric, const BatchShap
     using P = decltype(p);
     using D = decltype(d);
     bytes = pass == Pass::kBackward
-                ? h0_backward<P, D>(launch, metric, shape, nullptr, nullptr, nullptr, nullptr,
-                                    nullptr, nullptr)
+                ? h0_backward<P, D>(launch, metric, shape, kSmallCloud, nullptr, nullptr, nullptr,
+                                    nullptr, nullptr, nullptr)
                 : h0_forward<P, D>(launch, metric, shape, limits, nullptr, {}, nullptr);
   });
   return bytes;
@@ -163,7 +163,7 @@ void h0_backward(const Queue& queue, Number number, Metric metric, const BatchSh
   with_types(number, [&](auto p, auto d) {
     using P = decltype(p);
     using D = decltype(d);
-    h0_backward<P, D>(launch, metric, shape, static_cast<const D*>(grad_deaths),
+    h0_backward<P, D>(launch, metric, shape, kSmallCloud, static_cast<const D*>(grad_deaths),
                       static_cast<const P*>(points), static_cast<const D*>(deaths), edges,
                       static_cast<P*>(grad_points), workspace);
   });

@@ -36,34 +36,32 @@ __global__ void __launch_bounds__(256)
   tile_at(blockIdx.x, static_cast<int>((batch.points + kMatrixTile - 1) / kMatrixTile), &ti, &tj);
   const int x = threadIdx.x % kMatrixTile, y = threadIdx.x / kMatrixTile;
   constexpr int kStep = 256 / kMatrixTile;
-  for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
-    const int n = batch.valid(c);
-    const int64_t stride = batch.points, first = c * stride * stride;
-    __syncthreads();
-    for (int r = y; r < kMatrixTile; r += kStep) {
-      const int i = ti * kMatrixTile + r, j = tj * kMatrixTile + x;
-      if (i < n && j < n) tile[r * (kMatrixTile + 1) + x] = distances[first + i * stride + j];
-      const int k = tj * kMatrixTile + r, l = ti * kMatrixTile + x;
-      if (k < n && l < n) mirror[r * (kMatrixTile + 1) + x] = distances[first + k * stride + l];
-    }
-    __syncthreads();
-    u64 problem = kNoExact;
-    for (int side = 0; side < (ti == tj ? 1 : 2); ++side) {
-      const P* mine = side == 0 ? tile : mirror;
-      const P* other = side == 0 ? mirror : tile;
-      for (int r = y; r < kMatrixTile; r += kStep) {
-        const int64_t i = (side == 0 ? ti : tj) * kMatrixTile + r;
-        const int64_t j = (side == 0 ? tj : ti) * kMatrixTile + x;
-        if (i >= n || j >= n) continue;
-        const P a = mine[r * (kMatrixTile + 1) + x], b = other[x * (kMatrixTile + 1) + r];
-        const int what = problem_of_entry(static_cast<double>(a), static_cast<double>(b), i == j,
-                                          i < j, tolerance);
-        if (what) problem = min(problem, matrix_problem(what, i * stride + j));
-        keys[first + i * stride + j] = static_cast<float>(mean_of(a, b));
-      }
-    }
-    if (problem != kNoExact) atomicMin(&facts[c].problem, problem);
+  const int64_t c = blockIdx.y;
+  const int n = batch.valid(c);
+  const int64_t stride = batch.points, first = c * stride * stride;
+  for (int r = y; r < kMatrixTile; r += kStep) {
+    const int i = ti * kMatrixTile + r, j = tj * kMatrixTile + x;
+    if (i < n && j < n) tile[r * (kMatrixTile + 1) + x] = distances[first + i * stride + j];
+    const int k = tj * kMatrixTile + r, l = ti * kMatrixTile + x;
+    if (k < n && l < n) mirror[r * (kMatrixTile + 1) + x] = distances[first + k * stride + l];
   }
+  __syncthreads();
+  u64 problem = kNoExact;
+  for (int side = 0; side < (ti == tj ? 1 : 2); ++side) {
+    const P* mine = side == 0 ? tile : mirror;
+    const P* other = side == 0 ? mirror : tile;
+    for (int r = y; r < kMatrixTile; r += kStep) {
+      const int64_t i = (side == 0 ? ti : tj) * kMatrixTile + r;
+      const int64_t j = (side == 0 ? tj : ti) * kMatrixTile + x;
+      if (i >= n || j >= n) continue;
+      const P a = mine[r * (kMatrixTile + 1) + x], b = other[x * (kMatrixTile + 1) + r];
+      const int what = problem_of_entry(static_cast<double>(a), static_cast<double>(b), i == j,
+                                        i < j, tolerance);
+      if (what) problem = min(problem, matrix_problem(what, i * stride + j));
+      keys[first + i * stride + j] = static_cast<float>(mean_of(a, b));
+    }
+  }
+  if (problem != kNoExact) atomicMin(&facts[c].problem, problem);
 }
 
 // Clouds by number, for the trees.

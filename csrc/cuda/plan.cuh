@@ -366,13 +366,14 @@ int64_t h0_from_distances(Launch& launch, const BatchShape& shape, const Device&
   return carver.bytes();
 }
 
-// grad_deaths -> grad_points. As h0_forward.
+// grad_deaths -> grad_points. As h0_forward. In clouds of up to `small` points each vertex looks
+// for its edges itself.
 template <class P, class D, class Launch>
-int64_t h0_backward(Launch& launch, Metric metric, const BatchShape& shape, const D* grad_deaths,
-                    const P* points, const D* deaths, const int64_t* edges, P* grad_points,
-                    void* workspace) {
+int64_t h0_backward(Launch& launch, Metric metric, const BatchShape& shape, int64_t small,
+                    const D* grad_deaths, const P* points, const D* deaths, const int64_t* edges,
+                    P* grad_points, void* workspace) {
   const int64_t n = shape.points;
-  const bool listed = n > kSmallCloud;  // else a warp looks at all edges of its cloud
+  const bool listed = n > small;
   Carver carver(workspace);
   int* start = carver.take<int>(listed ? shape.batch * (n + 1) : 0);
   int* next = carver.take<int>(listed ? shape.batch * n : 0);

@@ -375,7 +375,7 @@ int Executor::barrier(int predicate, Vote vote, Site site) {
   Lane& lane = self();
   size_t known = 0;
   while (known < sites.size() && !(sites[known] == site)) ++known;
-  if (known == sites.size()) sites.push_back(site);
+  if (known == sites.size() && vote == Vote::kNone) sites.push_back(site);
   if (vote == Vote::kNone && !options.drop.empty() && options.drop == name(site)) return 0;
   Block& block = *lane.owner;
   if (!block.waiting.empty() && (!(block.site == site) || block.vote != vote)) {

@@ -71,7 +71,8 @@ extern thread_local Options options;
 // Runs a kernel: `body` once for each CUDA thread. Throws Error.
 void run(dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);
 
-// Distinct places of __syncthreads seen so far, as `drop` takes them.
+// Distinct places of __syncthreads seen so far, as `drop` takes them. Those that count votes are
+// not among them: a thread cannot go on without the count.
 std::vector<std::string> barrier_sites();
 void forget_barrier_sites();
 

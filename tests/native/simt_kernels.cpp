@@ -117,7 +117,7 @@ int from_distances(int dtype, int64_t batch, int64_t points, const void* distanc
 }
 
 int backward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, const void* grad,
-             const void* x, const void* deaths, const int64_t* edges, void* out) {
+             const void* x, const void* deaths, const int64_t* edges, void* out, int64_t small) {
   return guarded([&] {
     const BatchShape shape{batch, points, dim, nullptr};
     with_type(dtype, [&](auto number, auto death) {
@@ -125,9 +125,9 @@ int backward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, 
       using D = decltype(death);
       HostLaunch launch;
       const auto call = [&](void* workspace) {
-        return h0_backward(launch, static_cast<Metric>(metric), shape, static_cast<const D*>(grad),
-                           static_cast<const P*>(x), static_cast<const D*>(deaths), edges,
-                           static_cast<P*>(out), workspace);
+        return h0_backward(launch, static_cast<Metric>(metric), shape, small,
+                           static_cast<const D*>(grad), static_cast<const P*>(x),
+                           static_cast<const D*>(deaths), edges, static_cast<P*>(out), workspace);
       };
       const Workspace work(call(nullptr));
       call(work.memory);
@@ -196,7 +196,7 @@ void run_cloud(int dtype, int metric, int64_t n, int64_t dim, int kind, const De
               findings.data(), device.processors, device.shared_of_block, device.small,
               device.stored, device.fused) ||
       backward(dtype, metric, batch, n, dim, grad.data(), x.data(), deaths.data(), edges.data(),
-               grad_x.data())) {
+               grad_x.data(), device.small)) {
     give_up();
   }
   mix(deaths);
@@ -240,7 +240,8 @@ constexpr int64_t kRoom = 99 << 10;
 void fused_clouds(int dtype) {
   for (const int processors : {1, 40}) {
     const Device device{processors, kRoom};
-    for (int metric = 0; metric < 4; ++metric) run_kind(dtype, metric, 9, 131, kNormal, device);
+    const int64_t dim = processors == 1 ? 136 : 131;  // rows begin at multiples of 16 bytes, or not
+    for (int metric = 0; metric < 4; ++metric) run_kind(dtype, metric, 9, dim, kNormal, device);
     run_kind(dtype, 0, 12, 2, kGrid, device);
     run_kind(dtype, 0, 7, 3, kBad, device);
   }
@@ -274,7 +275,7 @@ std::vector<std::function<void()>> all_cases() {
     cases.push_back([=] { fused_clouds(dtype); });
     cases.push_back([=] { stored_clouds(dtype); });
   }
-  cases.push_back([] { run_kind(0, 0, 45, 40, kNormal, {1, kRoom}, 1); });
+  cases.push_back([] { run_kind(0, 0, 45, 37, kNormal, {1, kRoom}, 1); });
   cases.push_back([] { run_kind(0, 0, 70, 3, kCopies, {1, kRoom}, 1); });
   cases.push_back([] { run_kind(1, 1, 7, 260, kWide, {8, kRoom}); });
   cases.push_back([] { run_kind(1, 0, 7, 260, kWide, {8, kRoom}); });
@@ -283,8 +284,8 @@ std::vector<std::function<void()>> all_cases() {
   for (int dtype = 0; dtype < 2; ++dtype) {
     for (const int64_t stored : {0, 8192}) cases.push_back([=] { forests(dtype, stored); });
   }
-  cases.push_back([] { run_kind(0, 3, 66, 2, kNormal, {1, kRoom, 2, 0}, 1); });
-  cases.push_back([] { run_kind(0, 0, 66, 1, kGrid, {1, kRoom, 2, 8192}, 1); });
+  cases.push_back([] { run_kind(0, 0, 66, 2, kNormal, {1, kRoom, 2, 0}, 1); });
+  cases.push_back([] { run_kind(0, 0, 132, 1, kGrid, {1, kRoom, 2, 8192}, 1); });
   for (const int64_t small : {2, 512}) cases.push_back([=] { matrices(small); });
   return cases;
 }
