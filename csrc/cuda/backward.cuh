@@ -140,17 +140,20 @@ template <class P>
 struct Direction {
   const P* x;
   PowerOfTwo power;
-  double inverse;  // of the norm, but for the power
+  double norm, inverse;  // but for the power
 
   // For a whole warp.
-  __device__ Direction(const P* point, int64_t dim) : x(point), power(0), inverse(0) {
+  __device__ Direction(const P* point, int64_t dim) : x(point), power(0), norm(0), inverse(0) {
     int exponent = 0;
-    const double norm = scaled_norm(point, dim, &exponent);
+    norm = scaled_norm(point, dim, &exponent);
     power = PowerOfTwo(-exponent);
     inverse = inverse_of(norm);
   }
   __device__ __forceinline__ double at(int64_t k) const {
-    return power.times(static_cast<double>(widen(x[k]))) * inverse;
+    // The quotient to the last digit: parallel vectors have the same.
+    const double a = power.times(static_cast<double>(widen(x[k])));
+    const double q = a * inverse;
+    return fma(fma(-q, norm, a), inverse, q);
   }
 };
 
