@@ -369,6 +369,22 @@ def test_a_bad_cloud_is_named_and_touches_no_other(kernels: HostKernels, fused: 
     assert kernels.forward(bad, "cosine", fused=fused).findings.tolist()[2] == [2, 3, -1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_too_large_or_too_small_for_a_quotient_have_the_gradient_of_the_cpu(
+    kernels: HostKernels, dtype: torch.dtype
+) -> None:
+    limits = torch.finfo(dtype)
+    for size in (limits.max, limits.max / 4, limits.tiny, limits.smallest_normal / 1024):
+        points = torch.zeros(1, 5, 2, dtype=dtype)
+        points[0, 1:, 0] = torch.tensor([1, 0.5, -1, 0.25], dtype=torch.float64) * size
+        points[0, 3, 1] = -size
+        got = kernels.forward(points)
+        g = torch.tensor([[1, -2, limits.max / 8, 3]], dtype=dtype)
+        gradient = kernels.backward(g, points, got.deaths, got.edges, "euclidean")
+        wanted = _ops.h0_backward(g, points, got.deaths, got.edges, "euclidean")
+        assert torch.allclose(gradient, wanted, rtol=8 * limits.eps, atol=0, equal_nan=True), size
+
+
 def test_scipy_agrees(kernels: HostKernels) -> None:
     made = [gaussian(40, 7), clusters(3, 50, 5, 1, 1e-2), star(20, seed=1), copies(10, 4, 2)]
     for points in made:

@@ -81,18 +81,6 @@ __device__ __forceinline__ double inverse_of(double x) {
   return r;
 }
 
-// 2^exponent as two factors, which are in the range of float for the exponents of float.
-struct PowerOfTwo {
-  double one, two;
-
-  __device__ explicit PowerOfTwo(int exponent)
-      : one(power_of_two(exponent / 2)), two(power_of_two(exponent - exponent / 2)) {}
-  template <class D>
-  __device__ __forceinline__ D times(D x) const {
-    return x * static_cast<D>(one) * static_cast<D>(two);
-  }
-};
-
 // What an edge of length `death` gives to the coordinates of one end.
 template <class D>
 struct Slope {
@@ -105,9 +93,11 @@ struct Slope {
       : absolute(metric == Metric::kManhattan), weight(g), at_tie(death != death ? death : D{0}) {
     if (metric == Metric::kSqeuclidean) weight = 2 * g;
     if (metric != Metric::kEuclidean) return;
-    if (death == 0) weight = 0;  // coincident points
-    if (death != death) weight = death;
-    if (!(death > 0 && static_cast<double>(death) <= kLargestDouble)) return;
+    if (!(death > 0 && static_cast<double>(death) <= kLargestDouble)) {
+      // Coincident points, points too far apart, and no numbers.
+      weight = death != death ? death : D{0};
+      return;
+    }
     // g / death may leave the range though the gradient does not: divide by a number near 1.
     const int exponent = exponent_of(static_cast<double>(death));
     power = PowerOfTwo(-exponent);
@@ -138,12 +128,13 @@ struct Sums<D, true> {
 // x / |x| of a point that is not 0, coordinate by coordinate.
 template <class P>
 struct Direction {
-  const P* x;
-  PowerOfTwo power;
-  double norm, inverse;  // but for the power
+  const P* x = nullptr;
+  PowerOfTwo power{0};
+  double norm = 0, inverse = 0;  // but for the power
 
+  __device__ Direction() {}
   // For a whole warp.
-  __device__ Direction(const P* point, int64_t dim) : x(point), power(0), norm(0), inverse(0) {
+  __device__ Direction(const P* point, int64_t dim) : x(point) {
     int exponent = 0;
     norm = scaled_norm(point, dim, &exponent);
     power = PowerOfTwo(-exponent);
@@ -216,6 +207,8 @@ __global__ void __launch_bounds__(128, 4)
     for (int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32; i < n;
          i += static_cast<int>(gridDim.x * (blockDim.x / 32))) {
       const P* mine = x + i * dim;
+      Direction<P> direction;
+      if (kCosine) direction = Direction<P>(mine, dim);
       const int* first_of = start ? start + c * (n + 1) + i : nullptr;
       const int* list = start ? incident + 2 * c * bars + first_of[0] : nullptr;
       const int count = start ? first_of[1] - first_of[0] : static_cast<int>(bars);
@@ -232,8 +225,8 @@ __global__ void __launch_bounds__(128, 4)
           const P* y = x + j * dim;
           const D g = grad[c * bars + edge];
           if constexpr (kCosine) {
-            add_cosine_slope(Direction<P>(mine, dim), Direction<P>(y, dim), dim,
-                             static_cast<double>(g), first, sums, kPerLane);
+            add_cosine_slope(direction, Direction<P>(y, dim), dim, static_cast<double>(g), first,
+                             sums, kPerLane);
           } else {
             const Slope<D> slope(metric, g, deaths[c * bars + edge]);
 #pragma unroll

@@ -48,6 +48,19 @@ __device__ __forceinline__ int exponent_of(double x) {
   return static_cast<int>(bits_of(small ? x * 0x1p54 : x) >> 52) - (small ? 1077 : 1023);
 }
 
+// 2^exponent as two factors that stay in range, in that of float for the exponents of float. As on
+// the CPU (PowerOfTwo in ../cpu/rows.h).
+struct PowerOfTwo {
+  double one, two;
+
+  __device__ explicit PowerOfTwo(int exponent)
+      : one(power_of_two(exponent / 2)), two(power_of_two(exponent - exponent / 2)) {}
+  template <class D>
+  __device__ __forceinline__ D times(D x) const {
+    return x * static_cast<D>(one) * static_cast<D>(two);
+  }
+};
+
 // Of one cloud, filled in by atomics.
 struct Facts {
   u64 problem;   // smallest (index << 8 | what); kNoExact: none. `index` is a point or an entry.

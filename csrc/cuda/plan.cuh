@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/backward.cuh"
 #include "cuda/forest.cuh"
@@ -309,30 +310,26 @@ int64_t h0_forward(Launch& launch, Metric metric, const BatchShape& shape, const
   Facts* facts = carver.take<Facts>(!fused || cosine ? shape.batch : 0);
   double* units = carver.take<double>(cosine ? shape.batch * n * shape.dim : 0);
   if (!count && (!fused || cosine)) look(launch, shape, points, facts, cosine ? units : nullptr);
-  if (fused) {
-    if (cosine) {
-      small_trees<Term::kSquared>(launch, shape, device, static_cast<const double*>(units), facts,
-                                  false, how, carver, count, out);
-    } else if (metric == Metric::kManhattan) {
-      small_trees<Term::kAbsolute>(launch, shape, device, points, nullptr, true, how, carver, count,
-                                   out);
-    } else {
-      small_trees<Term::kSquared>(launch, shape, device, points, nullptr, true, how, carver, count,
-                                  out);
+  const auto grow = [&](auto term, const auto* numbers, bool ranged) {
+    constexpr Term kTerm = decltype(term)::value;
+    if (fused) {
+      return small_trees<kTerm>(launch, shape, device, numbers, cosine ? facts : nullptr, ranged,
+                                how, carver, count, out);
     }
-    return carver.bytes();
-  }
-  const TreePlan plan(shape, device);
-  float* keys = carver.take<float>(plan.piece * plan.keys_of_cloud(n));
-  const Forest forest = carve_forest(carver, plan, n);
-  if (count) return carver.bytes();
+    const TreePlan plan(shape, device);
+    float* keys = carver.take<float>(plan.piece * plan.keys_of_cloud(n));
+    const Forest forest = carve_forest(carver, plan, n);
+    if (count) return;
+    point_trees<kTerm>(launch, shape, plan, numbers, facts, ranged, how, keys, forest, out);
+  };
+  using Squared = std::integral_constant<Term, Term::kSquared>;
+  using Absolute = std::integral_constant<Term, Term::kAbsolute>;
   if (cosine) {
-    point_trees<Term::kSquared>(launch, shape, plan, static_cast<const double*>(units), facts,
-                                false, how, keys, forest, out);
+    grow(Squared{}, units, false);
   } else if (metric == Metric::kManhattan) {
-    point_trees<Term::kAbsolute>(launch, shape, plan, points, facts, true, how, keys, forest, out);
+    grow(Absolute{}, points, true);
   } else {
-    point_trees<Term::kSquared>(launch, shape, plan, points, facts, true, how, keys, forest, out);
+    grow(Squared{}, points, true);
   }
   return carver.bytes();
 }

@@ -11,13 +11,6 @@ __global__ void __launch_bounds__(256) clear_facts(int64_t clouds, Facts* facts)
   if (c < clouds) facts[c] = {kNoExact, 0, kNoExact};
 }
 
-// The power of two to be multiplied with, in two steps that stay in range; see PowerOfTwo of the
-// CPU core.
-__device__ __forceinline__ double times_power(double x, int exponent) {
-  const int half = exponent / 2;
-  return x * power_of_two(half) * power_of_two(exponent - half);
-}
-
 // |x| / 2^exponent, which is at least 1, by a warp, added up in the order of the CPU core. 0: x is
 // 0.
 template <class P>
@@ -32,9 +25,10 @@ __device__ double scaled_norm(const P* x, int64_t dim, int* exponent) {
   }
   if (largest == 0) return 0;
   *exponent = exponent_of(largest);
+  const PowerOfTwo scale(-*exponent);
   double sum = 0;
   for (int64_t k = lane; lane < 8 && k < dim; k += 8) {
-    const double scaled = times_power(static_cast<double>(widen(x[k])), -*exponent);
+    const double scaled = scale.times(static_cast<double>(widen(x[k])));
     sum = __dadd_rn(sum, __dmul_rn(scaled, scaled));
   }
   double total = __shfl_sync(kAll, sum, 0);
@@ -47,8 +41,9 @@ template <class P>
 __device__ bool normalise(const P* x, int64_t dim, double* unit) {
   int exponent = 0;
   const double norm = scaled_norm(x, dim, &exponent);
+  const PowerOfTwo scale(-exponent);
   for (int64_t k = threadIdx.x % 32; norm > 0 && k < dim; k += 32) {
-    unit[k] = times_power(static_cast<double>(widen(x[k])), -exponent) / norm;
+    unit[k] = scale.times(static_cast<double>(widen(x[k]))) / norm;
   }
   return norm > 0;
 }

@@ -51,6 +51,7 @@ namespace simt {
 
 template <class To, class From>
 To bits_to(From value) {
+  static_assert(sizeof(From) <= sizeof(To) || sizeof(To) <= 8);
   static_assert(std::is_trivially_copyable_v<To> && std::is_trivially_copyable_v<From>);
   To result{};
   std::memcpy(&result, &value, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
