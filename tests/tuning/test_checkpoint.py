@@ -21,7 +21,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tsloss_fast.tuning import initial_prompt, prompt_clouds
-from tsloss_fast.tuning.atomic import whole_file, whole_folder
+from tsloss_fast._atomic import whole_file, whole_folder
 from tsloss_fast.tuning.run import TuningInterrupted
 from tsloss_fast.tuning.run_folder import MetricsLog, RunFolderError, exclusive, read_metrics
 

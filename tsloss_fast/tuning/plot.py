@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast.tuning.atomic import whole_file
+from tsloss_fast._atomic import whole_file
 from tsloss_fast.tuning.run_folder import read_metrics
 
 __all__ = ["plot_runs"]

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast.tuning.atomic import sync, whole_file
+from tsloss_fast._atomic import sync, whole_file
+from tsloss_fast._json_lines import read_json_lines
 
 __all__ = [
     "MetricsLog",
@@ -156,16 +157,4 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         FileNotFoundError: the folder has no log.
         ValueError: a line before the last is no JSON object.
     """
-    path = Path(folder) / METRICS
-    lines = path.read_bytes().split(b"\n")
-    records: list[dict[str, Any]] = []
-    # The part after the last newline is empty, or half a line.
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object")
-        records.append(record)
-    return records
+    return read_json_lines(Path(folder) / METRICS)

@@ -1,0 +1,284 @@
+"""The record of a tracked run: an Arrow IPC stream, one row per step, cloud and dimension.
+
+The file only ever grows, by one write a record, so a process killed at any moment leaves at most
+one half batch at the end, which readers here leave out. Anything that reads Arrow opens it:
+
+    pyarrow.ipc.open_stream("runs/boolean/topology.arrows").read_pandas()
+
+The pages of the schema are in `SCHEMA` below: a row of dimension 0 is written when the step is
+recorded, its row of dimension 1 when the background thread has it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tsloss_fast._atomic import sync, whole_file
+
+__all__ = ["RECORD", "SCHEMA", "RecordError", "RecordWriter", "TopologyRecord", "read_record"]
+
+RECORD = "topology.arrows"
+_KEY = b"tsloss_fast"
+_numbers = pa.list_(pa.float64())
+_pairs = pa.list_(pa.list_(pa.int32(), 2))
+
+SCHEMA = pa.schema(
+    [
+        # What the row is of. `time` in seconds since 1970.
+        ("step", pa.int64()),
+        ("cloud", pa.int32()),
+        ("dimension", pa.int8()),
+        ("time", pa.float64()),
+        ("n_points", pa.int32()),
+        ("n_features", pa.int32()),
+        # The finite bars, by death; in dimension 0 all births are 0 and there is one infinite bar
+        # more. `edges[k]` is the critical edge of bar k, smaller point first (dimension 0 only).
+        ("births", _numbers),
+        ("deaths", _numbers),
+        ("edges", _pairs),
+        # Functionals of the lifetimes (death - birth): `tsloss_fast.barcode` has the definitions.
+        ("bars", pa.int32()),
+        ("total_persistence", pa.float64()),
+        ("mean_lifetime", pa.float64()),
+        ("max_lifetime", pa.float64()),
+        ("coefficient_of_variation", pa.float64()),
+        ("persistent_entropy", pa.float64()),
+        ("entropy_gap", pa.float64()),  # ln(bars) - persistent_entropy
+        ("redundancy", pa.float64()),  # dimension 0 only
+        # Connected components at each scale, in the units of the points (dimension 0 only).
+        ("scales", _numbers),
+        ("components", pa.list_(pa.int32())),
+        # Distances to the same cloud's diagram in the record before and in the first one; W is
+        # 1-Wasserstein, both with the ground metric of GUDHI (L∞).
+        ("bottleneck_previous", pa.float64()),
+        ("bottleneck_first", pa.float64()),
+        ("wasserstein_previous", pa.float64()),
+        ("wasserstein_first", pa.float64()),
+        # Mean Euclidean distance that a point has moved, since the record before and the first.
+        ("displacement_previous", pa.float64()),
+        ("displacement_first", pa.float64()),
+        # Critical edges that the record before did not have, and those that are gone.
+        ("edges_added", _pairs),
+        ("edges_removed", _pairs),
+        # The points row by row (n_points × n_features), at the steps at which they were kept.
+        ("points", _numbers),
+    ]
+)
+
+
+class RecordError(RuntimeError):
+    """A record cannot be used; the message says why and what to do."""
+
+
+class TopologyRecord:
+    """What a run's record holds.
+
+    Attributes:
+        table: every row, as a `pyarrow.Table`; `table.to_pandas()` for pandas.
+        metadata: `metric`, `clouds` (names), versions, and what the writer was given beside.
+        damaged_bytes: bytes after the last whole batch, left by a kill; they are not in `table`.
+    """
+
+    def __init__(
+        self, table: pa.Table, metadata: Mapping[str, Any], damaged_bytes: int = 0
+    ) -> None:
+        self.table = table
+        self.metadata = dict(metadata)
+        self.damaged_bytes = damaged_bytes
+        self._rows: dict[tuple[int, int], dict[int, int]] = {}
+        keys = (table.column(name).to_pylist() for name in ("cloud", "dimension", "step"))
+        for row, (cloud, dimension, step) in enumerate(zip(*keys, strict=True)):
+            self._rows.setdefault((cloud, dimension), {})[step] = row
+
+    @property
+    def clouds(self) -> list[int]:
+        """Indices of the clouds that have a row, ascending."""
+        return sorted({cloud for cloud, _ in self._rows})
+
+    def cloud_name(self, cloud: int) -> str:
+        names = self.metadata.get("clouds") or []
+        return str(names[cloud]) if cloud < len(names) else f"cloud {cloud}"
+
+    def steps(self, cloud: int = 0, dimension: int = 0) -> np.ndarray:
+        """Recorded steps (S,) int64, ascending."""
+        return np.array(sorted(self._rows.get((cloud, dimension), {})), dtype=np.int64)
+
+    def series(self, name: str, cloud: int = 0, dimension: int = 0) -> np.ndarray:
+        """A column of numbers at `steps(cloud, dimension)`, (S,) float64; NaN where there is none.
+
+        Raises:
+            KeyError: no such column.
+        """
+        column = self.table.column(name)
+        rows = self._rows.get((cloud, dimension), {})
+        values = column.take(pa.array([rows[step] for step in sorted(rows)], pa.int64()))
+        return np.asarray(values.cast(pa.float64()).fill_null(float("nan")).to_numpy())
+
+    def row(self, step: int, cloud: int = 0, dimension: int = 0) -> dict[str, Any]:
+        """One row as Python values, lists as arrays: bars (n,), edges (n, 2) int32, points (N, D).
+
+        Raises:
+            KeyError: nothing was recorded there.
+        """
+        try:
+            index = self._rows[cloud, dimension][step]
+        except KeyError:
+            raise KeyError(
+                f"the record has no row of step {step}, cloud {cloud}, dimension {dimension}"
+            ) from None
+        row: dict[str, Any] = self.table.slice(index, 1).to_pylist()[0]
+        for name in ("births", "deaths", "scales", "components", "points"):
+            if row[name] is not None:
+                row[name] = np.array(row[name], np.int32 if name == "components" else np.float64)
+        for name in ("edges", "edges_added", "edges_removed"):
+            if row[name] is not None:
+                row[name] = np.array(row[name], dtype=np.int32).reshape(-1, 2)
+        if row["points"] is not None:
+            row["points"] = row["points"].reshape(row["n_points"], row["n_features"])
+        return row
+
+    def diagrams(self, step: int, cloud: int = 0) -> list[np.ndarray]:
+        """Persistence diagrams by dimension, (n, 2) each, as ripser and persim have them: dimension
+        0 with its infinite bar, dimension 1 if it was recorded at this step."""
+        row = self.row(step, cloud)
+        infinite = [[0.0, np.inf]] if row["n_points"] else []
+        finite = np.stack([row["births"], row["deaths"]], -1)
+        found = [np.concatenate([finite, np.array(infinite).reshape(-1, 2)])]
+        if step in self._rows.get((cloud, 1), {}):
+            row = self.row(step, cloud, 1)
+            found.append(np.stack([row["births"], row["deaths"]], -1))
+        return found
+
+
+def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
+    """Read a record, or the record in a run's folder. Works while the run goes on.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordError: it is no Arrow stream, or another one than ours.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path /= RECORD
+    data = pa.py_buffer(path.read_bytes())
+    source = pa.BufferReader(data)
+    batches = []
+    end = 0
+    try:
+        reader = pa.ipc.open_stream(source)
+        schema = reader.schema
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RecordError(
+            f"{path} is not a record of topology: no Arrow stream ({error})"
+        ) from error
+    missing = [name for name in SCHEMA.names if name not in schema.names]
+    if missing or _KEY not in (schema.metadata or {}):
+        raise RecordError(
+            f"{path} is an Arrow stream, but not a record of topology: it has the columns "
+            f"{', '.join(schema.names) or '(none)'}"
+        )
+    end = source.tell()
+    # A half batch shows itself in several types of error, depending on where it ends.
+    while True:
+        try:
+            batch = reader.read_next_batch()
+            batch.validate(full=True)
+        except StopIteration:
+            break
+        except (pa.ArrowException, OSError, ValueError):
+            break
+        batches.append(batch)
+        end = source.tell()
+    table = pa.Table.from_batches(batches, schema)
+    return TopologyRecord(table, json.loads(schema.metadata[_KEY]), data.size - end)
+
+
+class RecordWriter:
+    """Appends rows to a record; one batch and one write for each call.
+
+    Args:
+        path: the file. Its folder is made.
+        metadata: what JSON can hold; `clouds` are their names.
+        keep: None for a new file (an existing one is an error); otherwise rows of an existing
+            record up to this step are kept, whatever lies after them is dropped, at once and
+            atomically. There need not be a file.
+
+    Raises:
+        FileExistsError: there is a record, and `keep` is None.
+        RecordError: what is there is no record of ours.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Any],
+        keep: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if keep is None and self.path.exists():
+            raise FileExistsError(
+                f"{self.path} exists: resume it from a step (what lies after that step is "
+                "dropped), or write to another path"
+            )
+        self.kept: TopologyRecord | None = None
+        rows: list[pa.RecordBatch] = []
+        if self.path.exists():
+            assert keep is not None
+            self.kept = read_record(self.path)
+            table = self.kept.table.select(SCHEMA.names)
+            table = table.filter(pa.compute.less_equal(table.column("step"), keep))
+            rows = table.to_batches()
+            self.kept = TopologyRecord(table, self.kept.metadata)
+            metadata = self.kept.metadata | dict(metadata)
+        self.metadata = dict(metadata)
+        schema = SCHEMA.with_metadata({_KEY: json.dumps(self.metadata)})
+        # The writer fills a buffer, which goes to the file in one write a batch.
+        self._buffer = io.BytesIO()
+        self._writer = pa.ipc.new_stream(self._buffer, schema)
+        for batch in rows:
+            self._writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+        with whole_file(self.path) as temporary:
+            temporary.write_bytes(self._drain())
+        self._file: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self._schema = schema
+
+    def write(self, rows: Sequence[Mapping[str, Any]] | Iterable[Mapping[str, Any]]) -> None:
+        """Append rows; columns that a row does not have are null."""
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        columns = list(rows)
+        arrays = [
+            pa.array([row.get(field.name) for row in columns], type=field.type)
+            for field in self._schema
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        data = memoryview(self._drain())
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.sync()
+            os.close(self._file)
+            self._file = None
+            sync(self.path.parent)
+
+    def _drain(self) -> bytes:
+        data = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        return data

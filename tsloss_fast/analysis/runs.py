@@ -1,0 +1,176 @@
+"""A run as the reports see it: its record of topology, and what was measured of its task."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsloss_fast._json_lines import read_json_lines
+from tsloss_fast.analysis.record import RECORD, RecordError, TopologyRecord, read_record
+
+__all__ = ["Run", "Series", "describe", "load_run", "load_runs"]
+
+CONTROL = "control"
+_LOSSES = {
+    "tsloss": "TSLoss",
+    "surrogate": "TSLoss (surrogate)",
+    "total": "total persistence",
+    "l2": "squared norm",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values (S,) float64 at steps (S,) int64, ascending."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, read.
+
+    Attributes:
+        name: to show; told apart by `load_runs`.
+        folder: where it lies.
+        record: the topology.
+        measured: by name: `train_ce` (training batches), `ce`, `accuracy`, `restricted_accuracy`
+            (held-out items), and whatever else the log has. Empty if there is no log.
+        reference: rates without any tuning: `majority_rate`, `zero_shot_restricted_accuracy`, …
+        config: the settings of `tsloss tune`; empty for other runs.
+        control: whether this is the run with cross-entropy alone.
+    """
+
+    name: str
+    folder: Path
+    record: TopologyRecord
+    measured: Mapping[str, Series] = field(default_factory=dict)
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def control(self) -> bool:
+        return self.config.get("loss") == "ce"
+
+    @property
+    def model(self) -> str | None:
+        """The name or folder of the language model, if the run says it."""
+        name = self.config.get("model") or self.record.metadata.get("model")
+        return None if name is None else str(name)
+
+
+def describe(loss: str, weight: float) -> str:
+    """What a run's loss is, in words."""
+    if loss == "ce":
+        return "cross-entropy alone"
+    return f"cross-entropy + {weight:g} × {_LOSSES.get(loss, loss)}"
+
+
+def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """The runs in the folders, each followed by the control that lies in its folder `control`.
+
+    Raises:
+        FileNotFoundError, RecordError, ValueError: as `load_run`.
+    """
+    folders: list[Path] = []
+    for path in map(Path, paths):
+        folders += [path, *(p for p in [path / CONTROL] if (p / RECORD).exists())]
+    unique = list(dict.fromkeys(folder.resolve() for folder in folders))
+    runs = [load_run(folder) for folder in unique]
+    names = [run.name for run in runs]
+    for index, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            place = "/".join(run.folder.parts[-2:])
+            runs[index] = Run(**(vars(run) | {"name": f"{place}: {run.name}"}))
+    return runs
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Read the folder of `tsloss tune`, or any folder in which a tracker left a record.
+
+    Beside the record it reads `metrics.jsonl` of `tsloss tune`, or `trainer_state.json` of the
+    transformers Trainer (the newest, in the folder or in its checkpoints).
+
+    Raises:
+        FileNotFoundError: there is no record.
+        RecordError: the record cannot be read, or is empty.
+        ValueError: the log is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).exists():
+        raise FileNotFoundError(
+            f"{folder} has no {RECORD}: expected the folder of `tsloss tune`, or one that a "
+            "TopologyTracker or PromptTopologyCallback wrote to"
+        )
+    record = read_record(folder)
+    if not len(record.steps()):
+        raise RecordError(f"{folder / RECORD} holds no whole record yet: nothing to show")
+    config: Mapping[str, Any] = {}
+    if (folder / "config.json").exists():
+        try:
+            config = dict(json.loads((folder / "config.json").read_text("utf-8"))["config"])
+        except (ValueError, KeyError, TypeError):
+            config = {}  # another program's file of that name
+    name = folder.name
+    if "loss" in config:
+        name = describe(config["loss"], config["weight"])
+        if config["loss"] == "ce" and folder.name == CONTROL:
+            name = f"control: {name}"
+    if (folder / "metrics.jsonl").exists():
+        lines = read_json_lines(folder / "metrics.jsonl")
+        measured, reference = _of_tune(lines)
+    else:
+        measured, reference = _of_trainer(folder), {}
+    return Run(name, folder, record, measured, reference, config)
+
+
+def _of_tune(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Series], Mapping[str, Any]]:
+    points: dict[str, dict[int, float]] = {}
+    for line in lines:
+        kind = line.get("kind")
+        if kind == "step":
+            points.setdefault("train_ce", {})[line["step"]] = line["ce"]
+            points.setdefault("tsloss", {})[line["step"]] = line["tsloss"]
+        elif kind == "eval":
+            for name, value in line.items():
+                if name.endswith(("accuracy", "ce")):
+                    points.setdefault(name, {})[line["step"]] = value
+    reference = next((line for line in lines if line.get("kind") == "reference"), {})
+    return _series(points), reference
+
+
+def _of_trainer(folder: Path) -> dict[str, Series]:
+    states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
+    best: dict[str, Any] = {}
+    for path in states:
+        try:
+            state = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it to go on without") from error
+        if state.get("global_step", 0) >= best.get("global_step", -1):
+            best = state
+    points: dict[str, dict[int, float]] = {}
+    renamed = {"loss": "train_ce", "eval_loss": "ce"}
+    for entry in best.get("log_history", []):
+        for name, value in entry.items():
+            if isinstance(value, (int, float)) and name not in ("step", "epoch"):
+                name = renamed.get(name, name.removeprefix("eval_"))
+                points.setdefault(name, {})[entry["step"]] = float(value)
+    return _series(points)
+
+
+def _series(points: Mapping[str, Mapping[int, float]]) -> dict[str, Series]:
+    return {
+        name: Series(
+            np.array(sorted(values), dtype=np.int64),
+            np.array([values[step] for step in sorted(values)], dtype=np.float64),
+        )
+        for name, values in points.items()
+    }
