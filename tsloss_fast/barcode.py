@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import _ops
-from ._inputs import Lengths, check_lengths
+from ._inputs import Lengths, check_lengths, runs_directly
 from .functional import H0Persistence
 
 
@@ -273,6 +274,11 @@ def wasserstein_distance(
     a, b = _pair(a, b, lengths_a, lengths_b)
     if a.device.type != "mps":
         a, b = a.double(), b.double()
+    wanted = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if not wanted and runs_directly(a) and runs_directly(b):
+        # The same recurrence; on rows this short NumPy takes a fifth of the time of torch.
+        cost = torch.from_numpy(_matching_cost(a.detach().numpy(), b.detach().numpy(), p))
+        return _root(cost, p).to(dtype)
     alone_a, alone_b = _power(a / 2, p), _power(b / 2, p)
     # cost[j]: the bars of a so far against the first j of b. A run of unmatched bars of b costs a
     # difference of prefix sums, so the scan over j is a running minimum.
@@ -283,11 +289,35 @@ def wasserstein_distance(
         match = cost[..., :-1] + _power((a[..., k : k + 1] - b).abs(), p)
         cost = torch.cat([skip[..., :1], torch.minimum(skip[..., 1:], match)], dim=-1)
         cost = prefix + (cost - prefix).cummin(-1).values
+    return _root(cost[..., -1], p).to(dtype)
+
+
+def _matching_cost(a: np.ndarray, b: np.ndarray, p: float) -> np.ndarray:
+    """The loop of `wasserstein_distance` in NumPy: (..., M) and (..., M') descending -> (...)."""
+    alone_a, alone_b = (a / 2) ** p, (b / 2) ** p
+    prefix = np.zeros((*b.shape[:-1], b.shape[-1] + 1))
+    np.cumsum(alone_b, axis=-1, out=prefix[..., 1:])
+    cost = prefix.copy()
+    for k in range(a.shape[-1]):
+        match = np.abs(a[..., k : k + 1] - b)
+        if p != 1:
+            match **= p
+        match += cost[..., :-1]
+        cost += alone_a[..., k : k + 1]
+        np.minimum(cost[..., 1:], match, out=cost[..., 1:])
+        cost -= prefix
+        np.minimum.accumulate(cost, axis=-1, out=cost)
+        cost += prefix
+    return np.asarray(cost[..., -1])
+
+
+def _root(cost: Tensor, p: float) -> Tensor:
+    """The p-th root of a matching's cost, with derivative 0 at 0."""
     # Differences of prefix sums can leave a rounding error of either sign where the distance is 0.
-    total = cost[..., -1].clamp(min=0)
+    total = cost.clamp(min=0)
     zero = total == 0
     root = total if p == 1 else torch.where(zero, torch.ones_like(total), total).pow(1 / p)
-    return torch.where(zero, torch.zeros_like(total), root).to(dtype)
+    return torch.where(zero, torch.zeros_like(total), root)
 
 
 def single_linkage(h0: H0Persistence) -> Tensor:

@@ -1,7 +1,7 @@
 """1-dimensional persistence through GUDHI or ripser, at once or in a background thread.
 
-H1 is watched, not trained with, and it is dear: O(N³) simplices in the worst case. So it is computed
-by libraries that are good at it, on the CPU, while the training goes on.
+H1 is watched, not trained with, and it is dear: O(N³) simplices in the worst case. So it is
+computed by libraries that are good at it, on the CPU, while the training goes on.
 """
 
 from __future__ import annotations
@@ -172,4 +172,6 @@ def _serve(jobs: queue.Queue[Any], work: Callable[[Any], None], failed: threadin
 def _finish(jobs: queue.Queue[Any], thread: threading.Thread) -> None:
     if thread.is_alive():
         jobs.put(None)
-        thread.join()
+        # The garbage collector may call from the thread itself.
+        if thread is not threading.current_thread():
+            thread.join()

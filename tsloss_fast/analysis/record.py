@@ -5,8 +5,8 @@ one half batch at the end, which readers here leave out. Anything that reads Arr
 
     pyarrow.ipc.open_stream("runs/boolean/topology.arrows").read_pandas()
 
-The pages of the schema are in `SCHEMA` below: a row of dimension 0 is written when the step is
-recorded, its row of dimension 1 when the background thread has it.
+`SCHEMA` below has the columns. A row of dimension 0 is written when the step is recorded, its row
+of dimension 1 when the background thread has it, some rows later.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class TopologyRecord:
         self.table = table
         self.metadata = dict(metadata)
         self.damaged_bytes = damaged_bytes
+        # (cloud, dimension) -> step -> row; of two rows of a step the later one counts.
         self._rows: dict[tuple[int, int], dict[int, int]] = {}
         keys = (table.column(name).to_pylist() for name in ("cloud", "dimension", "step"))
         for row, (cloud, dimension, step) in enumerate(zip(*keys, strict=True)):
@@ -125,6 +126,9 @@ class TopologyRecord:
     def row(self, step: int, cloud: int = 0, dimension: int = 0) -> dict[str, Any]:
         """One row as Python values, lists as arrays: bars (n,), edges (n, 2) int32, points (N, D).
 
+        Columns without a value are None: `births`, `deaths` and `edges` where the cloud was not
+        finite, `points` where they were not kept.
+
         Raises:
             KeyError: nothing was recorded there.
         """
@@ -147,8 +151,17 @@ class TopologyRecord:
 
     def diagrams(self, step: int, cloud: int = 0) -> list[np.ndarray]:
         """Persistence diagrams by dimension, (n, 2) each, as ripser and persim have them: dimension
-        0 with its infinite bar, dimension 1 if it was recorded at this step."""
+        0 with its infinite bar, dimension 1 if it was recorded at this step.
+
+        Raises:
+            KeyError: nothing was recorded there.
+            ValueError: the points were not finite.
+        """
         row = self.row(step, cloud)
+        if row["deaths"] is None:
+            raise ValueError(
+                f"step {step}, cloud {cloud}: the points were not finite, so there are no bars"
+            )
         infinite = [[0.0, np.inf]] if row["n_points"] else []
         finite = np.stack([row["births"], row["deaths"]], -1)
         found = [np.concatenate([finite, np.array(infinite).reshape(-1, 2)])]
@@ -210,10 +223,11 @@ class RecordWriter:
         keep: None for a new file (an existing one is an error); otherwise rows of an existing
             record up to this step are kept, whatever lies after them is dropped, at once and
             atomically. There need not be a file.
+        same: keys of the metadata that an existing record must have with the same values.
 
     Raises:
         FileExistsError: there is a record, and `keep` is None.
-        RecordError: what is there is no record of ours.
+        RecordError: what is there is no record of ours, or differs in `same`; it is left as it is.
     """
 
     def __init__(
@@ -221,6 +235,7 @@ class RecordWriter:
         path: str | os.PathLike[str],
         metadata: Mapping[str, Any],
         keep: int | None = None,
+        same: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,6 +249,12 @@ class RecordWriter:
         if self.path.exists():
             assert keep is not None
             self.kept = read_record(self.path)
+            for key in same:
+                if self.kept.metadata.get(key) != metadata.get(key):
+                    raise RecordError(
+                        f"{self.path} was recorded with {key} = {self.kept.metadata.get(key)!r}, "
+                        f"not {metadata.get(key)!r}: use the same, or another path"
+                    )
             table = self.kept.table.select(SCHEMA.names)
             table = table.filter(pa.compute.less_equal(table.column("step"), keep))
             rows = table.to_batches()
@@ -251,7 +272,7 @@ class RecordWriter:
         self._file: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         self._schema = schema
 
-    def write(self, rows: Sequence[Mapping[str, Any]] | Iterable[Mapping[str, Any]]) -> None:
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows; columns that a row does not have are null."""
         if self._file is None:
             raise ValueError(f"{self.path} is closed")

@@ -1,0 +1,102 @@
+"""What is recorded of the 0- and the 1-dimensional barcode of a cloud at one step."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsloss_fast import barcode
+
+__all__ = ["changed_edges", "diagram_distances", "lifetime_measures", "scales_for", "summary"]
+
+SCALES = 33
+# Hera's relative error; it would be 1 % by default.
+_DELTA = 1e-6
+
+
+@torch.no_grad()
+def lifetime_measures(
+    lifetimes: Tensor, lengths: Tensor | None = None, rho: float | None = None
+) -> dict[str, list[float]]:
+    """Functionals of the lifetimes (death - birth) of each barcode of a batch.
+
+    Args:
+        lifetimes: (B, M) float64, >= 0.
+        lengths: (B,) as in `tsloss_fast.barcode`: one more than the bars of each cloud.
+        rho: of `barcode.redundancy`; None leaves it out.
+
+    Returns:
+        By column of the record, a number per barcode. Without bars all are 0.
+    """
+    size = lifetimes.shape[-1]
+    bars = (
+        torch.full(lifetimes.shape[:-1], size)
+        if lengths is None
+        else (lengths - 1).clamp(min=0, max=size)
+    )
+    shown = lifetimes
+    if lengths is not None:
+        shown = torch.where(torch.arange(size) < bars.unsqueeze(-1), lifetimes, 0)
+    entropy = barcode.persistent_entropy(lifetimes, lengths)
+    highest = bars.clamp(min=1).to(lifetimes.dtype).log()
+    # Bars all of length 0 have entropy 0 by definition, which says nothing of a gap.
+    gap = torch.where(shown.sum(-1) > 0, (highest - entropy).clamp(min=0), 0)
+    found = {
+        "bars": bars,
+        "total_persistence": barcode.total_persistence(lifetimes, lengths=lengths),
+        "mean_lifetime": barcode.mean_death(lifetimes, lengths),
+        "max_lifetime": shown.amax(-1) if size else shown.sum(-1),
+        "coefficient_of_variation": barcode.coefficient_of_variation(lifetimes, lengths),
+        "persistent_entropy": entropy,
+        # The clamp takes NaN to NaN.
+        "entropy_gap": torch.where(entropy.isnan(), entropy, gap),
+    }
+    if rho is not None:
+        found["redundancy"] = barcode.redundancy(lifetimes, rho, lengths)
+    return {name: values.tolist() for name, values in found.items()}
+
+
+def summary(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """Means over clouds of the named columns, those left out that no cloud has."""
+    means = {}
+    for name in names:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
+def scales_for(deaths: Tensor) -> np.ndarray:
+    """Scales (33,) from 0 to twice the longest of the deaths, or to 1 if there is none."""
+    finite = deaths[deaths.isfinite()]
+    longest = float(finite.max()) if finite.numel() else 0.0
+    return np.linspace(0.0, 2.0 * longest if longest > 0 else 1.0, SCALES)
+
+
+def changed_edges(before: np.ndarray, now: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
+    """Edges (n, 2) of `now` that `before` does not have, and the other way round, sorted."""
+    old = {(int(i), int(j)) for i, j in before}
+    new = {(int(i), int(j)) for i, j in now}
+    added, removed = sorted(new - old), sorted(old - new)
+    return [list(edge) for edge in added], [list(edge) for edge in removed]
+
+
+def diagram_distances(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
+    """Bottleneck and 1-Wasserstein distance of two finite diagrams (n, 2), through GUDHI's Hera
+    with its ground metric L∞; None where GUDHI is not installed."""
+    if importlib.util.find_spec("gudhi") is None:
+        return {"bottleneck": None, "wasserstein": None}
+    if len(a) == 0 and len(b) == 0:
+        return {"bottleneck": 0.0, "wasserstein": 0.0}
+    from gudhi import hera
+
+    return {
+        # GUDHI's own bottleneck_distance can depend on the order of the points.
+        "bottleneck": float(hera.bottleneck_distance(a, b, _DELTA)),
+        "wasserstein": float(hera.wasserstein_distance(a, b, 1.0, np.inf, _DELTA)),
+    }

@@ -1,0 +1,142 @@
+"""The clouds at one step, as they are recorded and as the next record is compared with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsloss_fast import barcode, h0_persistence
+from tsloss_fast.analysis.measures import changed_edges, lifetime_measures
+
+__all__ = ["Snapshot", "h0_rows", "snapshot_of_rows", "take"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """B clouds at one step.
+
+    Attributes:
+        deaths: (B, N-1) float64 on the CPU; NaN for a cloud that is not finite.
+        edges: (B, N-1, 2) int64; -1 in the padding.
+        points: (B, N, D) on their device, a copy; None if they are not known any more.
+        lengths: (B,) int64 on the CPU, the valid points of each cloud; None: all.
+    """
+
+    deaths: Tensor
+    edges: np.ndarray
+    points: Tensor | None
+    lengths: Tensor | None
+
+    @property
+    def finite(self) -> list[bool]:
+        found: list[bool] = self.deaths.isfinite().all(-1).tolist()
+        return found
+
+    def sizes(self) -> list[int]:
+        """Valid points of each cloud."""
+        if self.lengths is not None:
+            return [int(n) for n in self.lengths]
+        assert self.points is not None
+        return [self.points.shape[1]] * len(self.points)
+
+
+def take(points: Tensor, metric: str, lengths: Tensor | None) -> Snapshot:
+    """Points (B, N, D) as they are now, with their barcodes."""
+    h0 = h0_persistence(points, metric, lengths, check_finite=False)
+    deaths, edges = h0.deaths.to("cpu", torch.float64), h0.edges.cpu().numpy()
+    return Snapshot(deaths, edges, points.clone(), None if lengths is None else lengths.cpu())
+
+
+def h0_rows(
+    step: int,
+    now: Snapshot,
+    previous: Snapshot | None,
+    first: Snapshot | None,
+    *,
+    scales: np.ndarray,
+    rho: float,
+    keep_points: bool,
+) -> list[dict[str, Any]]:
+    """The rows of dimension 0 of a record, one per cloud; `record.SCHEMA` has the columns."""
+    assert now.points is not None
+    measures: dict[str, Sequence[Any]] = dict(lifetime_measures(now.deaths, now.lengths, rho))
+    curve = barcode.betti_curve(now.deaths, torch.from_numpy(scales), now.lengths)
+    measures["components"] = curve.tolist()
+    measures |= _compare("previous", previous, now) | _compare("first", first, now)
+    kept = now.points.cpu().double().numpy() if keep_points else None
+    at = time.time()
+    rows = []
+    for cloud, (size, finite) in enumerate(zip(now.sizes(), now.finite, strict=True)):
+        row: dict[str, Any] = {
+            "step": step,
+            "cloud": cloud,
+            "dimension": 0,
+            "time": at,
+            "n_points": size,
+            "n_features": now.points.shape[2],
+            **{name: values[cloud] for name, values in measures.items()},
+        }
+        if finite:
+            bars = max(size - 1, 0)
+            edges = now.edges[cloud, :bars]
+            row["births"] = np.zeros(bars)
+            row["deaths"] = now.deaths[cloud, :bars].numpy()
+            row["edges"] = edges.tolist()
+            row["scales"] = scales
+            if previous is not None:
+                before = previous.edges[cloud]
+                before = before[(before >= 0).all(-1)]
+                row["edges_added"], row["edges_removed"] = changed_edges(before, edges)
+        else:
+            row["components"] = None
+        if kept is not None:
+            row["points"] = kept[cloud, :size].ravel()
+        rows.append(row)
+    return rows
+
+
+def _compare(name: str, past: Snapshot | None, now: Snapshot) -> dict[str, list[Any]]:
+    """Columns that say how far each cloud is from what it was."""
+    if past is None:
+        return {}
+    pair = (past.deaths, now.deaths)
+    lengths = (past.lengths, now.lengths)
+    found = {
+        f"bottleneck_{name}": barcode.bottleneck_distance(*pair, *lengths).tolist(),
+        f"wasserstein_{name}": barcode.wasserstein_distance(*pair, 1.0, *lengths).tolist(),
+    }
+    old, new = past.points, now.points
+    assert new is not None
+    # A point is followed by its index, which means nothing if their number has changed.
+    if old is None or old.shape != new.shape or past.sizes() != now.sizes():
+        return found
+    moved = torch.linalg.vector_norm(new - old.to(new), dim=-1).cpu().double()
+    count = torch.tensor(now.sizes())
+    valid = torch.arange(moved.shape[1]) < count.unsqueeze(-1)
+    mean = torch.where(valid, moved, 0).sum(-1) / count.clamp(min=1)
+    found[f"displacement_{name}"] = mean.tolist()
+    return found
+
+
+def snapshot_of_rows(rows: Sequence[Mapping[str, Any]]) -> Snapshot | None:
+    """Rows of one step, one per cloud, as they were when they were measured."""
+    if any(row["deaths"] is None for row in rows):
+        return None
+    lengths = torch.tensor([row["n_points"] for row in rows])
+    bars = int((lengths - 1).clamp(min=0).max())
+    deaths = torch.zeros(len(rows), bars, dtype=torch.float64)
+    edges = np.full((len(rows), bars, 2), -1, dtype=np.int64)
+    for index, row in enumerate(rows):
+        deaths[index, : len(row["deaths"])] = torch.from_numpy(row["deaths"])
+        edges[index, : len(row["edges"])] = row["edges"]
+    whole = bool((lengths == lengths[0]).all())
+    points = None
+    if whole and all(row["points"] is not None for row in rows):
+        points = torch.from_numpy(np.stack([row["points"] for row in rows]))
+    return Snapshot(deaths, edges, points, None if whole else lengths)

@@ -1,0 +1,344 @@
+"""Watches the topology of points while they are learned, in any loop.
+
+with TopologyTracker("runs/mine/topology.arrows") as tracker:
+    for step in range(steps):
+        ...
+        optimizer.step()
+        tracker.record(step + 1, prompt)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsloss_fast import barcode, h0_persistence
+from tsloss_fast._inputs import check_lengths
+from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, h1_diagram
+from tsloss_fast.analysis.measures import (
+    diagram_distances,
+    lifetime_measures,
+    scales_for,
+    summary,
+)
+from tsloss_fast.analysis.record import RECORD, RecordWriter
+from tsloss_fast.analysis.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
+
+__all__ = ["LOGGED", "Schedule", "TopologyTracker"]
+
+Schedule = int | Callable[[int], bool]
+# The columns that `record` returns, and that a training log shows.
+LOGGED = (
+    "mean_lifetime",
+    "max_lifetime",
+    "total_persistence",
+    "coefficient_of_variation",
+    "persistent_entropy",
+    "entropy_gap",
+    "redundancy",
+    "bottleneck_previous",
+    "bottleneck_first",
+    "wasserstein_previous",
+    "wasserstein_first",
+    "displacement_previous",
+    "displacement_first",
+)
+
+
+class TopologyTracker:
+    """Records H0 of clouds of points at chosen steps, and H1 at longer intervals in a thread.
+
+    H0 is exact, through the core, on the device of the points; with its functionals and one write
+    to the file a record of a prompt of 20 tokens takes about a millisecond. Nothing here asks for a
+    gradient, and no error of H1 ends the training. Points that are not finite are recorded as such,
+    with one warning.
+
+    Args:
+        path: a folder, in which the record is `topology.arrows`, or a file that ends in .arrows;
+            `tsloss_fast.analysis.record` has the columns.
+        metric: as in `h0_persistence`.
+        every: record at steps that this divides, or that it says yes to; other steps cost nothing.
+        h1_every: the same for H1, among the recorded steps; the first step is always one. None: no
+            H1.
+        points_every: the same for keeping the points themselves; 8 N D bytes a cloud. They are kept
+            at the first step in any case: maps and names of tokens need them.
+        h1: "gudhi", "ripser", or "auto": whichever is installed, and no H1 if neither is.
+        max_h1_points: no H1 of larger clouds, which is said once.
+        clouds: names of the B clouds.
+        rho: of `barcode.redundancy`.
+        metadata: kept with the record; what JSON can hold. `model` lets a report name the tokens.
+        resume: the step that the training goes on from. What was recorded after it is dropped.
+            None: a new record; an old one at `path` is an error.
+        resume_points: the points at that step, so that the next displacement is known.
+
+    Raises:
+        FileExistsError: there is a record, and `resume` is None.
+        RecordError: the record is none of ours, or of another metric, rho or other clouds.
+        ValueError, TypeError, ImportError: a wrong argument, or an engine that is not installed.
+
+    One process writes: with several, make the tracker on rank 0 alone. `close`, or the end of the
+    `with` block, waits for H1; without it, the end of the process does.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metric: str = "euclidean",
+        every: Schedule = 1,
+        h1_every: Schedule | None = 10,
+        points_every: Schedule = 10,
+        h1: str = "auto",
+        max_h1_points: int = 400,
+        clouds: Sequence[str] | None = None,
+        rho: float = 0.5,
+        metadata: Mapping[str, Any] | None = None,
+        resume: int | None = None,
+        resume_points: Tensor | np.ndarray | None = None,
+    ) -> None:
+        # Errors of arguments come from the same place that will use them, before a file is made.
+        h0_persistence(torch.zeros(1, 1), metric)
+        barcode.redundancy(torch.zeros(1), rho)
+        self._every = _schedule("every", every)
+        self._points_every = _schedule("points_every", points_every)
+        self._h1_every = None if h1_every is None else _schedule("h1_every", h1_every)
+        engine = None if h1_every is None else find_engine(h1)
+        self._metric, self._rho, self._max_h1 = metric, rho, max_h1_points
+        self._names = None if clouds is None else list(map(str, clouds))
+        path = Path(path)
+        self.path = path if path.suffix == ".arrows" else path / RECORD
+        fixed = {"metric": metric, "rho": rho, "clouds": self._names, "h1": engine}
+        self._writer = RecordWriter(
+            self.path, dict(metadata or {}) | fixed, resume, same=("metric", "rho", "clouds")
+        )
+        self._lock = threading.Lock()
+        self._first: Snapshot | None = None
+        self._previous: Snapshot | None = None
+        self._scales: np.ndarray | None = None
+        self._last_step: int | None = None
+        self._h1_diagrams: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._warned: set[str] = set()
+        if self._writer.kept is not None:
+            self._remember_kept(resume, resume_points)
+        self._h1 = None if engine is None else BackgroundH1(_H1Work(self, engine))
+
+    def __enter__(self) -> TopologyTracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def due(self, step: int) -> bool:
+        """Whether `record` does anything at this step."""
+        return self._every(step)
+
+    @torch.no_grad()
+    def record(
+        self,
+        step: int,
+        points: Tensor | np.ndarray,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        keep: bool = False,
+    ) -> dict[str, float] | None:
+        """Record the points as they are after `step` steps, if the step is one to record.
+
+        Args:
+            step: above every step recorded before.
+            points: (N, D), or (..., N, D) for several clouds, flattened to B; any floating type,
+                device and strides, also with a gradient, which is left alone.
+                `prompt_clouds(model)` gives the virtual tokens of a peft model.
+            lengths: (...) valid points of each cloud of a padded batch.
+            keep: record this step whatever the schedule says, with its points and H1: for the last.
+
+        Returns:
+            The means over clouds of the columns in `LOGGED`, without those that are not defined;
+            None if the step is not one to record.
+
+        Raises:
+            ValueError: a step that is not above the last, another number of clouds than before, or
+                what `h0_persistence` raises of shapes and lengths.
+            TypeError: no floating tensor.
+            OSError: the file cannot be written.
+        """
+        if not (keep or self.due(step)):
+            return None
+        if self._last_step is not None and step <= self._last_step:
+            raise ValueError(
+                f"step {step} is not above the last recorded step {self._last_step}: to go back, "
+                "make a tracker with resume=STEP"
+            )
+        batch, sizes = self._as_batch(points, lengths)
+        now = take(batch, self._metric, sizes)
+        if not all(now.finite):
+            self._warn(
+                "finite",
+                f"the points are not finite from step {step} on (cloud {now.finite.index(False)} "
+                "the first): such clouds are recorded without bars",
+            )
+        first = self._first is None
+        if self._scales is None:
+            self._scales = scales_for(now.deaths)
+        rows = h0_rows(
+            step,
+            now,
+            self._previous,
+            self._first,
+            scales=self._scales,
+            rho=self._rho,
+            keep_points=keep or first or self._points_every(step),
+        )
+        with self._lock:
+            self._writer.write(rows)
+        self._first = self._first or now
+        self._previous = now
+        self._last_step = step
+        if self._h1 and self._h1_every and (keep or first or self._h1_every(step)):
+            self._submit_h1(step, now)
+        return summary(rows, LOGGED)
+
+    def flush(self) -> None:
+        """Wait for H1 of the steps so far, and force the record to the disk."""
+        if self._h1 is not None:
+            self._h1.wait()
+        with self._lock:
+            self._writer.sync()
+
+    def close(self) -> None:
+        """Finish H1 and close the file; a second call does nothing."""
+        if self._h1 is not None:
+            self._h1.close()
+            if self._h1.skipped:
+                self._warn(
+                    "skipped",
+                    f"H1 was too slow for its interval: {self._h1.skipped} steps have none; use a "
+                    "larger h1_every",
+                )
+        with self._lock:
+            self._writer.close()
+
+    def _as_batch(
+        self, points: Tensor | np.ndarray, lengths: Tensor | Sequence[int] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        x = torch.from_numpy(points) if isinstance(points, np.ndarray) else points
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"points: expected a floating tensor or array, got {found}")
+        if x.dim() < 2:
+            raise ValueError(f"points: expected shape (N, D) or (..., N, D), got {tuple(x.shape)}")
+        x = x.detach()
+        sizes = check_lengths(lengths, x.shape[:-2], x.device)
+        x = x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        expected = self._clouds()
+        if expected is not None and len(x) != expected:
+            raise ValueError(
+                f"points: {len(x)} clouds, but this record has {expected}: write another record "
+                "with another tracker"
+            )
+        return x, None if sizes is None else sizes.reshape(-1)
+
+    def _clouds(self) -> int | None:
+        if self._names is not None:
+            return len(self._names)
+        return None if self._first is None else len(self._first.deaths)
+
+    def _submit_h1(self, step: int, now: Snapshot) -> None:
+        assert self._h1 is not None
+        assert now.points is not None
+        if now.points.shape[1] > self._max_h1:
+            self._warn(
+                "large",
+                f"no H1 of clouds of more than {self._max_h1} points (here {now.points.shape[1]}): "
+                "a larger max_h1_points asks for it",
+            )
+            return
+        points = now.points.cpu().numpy()
+        known = zip(now.sizes(), now.finite, strict=True)
+        jobs = [(step, cloud, points[cloud, :n]) for cloud, (n, ok) in enumerate(known) if ok]
+        if jobs:
+            self._h1.submit(jobs)
+
+    def _remember_kept(self, resume: int | None, resume_points: Tensor | np.ndarray | None) -> None:
+        """Take up the thread from the rows that were kept."""
+        kept = self._writer.kept
+        assert kept is not None
+        steps = kept.steps()
+        if not len(steps):
+            return
+        clouds = kept.clouds
+        self._last_step = int(steps[-1])
+        self._first = snapshot_of_rows([kept.row(int(steps[0]), cloud) for cloud in clouds])
+        self._previous = snapshot_of_rows([kept.row(int(steps[-1]), cloud) for cloud in clouds])
+        if resume_points is not None and self._previous is not None and self._last_step == resume:
+            batch, lengths = self._as_batch(resume_points, self._previous.lengths)
+            self._previous = replace(self._previous, points=batch.clone(), lengths=lengths)
+        self._scales = kept.row(int(steps[0]))["scales"]
+        for cloud in clouds:
+            done = kept.steps(cloud, 1)
+            if len(done):
+                first, last = (kept.diagrams(int(s), cloud)[1] for s in (done[0], done[-1]))
+                self._h1_diagrams[cloud] = first, last
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"{self.path}: {message}", UserWarning, stacklevel=4)
+
+
+class _H1Work:
+    """What the thread does with a job: diagrams, their measures, and rows in the record.
+
+    It holds the tracker's parts and not the tracker, which may be collected before it is done.
+    """
+
+    def __init__(self, tracker: TopologyTracker, engine: str) -> None:
+        self._metric, self._engine = tracker._metric, engine
+        self._writer, self._lock = tracker._writer, tracker._lock
+        self._diagrams = tracker._h1_diagrams
+
+    def __call__(self, job: list[tuple[int, int, np.ndarray]]) -> None:
+        rows = []
+        for step, cloud, points in job:
+            diagram = h1_diagram(points, self._metric, engine=self._engine)
+            lifetimes = torch.from_numpy(diagram[:, 1] - diagram[:, 0])
+            measures = lifetime_measures(lifetimes.unsqueeze(0))
+            row: dict[str, Any] = {
+                "step": step,
+                "cloud": cloud,
+                "dimension": 1,
+                "time": time.time(),
+                "n_points": points.shape[0],
+                "n_features": points.shape[1],
+                "births": diagram[:, 0],
+                "deaths": diagram[:, 1],
+                **{name: values[0] for name, values in measures.items()},
+            }
+            if cloud in self._diagrams:
+                first, previous = self._diagrams[cloud]
+                for name, other in (("first", first), ("previous", previous)):
+                    for kind, value in diagram_distances(other, diagram).items():
+                        row[f"{kind}_{name}"] = value
+            self._diagrams[cloud] = (self._diagrams.get(cloud, (diagram,))[0], diagram)
+            rows.append(row)
+        with self._lock:
+            self._writer.write(rows)
+
+
+def _schedule(name: str, value: Schedule) -> Callable[[int], bool]:
+    if callable(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1 or a function, got {value!r}")
+    return lambda step: step % value == 0
