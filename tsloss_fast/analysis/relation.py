@@ -1,14 +1,38 @@
-"""How recorded topology goes with performance: rank correlations, with intervals over runs."""
+"""How recorded topology goes with performance: rank correlations, with intervals over runs.
+
+The unit is the run. Steps of one run follow from each other, so a hundred of them are not a hundred
+observations: within a run there is one coefficient, and what is resampled is runs.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsloss_fast.analysis.runs import Run
+import numpy as np
+import pyarrow as pa
 
-__all__ = ["Correlation", "Relation", "RunGroup", "relate"]
+from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
+from tsloss_fast.analysis.run_groups import RunGroup, describe_group, group_runs
+from tsloss_fast.analysis.runs import Run, Series
+from tsloss_fast.analysis.spearman import (
+    MINIMUM_RUNS,
+    mean_interval,
+    spearman,
+    spearman_interval,
+)
+
+__all__ = [
+    "MINIMUM_RUNS",
+    "OUTCOMES",
+    "QUANTITIES",
+    "Correlation",
+    "Relation",
+    "RunGroup",
+    "relate",
+]
 
 QUANTITIES = (
     "mean_lifetime",
@@ -22,6 +46,10 @@ QUANTITIES = (
     "wasserstein_first",
 )
 OUTCOMES = ("accuracy", "ce")
+# Over two steps a coefficient is +1 or -1 whatever happens.
+_MINIMUM_STEPS = 3
+_H1 = "h1_"
+_COLUMNS = [f.name for f in SCHEMA if f.type == pa.float64() and f.name != "time"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +61,8 @@ class Correlation:
             "runs": the coefficient over the runs, last value against last value.
         group: index into `Relation.groups`.
         quantity, outcome: what was related.
-        coefficient: in [-1, 1]; None where it is undefined or too few runs have it.
+        coefficient: in [-1, 1]; None where it is undefined. In the view "runs" None with fewer than
+            5 runs too; in the view "steps" it then describes these runs and no others.
         low, high: ends of the bootstrap interval over runs; None with fewer than 5 runs.
         runs: the runs that it comes from.
         steps: the steps that it comes from, all runs together (one a run in the view "runs").
@@ -59,28 +88,12 @@ class Correlation:
     @property
     def claim(self) -> bool:
         """Whether there is an interval and it excludes zero."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class RunGroup:
-    """Runs that are taken together: the same task and the same model.
-
-    Attributes:
-        task, model: None where the runs do not say.
-        runs: their names.
-        remarks: what a reader must know of how they differ, as sentences.
-    """
-
-    task: str | None
-    model: str | None
-    runs: tuple[str, ...]
-    remarks: tuple[str, ...]
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
 class Relation:
-    """All correlations that were looked at, in the order view, group, quantity, outcome."""
+    """All correlations that were looked at, by group, then view, quantity and outcome."""
 
     correlations: tuple[Correlation, ...]
     groups: tuple[RunGroup, ...]
@@ -90,16 +103,23 @@ class Relation:
 
     @property
     def claim(self) -> bool:
-        """Whether any group has runs enough (5) for an interval."""
-        raise NotImplementedError
+        """Whether anything was looked at with runs enough (5) for an interval."""
+        return any(entry.low is not None for entry in self.correlations)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary a correlation, of what JSON can hold (None, never NaN)."""
-        raise NotImplementedError
+        return [
+            {"task": self.groups[entry.group].task, "model": self.groups[entry.group].model}
+            | asdict(entry)
+            | {"claim": entry.claim, "by_run": list(entry.by_run)}
+            for entry in self.correlations
+        ]
 
     def sentences(self) -> list[str]:
-        """What may be said, and what may not, in English."""
-        raise NotImplementedError
+        """What may be said of other runs, and how far, in English; the caution always."""
+        from tsloss_fast.analysis.relation_words import sentences
+
+        return sentences(self)
 
 
 def relate(
@@ -113,13 +133,137 @@ def relate(
 ) -> Relation:
     """Spearman's rank correlation of recorded quantities with measured outcomes.
 
+    Over the steps: within each run, over the steps at which both are there (the record's step is
+    the evaluation's), then the mean over runs; its interval resamples runs, not steps, because the
+    steps of a run are not independent. Over the runs: the last value of each run against its last
+    outcome. Intervals are percentile bootstraps, with 5 runs or more. They are too narrow for few
+    runs: `mean_interval` and `spearman_interval` have the figures.
+
+    Runs of different tasks (for "boolean": operands too) or models are never taken together: each
+    (task, model) is a group. Runs that do not say theirs are a group of their own, with a remark.
+    Runs of one group may differ in loss or settings: remarks name what differs.
+
     Args:
         runs: as `load_runs` gives them, each once.
-        quantities: columns of the record, dimension 0, averaged over clouds; with the prefix "h1_"
-            of dimension 1. By default `QUANTITIES`.
+        quantities: columns of numbers of the record, dimension 0, or with the prefix "h1_" of
+            dimension 1; the mean over clouds, at steps that all clouds have. By default
+            `QUANTITIES`.
         outcomes: names in `Run.measured`. By default `OUTCOMES`.
-        confidence: of the intervals.
+        confidence: of the intervals, in (0, 1).
         resamples: of the bootstrap.
-        seed: of the bootstrap; the same seed gives the same numbers.
+        seed: of the bootstrap; the same seed gives the same numbers, whatever else is asked for.
+
+    Raises:
+        ValueError: an unknown quantity, a confidence outside (0, 1), fewer than 1 resample.
     """
-    raise NotImplementedError
+    quantities = tuple(QUANTITIES if quantities is None else quantities)
+    outcomes = tuple(OUTCOMES if outcomes is None else outcomes)
+    unknown = [name for name in quantities if name.removeprefix(_H1) not in _COLUMNS]
+    if unknown:
+        raise ValueError(
+            f"the record has no column of numbers {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(_COLUMNS)}, each also with the prefix {_H1}"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, such as 0.95; got {confidence}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, such as 2000; got {resamples}")
+
+    settings = (confidence, resamples, seed)
+    groups = group_runs(runs)
+    found: list[Correlation] = []
+    for index, members in enumerate(groups):
+        series = {name: [_quantity(run.record, name) for run in members] for name in quantities}
+        measured = {name: [_outcome(run, name) for run in members] for name in outcomes}
+        pairs = [(q, o) for q in quantities for o in outcomes]
+        for view, correlate in (("steps", _over_steps), ("runs", _over_runs)):
+            found += [
+                Correlation(view, index, q, o, **correlate(series[q], measured[o], settings))
+                for q, o in pairs
+            ]
+    described = tuple(describe_group(members) for members in groups)
+    return Relation(tuple(found), described, confidence, resamples, seed)
+
+
+def _over_steps(
+    quantity: Sequence[Series], outcome: Sequence[Series], settings: tuple[float, int, int]
+) -> dict[str, Any]:
+    by_run: list[float | None] = []
+    steps = constant = missing = 0
+    for x, y in zip(quantity, outcome, strict=True):
+        common, in_x, in_y = np.intersect1d(x.steps, y.steps, return_indices=True)
+        value = None
+        if len(common) < _MINIMUM_STEPS:
+            missing += 1
+        else:
+            value = _number(spearman(x.values[in_x], y.values[in_y]))
+            constant += value is None
+            steps += len(common) if value is not None else 0
+        by_run.append(value)
+    values = [value for value in by_run if value is not None]
+    interval = mean_interval(values, *settings) if len(values) >= MINIMUM_RUNS else None
+    return {
+        "coefficient": math.fsum(values) / len(values) if values else None,
+        "low": interval[0] if interval else None,
+        "high": interval[1] if interval else None,
+        "runs": len(values),
+        "steps": steps,
+        "constant": constant,
+        "missing": missing,
+        "by_run": tuple(by_run),
+    }
+
+
+def _over_runs(
+    quantity: Sequence[Series], outcome: Sequence[Series], settings: tuple[float, int, int]
+) -> dict[str, Any]:
+    both = [
+        (x.values[-1], y.values[-1])
+        for x, y in zip(quantity, outcome, strict=True)
+        if len(x.values) and len(y.values)
+    ]
+    count, value, interval, constant = len(both), None, None, 0
+    if count >= MINIMUM_RUNS:
+        x, y = np.array(both).T
+        value = _number(spearman(x, y))
+        constant = count if value is None else 0
+        interval = spearman_interval(x, y, *settings) if value is not None else None
+    return {
+        "coefficient": value,
+        "low": interval[0] if interval else None,
+        "high": interval[1] if interval else None,
+        "runs": count - constant,
+        "steps": count - constant,
+        "constant": constant,
+        "missing": len(quantity) - count,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _quantity(record: TopologyRecord, name: str) -> Series:
+    """The mean over clouds. A step that some cloud lacks would make the mean jump: left out; a
+    cloud that never has the quantity has no part in it."""
+    dimension = int(name.startswith(_H1))
+    column = name.removeprefix(_H1)
+    by_cloud = []
+    for cloud in record.clouds:
+        series = Series(record.steps(cloud, dimension), record.series(column, cloud, dimension))
+        series = _present(series)
+        if len(series.steps):
+            by_cloud.append(dict(zip(series.steps.tolist(), series.values.tolist(), strict=True)))
+    common = sorted(set.intersection(*map(set, by_cloud))) if by_cloud else []
+    means = [math.fsum(cloud[step] for cloud in by_cloud) / len(by_cloud) for step in common]
+    return Series(np.array(common, np.int64), np.array(means, np.float64))
+
+
+def _outcome(run: Run, name: str) -> Series:
+    empty = Series(np.zeros(0, np.int64), np.zeros(0))
+    return _present(run.measured.get(name, empty))
+
+
+def _present(series: Series) -> Series:
+    there = ~np.isnan(series.values)
+    return Series(series.steps[there], series.values[there])
