@@ -1,0 +1,237 @@
+"""Clouds of points out of whatever a prompt tuning leaves: one iterator for every format.
+
+| what                                | clouds                                                   |
+|-------------------------------------|----------------------------------------------------------|
+| `topology.arrows` of a tracked run  | at each step at which the points were kept, all clouds   |
+| a run's folder                      | its record; without one, its `prompts/`; then `control/` |
+| a folder saved by peft              | `tsloss_fast.analysis.adapters` says which                |
+| `.pt`, `.pth`                       | a tensor, or a dict with one; never pickled code         |
+| `.safetensors`, `.npz`              | the one tensor that can be a cloud, or those of `key`    |
+| `.npy`                              | its array                                                |
+| any other folder                    | all of these in it, at any depth, in natural order       |
+
+A tensor (N, D) is one cloud, (B, N, D) are B of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsloss_fast.analysis import adapters
+from tsloss_fast.analysis.tensor_files import (
+    TENSOR_FILES,
+    DamagedSource,
+    NoCloudError,
+    SourceError,
+    need,
+)
+
+__all__ = ["Cloud", "DamagedSource", "NoCloudError", "SourceError", "find_sources", "read_clouds"]
+
+RECORD = "topology.arrows"  # tsloss_fast.analysis.record, which needs pyarrow
+PROMPTS = "prompts"
+CONTROL = "control"
+_STEP = re.compile(r"(?:epoch|step|checkpoint)[-_]?(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One cloud of points and where it comes from.
+
+    Attributes:
+        source: the file or the adapter's folder.
+        label: which of the source's clouds: a tensor's name, a layer, a cloud of a record; empty
+            where there is but one without a name.
+        step: of a record; otherwise the number after `epoch`, `step` or `checkpoint` in the file's
+            name, or in its folder's. None if there is no such number.
+        points: (N, D) on the CPU, float64 if it was stored so, otherwise float32: half types are
+            converted, which loses nothing.
+        stored: the type it was stored in, for example `bfloat16`.
+    """
+
+    source: Path
+    label: str
+    step: int | None
+    points: Tensor
+    stored: str = ""
+
+
+def find_sources(path: str | os.PathLike[str]) -> list[Path]:
+    """The files and adapter folders that `read_clouds` would read, in its order.
+
+    A file is its own source, whatever it holds. In a folder, files of other types and names that
+    begin with a dot are passed over, and folders behind symbolic links are not entered.
+
+    Raises:
+        FileNotFoundError: there is no such path.
+        NoCloudError: a folder in which there is nothing to read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    found = [path] if path.is_file() else list(_of_folder(path))
+    if not found:
+        raise NoCloudError(
+            f"{path} holds nothing to analyze: expected {RECORD}, folders saved by peft, or files "
+            f"of the types {', '.join(TENSOR_FILES)}"
+        )
+    return found
+
+
+def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterator[Cloud]:
+    """Read the clouds of a file or a folder, one after the other; the table above says which.
+
+    Args:
+        path: a file, an adapter's folder, a run's folder, or a folder of these.
+        key: the name of a tensor, or a pattern as of a shell (`*lora_A*`), in files that name their
+            tensors. Of LoRA's matrices the clouds are the rows of A and the columns of B.
+
+    Raises:
+        FileNotFoundError: there is no such path.
+        DamagedSource: a file is cut off, of another format than its name says, or holds Python
+            objects, which are never loaded. Clouds before it have been given by then.
+        NoCloudError: a whole file without a cloud, or with several and no key.
+        ModuleNotFoundError: pyarrow or safetensors is needed and not installed.
+
+    All are SourceErrors, but for the first and the last, and name the file. NaN and infinity are
+    not looked for. Memory: one file's tensors; of `.safetensors` one tensor.
+    """
+    for source in find_sources(path):
+        yield from _read(source, key)
+
+
+def _read(source: Path, key: str | None) -> Iterator[Cloud]:
+    try:
+        if source.is_dir():
+            yield from _clouds(source, adapters.adapter_clouds(source, key))
+        elif source.suffix == ".arrows":
+            yield from _of_record(source)
+        elif source.name == adapters.WEIGHTS and (source.parent / adapters.CONFIG).exists():
+            yield from _clouds(source, adapters.adapter_clouds(source.parent, key))
+        elif source.suffix in TENSOR_FILES:
+            named = TENSOR_FILES[source.suffix](source, key)
+            yield from _clouds(source, (adapters.lora_vectors(*pair) for pair in named))
+        else:
+            raise NoCloudError(
+                f"{source}: clouds are read from {', '.join(['.arrows', *TENSOR_FILES])}, not from "
+                f"{source.suffix or 'files without a suffix'}"
+            )
+    except (SourceError, ImportError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        # A cut or foreign file shows itself in a dozen types of error, depending on where.
+        raise DamagedSource(
+            f"{source} is damaged, or no {source.suffix} file, or holds Python objects, which are "
+            f"never loaded ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    # torch goes on to recommend loading whatever it is.
+    first = str(error).split("\n")[0].split(". ")[0]
+    return f"{type(error).__name__}: {first[:160]}".strip(": ")
+
+
+def _clouds(source: Path, named: Iterator[tuple[str, Tensor]]) -> Iterator[Cloud]:
+    for name, tensor in named:
+        batch = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
+        for index, points in enumerate(batch):
+            label = name if len(batch) == 1 else f"{name}[{index}]"
+            yield _cloud(source, label, _step(source), points)
+
+
+def _cloud(source: Path, label: str, step: int | None, points: Tensor) -> Cloud:
+    stored = str(points.dtype).removeprefix("torch.")
+    kept = points if points.dtype == torch.float64 else points.to(torch.float32)
+    return Cloud(source, label, step, kept.contiguous(), stored)
+
+
+def _step(source: Path) -> int | None:
+    # checkpoint-200/adapter/default is step 200; what is farther up is another folder's business.
+    for name in (source.name, source.parent.name):
+        if found := _STEP.findall(name):
+            return int(found[-1])
+    return None
+
+
+def _of_record(path: Path) -> Iterator[Cloud]:
+    need("pyarrow")
+    from tsloss_fast.analysis.columns import CloudColumns
+    from tsloss_fast.analysis.record import RecordError, read_record
+
+    try:
+        record = read_record(path)
+    except RecordError as error:
+        raise DamagedSource(str(error)) from error
+    if record.damaged_bytes:
+        warnings.warn(
+            f"{path} ends in half a record, left by a killed run: its {record.damaged_bytes} bytes "
+            "are left out",
+            stacklevel=2,
+        )
+    metric = record.metadata.get("metric", "euclidean")
+    if metric != "euclidean":
+        warnings.warn(
+            f"{path} was recorded under the metric {metric}; here its points are measured by "
+            "Euclidean distances",
+            stacklevel=2,
+        )
+    kept = 0
+    for cloud in record.clouds:
+        columns = CloudColumns(record, cloud)
+        sizes = [columns.numbers(name) for name in ("n_points", "n_features")]
+        for at, present in enumerate(columns.present("points")):
+            if not present:
+                continue
+            kept += 1
+            shape = [int(size[at]) for size in sizes]
+            points = torch.tensor(columns.lists("points", [at])[0]).reshape(shape)
+            yield _cloud(path, record.cloud_name(cloud), int(columns.steps[at]), points)
+    if not kept:
+        raise NoCloudError(
+            f"{path} keeps no points, only barcodes: give a folder of prompts or checkpoints of "
+            "the run instead, or record with points_every=..."
+        )
+
+
+def _of_folder(folder: Path) -> Iterator[Path]:
+    """Sources in a folder; a run or an adapter is taken as one thing."""
+    entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+    names = {entry.name for entry in entries}
+    if adapters.CONFIG in names:
+        yield folder
+        # Further adapters of one model lie in folders within the first one's.
+        yield from _within(e for e in entries if (e / adapters.CONFIG).is_file())
+    elif RECORD in names:
+        yield folder / RECORD
+        yield from _within(e for e in entries if e.name == CONTROL)
+    elif PROMPTS in names and "config.json" in names:
+        # Checkpoints and the adapter repeat what lies in prompts/.
+        yield from _within(e for e in entries if e.name in (PROMPTS, CONTROL))
+    else:
+        yield from _within(iter(entries))
+
+
+def _within(entries: Iterator[Path]) -> Iterator[Path]:
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue  # temporary names of files being written, and folders of other programs
+        if entry.is_dir():
+            if not entry.is_symlink():
+                yield from _of_folder(entry)
+        elif entry.suffix in TENSOR_FILES or entry.name == RECORD:
+            yield entry
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts numbers in names by their value: epoch_2 before epoch_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts if p]
