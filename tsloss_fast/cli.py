@@ -90,6 +90,12 @@ def _tune(argv: Sequence[str]) -> int:
     return tune_main(argv)
 
 
+def _analyze(argv: Sequence[str]) -> int:
+    from tsloss_fast.analysis.analyze import main as analyze_main
+
+    return analyze_main(argv)
+
+
 def _bench(argv: Sequence[str]) -> int:
     from tsloss_fast.benchmarks.suite import main as bench_main
 
@@ -116,6 +122,7 @@ def _doctor(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tune": (_tune, "tune a soft prompt with a topological loss"),
+    "analyze": (_analyze, "measure saved prompts, adapters and runs; the paper's numbers too"),
     "bench": (_bench, "measure against GUDHI and the other libraries on this machine"),
     "doctor": (_doctor, "say what this installation is and can do"),
 }
