@@ -77,6 +77,24 @@ def _half_a_line(number: int) -> None:
     MetricsLog.write = write  # type: ignore[method-assign]
 
 
+def _half_a_batch(number: int) -> None:
+    from tsloss_fast.analysis.record import RecordWriter
+
+    original = RecordWriter.write
+    calls = 0
+
+    def write(self: Any, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < number:
+            return original(self, rows)
+        whole = os.write
+        os.write = lambda file, data: (whole(file, data[: len(data) // 2]), die())[0]
+        original(self, rows)
+
+    RecordWriter.write = write  # type: ignore[method-assign]
+
+
 def _half_a_removal(number: int) -> None:
     original = shutil.rmtree
     calls = 0
@@ -104,6 +122,8 @@ def _child(out: str, moment: tuple[str, int, str]) -> None:
 
     elif what == "half a line":
         _half_a_line(number)
+    elif what == "half a batch":
+        _half_a_batch(number)
     elif what == "half a removal":
         _half_a_removal(number)
     elif what == "save":

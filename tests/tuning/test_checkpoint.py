@@ -20,8 +20,9 @@ from killed_runs import _hold, context, tune_and_die, tune_here
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tsloss_fast.tuning import initial_prompt, prompt_clouds
 from tsloss_fast._atomic import whole_file, whole_folder
+from tsloss_fast.analysis import read_record
+from tsloss_fast.tuning import initial_prompt, prompt_clouds
 from tsloss_fast.tuning.run import TuningInterrupted
 from tsloss_fast.tuning.run_folder import MetricsLog, RunFolderError, exclusive, read_metrics
 
@@ -40,6 +41,7 @@ def log_without_times(folder: Path) -> list[dict[str, Any]]:
 def assert_same_run(result: Any, untouched: Any) -> None:
     assert torch.equal(result.prompt, untouched.prompt)
     assert log_without_times(result.folder) == log_without_times(untouched.folder)
+    assert record_without_times(result.folder) == record_without_times(untouched.folder)
     names = [
         sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*"))
         for run in (result, untouched)
@@ -57,21 +59,30 @@ def assert_same_run(result: Any, untouched: Any) -> None:
     assert torch.equal(states[0]["loss"]["m_ref"], states[1]["loss"]["m_ref"])
 
 
-# Renames in order: config.json, the prompts of epochs 0 and 1, the checkpoint of step 4, … Saves by
-# torch: the prompts of epochs 0 and 1, the state of step 4, epoch 2, the state of step 8, ….
+def record_without_times(folder: Path) -> list[dict[str, Any]]:
+    rows = read_record(folder).table.drop_columns(["time"]).to_pylist()
+    # H1 is written when it is ready.
+    return sorted(rows, key=lambda row: (row["dimension"], row["step"]))
+
+
+# Renames in order: config.json, the record, the prompts of epochs 0 and 1, the checkpoint of step
+# 4, …. Saves by torch: the prompts of epochs 0 and 1, the state of step 4, epoch 2, the state of step
+# 8, ….
 MOMENTS = [
     ("step", 2, ""),  # before any checkpoint
     ("step", 7, ""),
     ("step", 14, ""),  # after the last step, before its checkpoint
     ("half a line", 9, ""),
     ("replace", 1, "before"),  # config.json written under its temporary name only
-    ("replace", 3, "before"),  # an epoch's prompt
-    ("replace", 4, "before"),  # the first checkpoint, complete but not in place
-    ("replace", 4, "after"),
+    ("replace", 2, "before"),  # the record of topology
+    ("replace", 4, "before"),  # an epoch's prompt
+    ("replace", 5, "before"),  # the first checkpoint, complete but not in place
+    ("replace", 5, "after"),
+    ("half a batch", 7, ""),  # of the record, after the first checkpoint
     ("save", 3, "before"),  # within a checkpoint: peft's files are written, the state is not
     ("save", 8, "after"),  # the third checkpoint, written and not in place
     ("half a removal", 1, ""),  # while an old checkpoint is pruned
-    ("replace", 12, "before"),  # after the last checkpoint, before the last is pruned
+    ("replace", 13, "before"),  # after the last checkpoint, before the last is pruned
     ("fsync", 12, "before"),
     ("fsync", 40, "after"),
 ]

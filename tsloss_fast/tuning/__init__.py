@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tsloss_fast.tuning.clouds import prompt_clouds
+    from tsloss_fast.tuning.callback import PromptTopologyCallback
+    from tsloss_fast.tuning.clouds import cloud_names, prompt_clouds
     from tsloss_fast.tuning.encoder_state import load_prompt_encoder, save_prompt_encoder
     from tsloss_fast.tuning.models import ModelNotAvailableError, load_model
     from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModelNotAvailableError",
+    "PromptTopologyCallback",
     "TSLossMixin",
     "TSLossTrainer",
     "TuneConfig",
     "add_soft_prompt",
+    "cloud_names",
     "initial_prompt",
     "load_model",
     "load_prompt_encoder",
@@ -38,10 +41,12 @@ __all__ = [
 
 _HOME = {
     "ModelNotAvailableError": "models",
+    "PromptTopologyCallback": "callback",
     "TSLossMixin": "trainer",
     "TSLossTrainer": "trainer",
     "TuneConfig": "tune",
     "add_soft_prompt": "prompts",
+    "cloud_names": "clouds",
     "initial_prompt": "prompts",
     "load_model": "models",
     "load_prompt_encoder": "encoder_state",
@@ -52,7 +57,7 @@ _HOME = {
 }
 _MISSING = [
     name
-    for name in ("transformers", "peft", "accelerate", "safetensors")
+    for name in ("transformers", "peft", "accelerate", "safetensors", "pyarrow")
     if importlib.util.find_spec(name) is None
 ]
 if _MISSING:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["prompt_clouds"]
+__all__ = ["cloud_names", "prompt_clouds"]
 
 # Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.
 PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
@@ -71,6 +71,32 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
             "pass the points yourself: ts_clouds=lambda model: ... of shape (B, N, D)"
         )
     return _encoder_clouds(encoders[adapter], config, method)
+
+
+def cloud_names(model: nn.Module, adapter: str | None = None) -> list[str]:
+    """What each cloud of `prompt_clouds` is: "layer 3 keys", "task 1", "prompt".
+
+    Raises:
+        ValueError: as `prompt_clouds`.
+    """
+    with torch.no_grad():
+        clouds = len(prompt_clouds(model, adapter))
+    model = unwrap(model)
+    if isinstance(model, nn.Embedding):
+        return ["prompt"]
+    config = adapter_config(model, adapter)[1]
+    method = peft_method(config)
+    if method in PREFIXED:
+        kinds = ("keys", "values")
+        return [f"layer {index // 2} {kinds[index % 2]}" for index in range(clouds)]
+    if clouds == 1:
+        return ["prompt"]
+    if method != "MULTITASK_PROMPT_TUNING":
+        return [f"layer {index}" for index in range(clouds)]
+    if clouds == config.num_tasks:
+        return [f"task {index}" for index in range(clouds)]
+    parts = ("encoder", "decoder")
+    return [f"task {index // 2} {parts[index % 2]}" for index in range(clouds)]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsloss_fast.analysis.runs import describe
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
 from tsloss_fast.tuning.run_folder import read_metrics
 
@@ -91,8 +92,8 @@ def main(argv: Sequence[str]) -> int:
         with _Bar(name, each.steps) as bar:
             results[name] = tune(each, bar, load=load)
     labels = {
-        name: "control: cross-entropy alone" if name == "control" else _label(config)
-        for name in configs
+        name: ("control: " if name == "control" else "") + describe(each.loss, each.weight or 0.0)
+        for name, each in configs.items()
     }
     plot = plot_runs(
         {labels[name]: result.folder for name, result in results.items()},
@@ -117,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         default=argparse.SUPPRESS,
-        help="folder of the run: config.json, metrics.jsonl, checkpoints/, prompts/, adapter/, "
-        "plot.png (default: runs/TASK-LOSS-SEED)",
+        help="folder of the run: config.json, metrics.jsonl, topology.arrows, checkpoints/, "
+        "prompts/, adapter/, plot.png (default: runs/TASK-LOSS-SEED)",
     )
     parser.add_argument(
         "--control",
@@ -147,13 +148,6 @@ def _default_folder(given: Mapping[str, Any]) -> str:
     fields = {field.name: field.default for field in dataclasses.fields(TuneConfig)}
     task, loss, seed = (given.get(name, fields[name]) for name in ("task", "loss", "seed"))
     return str(Path("runs", f"{Path(task).stem}-{loss}-{seed}"))
-
-
-def _label(config: TuneConfig) -> str:
-    names = {"tsloss": "TSLoss", "surrogate": "TSLoss (surrogate)", "total": "total persistence"}
-    if config.loss == "ce":
-        return "cross-entropy alone"
-    return f"cross-entropy + {config.weight:g} × {names.get(config.loss, config.loss)}"
 
 
 def _load(model: str) -> tuple[Any, Any]:
@@ -242,5 +236,12 @@ def _seconds(folder: Path) -> str:
 
 
 def _files(results: Mapping[str, TuneResult]) -> list[str]:
-    names = ("metrics.jsonl", "config.json", "adapter/", "prompts/", "checkpoints/")
+    names = (
+        "metrics.jsonl",
+        "topology.arrows",
+        "config.json",
+        "adapter/",
+        "prompts/",
+        "checkpoints/",
+    )
     return [f"{result.folder}/{name}" for result in results.values() for name in names]

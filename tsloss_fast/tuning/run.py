@@ -14,6 +14,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.tracker import TopologyTracker
 from tsloss_fast.tuning.answers import EncodedItem, answer_logits, can_share_prompt, encode_items
 from tsloss_fast.tuning.checkpoint import (
     Position,
@@ -103,17 +105,21 @@ class Run:
         position = load_latest_checkpoint(self.folder, self.model, self.optimizer, self.loss)
         resumed_from = position.step
         log = MetricsLog(self.folder, position.metrics_bytes)
-        with contextlib.closing(log), deferred_interrupt() as interrupted:
+        tracker = self._tracker(position)
+        with contextlib.closing(log), tracker, deferred_interrupt() as interrupted:
             if position.share_prompt is None:
                 position = self._begin(log)
+                tracker.record(0, self._prompt(), keep=True)
             else:
                 self.report({"kind": "resume", "step": position.step})
             while position.step < self.config.steps:
                 position = self._advance(position, log)
                 step = position.step
                 last = step == self.config.steps
+                tracker.record(step, self._prompt(), keep=last)
                 if last or interrupted() or step % self.config.checkpoint_every == 0:
                     position = replace(position, metrics_bytes=log.sync())
+                    tracker.flush()
                     save_checkpoint(self.folder, position, self.model, self.optimizer, self.loss)
                 if interrupted() and not last:
                     raise TuningInterrupted(
@@ -124,8 +130,25 @@ class Run:
         records = read_metrics(self.folder)
         reference = next(record for record in records if record["kind"] == "reference")
         final = [record for record in records if record["kind"] == "eval"][-1]
-        prompt = prompt_clouds(self.model)[0].detach().cpu().clone()
+        prompt = self._prompt()[0].cpu().clone()
         return TuneResult(self.folder, prompt, reference | final, resumed_from)
+
+    def _tracker(self, position: Position) -> TopologyTracker:
+        """The record of topology, as long as it was at the checkpoint."""
+        begun = position.share_prompt is not None
+        return TopologyTracker(
+            self.folder / RECORD,
+            h1_every=self.config.eval_every,
+            points_every=self.config.eval_every,
+            clouds=["prompt"],
+            metadata={"model": self.config.model},
+            # Of a run killed before its first checkpoint nothing is kept.
+            resume=position.step if begun else -1,
+            resume_points=self._prompt() if begun else None,
+        )
+
+    def _prompt(self) -> Tensor:
+        return prompt_clouds(self.model).detach()
 
     def _begin(self, log: MetricsLog) -> Position:
         """What is done once, before the first step."""
