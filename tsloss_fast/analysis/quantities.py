@@ -226,4 +226,4 @@ def _entropy(lifetimes: np.ndarray) -> float:
     if total <= 1e-9:
         return 0.0
     shares = lifetimes / total
-    return float(-(shares * np.log(shares)).sum())
+    return float(0.0 - (shares * np.log(shares)).sum())  # of one bar 0, not -0

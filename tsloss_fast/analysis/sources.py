@@ -234,4 +234,4 @@ def _within(entries: Iterator[Path]) -> Iterator[Path]:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts numbers in names by their value: epoch_2 before epoch_10."""
     parts = re.split(r"(\d+)", name)
-    return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts if p]
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -121,7 +122,9 @@ def torch_tensors(path: Path, key: str | None) -> Iterator[tuple[str, Tensor]]:
     `weights_only=True` rebuilds tensors and plain containers and calls nothing else, so a file
     made to run code is an error, as any other that holds no tensor.
     """
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickle's protocols; what matters is an error
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(loaded, Tensor):
         if not is_cloud(loaded):
             raise NoCloudError(_unfit(path, loaded.dtype, loaded.shape))

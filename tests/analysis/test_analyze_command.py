@@ -1,0 +1,200 @@
+"""The command `tsloss analyze`: what it prints, writes and skips, and its exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gudhi", reason='pip install "tsloss-fast[analysis]"')
+pytest.importorskip("sklearn")
+pytest.importorskip("scipy")
+pytest.importorskip("safetensors")
+pytest.importorskip("tqdm")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+from tsloss_fast import cli  # noqa: E402
+from tsloss_fast.analysis.analyze import ALL_COLUMNS, main  # noqa: E402
+from tsloss_fast.analysis.quantities import COLUMNS, measure  # noqa: E402
+from tsloss_fast.analysis.sources import SourceError  # noqa: E402
+
+
+def prompts(folder: Path, epochs: tuple[int, ...] = (0, 2, 10)) -> dict[int, torch.Tensor]:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for epoch in epochs:
+        generator = torch.Generator().manual_seed(epoch)
+        made[epoch] = torch.randn(1, 20, 16, generator=generator) * (0.3 + 0.1 * epoch)
+        torch.save(made[epoch], folder / f"soft_prompt_epoch_{epoch}.pt")
+    return made
+
+
+def run(*arguments: object) -> int:
+    return cli.main(["analyze", *map(str, arguments)])
+
+
+def test_it_is_a_command_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: tsloss analyze")
+    assert "example: tsloss analyze" in shown
+    assert "float16 and bfloat16 are computed as float32" in " ".join(shown.split())
+
+
+def test_the_table_has_a_row_for_each_cloud_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = prompts(tmp_path)
+    (tmp_path / "README.md").write_text("no data")
+    assert run(tmp_path) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""  # no bar where standard error is no terminal, and no README
+    lines = captured.out.splitlines()
+    assert lines[0] == f"in {tmp_path}:"
+    assert "paper, edges <= 3" in lines[1]
+    assert len({line.index("|") for line in lines[1:]}) == 1
+    for line, (epoch, tensor) in zip(lines[3:], made.items(), strict=True):
+        cells = [cell for block in line.split("|") for cell in block.split()]
+        measured = measure(tensor[0])
+        assert cells[0] == f"soft_prompt_epoch_{epoch}.pt"
+        assert cells[1:6] == [str(epoch), "20", "16", "19", "0"]
+        assert cells[9] == str(measured["h1_bars"])
+        assert cells[10:12] == [str(measured["paper_h0_bars"]), str(measured["paper_h1_bars"])]
+        assert cells[14:16] == [
+            str(measured["paper_cut_h0_bars"]),
+            str(measured["paper_cut_h1_bars"]),
+        ]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".json":
+        return json.loads(path.read_text("utf-8"))
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    with path.open(newline="") as file:
+        return [
+            {k: ALL_COLUMNS[k](v) if v else None for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+def test_all_columns_are_written_with_all_their_digits(suffix: str, tmp_path: Path) -> None:
+    made = prompts(tmp_path / "prompts")
+    output = tmp_path / "new" / f"topology{suffix}"
+    assert run(tmp_path / "prompts", "-o", output, "--max-edge-length", 2.5) == 0
+    rows = rows_of(output)
+    assert [row["step"] for row in rows] == [0, 2, 10]
+    for row, tensor in zip(rows, made.values(), strict=True):
+        assert list(row) == list(ALL_COLUMNS)
+        assert row["source"].endswith(".pt")
+        assert row["stored"] == "float32"
+        measured = measure(tensor[0], max_edge_length=2.5)
+        assert {name: row[name] for name in COLUMNS} == measured
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+def test_without_a_cut_both_of_the_papers_are_the_same(suffix: str, tmp_path: Path) -> None:
+    prompts(tmp_path / "prompts")
+    output = tmp_path / f"topology{suffix}"
+    assert run(tmp_path / "prompts", "-o", output, "--max-edge-length", "inf") == 0
+    for row in rows_of(output):
+        for name, value in row.items():
+            if name.startswith("paper_cut_"):
+                assert value == row["paper_" + name.removeprefix("paper_cut_")]
+        assert row["max_edge_length"] == (None if suffix == ".json" else math.inf)
+
+
+def test_damaged_files_are_named_and_skipped_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = tmp_path / "prompts", tmp_path / "other"
+    prompts(folder)
+    whole = (folder / "soft_prompt_epoch_2.pt").read_bytes()
+    np.save(folder / "nan.npy", np.full((3, 2), np.nan))
+    (folder / "garbage.npy").write_bytes(b"garbage")
+    (folder / "half.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "half.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    other.mkdir()
+    (other / "topology.arrows").write_bytes(b"\xff\xff\xff\xff\x10")
+    torch.save({"state": {}}, folder / "optimizer.pt")
+    output = tmp_path / "topology.json"
+    missing = tmp_path / "missing"
+    assert run(folder, other, missing, "-o", output) == 1
+    warnings = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("tsloss: warning: ") for line in warnings)
+    skipped = [line for line in warnings if ": skipped: " in line]
+    names = ["nan.npy", "garbage.npy", "half.pt", "half.safetensors", "topology.arrows", "missing"]
+    assert len(skipped) == len(names)
+    for name in names:
+        assert sum(name in line for line in skipped) == 1, name
+    assert sum("passed over" in line and "optimizer.pt" in line for line in warnings) == 1
+    assert [row["step"] for row in rows_of(output)] == [0, 2, 10]
+
+
+def test_what_lies_in_a_folder_may_be_no_cloud_but_what_is_given_may_not(tmp_path: Path) -> None:
+    prompts(tmp_path)
+    torch.save({"state": {}}, tmp_path / "optimizer.pt")
+    (tmp_path / "notes.txt").write_text("no data")
+    assert run(tmp_path) == 0
+    assert run(tmp_path, tmp_path / "optimizer.pt") == 1
+    assert run(tmp_path, tmp_path / "notes.txt") == 1
+
+
+def test_if_nothing_can_be_read_that_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.npy").write_bytes(b"garbage")
+    with pytest.raises(SourceError, match="nothing could be read"):
+        main([str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.csv")])
+    assert run(tmp_path) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "x.npy" in captured.err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_clouds_above_the_limit_have_no_h1_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "big.npy", np.random.default_rng(0).standard_normal((30, 2)))
+    prompts(tmp_path)
+    assert run(tmp_path, "--max-points", 29) == 0
+    assert "no H1 for 1 of 4 clouds: more than 29 points" in capsys.readouterr().out
+
+
+def test_dimension_0_alone_needs_no_gudhi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts(tmp_path)
+    monkeypatch.setitem(sys.modules, "gudhi", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run(tmp_path, "--no-h1", "-o", tmp_path / "topology.json") == 0
+    assert all(row["h1_bars"] is None for row in rows_of(tmp_path / "topology.json"))
+    with pytest.raises(ImportError, match=r"gudhi.*tsloss-fast\[analysis\]"):
+        main([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("x", "-o", "x.txt"), ("x", "--max-edge-length", "-1"), ("x", "--max-edge-length", "nan")],
+)
+def test_wrong_usage_is_told_before_anything_is_read(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+
+
+def test_a_key_selects_in_every_file_that_has_names(tmp_path: Path) -> None:
+    for index in range(2):
+        np.savez(tmp_path / f"{index}.npz", a=np.eye(3), b=np.eye(4))
+    prompts(tmp_path)
+    assert run(tmp_path, "--key", "b", "-o", tmp_path / "o.json") == 0
+    labels = [(row["label"], row["n_points"]) for row in rows_of(tmp_path / "o.json")]
+    assert labels == [("b", 4)] * 2 + [("", 20)] * 3
