@@ -96,6 +96,12 @@ def _analyze(argv: Sequence[str]) -> int:
     return analyze_main(argv)
 
 
+def _plot(argv: Sequence[str]) -> int:
+    from tsloss_fast.analysis.plot_command import main as plot_main
+
+    return plot_main(argv)
+
+
 def _bench(argv: Sequence[str]) -> int:
     from tsloss_fast.benchmarks.suite import main as bench_main
 
@@ -123,6 +129,7 @@ def _doctor(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tune": (_tune, "tune a soft prompt with a topological loss"),
     "analyze": (_analyze, "measure saved prompts, adapters and runs; the paper's numbers too"),
+    "plot": (_plot, "draw recorded runs for a paper: barcode, diagram, curves, map and more"),
     "bench": (_bench, "measure against GUDHI and the other libraries on this machine"),
     "doctor": (_doctor, "say what this installation is and can do"),
 }
