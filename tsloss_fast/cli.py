@@ -102,6 +102,12 @@ def _plot(argv: Sequence[str]) -> int:
     return plot_main(argv)
 
 
+def _report(argv: Sequence[str]) -> int:
+    from tsloss_fast.analysis.report import main as report_main
+
+    return report_main(argv)
+
+
 def _bench(argv: Sequence[str]) -> int:
     from tsloss_fast.benchmarks.suite import main as bench_main
 
@@ -130,6 +136,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tune": (_tune, "tune a soft prompt with a topological loss"),
     "analyze": (_analyze, "measure saved prompts, adapters and runs; the paper's numbers too"),
     "plot": (_plot, "draw recorded runs for a paper: barcode, diagram, curves, map and more"),
+    "report": (_report, "write one HTML page: how soft prompts evolved, and their health"),
     "bench": (_bench, "measure against GUDHI and the other libraries on this machine"),
     "doctor": (_doctor, "say what this installation is and can do"),
 }

@@ -16,12 +16,14 @@ def moved(start: float, end: float) -> bool:
     return abs(end - start) > STEADY * max(abs(start), abs(end))
 
 
-def change(start: float, end: float) -> str:
-    """ "rose from 3.05 to 4.1 (+34 %)", "fell …" or "stayed at …"."""
+def change(start: float, end: float, relative: bool = True) -> str:
+    """Such as "rose from 3.05 to 4.1 (+34 %)", or "stayed at 3.05"."""
     if not moved(start, end):
         return f"stayed at {number(end)}"
     verb = "rose" if end > start else "fell"
     text = f"{verb} from {number(start)} to {number(end)}"
+    if not relative:
+        return text
     share = (end - start) / abs(start) if start else np.inf
     if abs(share) > 9.995:
         return text if not np.isfinite(share) else f"{text} ({number(end / start)} times)"

@@ -1,0 +1,91 @@
+"""Names of virtual tokens for a report: the nearest token of the vocabulary, made safe to show."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tsloss_fast.analysis.runs import Run
+from tsloss_fast.analysis.vocabulary import Vocabulary, load_vocabulary
+
+__all__ = ["VocabularyNames", "find_names", "named", "visible"]
+
+LONGEST = 24
+# Joins emoji; every other character that cannot be seen is written as its escape.
+JOINER = "\u200d"
+
+
+def visible(text: str, longest: int = LONGEST) -> str:
+    """A token's text on one line, with nothing in it that hides, turns or moves what is beside it.
+
+    Spaces at the ends are shown as ␣, control and format characters by their escapes, and the end
+    of a long text as ….
+    """
+    inner = text.strip(" ")
+    left = len(text) - len(text.lstrip(" ")) if inner else len(text)
+    right = len(text) - left - len(inner)
+    text = "␣" * left + inner + "␣" * right
+    shown = "".join(
+        c if c == JOINER or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+        else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )  # fmt: skip
+    return (shown if len(shown) <= longest else shown[: longest - 1] + "…") or "(empty)"
+
+
+def named(index: int, names: Sequence[str] | None) -> str:
+    """ "token 3 (‘foo’)"; the name is isolated, so that its direction stays within the quotes."""
+    if names is None or index >= len(names):
+        return f"token {index}"
+    return f"token {index} (‘\u2068{names[index]}\u2069’)"
+
+
+class VocabularyNames:
+    """The nearest tokens of one vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.features = int(vocabulary.rows([0]).shape[1])
+
+    def nearest(self, points: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+        """Of points (N, D): names, distances (N,) and vectors (N, D); None for points that do not
+        lie in the embedding space (those of prefix tuning)."""
+        if points.shape[1] != self.features:
+            return None
+        found = self._vocabulary.nearest(points, 1)
+        names = [visible(tokens[0]) if tokens else "(none)" for tokens in found.tokens]
+        rows = self._vocabulary.rows(found.indices[:, 0])
+        return names, found.distances[:, 0].numpy(), rows.double().numpy()
+
+
+def find_names(
+    runs: Sequence[Run],
+    model: str | None = None,
+    load: Callable[[str], Vocabulary] = load_vocabulary,
+) -> tuple[list[VocabularyNames | None], list[str]]:
+    """Where each run's names come from, None where they cannot be had, and sentences on why.
+
+    Args:
+        model: instead of the model that each run says it has.
+    """
+    loaded: dict[str, VocabularyNames | None] = {}
+    notes = []
+    for name in dict.fromkeys(model or run.model for run in runs):
+        if name is None:
+            notes.append(
+                "Some runs do not say which language model they tuned, so their tokens have numbers"
+                " and no names; --model NAME says it."
+            )
+            continue
+        try:
+            loaded[name] = VocabularyNames(load(name))
+        # Whatever keeps a vocabulary from being read, the report is worth having without names.
+        except Exception as error:
+            loaded[name] = None
+            notes.append(
+                f"The vocabulary of {visible(name, 80)} is not to be had on this machine, so "
+                f"tokens have numbers and no names ({' '.join(str(error).split())})."
+            )
+    return [loaded.get(name) if (name := model or run.model) else None for run in runs], notes
