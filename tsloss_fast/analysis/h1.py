@@ -6,6 +6,7 @@ computed by libraries that are good at it, on the CPU, while the training goes o
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import queue
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ENGINES", "BackgroundH1", "find_engine", "h1_diagram"]
+__all__ = ["ENGINES", "BackgroundH1", "find_engine", "h1_diagram", "load_engine"]
 
 # GUDHI first: it computes in float64 and lets other threads run, ripser.py does neither.
 ENGINES = ("gudhi", "ripser")
@@ -49,6 +50,17 @@ def find_engine(name: str = "auto") -> str | None:
                 "pip install 'tsloss-fast[analysis]'"
             )
     return None
+
+
+def load_engine(name: str) -> Any:
+    """Import an engine, which takes about a second the first time, and give its entry point.
+
+    A thread cannot do it while the interpreter ends, so whoever starts one does it before.
+    """
+    importlib.import_module("scipy.spatial.distance")
+    if name == "gudhi":
+        return importlib.import_module("gudhi.sklearn.rips_persistence").RipsPersistence
+    return importlib.import_module("ripser").ripser
 
 
 def h1_diagram(
@@ -90,8 +102,7 @@ def h1_diagram(
 
     distances = squareform(pdist(points.astype(np.float64), _SCIPY_METRICS[metric]))
     if engine == "gudhi":
-        from gudhi.sklearn.rips_persistence import RipsPersistence
-
+        RipsPersistence = load_engine(engine)
         rips = RipsPersistence(
             homology_dimensions=[1],
             threshold=max_edge_length,
@@ -100,8 +111,7 @@ def h1_diagram(
         )
         found = rips.fit_transform([distances])[0][0]
     else:
-        from ripser import ripser
-
+        ripser = load_engine(engine)
         longest = np.inf if np.isinf(max_edge_length) else float(max_edge_length)
         found = ripser(distances, distance_matrix=True, maxdim=1, thresh=longest)["dgms"][1]
     diagram = np.asarray(found, dtype=np.float64).reshape(-1, 2)

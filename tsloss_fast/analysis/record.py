@@ -11,7 +11,6 @@ of dimension 1 when the background thread has it, some rows later.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -263,18 +262,20 @@ class RecordWriter:
             metadata = self.kept.metadata | dict(metadata)
         self.metadata = dict(metadata)
         schema = SCHEMA.with_metadata({_KEY: json.dumps(self.metadata)})
-        # The writer fills a buffer, which goes to the file in one write a batch.
-        self._buffer = io.BytesIO()
-        self._writer = pa.ipc.new_stream(self._buffer, schema)
-        for batch in rows:
-            self._writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-        with whole_file(self.path) as temporary:
-            temporary.write_bytes(self._drain())
-        self._file: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        # A stream is its schema's message and then one message a batch.
+        messages = [schema.serialize()]
+        messages += [batch.replace_schema_metadata(schema.metadata).serialize() for batch in rows]
+        with whole_file(self.path) as temporary, temporary.open("wb") as file:
+            file.writelines(messages)
+        self._file: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND)
         self._schema = schema
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows; columns that a row does not have are null."""
+        """Append rows; columns that a row does not have are null.
+
+        Raises:
+            OSError: they could not be written (a full disk); the file is as it was.
+        """
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
         columns = list(rows)
@@ -282,10 +283,16 @@ class RecordWriter:
             pa.array([row.get(field.name) for row in columns], type=field.type)
             for field in self._schema
         ]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        data = memoryview(self._drain())
-        while data:
-            data = data[os.write(self._file, data) :]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        data = memoryview(batch.serialize())
+        size = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            # Half a batch would hide all that come after it.
+            os.ftruncate(self._file, size)
+            raise
 
     def sync(self) -> None:
         """Force what was written to the disk."""
@@ -298,9 +305,3 @@ class RecordWriter:
             os.close(self._file)
             self._file = None
             sync(self.path.parent)
-
-    def _drain(self) -> bytes:
-        data = self._buffer.getvalue()
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        return data

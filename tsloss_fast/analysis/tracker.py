@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
 from tsloss_fast._inputs import check_lengths
-from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, h1_diagram
+from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, h1_diagram, load_engine
 from tsloss_fast.analysis.measures import (
     diagram_distances,
     lifetime_measures,
@@ -107,7 +107,7 @@ class TopologyTracker:
         resume_points: Tensor | np.ndarray | None = None,
     ) -> None:
         # Errors of arguments come from the same place that will use them, before a file is made.
-        h0_persistence(torch.zeros(1, 1), metric)
+        h0_persistence(torch.ones(1, 1), metric)
         barcode.redundancy(torch.zeros(1), rho)
         self._every = _schedule("every", every)
         self._points_every = _schedule("points_every", points_every)
@@ -130,7 +130,10 @@ class TopologyTracker:
         self._warned: set[str] = set()
         if self._writer.kept is not None:
             self._remember_kept(resume, resume_points)
-        self._h1 = None if engine is None else BackgroundH1(_H1Work(self, engine))
+        self._h1: BackgroundH1 | None = None
+        if engine is not None:
+            load_engine(engine)
+            self._h1 = BackgroundH1(_H1Work(self, engine))
 
     def __enter__(self) -> TopologyTracker:
         return self

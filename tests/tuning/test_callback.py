@@ -1,0 +1,232 @@
+"""The Trainer's prompt is recorded at every step, through checkpoints and processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_llama import NEEDS, make_tiny_model
+
+pytest.importorskip("transformers", reason=NEEDS)
+pytest.importorskip("peft", reason=NEEDS)
+pytest.importorskip("pyarrow", reason=NEEDS)
+
+from peft import PrefixTuningConfig, get_peft_model
+from transformers import Trainer, TrainingArguments
+
+from tsloss_fast import h0_persistence
+from tsloss_fast.analysis import load_run, read_record
+from tsloss_fast.tuning import (
+    PromptTopologyCallback,
+    TSLossTrainer,
+    add_soft_prompt,
+    cloud_names,
+    prompt_clouds,
+)
+
+STEPS = 6
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    options: dict[str, Any] = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 0.1,
+        "logging_steps": 2,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+    return TrainingArguments(str(folder), **(options | changes))
+
+
+def data() -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(4, 100, (16, 6), generator=generator).tolist()
+    return [{"input_ids": row, "labels": row} for row in rows]
+
+
+def prompted(seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    return add_soft_prompt(make_tiny_model(), torch.randn(7, 32, generator=generator))
+
+
+def trainer(folder: Path, model: Any = None, kind: Any = Trainer, **changes: Any) -> Any:
+    return kind(
+        model=prompted() if model is None else model,
+        args=arguments(folder, **changes),
+        train_dataset=data(),
+    )
+
+
+def test_every_step_is_recorded_from_the_first_prompt_to_the_last(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    start = prompt_clouds(made.model)[0].detach().clone()
+    callback = PromptTopologyCallback(h1_every=3).attach(made)
+    made.train()
+    record = read_record(tmp_path)
+    assert record.steps().tolist() == list(range(STEPS + 1))
+    assert record.steps(0, 1).tolist() == [0, 3, 6]
+    first, last = record.row(0), record.row(STEPS)
+    torch.testing.assert_close(torch.from_numpy(first["points"]).float(), start, rtol=0, atol=0)
+    end = prompt_clouds(made.model)[0].detach()
+    torch.testing.assert_close(torch.from_numpy(last["points"]).float(), end, rtol=0, atol=0)
+    deaths = h0_persistence(end).deaths.double()
+    assert torch.equal(torch.from_numpy(last["deaths"]), deaths)
+    assert last["displacement_first"] == pytest.approx(float((end - start).norm(dim=1).mean()))
+    assert record.metadata["clouds"] == ["prompt"]
+    assert callback.tracker is not None
+
+
+def test_the_training_is_not_changed_by_being_watched(tmp_path: Path) -> None:
+    prompts = []
+    for watched in (True, False):
+        made = trainer(tmp_path / str(watched))
+        if watched:
+            PromptTopologyCallback().attach(made)
+        made.train()
+        prompts.append(prompt_clouds(made.model).detach())
+    assert torch.equal(*prompts)
+
+
+def test_the_values_reach_the_history_and_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = trainer(tmp_path, report_to="tensorboard")
+    PromptTopologyCallback().attach(made)
+    made.train()
+    record = read_record(tmp_path)
+    history = [entry for entry in made.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in history] == [2, 4, 6]
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    shown = EventAccumulator(str(events.parent))
+    shown.Reload()
+    for name in ("coefficient_of_variation", "mean_lifetime", "displacement_first"):
+        expected = [record.row(step)[name] for step in (2, 4, 6)]
+        assert [entry[f"topology/{name}"] for entry in history] == pytest.approx(expected)
+        scalars = shown.Scalars(f"train/topology/{name}")
+        assert [scalar.step for scalar in scalars] == [2, 4, 6]
+        assert [scalar.value for scalar in scalars] == pytest.approx(expected, rel=1e-6)
+
+
+def test_in_the_list_of_callbacks_it_says_that_reporters_will_not_see_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    made = Trainer(
+        model=prompted(),
+        args=arguments(tmp_path, report_to="tensorboard"),
+        train_dataset=data(),
+        callbacks=[PromptTopologyCallback()],
+    )
+    with pytest.warns(UserWarning, match=r"tensorboard will not see the topology: call .*attach"):
+        made.train()
+    # The history and the record do.
+    assert "topology/redundancy" in next(e for e in made.state.log_history if "loss" in e)
+    assert len(read_record(tmp_path).steps()) == STEPS + 1
+
+
+def test_it_works_beside_the_loss(tmp_path: Path) -> None:
+    made = trainer(tmp_path, kind=TSLossTrainer)
+    PromptTopologyCallback().attach(made)
+    made.train()
+    entry = next(e for e in made.state.log_history if "loss" in e)
+    assert {"tsloss/total", "topology/redundancy"} <= set(entry)
+
+
+def test_a_resumed_training_goes_on_with_its_record(tmp_path: Path) -> None:
+    def run(folder: Path, steps: int, resume: bool) -> None:
+        # The schedule of the rate must not depend on where the first part stops.
+        changes = {"save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "constant"}
+        made = trainer(folder, max_steps=steps, **changes)
+        PromptTopologyCallback(points_every=2).attach(made)
+        made.train(resume_from_checkpoint=resume)
+
+    run(tmp_path / "whole", STEPS, False)
+    # Stopped after step 5, when the newest checkpoint is that of step 4.
+    run(tmp_path / "cut", 5, False)
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-5", ignore_errors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(tmp_path / "cut", STEPS, True)
+    whole, cut = (read_record(tmp_path / name) for name in ("whole", "cut"))
+    assert cut.steps().tolist() == whole.steps().tolist()
+    for name in ("mean_lifetime", "bottleneck_first", "displacement_previous"):
+        assert cut.series(name)[1:] == pytest.approx(whole.series(name)[1:], rel=1e-5), name
+
+
+def test_the_record_of_another_training_is_put_aside(tmp_path: Path) -> None:
+    for number in range(3):
+        made = trainer(tmp_path, max_steps=2)
+        PromptTopologyCallback().attach(made)
+        if number == 0:
+            made.train()
+        else:
+            with pytest.warns(UserWarning, match=f"it is now topology-00{number}.arrows"):
+                made.train()
+    names = sorted(path.name for path in tmp_path.glob("*.arrows"))
+    assert names == ["topology-001.arrows", "topology-002.arrows", "topology.arrows"]
+    assert all(len(read_record(tmp_path / name).steps()) == 3 for name in names)
+
+
+def test_prefix_tuning_is_a_cloud_for_the_keys_and_the_values_of_each_layer(
+    tmp_path: Path,
+) -> None:
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    model = get_peft_model(make_tiny_model(), config)
+    made = trainer(tmp_path, model)
+    PromptTopologyCallback(every=2).attach(made)
+    made.train()
+    record = read_record(tmp_path)
+    assert record.steps(3).tolist() == [0, 2, 4, 6]
+    names = ["layer 0 keys", "layer 0 values", "layer 1 keys", "layer 1 values"]
+    assert [record.cloud_name(cloud) for cloud in record.clouds] == names == cloud_names(model)
+    # The names are right: the values of layer 1 are where the model reads them.
+    cache = model.get_prompt(batch_size=1)
+    values = cache.layers[1].values[0].detach().transpose(0, 1).reshape(5, -1)
+    points = torch.from_numpy(record.row(6, 3)["points"]).float()
+    torch.testing.assert_close(points, values, rtol=0, atol=0)
+
+
+def test_anything_in_the_model_can_be_watched(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    rows = PromptTopologyCallback(
+        tmp_path / "rows.arrows", clouds=lambda model: model.base_model.lm_head.weight[:9], every=6
+    )
+    rows.attach(made)
+    made.train()
+    record = read_record(tmp_path / "rows.arrows")
+    assert record.row(6)["n_points"] == 9
+    assert record.row(6)["displacement_first"] == 0  # the base model is frozen
+
+
+def test_a_trainers_folder_is_a_run_for_the_reports(tmp_path: Path) -> None:
+    made = Trainer(
+        model=prompted(),
+        args=arguments(
+            tmp_path, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3
+        ),
+        train_dataset=data(),
+        eval_dataset=data()[:4],
+    )
+    PromptTopologyCallback(metadata={"model": "tiny"}).attach(made)
+    made.train()
+    run = load_run(tmp_path)
+    assert run.measured["train_ce"].steps.tolist() == [2, 4, 6]
+    assert run.measured["ce"].steps.tolist() == [3, 6]
+    states = sorted(tmp_path.glob("checkpoint-*/trainer_state.json"))
+    logged = json.loads(states[-1].read_text())["log_history"]
+    expected = [entry["eval_loss"] for entry in logged if "eval_loss" in entry]
+    assert run.measured["ce"].values.tolist() == pytest.approx(expected)
+    assert run.model == "tiny"
+
+
+def test_what_the_callback_cannot_take_is_refused() -> None:
+    with pytest.raises(TypeError, match="takes the step from the Trainer"):
+        PromptTopologyCallback(resume=3)
