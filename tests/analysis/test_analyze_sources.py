@@ -177,6 +177,7 @@ def test_steps_come_from_names_of_files_and_of_their_folders(tmp_path: Path) -> 
         "checkpoint-200/prompt.pt": 200,
         "step-000040/prompt.pt": 40,
         "epoch_3/step_9/prompt.pt": 9,
+        "epoch_3_step_700.pt": 700,
     }
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

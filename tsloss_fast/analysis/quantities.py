@@ -150,11 +150,10 @@ def rips_diagrams(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     from gudhi.sklearn.rips_persistence import RipsPersistence
     from scipy.spatial.distance import pdist, squareform
 
-    n, d = points.shape
-    if n < 2:
+    if len(points) < 2:
         return np.empty(0), np.empty((0, 2)), math.inf
     # Direct differences in float64, summed in the order in which GUDHI sums them.
-    distances = squareform(pdist(points)) if d else np.zeros((n, n))
+    distances = squareform(pdist(points))
     if not np.isfinite(distances).all():
         raise ValueError("distances overflow: scale the points down")
     rips = RipsPersistence(
