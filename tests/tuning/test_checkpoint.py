@@ -66,8 +66,8 @@ def record_without_times(folder: Path) -> list[dict[str, Any]]:
 
 
 # Renames in order: config.json, the record, the prompts of epochs 0 and 1, the checkpoint of step
-# 4, …. Saves by torch: the prompts of epochs 0 and 1, the state of step 4, epoch 2, the state of step
-# 8, ….
+# 4, …. Saves by torch: the prompts of epochs 0 and 1, the state of step 4, epoch 2, the state of
+# step 8, ….
 MOMENTS = [
     ("step", 2, ""),  # before any checkpoint
     ("step", 7, ""),

@@ -279,10 +279,7 @@ class RecordWriter:
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
         columns = list(rows)
-        arrays = [
-            pa.array([row.get(field.name) for row in columns], type=field.type)
-            for field in self._schema
-        ]
+        arrays = [_column([row.get(f.name) for row in columns], f.type) for f in self._schema]
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         data = memoryview(batch.serialize())
         size = os.fstat(self._file).st_size
@@ -305,3 +302,23 @@ class RecordWriter:
             os.close(self._file)
             self._file = None
             sync(self.path.parent)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A column; lists may be arrays, (n,) or (n, 2), which are not taken apart number by number."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    counts = [0 if value is None else len(value) for value in values]
+    offsets = np.cumsum([0, *counts], dtype=np.int32)
+    filled = [np.asarray(value).ravel() for value in values if value is not None]
+    numbers = np.concatenate(filled) if filled else np.empty(0)
+    inner = kind.value_type
+    if pa.types.is_fixed_size_list(inner):
+        content = pa.array(numbers.astype(inner.value_type.to_pandas_dtype()))
+        content = pa.FixedSizeListArray.from_arrays(content, type=inner)
+    else:
+        content = pa.array(numbers.astype(inner.to_pandas_dtype()))
+    mask = None
+    if len(filled) < len(values):
+        mask = pa.array([value is None for value in values])
+    return pa.ListArray.from_arrays(pa.array(offsets), content, type=kind, mask=mask)

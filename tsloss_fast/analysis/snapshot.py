@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
@@ -26,12 +27,14 @@ class Snapshot:
         edges: (B, N-1, 2) int64; -1 in the padding.
         points: (B, N, D) on their device, a copy; None if they are not known any more.
         lengths: (B,) int64 on the CPU, the valid points of each cloud; None: all.
+        n_points: N.
     """
 
     deaths: Tensor
     edges: np.ndarray
     points: Tensor | None
     lengths: Tensor | None
+    n_points: int
 
     @property
     def finite(self) -> list[bool]:
@@ -41,16 +44,17 @@ class Snapshot:
     def sizes(self) -> list[int]:
         """Valid points of each cloud."""
         if self.lengths is not None:
-            return [int(n) for n in self.lengths]
-        assert self.points is not None
-        return [self.points.shape[1]] * len(self.points)
+            found: list[int] = self.lengths.tolist()
+            return found
+        return [self.n_points] * len(self.deaths)
 
 
 def take(points: Tensor, metric: str, lengths: Tensor | None) -> Snapshot:
     """Points (B, N, D) as they are now, with their barcodes."""
     h0 = h0_persistence(points, metric, lengths, check_finite=False)
     deaths, edges = h0.deaths.to("cpu", torch.float64), h0.edges.cpu().numpy()
-    return Snapshot(deaths, edges, points.clone(), None if lengths is None else lengths.cpu())
+    sizes = None if lengths is None else lengths.cpu()
+    return Snapshot(deaths, edges, points.clone(), sizes, points.shape[1])
 
 
 def h0_rows(
@@ -68,7 +72,7 @@ def h0_rows(
     measures: dict[str, Sequence[Any]] = dict(lifetime_measures(now.deaths, now.lengths, rho))
     curve = barcode.betti_curve(now.deaths, torch.from_numpy(scales), now.lengths)
     measures["components"] = curve.tolist()
-    measures |= _compare("previous", previous, now) | _compare("first", first, now)
+    measures |= _compare({"previous": previous, "first": first}, now)
     kept = now.points.cpu().double().numpy() if keep_points else None
     at = time.time()
     rows = []
@@ -87,7 +91,7 @@ def h0_rows(
             edges = now.edges[cloud, :bars]
             row["births"] = np.zeros(bars)
             row["deaths"] = now.deaths[cloud, :bars].numpy()
-            row["edges"] = edges.tolist()
+            row["edges"] = edges
             row["scales"] = scales
             if previous is not None:
                 before = previous.edges[cloud]
@@ -101,26 +105,33 @@ def h0_rows(
     return rows
 
 
-def _compare(name: str, past: Snapshot | None, now: Snapshot) -> dict[str, list[Any]]:
-    """Columns that say how far each cloud is from what it was."""
-    if past is None:
-        return {}
-    pair = (past.deaths, now.deaths)
-    lengths = (past.lengths, now.lengths)
-    found = {
-        f"bottleneck_{name}": barcode.bottleneck_distance(*pair, *lengths).tolist(),
-        f"wasserstein_{name}": barcode.wasserstein_distance(*pair, 1.0, *lengths).tolist(),
-    }
-    old, new = past.points, now.points
-    assert new is not None
-    # A point is followed by its index, which means nothing if their number has changed.
-    if old is None or old.shape != new.shape or past.sizes() != now.sizes():
+def _compare(pasts: Mapping[str, Snapshot | None], now: Snapshot) -> dict[str, list[Any]]:
+    """Columns that say how far each cloud is from what it was, at each of several times."""
+    known = {name: past for name, past in pasts.items() if past is not None}
+    found: dict[str, list[Any]] = {}
+    if not known:
         return found
-    moved = torch.linalg.vector_norm(new - old.to(new), dim=-1).cpu().double()
-    count = torch.tensor(now.sizes())
-    valid = torch.arange(moved.shape[1]) < count.unsqueeze(-1)
-    mean = torch.where(valid, moved, 0).sum(-1) / count.clamp(min=1)
-    found[f"displacement_{name}"] = mean.tolist()
+    # All pairs in one call: on barcodes this small the number of calls is what costs.
+    bars = max(past.deaths.shape[-1] for past in known.values())
+    before = torch.stack([F.pad(p.deaths, (0, bars - p.deaths.shape[-1])) for p in known.values()])
+    lengths = (torch.tensor([past.sizes() for past in known.values()]), torch.tensor(now.sizes()))
+    after = now.deaths.expand(len(known), *now.deaths.shape)
+    pair = (before, after, lengths[0], lengths[1].expand(lengths[0].shape))
+    distances = {
+        "bottleneck": barcode.bottleneck_distance(*pair).tolist(),
+        "wasserstein": barcode.wasserstein_distance(*pair[:2], 1.0, *pair[2:]).tolist(),
+    }
+    for index, (name, past) in enumerate(known.items()):
+        for kind, values in distances.items():
+            found[f"{kind}_{name}"] = values[index]
+        # A point is followed by its index, which means nothing if their number has changed.
+        old, new = past.points, now.points
+        assert new is not None
+        if old is not None and old.shape == new.shape and past.sizes() == now.sizes():
+            moved = torch.linalg.vector_norm(new - old.to(new), dim=-1).cpu().double()
+            valid = torch.arange(moved.shape[1]) < lengths[1].unsqueeze(-1)
+            mean = torch.where(valid, moved, 0).sum(-1) / lengths[1].clamp(min=1)
+            found[f"displacement_{name}"] = mean.tolist()
     return found
 
 
@@ -139,4 +150,4 @@ def snapshot_of_rows(rows: Sequence[Mapping[str, Any]]) -> Snapshot | None:
     points = None
     if whole and all(row["points"] is not None for row in rows):
         points = torch.from_numpy(np.stack([row["points"] for row in rows]))
-    return Snapshot(deaths, edges, points, None if whole else lengths)
+    return Snapshot(deaths, edges, points, None if whole else lengths, int(lengths.max()))
