@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -58,10 +57,11 @@ def write_report(
         raise ModuleNotFoundError(
             'tsloss report needs plotly; install it with: pip install "tsloss-fast[analysis]"'
         ) from error
-    from tsloss_fast.analysis import report_html
     from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.report_data import page_data
+    from tsloss_fast.analysis.report_html import items, lead, summary
     from tsloss_fast.analysis.report_names import find_names
+    from tsloss_fast.analysis.report_relation import relation_section
     from tsloss_fast.analysis.runs import load_runs
 
     out = Path(out)
@@ -77,10 +77,10 @@ def write_report(
     page = page_data(loaded, found)
     parts = {
         "title": escape(TITLE),
-        "lead": escape(report_html.lead(page)),
-        "summary": report_html.summary(loaded, page),
-        "relation": report_html.relation_section(loaded, relate(loaded)),
-        "notes": report_html.notes([*page.notes, *missing, *_METHOD, _made()]),
+        "lead": escape(lead(page)),
+        "summary": summary(loaded, page),
+        "relation": relation_section(loaded, relate(loaded)),
+        "notes": items([*page.notes, *missing, *_METHOD, _made()]),
         "data": _embedded(page.data),
         "css": _asset("page.css"),
         "plotly": get_plotlyjs(),
@@ -120,7 +120,7 @@ def _asset(name: str) -> str:
 def _made() -> str:
     from tsloss_fast import __version__
 
-    return f"Made by tsloss_fast {__version__} on {time.strftime('%Y-%m-%d at %H:%M')}."
+    return f"Made by tsloss_fast {__version__}."
 
 
 def main(argv: Sequence[str]) -> int:

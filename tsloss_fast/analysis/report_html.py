@@ -1,4 +1,4 @@
-"""The parts of a report that need no script: summary, relation to performance, notes."""
+"""The head of a report, which needs no script: what the runs are, and what became of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from tsloss_fast.analysis.health import Check
-from tsloss_fast.analysis.relation import Correlation, Relation
 from tsloss_fast.analysis.report_data import Page
 from tsloss_fast.analysis.report_names import visible
 from tsloss_fast.analysis.runs import Run
@@ -15,23 +14,22 @@ from tsloss_fast.analysis.story import Story
 from tsloss_fast.analysis.task_story import control_of, tell_task
 from tsloss_fast.analysis.wording import listed, number
 
-__all__ = ["lead", "notes", "relation_section", "summary"]
+__all__ = ["items", "lead", "summary"]
 
 _DASHES = {"dash": "6 4", "dot": "2 3", "dashdot": "7 3 2 3", "longdash": "10 4"}
-_QUANTITIES = {
-    "mean_lifetime": "mean death",
-    "max_lifetime": "longest bar",
-    "total_persistence": "total persistence",
-    "coefficient_of_variation": "coefficient of variation",
-    "entropy_gap": "entropy gap",
-    "redundancy": "redundancy",
-    "displacement_first": "displacement since the start",
-    "bottleneck_previous": "distance to the barcode before",
-    "wasserstein_first": "distance to the first barcode (Wasserstein)",
-    "accuracy": "accuracy",
-    "ce": "cross-entropy",
+# From so many runs on a table comes first and the words are folded away.
+_OVERVIEW = 3
+_OVERVIEW_COLUMNS = {
+    "mean_lifetime": "Mean death",
+    "coefficient_of_variation": "Variation of the bars",
+    "accuracy": "Accuracy",
+    "ce": "Cross-entropy",
 }
-_VIEWS = {"steps": "over the steps, within each run", "runs": "over the runs, last values"}
+_METRICS = {
+    "euclidean": "Euclidean",
+    "manhattan": "Manhattan",
+    "sqeuclidean": "squared Euclidean",
+}
 # So many unhealthy clouds of a run are named, the others counted.
 _SHOWN_CLOUDS = 5
 
@@ -42,7 +40,7 @@ def lead(page: Page) -> str:
     clouds = [cloud for run in runs for cloud in run["clouds"].values()]
     frames = [cloud["frames"][-1]["n"] for cloud in clouds]
     steps = [step for cloud in clouds for step in (cloud["steps"][0], cloud["steps"][-1])]
-    metrics = listed(sorted({visible(run["metric"]) for run in runs}))
+    metrics = listed(sorted({_METRICS.get(run["metric"], visible(run["metric"])) for run in runs}))
     many = len(page.data["clouds"])
     return " · ".join(
         [
@@ -61,21 +59,25 @@ def summary(runs: Sequence[Run], page: Page) -> str:
     shown = page.data["runs"]
     clouds = [cloud for cloud, _ in page.data["clouds"]]
     blocks = []
+    folded = len(runs) >= _OVERVIEW
     if len(clouds) > 1:
         blocks += [_across(shown[k]["name"], k, page) for k in range(len(runs))]
     for cloud in clouds:
+        stories = {
+            k: page.stories[k, cloud] for k in range(len(runs)) if (k, cloud) in page.stories
+        }
         cards = [
-            _card(run, shown[k], page.stories[k, cloud], control_of(run, list(runs)))
-            for k, run in enumerate(runs)
-            if (k, cloud) in page.stories
+            _card(runs[k], shown[k], story, control_of(runs[k], list(runs)))
+            for k, story in stories.items()
         ]
+        inside = f'<div class="cards{" one" * (len(cards) == 1)}">' + "\n".join(cards) + "</div>"
+        if folded:
+            inside = (
+                f"{_overview(runs, shown, stories, cloud)}\n"
+                f'<details class="story"><summary>Each run in words</summary>{inside}</details>'
+            )
         hidden = " hidden" if cloud != clouds[0] else ""
-        one = " one" if len(cards) == 1 else ""
-        blocks.append(
-            f'<div class="cards{one}" data-cloud="{cloud}"{hidden}>\n'
-            + "\n".join(cards)
-            + "\n</div>"
-        )
+        blocks.append(f'<div data-cloud="{cloud}"{hidden}>\n{inside}\n</div>')
     return "\n".join(blocks)
 
 
@@ -93,24 +95,60 @@ def _across(name: str, run: int, page: Page) -> str:
     return f'<p class="across"><bdi>{escape(name)}</bdi>: {escape(text)}.</p>'
 
 
-def _card(run: Run, shown: Mapping[str, Any], story: Story, control: Run | None) -> str:
-    dash = _DASHES.get(shown["dash"])
-    stroke = (
-        '<svg class="stroke" aria-hidden="true"><line x1="1" x2="25" y1="5" y2="5" '
-        f'stroke="{shown["colour"]}" stroke-width="3"'
-        + (f' stroke-dasharray="{dash}"' if dash else "")
-        + "/></svg>"
+def _overview(
+    runs: Sequence[Run],
+    shown: Sequence[Mapping[str, Any]],
+    stories: Mapping[int, Story],
+    cloud: int,
+) -> str:
+    """A row for each run: the verdict, and where it began and ended."""
+    rows = []
+    for k, story in stories.items():
+        cells = [f'<th scope="row">{_title(shown[k])}</th>']
+        cells.append(f'<td class="{_kind(story)}">{escape(story.verdict)}</td>')
+        for name in _OVERVIEW_COLUMNS:
+            if name in ("accuracy", "ce"):
+                series = runs[k].measured.get(name)
+                values = [] if series is None else series.values.tolist()
+            else:
+                values = runs[k].record.series(name, cloud).tolist()
+            ends = f"{number(values[0])} → {number(values[-1])}" if values else "–"
+            cells.append(f'<td class="number">{escape(ends)}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heads = "".join(f'<th scope="col" class="number">{t}</th>' for t in _OVERVIEW_COLUMNS.values())
+    return (
+        '<div class="scroll-x" tabindex="0" role="region" aria-label="All runs"><table class="all">'
+        "<caption>First → last value of each run.</caption>"
+        f'<thead><tr><th scope="col">Run</th><th scope="col">Verdict</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _title(shown: Mapping[str, Any]) -> str:
+    """The stroke of a run in the figures, and its name."""
+    dash = _DASHES.get(shown["dash"])
+    style = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        '<span class="name"><svg class="stroke" aria-hidden="true"><line x1="1" x2="25" y1="5" '
+        f'y2="5" stroke="{shown["colour"]}" stroke-width="3"{style}/></svg>'
+        f"<bdi>{escape(shown['name'])}</bdi></span>"
+    )
+
+
+def _kind(story: Story) -> str:
     judged = any(check.holds is False for check in story.checks[:3])
-    kind = "good" if story.healthy else "bad" if judged else "none"
+    return "good" if story.healthy else "bad" if judged else "none"
+
+
+def _card(run: Run, shown: Mapping[str, Any], story: Story, control: Run | None) -> str:
     task = tell_task(run, control)
     return "\n".join(
         [
             '<article class="card">',
-            f'<h3 class="name">{stroke}<bdi>{escape(shown["name"])}</bdi></h3>',
-            f'<p class="verdict {kind}">{escape(story.verdict)}</p>',
-            *([f"<h4>The prompt</h4>{_items(story.sentences)}"] if story.sentences else []),
-            *([f"<h4>The task</h4>{_items(task)}"] if task else []),
+            f"<h3>{_title(shown)}</h3>",
+            f'<p class="verdict {_kind(story)}">{escape(story.verdict)}</p>',
+            *([f"<h4>The prompt</h4>{items(story.sentences)}"] if story.sentences else []),
+            *([f"<h4>The task</h4>{items(task)}"] if task else []),
             f"<h4>The rules of the verdict</h4>{_rules(story.checks)}",
             "</article>",
         ]
@@ -136,81 +174,8 @@ def _rules(checks: Iterable[Check]) -> str:
     )
 
 
-def relation_section(runs: Sequence[Run], relation: Relation) -> str:
-    """What correlations allow to be said, and every one that was looked at."""
-    if not any(name in run.measured for run in runs for name in ("accuracy", "ce")):
-        return (
-            '<p class="note">Nothing was measured of a task in these runs (no accuracy, no '
-            "held-out cross-entropy), so there is nothing to relate the topology to.</p>"
-        )
-    blocks = [_items(visible(sentence, 1000) for sentence in relation.sentences())]
-    for view, title in _VIEWS.items():
-        found = [e for e in relation.correlations if e.view == view and e.coefficient is not None]
-        if not found:
-            continue
-        tested = any(entry.low is not None for entry in found)
-        what = (
-            f"Spearman's coefficient {title}; the line is its "
-            f"{100 * relation.confidence:g} % interval over runs."
-            if tested
-            else f"Spearman's coefficient {title}: it describes these runs, and says nothing of "
-            "others."
-        )
-        several = len(relation.groups) > 1
-        rows = "".join(_correlation(entry, relation, several) for entry in found)
-        table = (
-            '<div class="relation"><table><thead><tr><th scope="col">Quantity</th>'
-            '<th scope="col">Outcome</th><th scope="col" class="number">Coefficient</th>'
-            '<th scope="col" class="wide-only">−1 … 0 … +1</th>'
-            f'<th scope="col" class="number">Runs</th></tr></thead><tbody>{rows}</tbody></table>'
-            "</div>"
-        )
-        mark = " open" if tested else ""
-        blocks.append(f"<details{mark}><summary>{escape(what)}</summary>{table}</details>")
-    return "\n".join(blocks)
-
-
-def _correlation(entry: Correlation, relation: Relation, several: bool) -> str:
-    assert entry.coefficient is not None
-    task = relation.groups[entry.group].task or "unknown task"
-    group = f' <span class="note">({escape(visible(task, 60))})</span>' if several else ""
-    interval = ""
-    if entry.low is not None and entry.high is not None:
-        interval = f" ({_signed(entry.low)} to {_signed(entry.high)})"
-    return (
-        f"<tr><td>{escape(_QUANTITIES.get(entry.quantity, entry.quantity))}{group}</td>"
-        f"<td>{escape(_QUANTITIES.get(entry.outcome, entry.outcome))}</td>"
-        f'<td class="number">{_signed(entry.coefficient)}{interval}</td>'
-        f'<td class="wide-only">{_forest(entry)}</td><td class="number">{entry.runs}</td></tr>'
-    )
-
-
-def _forest(entry: Correlation) -> str:
-    """The coefficient as a dot between -1 and 1, with its interval as a line."""
-
-    def x(value: float) -> float:
-        return round(70 + 62 * value, 1)
-
-    assert entry.coefficient is not None
-    colour = "#0072B2" if entry.claim else "#6b6b6b"
-    line = ""
-    if entry.low is not None and entry.high is not None:
-        line = (
-            f'<line x1="{x(entry.low)}" x2="{x(entry.high)}" y1="8" y2="8" stroke="{colour}" '
-            'stroke-width="2"/>'
-        )
-    return (
-        '<svg viewBox="0 0 140 16" aria-hidden="true"><line x1="8" x2="132" y1="8" y2="8" '
-        'stroke="#e2e2e2"/><line x1="70" x2="70" y1="1" y2="15" stroke="#9a9a9a"/>'
-        f'{line}<circle cx="{x(entry.coefficient)}" cy="8" r="4" fill="{colour}"/></svg>'
-    )
-
-
-def notes(sentences: Iterable[str]) -> str:
-    return _items(sentences)
-
-
-def _items(sentences: Iterable[str]) -> str:
+def items(sentences: Iterable[str]) -> str:
+    """A list of sentences, whatever is in them."""
     return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
@@ -221,7 +186,3 @@ def _count(count: int, word: str) -> str:
 def _range(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(round(value, 2))

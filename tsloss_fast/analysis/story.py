@@ -262,7 +262,8 @@ def _of_movement(course: Course, control: Course | None) -> list[str]:
     if len(rest) - since >= 3 and since < len(rest):
         sentences.append(
             f"The barcode has been at rest since step {course.steps[since]}: from one record to "
-            f"the next no bar changed by more than {REST:.0%} of the mean (bottleneck distance)."
+            f"the next no bar changed by more than {100 * REST:g}\u00a0% of the mean (bottleneck "
+            "distance)."
         )
     return sentences
 

@@ -27,7 +27,7 @@ def change(start: float, end: float, relative: bool = True) -> str:
     share = (end - start) / abs(start) if start else np.inf
     if abs(share) > 9.995:
         return text if not np.isfinite(share) else f"{text} ({number(end / start)} times)"
-    return f"{text} ({share:+.0%})".replace("%", " %").replace("-", "−")
+    return f"{text} ({share:+.0%})".replace("%", "\u00a0%").replace("-", "−")
 
 
 def number(value: float) -> str:

@@ -65,54 +65,67 @@ const Figures = (() => {
     };
   }
 
-  /* Bars of dimension 0, or of dimension 1 with births. `most` is the right end in every step. */
-  function barcode(run, frame, most, name, births) {
+  const bars = (x, y, colour, width) => ({ type: "scatter", mode: "lines", x, y, line: { color: colour, width }, hoverinfo: "skip" });
+  const touch = (x, y, hovertext) => ({ type: "scatter", mode: "markers", x, y, hoverinfo: "text", hovertext, marker: { size: 9, opacity: 0 } });
+
+  /* Bars of dimension 0, the shortest at the bottom. `most` is the longest bar of any step. */
+  function barcode(run, frame, most, name) {
     if (!frame || !frame.deaths) return empty(frame ? "The points were not finite: there are no bars." : "Nothing was recorded yet.");
-    const deaths = frame.deaths, count = deaths.length, ones = births || deaths.map(() => 0);
-    if (births && !count) return empty("No loops at this step.");
-    const middle = mean(deaths), right = most * 1.1 || 1;
+    const deaths = frame.deaths, count = deaths.length, middle = mean(deaths), right = most * 1.1 || 1;
     const height = clamp(74 + 13 * (count + 1), 150, 520);
     const width = clamp(0.62 * (height - 60) / (count + 1), 1, 9);
-    const x = [], y = [];
-    deaths.forEach((death, k) => { x.push(ones[k], death, null); y.push(k + 1, k + 1, null); });
+    const x = deaths.flatMap((death) => [0, death, null]), y = deaths.flatMap((_, k) => [k + 1, k + 1, null]);
     const data = [
-      { type: "scatter", mode: "lines", x, y, line: { color: run.colour, width }, hoverinfo: "skip" },
-      {
-        type: "scatter", mode: "markers", x: deaths, y: deaths.map((_, k) => k + 1), hoverinfo: "text",
-        marker: { size: 7, color: run.colour, opacity: 0 },
-        hovertext: deaths.map((d, k) => births
-          ? `born at ${number(ones[k])}, dies at ${number(d)}`
-          : (frame.edges ? `${escape(name.of(frame.edges[2 * k]))} – ${escape(name.of(frame.edges[2 * k + 1]))}<br>` : "") +
-            `merge at ${number(d)}, ${number(d / middle)} of the mean`),
-      },
-    ];
-    const shapes = [], annotations = [];
-    let label = `${plural(count, "bar")}`;
-    if (!births) {
+      bars(x, y, run.colour, width),
+      touch(deaths, deaths.map((_, k) => k + 1), deaths.map((d, k) =>
+        `${escape(name.of(frame.edges[2 * k]))} – ${escape(name.of(frame.edges[2 * k + 1]))}<br>merge at ${number(d)}, ${number(d / middle)} of the mean`)),
       // The one bar that never ends: everything is one component at last.
-      data.push({
+      {
         type: "scatter", mode: "lines+markers", x: [0, right], y: [count + 1, count + 1], hoverinfo: "text",
         hovertext: "never ends: at last all tokens are one group", line: { color: GREY, width: Math.min(width, 4) },
         marker: { symbol: "triangle-right", size: [0, 10], color: GREY, opacity: 1 }, cliponaxis: false,
-      });
-      const band = (x0, x1) => shapes.push({ type: "rect", xref: "x", yref: "paper", x0, x1, y0: 0, y1: 1, fillcolor: SHADE, line: { width: 0 }, layer: "below" });
-      const mark = (at, text, anchor) => annotations.push({ x: at, y: 1, xref: "x", yref: "paper", yanchor: "bottom", xanchor: anchor, text, showarrow: false, font: { size: 10.5, color: GREY } });
-      if (middle > 0) {
-        band(0, SHORT * middle);
-        if (SHORT * middle > 0.14 * right) mark(SHORT * middle, "redundant", "right");
-        if (GAP * middle < right) { band(GAP * middle, right); if (GAP * middle < 0.8 * right) mark(GAP * middle, "gap", "left"); }
-        shapes.push({ type: "line", xref: "x", yref: "paper", x0: middle, x1: middle, y0: 0, y1: 1, line: { color: INK, width: 1, dash: "dot" } });
-        mark(middle, `mean ${number(middle)}`, "center");
-      }
-      label = count ? `${plural(count, "finite bar")} from ${number(deaths[0])} to ${number(deaths[count - 1])}, mean ${number(middle)}, and one that never ends`
-        : "one bar that never ends";
+      },
+    ];
+    const shapes = [], annotations = [];
+    const band = (x0, x1) => shapes.push({ type: "rect", xref: "x", yref: "paper", x0, x1, y0: 0, y1: 1, fillcolor: SHADE, line: { width: 0 }, layer: "below" });
+    const mark = (at, text, anchor) => annotations.push({ x: at, y: 1, xref: "x", yref: "paper", yanchor: "bottom", xanchor: anchor, text, showarrow: false, font: { size: 10.5, color: GREY } });
+    if (middle > 0) {
+      band(0, SHORT * middle);
+      if (SHORT * middle > 0.2 * right) mark(SHORT * middle, "redundant", "right");
+      if (GAP * middle < right) band(GAP * middle, right);
+      if (GAP * middle < 0.9 * right) mark(GAP * middle, "gap", "left");
+      shapes.push({ type: "line", xref: "x", yref: "paper", x0: middle, x1: middle, y0: 0, y1: 1, line: { color: INK, width: 1, dash: "dot" } });
+      mark(middle, `mean ${number(middle)}`, middle < 0.12 * right ? "left" : middle > 0.88 * right ? "right" : "center");
     }
     return {
-      data, label,
+      data,
+      label: count ? `${plural(count, "finite bar")} from ${number(deaths[0])} to ${number(deaths[count - 1])}, mean ${number(middle)}, and one that never ends`
+        : "one bar that never ends",
       layout: layout(height, {
         margin: { l: 10, r: 14, t: 20, b: 40 }, shapes, annotations,
-        xaxis: axis(births ? "scale" : "distance at which two groups merge", { range: [0, right * 1.015], showgrid: true }),
-        yaxis: { visible: false, range: [0.2, count + (births ? 0.8 : 1.8)] },
+        xaxis: axis("distance at which two groups merge", { range: [0, right * 1.015] }),
+        yaxis: { visible: false, range: [0.2, count + 1.8] },
+      }),
+    };
+  }
+
+  /* Bars of dimension 1, between the least birth and the last death of any step. */
+  function loops(run, frame, [least, most]) {
+    if (!frame || !frame.deaths.length) return empty(frame ? "No loops at this step." : "No loops were recorded yet.");
+    const { births, deaths } = frame, count = deaths.length, span = most - least || 1;
+    const height = clamp(60 + 11 * count, 130, 340), width = clamp(0.6 * (height - 50) / count, 1, 8);
+    // Shorter than a pixel or two, a bar is still drawn: as a tick.
+    const x = deaths.flatMap((d, k) => [births[k], Math.max(d, births[k] + 0.004 * span), null]);
+    return {
+      data: [
+        bars(x, deaths.flatMap((_, k) => [k + 1, k + 1, null]), run.colour, width),
+        touch(deaths, deaths.map((_, k) => k + 1), deaths.map((d, k) => `born at ${number(births[k])}, dies at ${number(d)}`)),
+      ],
+      label: plural(count, "loop"),
+      layout: layout(height, {
+        margin: { l: 10, r: 14, t: 6, b: 40 },
+        xaxis: axis("distance (the axis does not begin at 0)", { range: [least - 0.05 * span, most + 0.05 * span] }),
+        yaxis: { visible: false, range: [0.2, count + 0.8] },
       }),
     };
   }
@@ -149,7 +162,7 @@ const Figures = (() => {
     if (!frame.deaths.length) return empty("Fewer than two tokens: nothing merges.");
     const { leaves, list } = merges(frame.n, frame.deaths, frame.edges);
     const labelled = frame.n <= LABELLED_LEAVES;
-    const height = labelled ? 70 + 16 * frame.n : clamp(70 + 3 * frame.n, 500, 900);
+    const height = labelled ? 70 + 16 * frame.n : clamp(70 + 3 * frame.n, 400, 700);
     const old = before && before.edges ? new Set(before.deaths.map((_, k) => key(before.edges, k))) : null;
     const kinds = [{ x: [], y: [] }, { x: [], y: [] }];
     let changed = 0;
@@ -160,15 +173,10 @@ const Figures = (() => {
       into.x.push(p.at, m.at, m.at, q.at, null);
       into.y.push(p.y, p.y, q.y, q.y, null);
     });
-    const line = (kind, color, thick) => ({ type: "scatter", mode: "lines", ...kind, line: { color, width: thick, shape: "linear" }, hoverinfo: "skip" });
     const data = [
-      line(kinds[0], run.colour, 1.6), line(kinds[1], INK, 2.6),
-      {
-        type: "scatter", mode: "markers", x: list.map((m) => m.at), y: list.map((m) => m.y), hoverinfo: "text",
-        marker: { size: 9, opacity: 0 },
-        hovertext: list.map((m) => `${escape(name.of(frame.edges[2 * m.k]))} – ${escape(name.of(frame.edges[2 * m.k + 1]))}<br>` +
-          `${m.parts[0].size} + ${m.parts[1].size} tokens merge at ${number(m.at)}` + (m.fresh ? "<br>new since the step before" : "")),
-      },
+      bars(kinds[0].x, kinds[0].y, run.colour, labelled ? 1.6 : 0.7), bars(kinds[1].x, kinds[1].y, INK, labelled ? 2.6 : 1.2),
+      touch(list.map((m) => m.at), list.map((m) => m.y), list.map((m) => `${escape(name.of(frame.edges[2 * m.k]))} – ${escape(name.of(frame.edges[2 * m.k + 1]))}<br>` +
+          `${m.parts[0].size} + ${m.parts[1].size} tokens merge at ${number(m.at)}` + (m.fresh ? "<br>new since the step before" : ""))),
     ];
     // From 0, unless all merges are so near to each other that they could not be told apart.
     const low = frame.deaths[0], high = frame.deaths[frame.deaths.length - 1];
@@ -337,5 +345,5 @@ const Figures = (() => {
     };
   }
 
-  return { barcode, tree, components, diagram, map, curve, namer, number, mean, plural, short, SHORT };
+  return { barcode, loops, tree, components, diagram, map, curve, namer, number, mean, plural, short, SHORT };
 })();

@@ -12,14 +12,14 @@
   const VIEWS = [
     ["barcode", "Barcode", "One bar for each merge of two groups of tokens, as long as the distance at which they merge. Bars of one length: evenly spread tokens. In the left band: two tokens that nearly coincide. In the right band: a gap between groups.", true],
     ["tree", "Merge tree", "Which tokens merge, and at what distance: read from the left, where every token is alone. The axis fits the step. Thick dark lines: merges that the step before on the slider did not have.", true],
-    ["map", "Map", "The tokens in the plane in which they spread most (one plane for all runs), joined by the shortest tree; squares are the vocabulary tokens nearest to them. A plane cannot keep all distances: the barcode is exact, the map is not.", true],
+    ["map", "Map", "The tokens in the plane in which they spread most, joined by the shortest tree. A plane cannot keep all distances: the barcode is exact, the map is not.", true],
     ["components", "Groups over distance", "How many groups are left when everything nearer than a distance has merged. A steep fall: all tokens merge at about one distance.", false],
     ["diagram", "Persistence diagram", "Every bar as a point: where it is born and where it dies. Components (circles) are all born at 0; loops (diamonds) later. Far above the diagonal lasts long.", false],
     ["pairs", "Redundant pairs", "Tokens nearer to each other than half of the mean death: two that nearly say the same.", true],
     ["h1", "Loops (H1)", "Rings of tokens around a hole: a bar begins when the ring closes and ends when it is filled.", true],
   ];
   const CURVES = [
-    ["accuracy", "Accuracy", "Held-out items, greedy answer from the whole vocabulary.", "measured", true],
+    ["accuracy", "Accuracy", "Of held-out items.", "measured", true],
     ["ce", "Cross-entropy, held-out", "Nats per answer; lower is better.", "measured", true],
     ["train_ce", "Cross-entropy, training", "Of each training batch.", "measured", true],
     ["mean_lifetime", "Mean death", "Mean distance at which groups merge: how spread out the prompt is.", "curves", true],
@@ -69,13 +69,16 @@
   const cached = new Map();
   function scales() {
     if (cached.has(state.cloud)) return cached.get(state.cloud);
-    const found = { most: 0, mostH1: 0, ranges: new Map() };
+    const found = { most: 0, mostH1: 0, leastH1: Infinity, ranges: new Map() };
     page.runs.forEach((run) => {
       const cloud = cloudOf(run);
       if (!cloud) return;
       const longest = (frames) => frames.reduce((best, f) => (f.deaths || []).reduce((a, b) => Math.max(a, b), best), 0);
       found.most = Math.max(found.most, longest(cloud.frames));
-      if (cloud.h1) found.mostH1 = Math.max(found.mostH1, longest(cloud.h1.frames));
+      if (cloud.h1) {
+        found.mostH1 = Math.max(found.mostH1, longest(cloud.h1.frames));
+        found.leastH1 = cloud.h1.frames.flatMap((f) => f.births).reduce((a, b) => Math.min(a, b), found.leastH1);
+      }
       if (!cloud.map) return;
       // Runs of as many coordinates lie in one plane.
       const range = found.ranges.get(cloud.features) || { x0: Infinity, x1: -Infinity, y0: Infinity, y1: -Infinity };
@@ -191,11 +194,17 @@
         runs.forEach((run) => cells.append(each_cell(kind, run, plot)));
       }
       const wide = each && runs.length > 1 && !(kind === "h1" && !runs.some((run) => cloudOf(run).h1));
-      return make("section", { class: `view${wide ? " wide" : ""}${runs.length > 2 ? " many" : ""}`, "data-kind": kind, style: "padding:0" },
-        make("h3", {}, heading), make("p", { class: "says" }, says), cells);
+      return make("section", { class: `view${wide ? " wide" : ""}${runs.length > 2 && runs.length !== 4 ? " many" : ""}`, "data-kind": kind, style: "padding:0" },
+        make("h3", {}, heading), make("p", { class: "says" }, kind === "map" ? says + onMap(runs) : says), cells);
     });
     $("views").replaceChildren(...blocks);
     places.forEach((place) => { if (place.view) place.reserve(); });
+  }
+
+  function onMap(runs) {
+    const drawn = runs.map((run) => cloudOf(run).map).filter(Boolean);
+    const named = drawn.some((entry) => entry.tokens.length) ? " Squares are the vocabulary tokens nearest to them." : "";
+    return named + (drawn.length > 1 ? " Runs of as many dimensions share one plane." : "");
   }
 
   function each_cell(kind, run, plot) {
@@ -222,7 +231,7 @@
       return cell(run, [box], () => frame(run));
     }
     if (!cloud.h1) return cell(run, [make("p", {}, cloud.no_h1)], () => null);
-    return cell(run, [plot(() => Figures.barcode(run, h1(run), scales().mostH1, name(), h1(run) ? h1(run).births : []))], () => h1(run));
+    return cell(run, [plot(() => Figures.loops(run, h1(run), [scales().leastH1, scales().mostH1]))], () => h1(run));
   }
 
   function series(name, from) {
@@ -238,9 +247,9 @@
   function references() {
     const run = page.runs.find((each) => each.rates.majority_rate !== undefined);
     if (!run) return [];
-    const rates = [{ value: run.rates.majority_rate, text: "always the most frequent answer (dotted)", dash: "dot" }];
+    const rates = [{ value: run.rates.majority_rate, text: "most frequent answer", dash: "dot" }];
     const told = run.rates.zero_shot_restricted_accuracy;
-    if (told !== undefined) rates.push({ value: told, text: "told the possible answers (dash-dotted)", dash: "dashdot" });
+    if (told !== undefined) rates.push({ value: told, text: "told the answers", dash: "dashdot" });
     return rates;
   }
 
@@ -251,7 +260,7 @@
       const found = series(name, from);
       if (!found.length) return;
       const rates = name === "accuracy" ? references() : [];
-      const lines = rates.length ? ` Without tuning: ${rates.map((r) => `${r.text} ${Figures.number(r.value)}`).join(", ")}.` : "";
+      const lines = rates.length ? ` Untuned: ${rates.map((r) => `${r.text} ${Figures.number(r.value)} (${r.dash === "dot" ? "dotted" : "dash-dotted"})`).join(", ")}.` : "";
       const plot = make("div", { class: "plot" });
       const step = () => page.slider[state.index];
       const place = new Place(plot, heading, () => Figures.curve(found, step(), zero, rates),
@@ -328,6 +337,7 @@
   function paper(on) {
     document.documentElement.classList.toggle("printing", on);
     places.forEach((place) => { place.dirty = true; });
+    document.querySelectorAll("details.story").forEach((story) => { if (on) story.dataset.open = story.open ? "1" : ""; story.open = on || story.dataset.open === "1"; });
     if (on) places.slice().forEach((place) => place.draw(true));
     else redraw();
   }
