@@ -13,10 +13,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-wheel lint format bench venv clean
 
-# The main job: tune a real language model with TSLoss and without, measure against GUDHI, plot.
+# The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
 demo: venv
 	$(BIN)/tsloss tune --model smollm2 --task boolean --loss tsloss --control --steps 60 --out $(DEMO_DIR)
 	$(BIN)/tsloss bench --quick --output $(DEMO_DIR)/benchmark.md | tee $(DEMO_DIR)/benchmark.txt
+	$(BIN)/tsloss report $(DEMO_DIR) --out $(DEMO_DIR)/report.html
 	@echo
 	@echo "make demo wrote:"
 	@find $(DEMO_DIR) -maxdepth 1 -type f ! -name '.*' -print | sort | sed 's/^/  /'

@@ -136,7 +136,8 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
         cells += [f"{100 * row['share']:.2f} %", duration(row["gudhi"]), duration(row["h1"])]
         yield "| " + " | ".join([*cells, f"{row['bytes']:,.0f}"]) + " |"
     verdict = "met" if worst <= _GOAL else "missed"
-    yield f"\nGoal, at most 1 % of a step for a prompt: {verdict}; largest share {100 * worst:.2f} %."
+    share = f"largest share {100 * worst:.2f} %"
+    yield f"\nGoal, at most 1 % of a step for a prompt: {verdict} ({share})."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,6 +45,16 @@ def test_the_trainer_example_runs_as_printed(tmp_path: Path) -> None:
     assert len(logged) == 3
 
 
+def test_the_tracker_example_runs_as_printed(tmp_path: Path) -> None:
+    for module in ("pyarrow", "gudhi", "sklearn"):
+        pytest.importorskip(module, reason="needs the analysis extra")
+    out = run(python_blocks()[2], tmp_path)
+    means, _, diagrams = out.partition("[array")
+    assert len(re.findall(r"\d+\.\d*", means)) == 41
+    assert "inf" in diagrams
+    assert (tmp_path / "runs/mine/topology.arrows").exists()
+
+
 def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
     text = README.read_text(encoding="utf-8")
     shown = re.search(r"<!-- benchmark -->\n```\n(.*?)```\n<!-- /benchmark -->", text, re.S)
