@@ -195,7 +195,6 @@ def _components(
 
 
 def _curves(runs: Mapping[str, Run], looks: Looks, choice: Choice) -> list[_Panel]:
-    controls = [name for name, run in runs.items() if run.control]
     panels = []
     for quantity in choice.quantities or usual_quantities(runs, choice.cloud):
         found = {
@@ -209,7 +208,7 @@ def _curves(runs: Mapping[str, Run], looks: Looks, choice: Choice) -> list[_Pane
                 f"quantity {quantity!r} is in none of the runs; expected one of "
                 f"{', '.join(known_quantities(runs, choice.cloud))}"
             )
-        draw = partial(_curve, series, looks, controls, quantity)
+        draw = partial(_curve, series, looks, quantity)
         panels.append(_Panel("", draw))
     return panels
 
@@ -217,7 +216,6 @@ def _curves(runs: Mapping[str, Run], looks: Looks, choice: Choice) -> list[_Pane
 def _curve(
     series: Mapping[str, tuple[np.ndarray, np.ndarray]],
     looks: Looks,
-    controls: Sequence[str],
     quantity: str,
     axes: Axes,
 ) -> None:
@@ -225,7 +223,6 @@ def _curve(
         series,
         axes,
         ylabel=label_of(quantity),
-        control=[name for name in controls if name in series],
         limit=1 if quantity.endswith("accuracy") else None,
         looks=looks,
         show_legend=False,

@@ -140,9 +140,8 @@ def plot_map(
         axes.set_yticks([])
         note(axes, "no points")
         return axes
-    places, shares = principal_components(
-        np.concatenate([cloud, around.reshape(-1, cloud.shape[1])])
-    )
+    everything = np.concatenate([cloud, around]) if len(around) else cloud
+    places, shares = principal_components(everything)
     here, there = places[: len(cloud)], places[len(cloud) :]
     axes.plot(*there.T, "o", color=GREY, markersize=2.5, alpha=0.5, markeredgewidth=0, zorder=1)
     axes.add_collection(

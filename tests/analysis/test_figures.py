@@ -1,0 +1,402 @@
+"""What the figures show is what the arrays say: read back from the artists that are drawn."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("scipy")
+
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from tsloss_fast import barcode, h0_persistence
+from tsloss_fast.analysis.plot_tree import principal_components
+from tsloss_fast.analysis.plots import (
+    plot_barcode,
+    plot_components,
+    plot_dendrogram,
+    plot_diagram,
+    plot_map,
+    plot_series,
+)
+
+INF = float("inf")
+
+
+def cloud(n: int = 12, d: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def segments(axes: Axes) -> list[np.ndarray]:
+    found = [c for c in axes.collections if isinstance(c, LineCollection)]
+    return [np.asarray(segment) for lines in found for segment in lines.get_segments()]
+
+
+def bars(axes: Axes) -> np.ndarray:
+    """Birth and death of each bar that is drawn, and the edge for an arrow."""
+    return np.array([[s[0, 0], s[1, 0]] for s in segments(axes)]).reshape(-1, 2)
+
+
+def marks(axes: Axes, marker: str) -> np.ndarray:
+    lines = [line for line in axes.lines if line.get_marker() == marker]
+    return np.concatenate([np.zeros((0, 2)), *(np.asarray(line.get_xydata()) for line in lines)])
+
+
+def texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts if text.get_text()]
+
+
+def drawn(axes: Axes) -> Figure:
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.canvas.draw()
+    return figure
+
+
+def test_a_barcode_has_each_bar_from_birth_to_death_and_an_arrow_for_infinity() -> None:
+    h0, h1 = np.array([[0, 2.0], [0, INF], [0, 1.0]]), np.array([[1.5, 1.75], [0.5, 2.5]])
+    axes = plot_barcode([h0, h1])
+    edge = axes.get_xlim()[1]
+    assert bars(axes).tolist() == [[0, 1], [0, 2], [0, edge], [0.5, 2.5], [1.5, 1.75]]
+    assert axes.get_xlim()[0] == 0
+    assert edge > 2.5
+    heights = [segment[0, 1] for segment in segments(axes)]
+    assert heights == sorted(heights)
+    assert marks(axes, ">").tolist() == [[edge, heights[2]]]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["H₀\n3 bars", "H₁\n2 bars"]
+
+
+def test_diagrams_of_ripser_and_gudhi_are_drawn_alike() -> None:
+    gudhi = pytest.importorskip("gudhi")
+    ripser = pytest.importorskip("ripser")
+    persim = pytest.importorskip("persim")
+    points = cloud(30, 2)
+    dgms = ripser.ripser(points)["dgms"]
+    tree = gudhi.RipsComplex(points=points).create_simplex_tree(max_dimension=2)
+    tree.compute_persistence()
+    by_dimension = [tree.persistence_intervals_in_dimension(k) for k in (0, 1)]
+    assert len(dgms[1]) > 1
+    reference = bars(plot_barcode(by_dimension))
+    for other in (dgms, tree.persistence(), [torch.tensor(np.array(d)) for d in by_dimension]):
+        np.testing.assert_allclose(bars(plot_barcode(other)), reference, rtol=1e-5)
+    # persim takes what is drawn here, and finds no difference between the two.
+    assert persim.bottleneck(dgms[1], by_dimension[1]) < 1e-5
+    # And one diagram is a list of one.
+    assert (bars(plot_barcode(dgms[1])) == bars(plot_barcode([dgms[1]]))).all()
+    points_drawn = [marks(plot_diagram(d), "s") for d in (by_dimension, dgms)]
+    np.testing.assert_allclose(points_drawn[0], by_dimension[1], rtol=1e-12)
+    assert len(points_drawn[1]) == len(dgms[1])
+
+
+def test_of_many_bars_the_longest_are_drawn_and_the_label_says_so() -> None:
+    lengths = np.random.default_rng(0).permutation(np.arange(1.0, 501))
+    axes = plot_barcode(np.stack([np.zeros(500), lengths], -1), max_bars=20)
+    assert bars(axes)[:, 1].tolist() == list(range(481, 501))
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["H₀\n20 longest\nof 500"]
+
+
+def test_bars_of_length_zero_can_be_seen() -> None:
+    axes = plot_barcode([np.array([[0, 0.0], [0, 1.0]]), np.array([[0.5, 0.5]])])
+    assert marks(axes, "|")[:, 0].tolist() == [0, 0.5]
+    assert axes.get_xlim()[0] == 0
+
+
+def test_a_diagram_has_the_diagonal_and_infinity_on_a_line_of_its_own() -> None:
+    axes = plot_diagram([np.array([[0, 2.0], [0, INF]]), np.array([[1.0, 3.0]])])
+    diagonal, line = axes.lines[:2]
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    infinity = float(line.get_ydata()[0])
+    assert 3 < infinity < axes.get_ylim()[1]
+    assert marks(axes, "o").tolist() == [[0, 2], [0, infinity]]
+    assert marks(axes, "s").tolist() == [[1, 3]]
+    assert axes.get_aspect() == 1
+    ticks = {
+        t.get_text(): y for t, y in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+    }
+    assert ticks["∞"] == infinity
+    assert max(value for name, value in ticks.items() if name != "∞") <= 3
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_xlim()[0] == 0
+
+
+@pytest.mark.parametrize("n", [2, 3, 12, 40])
+def test_the_dendrogram_merges_at_the_deaths(n: int) -> None:
+    h0 = h0_persistence(torch.tensor(cloud(n), requires_grad=True))
+    axes = plot_dendrogram(h0.deaths, h0.edges)
+    merges = segments(axes)
+    assert all(merge[1, 1] == merge[2, 1] for merge in merges)
+    heights = sorted(float(merge[1, 1]) for merge in merges)
+    assert heights == h0.deaths.tolist()
+    # Feet stand on the leaves, or on the merges below.
+    feet = [float(y) for merge in merges for y in (merge[0, 1], merge[3, 1])]
+    assert sorted(feet) == sorted([0.0] * n + heights[:-1])
+    assert axes.get_ylim()[0] == 0
+    assert sorted(t.get_text() for t in axes.get_xticklabels()) == sorted(map(str, range(n)))
+
+
+def test_leaves_have_the_labels_of_their_points() -> None:
+    # 0 and 2 merge first, then 1 joins them, and 3 last.
+    axes = plot_dendrogram([1.0, 2, 3], [[0, 2], [0, 1], [2, 3]], labels=["a", "b", "$c$", "d\n"])
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    first = min(segments(axes), key=lambda merge: merge[1, 1])
+    assert {shown[round(first[0, 0])], shown[round(first[3, 0])]} == {"a", "$c$"}
+    assert set(shown) == {"a", "b", "$c$", "d\\n"}
+    assert not axes.get_xticklabels()[0].get_parse_math()
+
+
+def test_of_a_large_chain_the_last_merges_are_drawn() -> None:
+    points = torch.arange(4000.0, dtype=torch.float64)[:, None] ** 1.5
+    h0 = h0_persistence(points)
+    axes = plot_dendrogram(*h0, max_leaves=50)
+    heights = sorted(merge[1, 1] for merge in segments(axes))
+    assert heights == h0.deaths[-49:].tolist()
+
+
+def test_components_are_the_betti_curve() -> None:
+    deaths = torch.tensor([0.0, 0.0, 1.0, 2.5, 2.5, 4.0], dtype=torch.float64)
+    axes = plot_components(deaths)
+    (line,) = axes.lines
+    x, y = np.array(line.get_xdata()), np.array(line.get_ydata())
+    scales = np.array([0, 0.5, 1, 2, 2.5, 3, 4, 4.1])
+    # Steps hold from each scale to the next.
+    assert line.get_drawstyle() == "steps-post"
+    shown = [int(y[np.flatnonzero(x <= s)[-1]]) for s in scales]
+    assert shown == barcode.betti_curve(deaths, torch.tensor(scales)).tolist()
+    # Points that coincide are never seen apart.
+    assert y.max() == shown[0] == 5
+    assert axes.get_xlim() == (0, x[-1])
+    assert axes.get_ylim()[0] == 0
+
+
+def test_curves_of_components_that_are_compared_end_together() -> None:
+    axes = plot_components([1.0, 2.0])
+    plot_components([5.0], axes, label="other")
+    ends = {float(np.array(line.get_xdata())[-1]) for line in axes.lines}
+    assert len(ends) == 1
+    assert axes.get_xlim()[1] == ends.pop() > 5
+    assert axes.get_ylim()[1] > 3
+
+
+def test_series_are_drawn_as_given_and_the_control_grey_and_dashed() -> None:
+    steps = [0, 10, 20]
+    axes = plot_series(
+        {"run": (steps, [3.0, 2, 1]), "_control $": (steps, [3.0, 2.5, 2.5])},
+        control="_control $", ylabel="loss",
+    )  # fmt: skip
+    run, control = axes.lines
+    assert list(run.get_ydata()) == [3, 2, 1]
+    assert list(control.get_ydata()) == [3, 2.5, 2.5]
+    assert run.get_linestyle() == "-"
+    assert control.get_linestyle() == "--"
+    assert control.get_color() == "#6b6b6b"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["run", "_control $"]
+    assert axes.get_ylim()[0] == axes.get_xlim()[0] == 0
+    assert axes.get_ylabel() == "loss"
+
+
+def test_nan_is_a_gap_and_infinity_an_arrowhead() -> None:
+    values = np.full(100, np.nan)
+    values[[3, 50, 51]] = 1, 2, 3
+    values[60] = INF
+    axes = plot_series({"a": (range(100), values)})
+    line, alone, arrow = axes.lines
+    assert np.flatnonzero(np.isfinite(line.get_ydata())).tolist() == [3, 50, 51]
+    assert list(alone.get_xdata()) == [3]
+    assert (arrow.get_marker(), list(arrow.get_xdata())) == ("^", [60])
+    assert axes.get_ylim()[1] < 4
+
+
+def test_values_below_zero_and_a_limit_are_in_sight() -> None:
+    low = plot_series({"a": ([0, 1], [-2.0, 1.0])})
+    assert low.get_ylim()[0] < -2
+    assert plot_series({"a": ([0, 1], [0.25, 0.5])}, limit=1).get_ylim() == (0, 1.03)
+
+
+def test_eighteen_runs_can_be_told_apart_and_more_are_refused() -> None:
+    series = {f"run {k}": ([0, 1], [k, k]) for k in range(18)}
+    axes = plot_series(series)
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in axes.lines}
+    assert len(looks) == 18
+    with pytest.raises(ValueError, match=r"19 runs cannot be told apart .* at most 18"):
+        plot_series(series | {"one more": ([0], [1])})
+
+
+def test_the_map_is_pca_with_the_edges_of_the_tree() -> None:
+    points = cloud(15, 6)
+    edges = h0_persistence(points).edges
+    axes = plot_map(points, edges)
+    (here,) = (line for line in axes.lines if len(line.get_xdata()))
+    places = np.asarray(here.get_xydata())
+    drawn_edges = np.array(segments(axes))
+    np.testing.assert_array_equal(drawn_edges, places[edges])
+    # Two components keep as many of the squared distances as any plane can.
+    centred = points - points.mean(0)
+    singular = np.linalg.svd(centred, compute_uv=False)
+    np.testing.assert_allclose((places**2).sum(0), singular[:2] ** 2, rtol=1e-10)
+    share = round(100 * singular[0] ** 2 / (singular**2).sum())
+    assert axes.get_xlabel() == f"component 1 ({share} % of variance)"
+    figure = drawn(axes)
+    unit = axes.transData.transform([[0, 0], [1, 1]])
+    assert np.ptp(unit, 0)[0] == pytest.approx(np.ptp(unit, 0)[1])
+    assert figure is axes.figure
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (6, 2)])
+def test_principal_components_do_not_depend_on_order_or_place(shape: tuple[int, int]) -> None:
+    points = cloud(*shape)
+    places, shares = principal_components(points)
+    again, _ = principal_components(points[::-1] + 7)
+    np.testing.assert_allclose(again[::-1], places, atol=1e-12)
+    assert 0 < shares[1] <= shares[0] <= shares.sum() <= 1 + 1e-12
+    huge, _ = principal_components(points * 1e300)
+    np.testing.assert_allclose(huge / 1e300, places, atol=1e-12)
+
+
+def test_context_is_part_of_the_map_and_of_its_components() -> None:
+    points, context = cloud(6, 4), cloud(50, 4, seed=1) * [9, 1, 1, 1]
+    axes = plot_map(points, [], context=context, context_labels=[f"c{k}" for k in range(50)])
+    around, here = (np.asarray(line.get_xydata()) for line in axes.lines)
+    expected, _ = principal_components(np.concatenate([points, context]))
+    np.testing.assert_array_equal(np.concatenate([here, around]), expected)
+
+
+def extent(axes: Axes, label: Any) -> Bbox:
+    """The box of a label without its line."""
+    size = Text.get_window_extent(label)
+    unit = axes.figure.dpi / 72
+    x, y = axes.transData.transform(label.xy) + unit * np.array(label.get_position())
+    return Bbox.from_bounds(x - size.width / 2, y - size.height / 2, size.width, size.height)
+
+
+@pytest.mark.parametrize("size", [(3.5, 3.2), (2.0, 2.0)])
+def test_labels_of_the_map_overlap_neither_each_other_nor_a_point(
+    size: tuple[float, float],
+) -> None:
+    points = np.concatenate([cloud(12, 3) * 0.1, cloud(12, 3) + 3])
+    figure = Figure(figsize=size)
+    axes = plot_map(
+        points, h0_persistence(points).edges, figure.subplots(), [f"token{k}" for k in range(24)]
+    )
+    figure.draw_without_rendering()
+    labels = [t for t in axes.texts if t.get_visible() and t.get_text().startswith("token")]
+    missing = 24 - len(labels)
+    note = f"no room for {missing} of 24 labels"
+    assert (note in texts(axes)) == (missing > 0)
+    assert len(labels) >= 8
+    boxes = [extent(axes, label) for label in labels]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not (a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1)
+    places = axes.transData.transform(principal_components(points)[0])
+    for box in boxes:
+        assert not any(box.contains(*place) for place in places)
+        assert axes.bbox.contains(box.x0, box.y0)
+        assert axes.bbox.contains(box.x1, box.y1)
+
+
+NO_EDGES = np.zeros((0, 2), dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("axes", "note"),
+    [
+        (lambda: plot_barcode([]), "no bars"),
+        (lambda: plot_barcode([np.zeros((0, 2)), []]), "no bars"),
+        (lambda: plot_diagram(np.zeros((0, 2))), "no bars"),
+        (lambda: plot_dendrogram([], NO_EDGES), "fewer than two points: no merges"),
+        (lambda: plot_dendrogram([], [], labels=["a"]), "fewer than two points: no merges"),
+        (lambda: plot_map(np.zeros((0, 3)), NO_EDGES), "no points"),
+        (lambda: plot_series({}), "no values"),
+        (lambda: plot_series({"a": ([0, 1], [np.nan, np.nan])}), "no values"),
+    ],
+)
+def test_where_there_is_nothing_the_figure_says_so(axes: Any, note: str) -> None:
+    figure = axes()
+    drawn(figure)
+    assert texts(figure) == [note]
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_point_two_points_and_coincident_points_are_drawn() -> None:
+    for n, d in ((1, 0), (2, 1), (3, 3)):
+        h0 = h0_persistence(np.zeros((n, d)))
+        for axes in (
+            plot_dendrogram(*h0),
+            plot_components(h0.deaths),
+            plot_map(np.zeros((n, d)), h0.edges, labels=range(n)),
+            plot_barcode([np.stack([0 * h0.deaths, h0.deaths], -1)]),
+            plot_diagram([np.array([[0, INF]] * n)]),
+        ):
+            drawn(axes)
+            assert axes.get_xlim()[0] < axes.get_xlim()[1]
+            assert axes.get_ylim()[0] < axes.get_ylim()[1]
+
+
+def test_it_draws_on_the_axes_given_and_makes_no_pyplot_figure() -> None:
+    figure = Figure()
+    ax = figure.add_subplot()
+    assert plot_barcode([np.array([[0, 1.0]])], ax) is ax
+    assert plot_components([1.0], ax) is ax
+    script = (
+        "import sys, numpy as np\n"
+        "from tsloss_fast.analysis.plots import *\n"
+        "plot_dendrogram([1.0], [[0, 1]]); plot_map(np.eye(2), [[0, 1]]).figure.canvas.draw()\n"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout == "False\n", shown.stderr
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: plot_barcode([[[0, NAN]]]), ValueError, r"diagrams\[0\]: 1 of 1 bars have NaN"),
+        (lambda: plot_barcode([[[1.0, 0.5]]]), ValueError, "a death before its birth.*row 0"),
+        (lambda: plot_diagram([[[-INF, 0.5]]]), ValueError, "an infinite birth"),
+        (lambda: plot_barcode(np.zeros((4, 3))), ValueError, r"\(n, 2\), got \(4, 3\)"),
+        (lambda: plot_barcode("bars"), TypeError, "expected a list of .* got str"),
+        (lambda: plot_barcode([["a", "b"]]), TypeError, "expected real numbers"),
+        (lambda: plot_barcode([], "axes"), TypeError, "ax: expected matplotlib Axes.*got str"),
+        (lambda: plot_barcode([], max_bars=0), ValueError, "max_bars: expected an integer from 1"),
+        (lambda: plot_components([NAN]), ValueError, "deaths: 1 of 1 are nan"),
+        (lambda: plot_components([1, INF]), ValueError, "the infinite bar is implied"),
+        (lambda: plot_components([2.0, 1.0]), ValueError, "ascending order.*sort them"),
+        (lambda: plot_components([-1.0]), ValueError, "the least is -1"),
+        (lambda: plot_components([[1.0]]), ValueError, r"deaths: expected shape \(n,\)"),
+        (lambda: plot_dendrogram([1.0], []), ValueError, "one edge for each of the 1 deaths"),
+        (lambda: plot_dendrogram([1.0, 2], [[0, 1], [1, 0]]), ValueError, "cycle"),
+        (lambda: plot_dendrogram([1.0], [[0, 7]]), ValueError, r"\(0, 7\) is no pair of the 2"),
+        (lambda: plot_dendrogram([0.0], [[-1, -1]]), ValueError, "padded batch"),
+        (lambda: plot_dendrogram([1.0], [[0, 0.5]]), ValueError, "expected integers"),
+        (lambda: plot_dendrogram([1.0], [[0, 1]], labels="ab"), TypeError, "got one string"),
+        (lambda: plot_dendrogram([1.0], [[0, 1]], labels=[1]), ValueError, "expected 2 labels"),
+        (lambda: plot_map([[NAN, 0]], []), ValueError, "points: 1 of 1 have NaN or infinite"),
+        (lambda: plot_map(np.eye(3), [], context=np.eye(2)), ValueError, "as many columns.*3"),
+        (lambda: plot_map(np.eye(3), [], labels=["a"]), ValueError, "expected 3 labels"),
+        (lambda: plot_series([1]), TypeError, "expected {name: .*got list"),
+        (lambda: plot_series({"a": 1}), TypeError, "expected a pair"),
+        (lambda: plot_series({"a": ([0], [1, 2])}), ValueError, "2 values and 1 steps"),
+        (lambda: plot_series({"a": ([1, 1], [1, 2])}), ValueError, "strictly ascending"),
+        (lambda: plot_series({"a": ([0], [1])}, control="b"), ValueError, "b is not among"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_clear_words(
+    call: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call()
