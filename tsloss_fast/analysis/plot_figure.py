@@ -111,7 +111,8 @@ def draw_runs(
             _title(axes.set_title, panel.title, width / columns, **look)
     if compared:
         handles = [Line2D([], [], color=c, linestyle=s, linewidth=1.4) for c, s in looks.values()]
-        made = legend(figure, handles, names, loc="outside upper left", alignment="left")
+        wrapped = [_wrap(name, width - 0.5) for name in names]
+        made = legend(figure, handles, wrapped, loc="outside upper left", alignment="left")
         if title is not None:
             # One block: matplotlib would lay the two over each other.
             _title(made.set_title, title, width)
@@ -238,6 +239,9 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _title(put: Callable[..., Any], text: str, inches: float, **look: Any) -> None:
-    """A title, taken literally, in lines that fit; a character is about 0.07 inches wide."""
-    lines = textwrap.wrap(text, max(int(inches / 0.07), 10))
-    put("\n".join(lines), **look)
+    put(_wrap(text, inches), **look)
+
+
+def _wrap(text: str, inches: float) -> str:
+    """Lines that fit; a character is about 0.07 inches wide."""
+    return "\n".join(textwrap.wrap(text, max(int(inches / 0.07), 10)))
