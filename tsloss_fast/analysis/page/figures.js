@@ -74,7 +74,8 @@ const Figures = (() => {
     const deaths = frame.deaths, count = deaths.length, middle = mean(deaths), right = most * 1.1 || 1;
     const height = clamp(74 + 13 * (count + 1), 150, 520);
     const width = clamp(0.62 * (height - 60) / (count + 1), 1, 9);
-    const x = deaths.flatMap((death) => [0, death, null]), y = deaths.flatMap((_, k) => [k + 1, k + 1, null]);
+    // A bar shorter than a pixel would not be drawn, and it is the one to look at: it is a tick.
+    const x = deaths.flatMap((death) => [0, Math.max(death, 0.005 * right), null]), y = deaths.flatMap((_, k) => [k + 1, k + 1, null]);
     const data = [
       bars(x, y, run.colour, width),
       touch(deaths, deaths.map((_, k) => k + 1), deaths.map((d, k) =>
@@ -114,8 +115,7 @@ const Figures = (() => {
     if (!frame || !frame.deaths.length) return empty(frame ? "No loops at this step." : "No loops were recorded yet.");
     const { births, deaths } = frame, count = deaths.length, span = most - least || 1;
     const height = clamp(60 + 11 * count, 130, 340), width = clamp(0.6 * (height - 50) / count, 1, 8);
-    // Shorter than a pixel or two, a bar is still drawn: as a tick.
-    const x = deaths.flatMap((d, k) => [births[k], Math.max(d, births[k] + 0.004 * span), null]);
+    const x = deaths.flatMap((d, k) => [births[k], Math.max(d, births[k] + 0.005 * span), null]);
     return {
       data: [
         bars(x, deaths.flatMap((_, k) => [k + 1, k + 1, null]), run.colour, width),
