@@ -13,6 +13,9 @@ import pytest
 from tsloss_fast import cli, doctor
 
 
+COMMANDS = ("tune", "analyze", "plot", "report", "bench", "doctor")
+
+
 def run(*arguments: str) -> int | str | None:
     try:
         return cli.main(arguments)
@@ -39,17 +42,19 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_help_lists_every_command_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name} " in shown for name in ("tune", "bench", "doctor"))
+    assert all(f"  {name} " in shown for name in COMMANDS)
     assert "example: tsloss tune" in shown
 
 
-@pytest.mark.parametrize("command", ["tune", "bench", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if command == "tune":
         pytest.importorskip("transformers")
         pytest.importorskip("peft")
+    if command in ("tune", "analyze", "plot", "report"):
+        pytest.importorskip("pyarrow")
     assert run(command, "--help") == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: tsloss {command}")

@@ -11,31 +11,79 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
     from tsloss_fast.analysis.h1 import h1_diagram
+    from tsloss_fast.analysis.plots import (
+        plot_barcode,
+        plot_components,
+        plot_dendrogram,
+        plot_diagram,
+        plot_map,
+        plot_series,
+    )
+    from tsloss_fast.analysis.quantities import measure
     from tsloss_fast.analysis.record import RecordError, TopologyRecord, read_record
+    from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.runs import Run, load_run, load_runs
+    from tsloss_fast.analysis.sources import read_clouds
     from tsloss_fast.analysis.tracker import TopologyTracker
+    from tsloss_fast.analysis.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = [
     "RecordError",
+    "RipsH0",
     "Run",
     "TopologyRecord",
     "TopologyTracker",
+    "Vocabulary",
+    "from_gudhi",
+    "h0_diagram",
     "h1_diagram",
     "load_run",
     "load_runs",
+    "load_vocabulary",
+    "measure",
+    "plot_barcode",
+    "plot_components",
+    "plot_dendrogram",
+    "plot_diagram",
+    "plot_map",
+    "plot_series",
+    "read_clouds",
     "read_record",
+    "relate",
+    "to_gudhi",
 ]
 
 _HOME = {
     "RecordError": "record",
+    "RipsH0": "diagrams",
     "Run": "runs",
     "TopologyRecord": "record",
     "TopologyTracker": "tracker",
+    "Vocabulary": "vocabulary",
+    "from_gudhi": "diagrams",
+    "h0_diagram": "diagrams",
     "h1_diagram": "h1",
     "load_run": "runs",
     "load_runs": "runs",
+    "load_vocabulary": "vocabulary",
+    "measure": "quantities",
+    **dict.fromkeys(
+        (
+            "plot_barcode",
+            "plot_components",
+            "plot_dendrogram",
+            "plot_diagram",
+            "plot_map",
+            "plot_series",
+        ),
+        "plots",
+    ),
+    "read_clouds": "sources",
     "read_record": "record",
+    "relate": "relation",
+    "to_gudhi": "diagrams",
 }
 if importlib.util.find_spec("pyarrow") is None:
     raise ModuleNotFoundError(
