@@ -12,7 +12,6 @@ import pytest
 
 from tsloss_fast import cli, doctor
 
-
 COMMANDS = ("tune", "analyze", "plot", "report", "bench", "doctor")
 
 
