@@ -151,6 +151,10 @@ def test_other_arrow_streams_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError):
         RecordWriter(path, {}, keep=0)
     assert pa.ipc.open_stream(path).read_all().equals(table)
+    # The same columns from a program that does not say what they mean.
+    path.write_bytes(SCHEMA.serialize())
+    with pytest.raises(RecordError, match="not a record of topology"):
+        read_record(path)
 
 
 def test_columns_and_rows_that_are_not_there_are_said(written: tuple[Path, list[int]]) -> None:

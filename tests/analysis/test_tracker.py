@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from scipy.spatial.distance import pdist
 
 from tsloss_fast import TSLoss, h0_persistence
 from tsloss_fast.analysis import TopologyTracker, read_record
-from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, h1_diagram
+from tsloss_fast.analysis.h1 import BackgroundH1, _finish, find_engine, h1_diagram
 from tsloss_fast.analysis.record import RecordError
 from tsloss_fast.analysis.tracker import LOGGED
 
@@ -148,6 +149,20 @@ def test_both_engines_of_h1_agree_in_every_metric(metric: str) -> None:
     a, b = (h1_diagram(points, metric, engine=engine) for engine in ("gudhi", "ripser"))
     assert len(a) > 3
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    gaps = points[:, None] - points
+    norms = np.linalg.norm(points, axis=1)
+    distances = {
+        "euclidean": np.linalg.norm(gaps, axis=-1),
+        "sqeuclidean": np.square(gaps).sum(-1),
+        "cosine": np.maximum(1 - points @ points.T / np.outer(norms, norms), 0),
+        "manhattan": np.abs(gaps).sum(-1),
+    }[metric]
+    complex_ = gudhi.RipsComplex(distance_matrix=distances)
+    tree = complex_.create_simplex_tree(max_dimension=2)
+    tree.persistence()
+    theirs = tree.persistence_intervals_in_dimension(1)
+    theirs = theirs[np.lexsort((theirs[:, 0], theirs[:, 1]))]
+    np.testing.assert_allclose(a, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_a_batch_of_clouds_is_recorded_cloud_by_cloud(tmp_path: Path) -> None:
@@ -188,6 +203,9 @@ def test_the_padding_of_a_batch_is_never_looked_at(tmp_path: Path) -> None:
         expected = h0_persistence(clouds[0][:n]).deaths.numpy()
         np.testing.assert_array_equal(record.row(0, index)["deaths"], expected)
         assert record.row(0, index)["points"].shape == (n, 5)
+        # The same tree: what fills up a batch is no edge that comes or goes.
+        assert row["edges_added"].size == row["edges_removed"].size == 0
+        assert record.steps(index, 1).tolist() == [0]
 
 
 def test_any_floating_tensor_is_taken_and_its_gradient_left_alone(tmp_path: Path) -> None:
@@ -206,6 +224,34 @@ def test_any_floating_tensor_is_taken_and_its_gradient_left_alone(tmp_path: Path
     assert given["parameter"].grad is None
     with torch.inference_mode():
         record_all(tmp_path / "inference", [base.clone()])
+
+
+def test_points_that_change_in_place_are_compared_with_what_they_were(tmp_path: Path) -> None:
+    points = walk(1)[0]
+    with TopologyTracker(tmp_path) as tracker:
+        tracker.record(0, points)
+        points += 2.0
+        tracker.record(1, points)
+    assert read_record(tmp_path).row(1)["displacement_first"] == pytest.approx(2 * math.sqrt(5))
+
+
+def test_a_cloud_whose_number_of_points_changes_has_no_displacement(tmp_path: Path) -> None:
+    batch = torch.stack(walk(2))
+    with TopologyTracker(tmp_path) as tracker:
+        tracker.record(0, batch, [12, 4])
+        tracker.record(1, batch + 1, [12, 5])
+    rows = [read_record(tmp_path).row(1, cloud) for cloud in (0, 1)]
+    assert rows[0]["displacement_previous"] == pytest.approx(math.sqrt(5))
+    assert rows[1]["displacement_previous"] is None
+    assert rows[1]["bottleneck_previous"] > 0
+
+
+def test_points_that_all_coincide(tmp_path: Path) -> None:
+    row = record_all(tmp_path, [torch.ones(7, 3)]).row(0)
+    assert row["deaths"].tolist() == [0.0] * 6
+    for name in ("persistent_entropy", "entropy_gap", "coefficient_of_variation", "redundancy"):
+        assert row[name] == 0.0, name
+    assert row["components"].tolist() == [1] * 33
 
 
 points_strategy = st.integers(0, 6).flatmap(
@@ -245,7 +291,7 @@ def test_ugly_clouds_are_recorded(
 def test_points_that_are_not_finite_do_not_end_the_training(tmp_path: Path, value: float) -> None:
     clouds = torch.stack(walk(2))
     clouds[1, 3, 2] = value
-    tracker = TopologyTracker(tmp_path)
+    tracker = TopologyTracker(tmp_path, h1_every=1)
     tracker.record(0, torch.stack(walk(2)))
     with pytest.warns(UserWarning, match=r"not finite from step 1 on \(cloud 1 the first\)"):
         tracker.record(1, clouds)
@@ -262,6 +308,7 @@ def test_points_that_are_not_finite_do_not_end_the_training(tmp_path: Path, valu
     assert len(good["deaths"]) == 11
     assert len(record.row(3, 1)["deaths"]) == 11
     assert record.steps(1, 1).tolist() == [0, 3]
+    assert record.steps(0, 1).tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="were not finite"):
         record.diagrams(2, 1)
 
@@ -461,6 +508,13 @@ def test_the_thread_ends_with_its_owner() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert done == [1]
+
+
+def test_the_thread_may_end_itself() -> None:
+    """The garbage collector may find the owner while the thread works."""
+    jobs: queue.Queue[Any] = queue.Queue()
+    _finish(jobs, threading.current_thread())
+    assert jobs.get_nowait() is None
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])

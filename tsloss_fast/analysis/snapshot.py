@@ -127,11 +127,12 @@ def _compare(pasts: Mapping[str, Snapshot | None], now: Snapshot) -> dict[str, l
         # A point is followed by its index, which means nothing if their number has changed.
         old, new = past.points, now.points
         assert new is not None
-        if old is not None and old.shape == new.shape and past.sizes() == now.sizes():
+        if old is not None and old.shape == new.shape:
             moved = torch.linalg.vector_norm(new - old.to(new), dim=-1).cpu().double()
             valid = torch.arange(moved.shape[1]) < lengths[1].unsqueeze(-1)
-            mean = torch.where(valid, moved, 0).sum(-1) / lengths[1].clamp(min=1)
-            found[f"displacement_{name}"] = mean.tolist()
+            means = (torch.where(valid, moved, 0).sum(-1) / lengths[1].clamp(min=1)).tolist()
+            sizes = zip(means, past.sizes(), now.sizes(), strict=True)
+            found[f"displacement_{name}"] = [m if was == n else None for m, was, n in sizes]
     return found
 
 

@@ -239,7 +239,6 @@ class TopologyTracker:
             raise TypeError(f"points: expected a floating tensor or array, got {found}")
         if x.dim() < 2:
             raise ValueError(f"points: expected shape (N, D) or (..., N, D), got {tuple(x.shape)}")
-        x = x.detach()
         sizes = check_lengths(lengths, x.shape[:-2], x.device)
         x = x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
         if x.dtype in (torch.float16, torch.bfloat16):
