@@ -50,6 +50,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
 def data_of(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
+    assert not set("<>&") & set(found[1])  # nothing that could end the element or begin another
     data: dict[str, Any] = json.loads(found[1])
     return data
 
