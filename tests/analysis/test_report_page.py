@@ -291,6 +291,8 @@ def test_each_cloud_has_its_story_and_the_unhealthy_are_named(tmp_path: Path) ->
     assert [box["data-cloud"] for box in boxes] == ["0", "1", "2"]
     assert ["hidden" in box for box in boxes] == [False, True, True]
     assert "2 of 3 clouds healthy at the last record; not: layer <0>." in Elements(page).text
+    headings = re.findall(r'class="note"><bdi>(.*?)</bdi>', page)
+    assert headings == [f"layer &lt;{k}&gt;" for k in range(3)]
     assert data_of(page)["clouds"] == [[k, name] for k, name in enumerate(names)]
 
 
@@ -318,3 +320,11 @@ def test_the_command_writes_the_page_and_says_what_is_wrong(
     assert "is a folder: expected the file to write" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["report", str(runs), "--model", "x", "--no-model"])
+
+
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs plotly; .*tsloss-fast\[analysis\]"):
+        report.write_report([runs], tmp_path / "r.html")

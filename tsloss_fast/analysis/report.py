@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -49,14 +50,16 @@ def write_report(
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_runs`.
         IsADirectoryError: `out` is a folder.
-        ModuleNotFoundError: plotly is not installed.
+        ModuleNotFoundError: plotly or pyarrow is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'tsloss report needs plotly; install it with: pip install "tsloss-fast[analysis]"'
-        ) from error
+    for package in ("plotly", "pyarrow"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"tsloss report needs {package}; install it with: "
+                'pip install "tsloss-fast[analysis]"'
+            )
+    from plotly.offline import get_plotlyjs
+
     from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.report_data import page_data
     from tsloss_fast.analysis.report_html import items, lead, summary

@@ -58,6 +58,8 @@ def summary(runs: Sequence[Run], page: Page) -> str:
     """A card for each run, with the story of each cloud; all but the first cloud's are hidden."""
     shown = page.data["runs"]
     clouds = [cloud for cloud, _ in page.data["clouds"]]
+    # The name of the only cloud tells nothing.
+    titles = dict(page.data["clouds"]) if len(clouds) > 1 else dict.fromkeys(clouds)
     blocks = []
     folded = len(runs) >= _OVERVIEW
     if len(clouds) > 1:
@@ -67,7 +69,7 @@ def summary(runs: Sequence[Run], page: Page) -> str:
             k: page.stories[k, cloud] for k in range(len(runs)) if (k, cloud) in page.stories
         }
         cards = [
-            _card(runs[k], shown[k], story, control_of(runs[k], list(runs)))
+            _card(runs[k], shown[k], titles[cloud], story, control_of(runs[k], list(runs)))
             for k, story in stories.items()
         ]
         inside = f'<div class="cards{" one" * (len(cards) == 1)}">' + "\n".join(cards) + "</div>"
@@ -140,12 +142,15 @@ def _kind(story: Story) -> str:
     return "good" if story.healthy else "bad" if judged else "none"
 
 
-def _card(run: Run, shown: Mapping[str, Any], story: Story, control: Run | None) -> str:
+def _card(
+    run: Run, shown: Mapping[str, Any], cloud: str | None, story: Story, control: Run | None
+) -> str:
+    of = "" if cloud is None else f' <span class="note"><bdi>{escape(cloud)}</bdi></span>'
     task = tell_task(run, control)
     return "\n".join(
         [
             '<article class="card">',
-            f"<h3>{_title(shown)}</h3>",
+            f"<h3>{_title(shown)}{of}</h3>",
             f'<p class="verdict {_kind(story)}">{escape(story.verdict)}</p>',
             *([f"<h4>The prompt</h4>{items(story.sentences)}"] if story.sentences else []),
             *([f"<h4>The task</h4>{items(task)}"] if task else []),

@@ -204,7 +204,8 @@
   function onMap(runs) {
     const drawn = runs.map((run) => cloudOf(run).map).filter(Boolean);
     const named = drawn.some((entry) => entry.tokens.length) ? " Squares are the vocabulary tokens nearest to them." : "";
-    return named + (drawn.length > 1 ? " Runs of as many dimensions share one plane." : "");
+    const dimensions = new Set(runs.filter((run) => cloudOf(run).map).map((run) => cloudOf(run).features));
+    return named + (drawn.length > 1 && dimensions.size === 1 ? " It is one plane for all runs." : "");
   }
 
   function each_cell(kind, run, plot) {
