@@ -249,3 +249,17 @@ def test_the_task_is_told_beside_the_control_and_the_rates_without_tuning(tmp_pa
         f"The held-out cross-entropy fell from 4 to 1 (−75{PERCENT}) between step 0 and step 20; "
         "under cross-entropy alone it ends at 1.",
     ]
+
+
+def test_a_control_is_one_of_the_same_settings_but_for_the_loss(tmp_path: Path) -> None:
+    for name, loss, seed in (("a", "tsloss", 1), ("b", "ce", 1), ("c", "ce", 2), ("d", "l2", 3)):
+        writer = RecordWriter(tmp_path / name / "topology.arrows", {})
+        writer.write([{"step": 0, "cloud": 0, "dimension": 0, "n_points": 1, "deaths": []}])
+        writer.close()
+        config = {"config": {"loss": loss, "weight": 1.0, "model": "m", "seed": seed}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    runs = load_runs([tmp_path / name for name in "dacb"])
+    by_name = {run.folder.name: run for run in runs}
+    assert control_of(by_name["a"], runs) is by_name["b"]
+    # The only control there is may be another run's.
+    assert control_of(by_name["d"], runs) is None

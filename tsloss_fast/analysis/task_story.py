@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tsloss_fast.analysis.runs import Run, Series
@@ -9,15 +11,31 @@ from tsloss_fast.analysis.wording import change, listed, number
 
 __all__ = ["control_of", "tell_task"]
 
+# In these a run and its control may differ.
+_OF_THE_LOSS = {
+    "loss",
+    "weight",
+    "connectivity",
+    "redundancy",
+    "compactness",
+    "loops",
+    "device",
+}
+
 
 def control_of(run: Run, runs: list[Run]) -> Run | None:
-    """The run with cross-entropy alone to set beside this one: the one in its folder, else the
-    only one there is; none for a control."""
+    """The run with cross-entropy alone to set beside this one: the one in its folder, else one of
+    the same settings but for the loss; none for a control."""
     if run.control:
         return None
     controls = [other for other in runs if other.control]
     own = [other for other in controls if other.folder.parent == run.folder]
-    return own[0] if own else controls[0] if len(controls) == 1 else None
+    alike = [other for other in controls if _settings(other) == _settings(run)]
+    return next(iter(own + alike), None)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.config.items() if name not in _OF_THE_LOSS}
 
 
 def tell_task(run: Run, control: Run | None = None) -> list[str]:

@@ -194,7 +194,7 @@
         runs.forEach((run) => cells.append(each_cell(kind, run, plot)));
       }
       const wide = each && runs.length > 1 && !(kind === "h1" && !runs.some((run) => cloudOf(run).h1));
-      return make("section", { class: `view${wide ? " wide" : ""}${runs.length > 2 && runs.length !== 4 ? " many" : ""}`, "data-kind": kind, style: "padding:0" },
+      return make("section", { class: `view${wide ? " wide" : ""}${runs.length > 2 && runs.length !== 4 ? " many" : ""}${runs.length > 2 ? " rows" : ""}`, "data-kind": kind, style: "padding:0" },
         make("h3", {}, heading), make("p", { class: "says" }, kind === "map" ? says + onMap(runs) : says), cells);
     });
     $("views").replaceChildren(...blocks);
