@@ -91,19 +91,19 @@ def _tune(argv: Sequence[str]) -> int:
 
 
 def _analyze(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.analyze import main as analyze_main
+    from tsloss_fast.analysis.saved.command import main as analyze_main
 
     return analyze_main(argv)
 
 
 def _plot(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.plot_command import main as plot_main
+    from tsloss_fast.analysis.figures.command import main as plot_main
 
     return plot_main(argv)
 
 
 def _report(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.report import main as report_main
+    from tsloss_fast.analysis.report.command import main as report_main
 
     return report_main(argv)
 

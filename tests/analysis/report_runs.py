@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast.analysis.tracker import TopologyTracker
-from tsloss_fast.analysis.vocabulary import Vocabulary
+from tsloss_fast.analysis.vocabulary.nearest import Vocabulary
 
 HOSTILE = (
     "<script>window.hacked=1</script>",

@@ -19,7 +19,7 @@ pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
 safetensors = pytest.importorskip("safetensors.torch")
 
 from tsloss_fast.analysis.record import RECORD, RecordWriter  # noqa: E402
-from tsloss_fast.analysis.sources import (  # noqa: E402
+from tsloss_fast.analysis.saved.sources import (  # noqa: E402
     DamagedSource,
     NoCloudError,
     SourceError,

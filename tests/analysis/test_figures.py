@@ -21,8 +21,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from tsloss_fast import barcode, h0_persistence
-from tsloss_fast.analysis.plot_tree import principal_components
-from tsloss_fast.analysis.plots import (
+from tsloss_fast.analysis.figures.plots import (
     plot_barcode,
     plot_components,
     plot_dendrogram,
@@ -30,6 +29,7 @@ from tsloss_fast.analysis.plots import (
     plot_map,
     plot_series,
 )
+from tsloss_fast.analysis.figures.tree import principal_components
 
 INF = float("inf")
 
@@ -351,7 +351,7 @@ def test_it_draws_on_the_axes_given_and_makes_no_pyplot_figure() -> None:
     assert plot_components([1.0], ax) is ax
     script = (
         "import sys, numpy as np\n"
-        "from tsloss_fast.analysis.plots import *\n"
+        "from tsloss_fast.analysis.figures.plots import *\n"
         "plot_dendrogram([1.0], [[0, 1]]); plot_map(np.eye(2), [[0, 1]]).figure.canvas.draw()\n"
         "print('matplotlib.pyplot' in sys.modules)"
     )

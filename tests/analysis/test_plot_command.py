@@ -19,7 +19,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from tsloss_fast import cli
-from tsloss_fast.analysis import plot_command, plot_figure
+from tsloss_fast.analysis.figures import command as plot_command
+from tsloss_fast.analysis.figures import figure as plot_figure
 from tsloss_fast.analysis.record import RECORD, RecordWriter, read_record
 from tsloss_fast.analysis.tracker import TopologyTracker
 

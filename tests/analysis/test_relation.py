@@ -19,10 +19,10 @@ import pyarrow as pa
 from scipy import stats
 
 from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
-from tsloss_fast.analysis.relation import QUANTITIES, Correlation, Relation, relate
-from tsloss_fast.analysis.relation_words import CAUTION
+from tsloss_fast.analysis.relation.relate import QUANTITIES, Correlation, Relation, relate
+from tsloss_fast.analysis.relation.spearman import mean_interval, spearman, spearman_interval
+from tsloss_fast.analysis.relation.words import CAUTION
 from tsloss_fast.analysis.runs import Run, Series
-from tsloss_fast.analysis.spearman import mean_interval, spearman, spearman_interval
 
 X, Y = "mean_lifetime", "accuracy"
 NAN = float("nan")

@@ -26,9 +26,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tsloss_fast.analysis import report, report_names
 from tsloss_fast.analysis.record import read_record
-from tsloss_fast.analysis.report_names import find_names, visible
+from tsloss_fast.analysis.report import command as report
+from tsloss_fast.analysis.report import names as report_names
+from tsloss_fast.analysis.report.names import find_names, visible
 
 pytestmark = pytest.mark.browser
 

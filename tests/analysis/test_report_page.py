@@ -18,12 +18,14 @@ pytest.importorskip("plotly")
 from report_runs import HOSTILE, hostile_vocabulary, make_run
 
 from tsloss_fast import cli
-from tsloss_fast.analysis import report, report_data, report_names
 from tsloss_fast.analysis.record import RecordWriter, read_record
-from tsloss_fast.analysis.report_data import page_data
-from tsloss_fast.analysis.report_frames import newest, thin
-from tsloss_fast.analysis.report_map import maps
-from tsloss_fast.analysis.report_names import VocabularyNames, find_names, visible
+from tsloss_fast.analysis.report import command as report
+from tsloss_fast.analysis.report import data as report_data
+from tsloss_fast.analysis.report import names as report_names
+from tsloss_fast.analysis.report.data import page_data
+from tsloss_fast.analysis.report.frames import newest, thin
+from tsloss_fast.analysis.report.map import maps
+from tsloss_fast.analysis.report.names import VocabularyNames, find_names, visible
 from tsloss_fast.analysis.runs import load_runs
 
 

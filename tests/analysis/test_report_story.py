@@ -14,10 +14,10 @@ pytest.importorskip("pyarrow")
 
 from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.record import RecordWriter, TopologyRecord, read_record
+from tsloss_fast.analysis.report.story import Story, tell
+from tsloss_fast.analysis.report.task_story import control_of, tell_task
+from tsloss_fast.analysis.report.wording import change, number
 from tsloss_fast.analysis.runs import load_runs
-from tsloss_fast.analysis.story import Story, tell
-from tsloss_fast.analysis.task_story import control_of, tell_task
-from tsloss_fast.analysis.wording import change, number
 
 Make = Callable[..., TopologyRecord]
 PERCENT = "\u00a0%"

@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason=NEEDS)
 peft = pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("pyarrow", reason=NEEDS)
 
-from tsloss_fast.analysis.sources import NoCloudError, find_sources, read_clouds  # noqa: E402
+from tsloss_fast.analysis.saved.sources import NoCloudError, find_sources, read_clouds  # noqa: E402
 from tsloss_fast.tuning import prompt_clouds  # noqa: E402
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ pytest.importorskip("peft", reason=NEEDS)
 import huggingface_hub
 import transformers
 
-from tsloss_fast.analysis import vocabulary_files
-from tsloss_fast.analysis.vocabulary import load_vocabulary
+from tsloss_fast.analysis.vocabulary import files as vocabulary_files
+from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
 from tsloss_fast.tuning import ModelNotAvailableError, load_model
 
 # Not importorskip, which runs the package, whose own imports are not installed.
@@ -242,7 +242,7 @@ def test_smollm2_has_the_embeddings_and_the_tokens_of_the_loaded_model():
 def test_smollm2_is_read_without_importing_transformers():
     pytest.importorskip("gguf", reason=NEEDS)
     code = (
-        "import sys; from tsloss_fast.analysis.vocabulary import load_vocabulary; "
+        "import sys; from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary; "
         "load_vocabulary('smollm2'); sys.exit('transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

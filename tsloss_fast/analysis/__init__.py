@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
-    from tsloss_fast.analysis.h1 import h1_diagram
-    from tsloss_fast.analysis.plots import (
+    from tsloss_fast.analysis.figures.plots import (
         plot_barcode,
         plot_components,
         plot_dendrogram,
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
         plot_map,
         plot_series,
     )
-    from tsloss_fast.analysis.quantities import measure
+    from tsloss_fast.analysis.h1 import h1_diagram
     from tsloss_fast.analysis.record import RecordError, TopologyRecord, read_record
-    from tsloss_fast.analysis.relation import relate
+    from tsloss_fast.analysis.relation.relate import relate
     from tsloss_fast.analysis.runs import Run, load_run, load_runs
-    from tsloss_fast.analysis.sources import read_clouds
+    from tsloss_fast.analysis.saved.quantities import measure
+    from tsloss_fast.analysis.saved.sources import read_clouds
     from tsloss_fast.analysis.tracker import TopologyTracker
-    from tsloss_fast.analysis.vocabulary import Vocabulary, load_vocabulary
+    from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
 __all__ = [
     "RecordError",
@@ -61,14 +61,14 @@ _HOME = {
     "Run": "runs",
     "TopologyRecord": "record",
     "TopologyTracker": "tracker",
-    "Vocabulary": "vocabulary",
+    "Vocabulary": "vocabulary.nearest",
     "from_gudhi": "diagrams",
     "h0_diagram": "diagrams",
     "h1_diagram": "h1",
     "load_run": "runs",
     "load_runs": "runs",
-    "load_vocabulary": "vocabulary",
-    "measure": "quantities",
+    "load_vocabulary": "vocabulary.nearest",
+    "measure": "saved.quantities",
     **dict.fromkeys(
         (
             "plot_barcode",
@@ -78,11 +78,11 @@ _HOME = {
             "plot_map",
             "plot_series",
         ),
-        "plots",
+        "figures.plots",
     ),
-    "read_clouds": "sources",
+    "read_clouds": "saved.sources",
     "read_record": "record",
-    "relate": "relation",
+    "relate": "relation.relate",
     "to_gudhi": "diagrams",
 }
 if importlib.util.find_spec("pyarrow") is None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tsloss_fast.analysis.report.wording import change, listed, number
 from tsloss_fast.analysis.runs import Run, Series
-from tsloss_fast.analysis.wording import change, listed, number
 
 __all__ = ["control_of", "tell_task"]
 

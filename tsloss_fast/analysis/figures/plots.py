@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast.analysis.plot_axes import (
+from tsloss_fast.analysis.figures.axes import (
     COLOURS,
     GREY,
     GRID,
@@ -27,8 +27,8 @@ from tsloss_fast.analysis.plot_axes import (
     note,
     require_at_least,
 )
-from tsloss_fast.analysis.plot_series import plot_series
-from tsloss_fast.analysis.plot_tree import plot_dendrogram, plot_map
+from tsloss_fast.analysis.figures.series import plot_series
+from tsloss_fast.analysis.figures.tree import plot_dendrogram, plot_map
 
 __all__ = [
     "plot_barcode",

@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from tsloss_fast._atomic import whole_file
-from tsloss_fast.analysis.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
-from tsloss_fast.analysis.sources import Cloud, NoCloudError, SourceError, find_sources, read_clouds
-from tsloss_fast.analysis.tensor_files import need
+from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
+from tsloss_fast.analysis.saved.sources import (
+    Cloud,
+    NoCloudError,
+    SourceError,
+    find_sources,
+    read_clouds,
+)
+from tsloss_fast.analysis.saved.tensor_files import need
 
 __all__ = ["ALL_COLUMNS", "main"]
 

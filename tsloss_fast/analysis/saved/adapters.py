@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.tensor_files import (
+from tsloss_fast.analysis.saved.tensor_files import (
     DamagedSource,
     NoCloudError,
     SourceError,

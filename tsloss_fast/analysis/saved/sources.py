@@ -4,7 +4,7 @@
 |-------------------------------------|----------------------------------------------------------|
 | `topology.arrows` of a tracked run  | at each step at which the points were kept, all clouds   |
 | a run's folder                      | its record; without one, its `prompts/`; then `control/` |
-| a folder saved by peft              | `tsloss_fast.analysis.adapters` says which                |
+| a folder saved by peft              | its prompts; `adapters.py` says which they are           |
 | `.pt`, `.pth`                       | a tensor, or a dict with one; never pickled code         |
 | `.safetensors`, `.npz`              | the one tensor that can be a cloud, or those of `key`    |
 | `.npy`                              | its array                                                |
@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis import adapters
-from tsloss_fast.analysis.tensor_files import (
+from tsloss_fast.analysis.saved import adapters
+from tsloss_fast.analysis.saved.tensor_files import (
     TENSOR_FILES,
     DamagedSource,
     NoCloudError,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast.analysis.plot_axes import (
+from tsloss_fast.analysis.figures.axes import (
     COLOURS,
     GREY,
     INK,
@@ -22,7 +22,7 @@ from tsloss_fast.analysis.plot_axes import (
     note,
     require_at_least,
 )
-from tsloss_fast.analysis.plot_labels import spread_labels
+from tsloss_fast.analysis.figures.labels import spread_labels
 from tsloss_fast.barcode import single_linkage
 from tsloss_fast.functional import H0Persistence
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.plot_axes import homology
+from tsloss_fast.analysis.figures.axes import homology
 from tsloss_fast.analysis.record import SCHEMA
 from tsloss_fast.analysis.runs import Run, Series
 

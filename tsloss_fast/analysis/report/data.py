@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.report_frames import compact, frames, loops, thin
-from tsloss_fast.analysis.report_map import Names, maps
-from tsloss_fast.analysis.report_names import named, visible
+from tsloss_fast.analysis.report.frames import compact, frames, loops, thin
+from tsloss_fast.analysis.report.map import Names, maps
+from tsloss_fast.analysis.report.names import named, visible
+from tsloss_fast.analysis.report.story import Story, tell
+from tsloss_fast.analysis.report.task_story import control_of
 from tsloss_fast.analysis.runs import Run
-from tsloss_fast.analysis.story import Story, tell
-from tsloss_fast.analysis.task_story import control_of
 
 __all__ = ["Page", "page_data"]
 

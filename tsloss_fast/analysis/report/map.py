@@ -11,7 +11,7 @@ import numpy as np
 
 from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.record import TopologyRecord
-from tsloss_fast.analysis.report_frames import compact, newest, thin
+from tsloss_fast.analysis.report.frames import compact, newest, thin
 
 __all__ = ["Names", "maps"]
 

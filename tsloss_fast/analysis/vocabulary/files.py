@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.token_names import readable, text_of_byte_level, text_of_sentencepiece
+from tsloss_fast.analysis.vocabulary.names import (
+    readable,
+    text_of_byte_level,
+    text_of_sentencepiece,
+)
 
 __all__ = ["read_vocabulary"]
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from tsloss_fast.analysis.plot_axes import legend, limits
-from tsloss_fast.analysis.plot_choice import (
+from tsloss_fast.analysis.figures.axes import legend, limits
+from tsloss_fast.analysis.figures.choice import (
     Choice,
     chosen_series,
     chosen_step,
@@ -26,8 +26,7 @@ from tsloss_fast.analysis.plot_choice import (
     steps_with_points,
     usual_quantities,
 )
-from tsloss_fast.analysis.plot_series import run_looks
-from tsloss_fast.analysis.plots import (
+from tsloss_fast.analysis.figures.plots import (
     plot_barcode,
     plot_components,
     plot_dendrogram,
@@ -35,6 +34,7 @@ from tsloss_fast.analysis.plots import (
     plot_map,
     plot_series,
 )
+from tsloss_fast.analysis.figures.series import run_looks
 from tsloss_fast.analysis.runs import Run
 
 __all__ = ["KINDS", "draw_runs"]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tsloss_fast.analysis.health import (
+from tsloss_fast.analysis.record import TopologyRecord
+from tsloss_fast.analysis.report.health import (
     EVEN,
     GAP,
     Check,
@@ -21,8 +22,7 @@ from tsloss_fast.analysis.health import (
     find_groups,
     held_since,
 )
-from tsloss_fast.analysis.record import TopologyRecord
-from tsloss_fast.analysis.wording import capital, change, listed, moved, number
+from tsloss_fast.analysis.report.wording import capital, change, listed, moved, number
 
 __all__ = ["Story", "tell", "token"]
 

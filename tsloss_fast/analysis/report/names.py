@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tsloss_fast.analysis.runs import Run
-from tsloss_fast.analysis.vocabulary import Vocabulary, load_vocabulary
+from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
 __all__ = ["VocabularyNames", "find_names", "named", "visible"]
 

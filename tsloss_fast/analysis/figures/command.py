@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
 
     import matplotlib.style
 
-    from tsloss_fast.analysis.plot_choice import Choice
-    from tsloss_fast.analysis.plot_figure import draw_runs
+    from tsloss_fast.analysis.figures.choice import Choice
+    from tsloss_fast.analysis.figures.figure import draw_runs
     from tsloss_fast.analysis.runs import load_runs
 
     runs = load_runs(given.runs)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from tsloss_fast.analysis.relation import Correlation, Relation
-from tsloss_fast.analysis.report_html import items
-from tsloss_fast.analysis.report_names import visible
+from tsloss_fast.analysis.relation.relate import Correlation, Relation
+from tsloss_fast.analysis.report.html import items
+from tsloss_fast.analysis.report.names import visible
+from tsloss_fast.analysis.report.wording import number
 from tsloss_fast.analysis.runs import Run
-from tsloss_fast.analysis.wording import number
 
 __all__ = ["relation_section"]
 

@@ -60,11 +60,11 @@ def write_report(
             )
     from plotly.offline import get_plotlyjs
 
-    from tsloss_fast.analysis.relation import relate
-    from tsloss_fast.analysis.report_data import page_data
-    from tsloss_fast.analysis.report_html import items, lead, summary
-    from tsloss_fast.analysis.report_names import find_names
-    from tsloss_fast.analysis.report_relation import relation_section
+    from tsloss_fast.analysis.relation.relate import relate
+    from tsloss_fast.analysis.report.data import page_data
+    from tsloss_fast.analysis.report.html import items, lead, summary
+    from tsloss_fast.analysis.report.names import find_names
+    from tsloss_fast.analysis.report.relation_table import relation_section
     from tsloss_fast.analysis.runs import load_runs
 
     out = Path(out)

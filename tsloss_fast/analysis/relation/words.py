@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tsloss_fast.analysis.spearman import MINIMUM_RUNS
+from tsloss_fast.analysis.relation.spearman import MINIMUM_RUNS
 
 if TYPE_CHECKING:
-    from tsloss_fast.analysis.relation import Correlation, Relation
-    from tsloss_fast.analysis.run_groups import RunGroup
+    from tsloss_fast.analysis.relation.groups import RunGroup
+    from tsloss_fast.analysis.relation.relate import Correlation, Relation
 
 __all__ = ["CAUTION", "sentences"]
 

@@ -165,7 +165,7 @@ def load_vocabulary(name: str) -> Vocabulary:
             this machine. Nothing is ever fetched.
         ValueError, TypeError: `name` is empty or no string.
     """
-    from tsloss_fast.analysis.vocabulary_files import read_vocabulary
+    from tsloss_fast.analysis.vocabulary.files import read_vocabulary
 
     return Vocabulary(*read_vocabulary(name))
 

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
-from tsloss_fast.analysis.run_groups import RunGroup, describe_group, group_runs
-from tsloss_fast.analysis.runs import Run, Series
-from tsloss_fast.analysis.spearman import (
+from tsloss_fast.analysis.relation.groups import RunGroup, describe_group, group_runs
+from tsloss_fast.analysis.relation.spearman import (
     MINIMUM_RUNS,
     mean_interval,
     spearman,
     spearman_interval,
 )
+from tsloss_fast.analysis.runs import Run, Series
 
 __all__ = [
     "MINIMUM_RUNS",
@@ -117,7 +117,7 @@ class Relation:
 
     def sentences(self) -> list[str]:
         """What may be said of other runs, and how far, in English; the caution always."""
-        from tsloss_fast.analysis.relation_words import sentences
+        from tsloss_fast.analysis.relation.words import sentences
 
         return sentences(self)
 

@@ -1,0 +1,1 @@
+"""Figures of barcodes and runs for papers: functions of plain arrays, and `tsloss plot`."""

@@ -1,0 +1,1 @@
+"""How recorded topology goes with performance: rank correlations over steps and runs."""

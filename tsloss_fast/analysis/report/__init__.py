@@ -1,0 +1,1 @@
+"""The HTML page of `tsloss report`: what a run did, in figures and in plain sentences."""

@@ -1,0 +1,1 @@
+"""Saved prompts, adapters and tensors: their clouds, their numbers, and `tsloss analyze`."""

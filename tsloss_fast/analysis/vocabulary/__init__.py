@@ -1,0 +1,1 @@
+"""The tokens of a vocabulary that are nearest to points, and their names."""
