@@ -94,11 +94,11 @@ def test_the_slider_is_thinned_evenly_and_says_so_while_curves_stay_whole(tmp_pa
     make_run(tmp_path / "long", steps=range(150), points=4, h1_every=None)
     page = page_data(load_runs([tmp_path / "long"]), [None])
     slider = page.data["slider"]
-    assert len(slider) == 60
+    assert len(slider) == 61
     assert (slider[0], slider[-1]) == (0, 149)
     assert set(np.diff(slider)) <= {2, 3}
     assert len(page.data["runs"][0]["clouds"]["0"]["steps"]) == 150
-    assert any("The slider shows 60 of 150 recorded steps" in note for note in page.notes)
+    assert any("The slider shows 61 of 150 recorded steps" in note for note in page.notes)
 
 
 def test_large_pages_have_fewer_steps_and_maps(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

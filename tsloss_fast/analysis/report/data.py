@@ -20,7 +20,7 @@ from tsloss_fast.analysis.runs import Run
 __all__ = ["Page", "page_data"]
 
 # Steps of the slider; and what the page may hold at all, in points over steps, clouds and runs.
-STEPS, LEAST = 60, 8
+STEPS, LEAST = 61, 8
 FRAME_POINTS, MAP_POINTS = 300_000, 20_000
 # From so many points on a prompt has loops worth drawing (13 to 27 at 100, 0 to 2 at 20).
 LOOPS_FROM = 40

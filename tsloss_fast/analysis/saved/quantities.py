@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import h0_persistence
-from tsloss_fast.analysis.h1 import find_engine
+from tsloss_fast.analysis.h1 import find_engine, load_engine
 from tsloss_fast.analysis.measures import lifetime_measures
 
 __all__ = ["COLUMNS", "MAX_EDGE_LENGTH", "MAX_POINTS", "measure", "rips_diagrams"]
@@ -147,7 +147,7 @@ def rips_diagrams(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         dimension 1; and the scale of the first triangle, infinite without one.
     """
     find_engine("gudhi")
-    from gudhi.sklearn.rips_persistence import RipsPersistence
+    RipsPersistence = load_engine("gudhi")
     from scipy.spatial.distance import pdist, squareform
 
     if len(points) < 2:
