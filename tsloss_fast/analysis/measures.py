@@ -78,12 +78,29 @@ def scales_for(deaths: Tensor) -> np.ndarray:
     return np.linspace(0.0, 2.0 * longest if longest > 0 else 1.0, SCALES)
 
 
-def changed_edges(before: np.ndarray, now: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
-    """Edges (n, 2) of `now` that `before` does not have, and the other way round, sorted."""
-    old = {(int(i), int(j)) for i, j in before}
-    new = {(int(i), int(j)) for i, j in now}
-    added, removed = sorted(new - old), sorted(old - new)
-    return [list(edge) for edge in added], [list(edge) for edge in removed]
+def changed_edges(before: np.ndarray, now: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each cloud the edges (n, 2) that came and those that went, sorted.
+
+    Args:
+        before, now: (B, M, 2) and (B, M', 2), -1 in the padding.
+    """
+    # An edge as one number; the order of edges is that of their numbers.
+    base = 1 + int(max(before.max(initial=0), now.max(initial=0)))
+    old, new = (np.sort(e[..., 0] * base + e[..., 1], axis=-1) for e in (before, now))
+    none = np.empty((0, 2), dtype=np.int64)
+    # Most trees of most steps are those of the step before.
+    same = (old == new).all(-1) if old.shape == new.shape else np.zeros(len(old), dtype=bool)
+    changes = []
+    for cloud, unchanged in enumerate(same.tolist()):
+        if unchanged:
+            changes.append((none, none))
+            continue
+        pairs = []
+        for one, other in ((new[cloud], old[cloud]), (old[cloud], new[cloud])):
+            codes = np.setdiff1d(one, other)
+            pairs.append(np.stack(np.divmod(codes[codes >= 0], base), axis=-1))
+        changes.append((pairs[0], pairs[1]))
+    return changes
 
 
 def diagram_distances(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:

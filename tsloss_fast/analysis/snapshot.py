@@ -74,6 +74,7 @@ def h0_rows(
     measures["components"] = curve.tolist()
     measures |= _compare({"previous": previous, "first": first}, now)
     kept = now.points.cpu().double().numpy() if keep_points else None
+    changes = None if previous is None else changed_edges(previous.edges, now.edges)
     at = time.time()
     rows = []
     for cloud, (size, finite) in enumerate(zip(now.sizes(), now.finite, strict=True)):
@@ -93,10 +94,8 @@ def h0_rows(
             row["deaths"] = now.deaths[cloud, :bars].numpy()
             row["edges"] = edges
             row["scales"] = scales
-            if previous is not None:
-                before = previous.edges[cloud]
-                before = before[(before >= 0).all(-1)]
-                row["edges_added"], row["edges_removed"] = changed_edges(before, edges)
+            if changes is not None:
+                row["edges_added"], row["edges_removed"] = changes[cloud]
         else:
             row["components"] = None
         if kept is not None:
@@ -114,13 +113,13 @@ def _compare(pasts: Mapping[str, Snapshot | None], now: Snapshot) -> dict[str, l
     # All pairs in one call: on barcodes this small the number of calls is what costs.
     bars = max(past.deaths.shape[-1] for past in known.values())
     before = torch.stack([F.pad(p.deaths, (0, bars - p.deaths.shape[-1])) for p in known.values()])
-    lengths = (torch.tensor([past.sizes() for past in known.values()]), torch.tensor(now.sizes()))
-    after = now.deaths.expand(len(known), *now.deaths.shape)
-    pair = (before, after, lengths[0], lengths[1].expand(lengths[0].shape))
+    # The padding of deaths is 0: bars that are not there and bars of length 0 are the same here.
+    pair = (before, now.deaths.expand(len(known), *now.deaths.shape))
     distances = {
         "bottleneck": barcode.bottleneck_distance(*pair).tolist(),
-        "wasserstein": barcode.wasserstein_distance(*pair[:2], 1.0, *pair[2:]).tolist(),
+        "wasserstein": barcode.wasserstein_distance(*pair).tolist(),
     }
+    count = torch.tensor(now.sizes())
     for index, (name, past) in enumerate(known.items()):
         for kind, values in distances.items():
             found[f"{kind}_{name}"] = values[index]
@@ -129,8 +128,8 @@ def _compare(pasts: Mapping[str, Snapshot | None], now: Snapshot) -> dict[str, l
         assert new is not None
         if old is not None and old.shape == new.shape:
             moved = torch.linalg.vector_norm(new - old.to(new), dim=-1).cpu().double()
-            valid = torch.arange(moved.shape[1]) < lengths[1].unsqueeze(-1)
-            means = (torch.where(valid, moved, 0).sum(-1) / lengths[1].clamp(min=1)).tolist()
+            valid = torch.arange(moved.shape[1]) < count.unsqueeze(-1)
+            means = (torch.where(valid, moved, 0).sum(-1) / count.clamp(min=1)).tolist()
             sizes = zip(means, past.sizes(), now.sizes(), strict=True)
             found[f"displacement_{name}"] = [m if was == n else None for m, was, n in sizes]
     return found
