@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,12 +97,14 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read the folder of `tsloss tune`, or any folder in which a tracker left a record.
 
     Beside the record it reads `metrics.jsonl` of `tsloss tune`, or `trainer_state.json` of the
-    transformers Trainer (the newest, in the folder or in its checkpoints).
+    transformers Trainer: the one written last, in the folder or in its checkpoints, unless that
+    was before the record began, in which case it is of another training. A `config.json` or
+    `metrics.jsonl` of another program is left alone.
 
     Raises:
         FileNotFoundError: there is no record.
         RecordError: the record cannot be read, or is empty.
-        ValueError: the log is damaged.
+        ValueError: the log is damaged, or holds something else than it should; names the file.
     """
     folder = Path(folder)
     if not (folder / RECORD).exists():
@@ -112,58 +115,99 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     record = read_record(folder)
     if not len(record.steps()):
         raise RecordError(f"{folder / RECORD} holds no whole record yet: nothing to show")
-    config: Mapping[str, Any] = {}
-    if (folder / "config.json").exists():
-        try:
-            config = dict(json.loads((folder / "config.json").read_text("utf-8"))["config"])
-        except (ValueError, KeyError, TypeError):
-            config = {}  # another program's file of that name
+    config = _config(folder / "config.json")
     name = folder.name
     if "loss" in config:
         name = describe(config["loss"], config["weight"])
         if config["loss"] == "ce" and folder.name == CONTROL:
             name = f"control: {name}"
+    lines = []
     if (folder / "metrics.jsonl").exists():
         lines = read_json_lines(folder / "metrics.jsonl")
-        measured, reference = _of_tune(lines)
+        lines = [line for line in lines if line.get("kind") in ("step", "eval", "reference")]
+    if lines:
+        measured, reference = _of_tune(lines, folder / "metrics.jsonl")
     else:
-        measured, reference = _of_trainer(folder), {}
+        measured, reference = _of_trainer(folder, _began(record)), {}
     return Run(name, folder, record, measured, reference, config)
 
 
-def _of_tune(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Series], Mapping[str, Any]]:
+def _config(path: Path) -> Mapping[str, Any]:
+    """The settings of `tsloss tune`; empty if there is no file, or one of another program."""
+    try:
+        config = dict(json.loads(path.read_text("utf-8"))["config"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+    loss, weight, seed = (config.get(name) for name in ("loss", "weight", "seed"))
+    ours = (
+        isinstance(loss, str) and isinstance(weight, (int, float))
+        if "loss" in config
+        else all(isinstance(name, str) for name in config)
+    )
+    return config if ours and (seed is None or isinstance(seed, int)) else {}
+
+
+def _of_tune(
+    lines: Sequence[Mapping[str, Any]], path: Path
+) -> tuple[dict[str, Series], Mapping[str, Any]]:
     points: dict[str, dict[int, float]] = {}
-    for line in lines:
-        kind = line.get("kind")
-        if kind == "step":
-            points.setdefault("train_ce", {})[line["step"]] = line["ce"]
-            points.setdefault("tsloss", {})[line["step"]] = line["tsloss"]
-        elif kind == "eval":
-            for name, value in line.items():
-                if name.endswith(("accuracy", "ce")):
-                    points.setdefault(name, {})[line["step"]] = value
-    reference = next((line for line in lines if line.get("kind") == "reference"), {})
+    try:
+        for line in lines:
+            if line["kind"] == "step":
+                points.setdefault("train_ce", {})[int(line["step"])] = _number(line["ce"])
+                points.setdefault("tsloss", {})[int(line["step"])] = _number(line["tsloss"])
+            elif line["kind"] == "eval":
+                for name, value in line.items():
+                    if name.endswith(("accuracy", "ce")):
+                        points.setdefault(name, {})[int(line["step"])] = _number(value)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is no log of `tsloss tune` ({_reason(error)}): delete it to go on without"
+        ) from error
+    reference = next((line for line in lines if line["kind"] == "reference"), {})
     return _series(points), reference
 
 
-def _of_trainer(folder: Path) -> dict[str, Series]:
+def _began(record: TopologyRecord) -> float:
+    """When the first row was written, in seconds since 1970; -inf if no row says."""
+    times = [value for value in record.table.column("time").to_pylist() if value is not None]
+    return min(times, default=-math.inf)
+
+
+def _of_trainer(folder: Path, began: float) -> dict[str, Series]:
     states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
-    best: dict[str, Any] = {}
-    for path in states:
-        try:
-            state = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it to go on without") from error
-        if state.get("global_step", 0) >= best.get("global_step", -1):
-            best = state
+    written = {path: path.stat().st_mtime for path in states}
+    # A state is written after the first record; an older one was left by another training.
+    states = [path for path in states if written[path] >= began]
+    if not states:
+        return {}
+    path = max(states, key=lambda path: written[path])
     points: dict[str, dict[int, float]] = {}
     renamed = {"loss": "train_ce", "eval_loss": "ce"}
-    for entry in best.get("log_history", []):
-        for name, value in entry.items():
-            if isinstance(value, (int, float)) and name not in ("step", "epoch"):
-                name = renamed.get(name, name.removeprefix("eval_"))
-                points.setdefault(name, {})[entry["step"]] = float(value)
+    try:
+        for entry in json.loads(path.read_text("utf-8"))["log_history"]:
+            for name, value in entry.items():
+                if isinstance(value, (int, float)) and name not in ("step", "epoch"):
+                    name = renamed.get(name, name.removeprefix("eval_"))
+                    points.setdefault(name, {})[int(entry["step"])] = float(value)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is damaged, or no state of a Trainer ({_reason(error)}): delete it to go on "
+            "without"
+        ) from error
     return _series(points)
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return math.nan
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _series(points: Mapping[str, Mapping[int, float]]) -> dict[str, Series]:

@@ -1,0 +1,116 @@
+"""Which log a record is set beside, and that files of other programs are told from ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
+
+from tsloss_fast.analysis.runs import load_run
+from tsloss_fast.analysis.tracker import TopologyTracker
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    with TopologyTracker(tmp_path) as tracker:
+        for step in range(3):
+            tracker.record(step, torch.randn(5, 3, generator=generator))
+    return tmp_path
+
+
+def state(path: Path, steps: int, loss: float, age: float) -> None:
+    """A state of the Trainer, written `age` seconds after the record began (before: negative)."""
+    path.parent.mkdir(exist_ok=True)
+    log = [{"step": step, "loss": loss, "epoch": 1.0} for step in range(1, steps + 1)]
+    path.write_text(json.dumps({"global_step": steps, "log_history": log}))
+    began = load_run(path.parents[path.parent.name.startswith("checkpoint")]).record
+    at = min(began.table.column("time").to_pylist()) + age
+    os.utime(path, (at, at))
+
+
+def test_the_state_that_was_written_last_is_the_log_and_not_the_one_of_most_steps(
+    folder: Path,
+) -> None:
+    state(folder / "checkpoint-1000" / "trainer_state.json", 1000, 7.0, 10)
+    state(folder / "checkpoint-4" / "trainer_state.json", 4, 2.0, 20)
+    series = load_run(folder).measured["train_ce"]
+    assert series.steps.tolist() == [1, 2, 3, 4]
+    assert series.values.tolist() == [2.0] * 4
+    state(folder / "trainer_state.json", 6, 1.0, 30)
+    assert load_run(folder).measured["train_ce"].values.tolist() == [1.0] * 6
+
+
+def test_a_state_from_before_the_record_is_of_another_training(folder: Path) -> None:
+    state(folder / "checkpoint-1000" / "trainer_state.json", 1000, 7.0, -5)
+    assert load_run(folder).measured == {}
+    (folder / "checkpoint-1000" / "trainer_state.json").write_text("damaged")
+    os.utime(folder / "checkpoint-1000" / "trainer_state.json", (1, 1))
+    assert load_run(folder).measured == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"config": []},
+        {"config": {"loss": "mse"}},
+        {"config": {"loss": ["mse"], "weight": 1.0}},
+        {"config": {"loss": "mse", "weight": "large"}},
+        {"config": {"seed": [1, 2]}},
+        {"model_type": "llama"},
+    ],
+)
+def test_a_config_of_another_program_is_left_alone(folder: Path, content: object) -> None:
+    (folder / "config.json").write_text(json.dumps(content))
+    run = load_run(folder)
+    assert (run.config, run.name) == ({}, folder.name)
+
+
+@pytest.mark.parametrize("line", [{"step": 3, "loss": 0.5}, {"kind": "train", "value": []}])
+def test_metrics_of_another_program_give_way_to_the_state_of_the_trainer(
+    folder: Path, line: object
+) -> None:
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert load_run(folder).measured == {}
+    state(folder / "trainer_state.json", 2, 1.0, 10)
+    assert load_run(folder).measured["train_ce"].values.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"kind": "step", "loss": 0.5},
+        {"kind": "step", "step": 1, "ce": {"mean": 1}, "tsloss": 0.0},
+        {"kind": "step", "step": [1], "ce": 1.0, "tsloss": 0.0},
+        {"kind": "eval", "accuracy": 0.5},
+        {"kind": "eval", "step": 1, "accuracy": "high"},
+        [1],
+    ],
+)
+def test_metrics_of_our_kind_but_another_shape_are_named(folder: Path, line: object) -> None:
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"step": 3},
+        {"global_step": 3, "log_history": [3]},
+        {"global_step": 3, "log_history": None},
+        {"global_step": 3, "log_history": [{"loss": 1.0}]},
+        {"global_step": 3, "log_history": [{"loss": 1.0, "step": "three"}]},
+    ],
+)
+def test_a_state_of_another_shape_is_named(folder: Path, content: object) -> None:
+    (folder / "trainer_state.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"trainer_state\.json is damaged, or no state"):
+        load_run(folder)
