@@ -21,6 +21,7 @@ pytest.importorskip("tqdm")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 from tsloss_fast import cli  # noqa: E402
+from tsloss_fast.analysis.saved import command  # noqa: E402
 from tsloss_fast.analysis.saved.command import ALL_COLUMNS, main  # noqa: E402
 from tsloss_fast.analysis.saved.quantities import COLUMNS, measure  # noqa: E402
 from tsloss_fast.analysis.saved.sources import SourceError  # noqa: E402
@@ -198,3 +199,30 @@ def test_a_key_selects_in_every_file_that_has_names(tmp_path: Path) -> None:
     assert run(tmp_path, "--key", "b", "-o", tmp_path / "o.json") == 0
     labels = [(row["label"], row["n_points"]) for row in rows_of(tmp_path / "o.json")]
     assert labels == [("b", 4)] * 2 + [("", 20)] * 3
+
+
+def test_relative_and_absolute_paths_may_be_given_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.eye(3))
+    assert run("a.npy", tmp_path / "b.npy", "-o", "o.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"in {tmp_path}:"
+    assert [line.split()[0] for line in lines[3:5]] == ["a.npy", "b.npy"]
+    assert len(rows_of(tmp_path / "o.json")) == 2
+
+
+def test_the_file_is_written_before_anything_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", np.eye(3))
+
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "_table", broken)
+    with pytest.raises(BrokenPipeError):
+        main([str(tmp_path / "a.npy"), "-o", str(tmp_path / "o.json")])
+    assert len(rows_of(tmp_path / "o.json")) == 1

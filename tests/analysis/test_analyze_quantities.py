@@ -220,7 +220,6 @@ def test_without_h1_the_rest_stays_and_what_needs_it_is_none(n: int) -> None:
         (torch.tensor([[1.0, math.nan], [0.0, math.inf]]), "2 of 4 coordinates are NaN or inf"),
         (torch.zeros(3), r"\(N, D\)"),
         (torch.zeros(1, 3, 2), r"\(N, D\)"),
-        (torch.zeros(3, 2, dtype=torch.int64), "floating"),
         (torch.tensor([[1e300], [-1e300], [1.0]], dtype=torch.float64), "overflow"),
     ],
 )
@@ -229,7 +228,22 @@ def test_points_that_have_no_barcode_are_errors(points: torch.Tensor, message: s
         measure(points)
 
 
+@pytest.mark.parametrize(
+    "points", [torch.zeros(3, 2, dtype=torch.int64), np.zeros((3, 2), np.int64), [[0.0, 1.0]]]
+)
+def test_what_is_no_cloud_of_floating_numbers_is_an_error(points: Any) -> None:
+    with pytest.raises(TypeError, match="points: expected"):
+        measure(points)
+
+
 @pytest.mark.parametrize("cut", [-1.0, math.nan])
 def test_the_cut_is_a_length(cut: float) -> None:
     with pytest.raises(ValueError, match="max_edge_length"):
         measure(torch.zeros(2, 2), max_edge_length=cut)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_an_array_is_measured_as_the_tensor_of_its_numbers(dtype: str) -> None:
+    array = np.random.default_rng(0).normal(size=(9, 4)).astype(dtype)
+    tensor = torch.from_numpy(array.astype(np.float64))
+    assert measure(array[::-1]) == measure(tensor.flip(0))

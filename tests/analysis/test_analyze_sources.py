@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,10 @@ import torch
 pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
 safetensors = pytest.importorskip("safetensors.torch")
 
-from tsloss_fast.analysis.record import RECORD, RecordWriter  # noqa: E402
+import pyarrow as pa  # noqa: E402
+
+from tsloss_fast.analysis.columns import CloudColumns  # noqa: E402
+from tsloss_fast.analysis.record import RECORD, RecordWriter, read_record  # noqa: E402
 from tsloss_fast.analysis.saved.sources import (  # noqa: E402
     DamagedSource,
     NoCloudError,
@@ -331,7 +335,7 @@ def test_an_archive_that_claims_more_than_it_holds_is_named(tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("a.npy", header.getvalue())
     for name in ("x.npy", "x.npz"):
-        with pytest.raises(DamagedSource, match=name):
+        with pytest.raises(SourceError, match=name):
             list(read_clouds(tmp_path / name))
 
 
@@ -376,3 +380,35 @@ def test_lora_gives_the_rows_of_a_and_the_columns_of_b(tmp_path: Path) -> None:
     assert (rows.label, columns.label) == ("q.lora_A.weight rows", "q.lora_B.weight columns")
     assert torch.equal(rows.points, a)
     assert torch.equal(columns.points, b.T)
+
+
+def test_a_long_record_is_read_in_a_time_that_grows_with_its_length(tmp_path: Path) -> None:
+    """One row at a time of a column in as many chunks as steps copies the whole column each."""
+    path = write_record(tmp_path / RECORD, [points(64, 64)] * 1000)
+    start = time.perf_counter()
+    assert sum(1 for _ in read_clouds(path)) == 2000
+    assert time.perf_counter() - start < 5
+
+
+def test_lists_of_a_cloud_touch_no_rows_of_the_others(tmp_path: Path) -> None:
+    path = write_record(tmp_path / RECORD, [points(seed=s) for s in range(3)], keep_every=2)
+    columns = CloudColumns(read_record(path), 1)
+    tracked = pa.total_allocated_bytes()
+    first, none, last = columns.lists("points")
+    assert pa.total_allocated_bytes() == tracked
+    assert none is None
+    assert first.tolist() == (2 * points(seed=0).double()).flatten().tolist()
+    assert columns.lists("points", [2])[0].tolist() == last.tolist()
+    assert columns.lists("points", []) == []
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_record(tmp_path / RECORD, [points()])
+
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(CloudColumns, "lists", short)
+    with pytest.raises(SourceError, match="does not fit into memory") as caught:
+        list(read_clouds(path))
+    assert not isinstance(caught.value, DamagedSource)

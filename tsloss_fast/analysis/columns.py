@@ -37,9 +37,13 @@ class CloudColumns:
     def lists(self, name: str, at: Sequence[int] | None = None) -> list[np.ndarray | None]:
         """A column of lists at positions `at` of `steps` (all of them): (n,), of pairs (n, 2)."""
         rows = self._rows if at is None else self._rows[np.asarray(at, dtype=np.int64)]
-        column = self.record.table.column(name).take(pa.array(rows, pa.int64()))
+        column = self.record.table.column(name)
+        # A chunk is a batch that was written. `take` on all of them would first copy the column.
+        starts = np.cumsum([0, *map(len, column.chunks)])
+        chunks = np.searchsorted(starts, rows, side="right") - 1
         found: list[np.ndarray | None] = []
-        for cell in column:
+        for row, chunk in zip(rows.tolist(), chunks.tolist(), strict=True):
+            cell = column.chunk(chunk)[row - int(starts[chunk])]
             if not cell.is_valid:
                 found.append(None)
             elif pa.types.is_fixed_size_list(cell.type.value_type):

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--quantity chooses the curves; a {given.kind} has none")
     if given.step is not None and given.kind == "curves":
         parser.error("--step chooses a step; the curves show all of them")
-    for package in ("matplotlib", "pyarrow", "scipy"):
+    for package in ("matplotlib", "scipy"):
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(
                 f'tsloss plot needs {package}; install it with: pip install "tsloss-fast[analysis]"'

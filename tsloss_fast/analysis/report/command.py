@@ -50,14 +50,12 @@ def write_report(
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_runs`.
         IsADirectoryError: `out` is a folder.
-        ModuleNotFoundError: plotly or pyarrow is not installed.
+        ModuleNotFoundError: plotly is not installed.
     """
-    for package in ("plotly", "pyarrow"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f"tsloss report needs {package}; install it with: "
-                'pip install "tsloss-fast[analysis]"'
-            )
+    if importlib.util.find_spec("plotly") is None:
+        raise ModuleNotFoundError(
+            'tsloss report needs plotly; install it with: pip install "tsloss-fast[analysis]"'
+        )
     from plotly.offline import get_plotlyjs
 
     from tsloss_fast.analysis.relation.relate import relate

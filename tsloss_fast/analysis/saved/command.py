@@ -11,6 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
 from tsloss_fast._atomic import whole_file
 from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
 from tsloss_fast.analysis.saved.sources import (
@@ -74,13 +78,13 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"-o: expected a file ending in {', '.join(_OUTPUTS)}, got {options.output}")
     if not options.max_edge_length >= 0:
         parser.error(f"--max-edge-length: expected a number >= 0, got {options.max_edge_length}")
-    # What is missing is said now, not after everything was computed.
-    if options.output is not None and options.output.suffix != ".json":
-        need("pyarrow")
     reader = _Reader(options)
     rows = list(reader)
     if not rows:
         raise SourceError("nothing could be read" + (": see above" if reader.skipped else ""))
+    # Before anything that is only shown: what was computed is not to be lost.
+    if options.output is not None:
+        _write(rows, options.output)
     print(_table(rows, options.max_edge_length))
     left_out = sum("more than" in (row["note"] or "") for row in rows)
     if left_out:
@@ -89,7 +93,6 @@ def main(argv: Sequence[str]) -> int:
             "(--max-points raises the limit)"
         )
     if options.output is not None:
-        _write(rows, options.output)
         print(f"\nwrote {options.output} ({len(rows)} rows, {len(ALL_COLUMNS)} columns)")
     return 1 if reader.skipped else 0
 
@@ -203,8 +206,7 @@ def _say(message: object) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> str:
-    common = os.path.commonpath([os.path.dirname(row["source"]) for row in rows])
-    names = [os.path.relpath(row["source"], common) if common else row["source"] for row in rows]
+    common, names = _shortened([row["source"] for row in rows])
     labels = [row["label"] for row in rows]
     blocks = [_block("", ["source", *names], ["label", *labels] if any(labels) else None)]
     for title, columns in _SHOWN.items():
@@ -215,6 +217,18 @@ def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> str:
             blocks.append(_block(title.format(cut=cut), *cells, right=True))
     lines = [" | ".join(parts).rstrip() for parts in zip(*blocks, strict=True)]
     return "\n".join([f"in {common}:"] * bool(common) + lines)
+
+
+def _shortened(sources: Sequence[str]) -> tuple[str, list[str]]:
+    """The folder that all files lie in, "" for the current one, and their names within it."""
+    # There is no common folder of a relative path and an absolute one, or of two drives.
+    folders = {os.path.dirname(source) for source in sources}
+    if len({os.path.isabs(folder) for folder in folders}) > 1:
+        folders = {os.path.abspath(folder) for folder in folders}
+    if len({os.path.splitdrive(folder)[0] for folder in folders}) > 1:
+        return "", list(sources)
+    common = os.path.commonpath(folders)
+    return common, [os.path.relpath(source, common or os.curdir) for source in sources]
 
 
 def _block(title: str, *columns: Sequence[str] | None, right: bool = False) -> list[str]:
@@ -239,15 +253,13 @@ def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             plain = [{name: _finite(row[name]) for name in ALL_COLUMNS} for row in rows]
             temporary.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", "utf-8")
             return
-        import pyarrow as pa
-
         types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
         schema = pa.schema([(name, types[kind]) for name, kind in ALL_COLUMNS.items()])
         table = pa.Table.from_pylist([dict(row) for row in rows], schema)
         if path.suffix == ".csv":
-            need("pyarrow.csv").write_csv(table, temporary)
+            pyarrow.csv.write_csv(table, temporary)
         else:
-            need("pyarrow.parquet").write_table(table, temporary)
+            pyarrow.parquet.write_table(table, temporary)
 
 
 def _finite(value: Any) -> Any:

@@ -31,10 +31,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tsloss_fast import h0_persistence
+from tsloss_fast._inputs import as_tensor, shape_error
 from tsloss_fast.analysis.h1 import find_engine, load_engine
 from tsloss_fast.analysis.measures import lifetime_measures
 
@@ -79,7 +81,7 @@ COLUMNS: Mapping[str, type] = {
 
 
 def measure(
-    points: Tensor,
+    points: Tensor | npt.NDArray[Any],
     *,
     h1: bool = True,
     max_points: int = MAX_POINTS,
@@ -88,7 +90,8 @@ def measure(
     """All numbers of one cloud, by the names of `COLUMNS`.
 
     Args:
-        points: (N, D), any floating type; computed in float64. N and D may be 0.
+        points: (N, D), a tensor or an array of any floating type; computed in float64. N and D may
+            be 0.
         h1: whether dimension 1 is computed.
         max_points: dimension 1 of larger clouds is left out.
         max_edge_length: of `paper_cut_…`, in the units of the points.
@@ -100,7 +103,8 @@ def measure(
         of the authors too, and `note` says so; their `h0_…` are then equal to rounding.
 
     Raises:
-        ValueError: another shape or type, NaN or infinity, distances that overflow, or a negative
+        TypeError: `points` is no dense tensor or array of floating numbers.
+        ValueError: another shape, NaN or infinity, distances that overflow, or a negative
             `max_edge_length`.
         ImportError: GUDHI, scikit-learn or SciPy is needed for dimension 1 and not installed.
 
@@ -109,12 +113,10 @@ def measure(
     """
     if not max_edge_length >= 0:
         raise ValueError(f"max_edge_length: expected a number >= 0, got {max_edge_length}")
-    if points.dim() != 2 or not points.is_floating_point():
-        raise ValueError(
-            f"expected points (N, D) in floating numbers, got {points.dtype} of shape "
-            f"{tuple(points.shape)}"
-        )
-    points = points.detach().to("cpu", torch.float64)
+    tensor = as_tensor(points, "points")
+    if tensor.dim() != 2:
+        raise shape_error("points", tensor.shape, "(N, D)")
+    points = tensor.detach().to("cpu", torch.float64)
     if bad := int((~points.isfinite()).sum()):
         raise ValueError(f"{bad} of {points.numel()} coordinates are NaN or infinite")
     deaths = h0_persistence(points).deaths

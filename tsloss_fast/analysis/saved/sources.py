@@ -22,23 +22,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tsloss_fast.analysis.columns import CloudColumns
+from tsloss_fast.analysis.record import RECORD, RecordError, read_record
+from tsloss_fast.analysis.runs import CONTROL
 from tsloss_fast.analysis.saved import adapters
 from tsloss_fast.analysis.saved.tensor_files import (
     TENSOR_FILES,
     DamagedSource,
     NoCloudError,
     SourceError,
-    need,
 )
 
 __all__ = ["Cloud", "DamagedSource", "NoCloudError", "SourceError", "find_sources", "read_clouds"]
 
-RECORD = "topology.arrows"  # tsloss_fast.analysis.record, which needs pyarrow
 PROMPTS = "prompts"
-CONTROL = "control"
 _STEP = re.compile(r"(?:epoch|step|checkpoint)[-_]?(\d+)", re.IGNORECASE)
 
 
@@ -99,10 +100,11 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
         DamagedSource: a file is cut off, of another format than its name says, or holds Python
             objects, which are never loaded. Clouds before it have been given by then.
         NoCloudError: a whole file without a cloud, or with several and no key.
-        ModuleNotFoundError: pyarrow or safetensors is needed and not installed.
+        ModuleNotFoundError: safetensors is needed and not installed.
+        SourceError: a file does not fit into memory.
 
-    All are SourceErrors, but for the first and the last, and name the file. NaN and infinity are
-    not looked for. Memory: one file's tensors; of `.safetensors` one tensor.
+    The SourceErrors, which are all but the first and ModuleNotFoundError, name the file. NaN and
+    infinity are not looked for. Memory: one file's tensors; of `.safetensors` one tensor.
     """
     for source in find_sources(path):
         yield from _read(source, key)
@@ -126,6 +128,11 @@ def _read(source: Path, key: str | None) -> Iterator[Cloud]:
             )
     except (SourceError, ImportError, FileNotFoundError, PermissionError):
         raise
+    except MemoryError as error:
+        raise SourceError(
+            f"{source} does not fit into memory, or claims to hold more than it does "
+            f"({_reason(error)})"
+        ) from error
     except Exception as error:
         # A cut or foreign file shows itself in a dozen types of error, depending on where.
         raise DamagedSource(
@@ -163,10 +170,6 @@ def _step(source: Path) -> int | None:
 
 
 def _of_record(path: Path) -> Iterator[Cloud]:
-    need("pyarrow")
-    from tsloss_fast.analysis.columns import CloudColumns
-    from tsloss_fast.analysis.record import RecordError, read_record
-
     try:
         record = read_record(path)
     except RecordError as error:
@@ -188,12 +191,11 @@ def _of_record(path: Path) -> Iterator[Cloud]:
     for cloud in record.clouds:
         columns = CloudColumns(record, cloud)
         sizes = [columns.numbers(name) for name in ("n_points", "n_features")]
-        for at, present in enumerate(columns.present("points")):
-            if not present:
-                continue
-            kept += 1
-            shape = [int(size[at]) for size in sizes]
-            points = torch.tensor(columns.lists("points", [at])[0]).reshape(shape)
+        where = np.flatnonzero(columns.present("points")).tolist()
+        kept += len(where)
+        # Views into the file, which is in memory as a whole.
+        for at, flat in zip(where, columns.lists("points", where), strict=True):
+            points = torch.tensor(flat).reshape([int(size[at]) for size in sizes])
             yield _cloud(path, record.cloud_name(cloud), int(columns.steps[at]), points)
     if not kept:
         raise NoCloudError(
