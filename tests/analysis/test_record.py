@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +107,6 @@ def test_a_damaged_tail_is_dropped_when_the_record_goes_on(
 def test_a_half_batch_is_never_left_by_a_failing_write(
     written: tuple[Path, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     path, _ = written
     before = path.read_bytes()
     writer = RecordWriter(path, {}, keep=10)
@@ -139,6 +139,47 @@ def test_a_half_batch_is_never_left_by_a_failing_write(
     assert len(before) < path.stat().st_size
 
 
+def test_damage_within_a_record_is_put_aside_and_not_lost(
+    written: tuple[Path, list[int]],
+) -> None:
+    path, sizes = written
+    data = bytearray(path.read_bytes())
+    data[sizes[2] + 4 : sizes[2] + 40] = b"\xff" * 36  # the row of step 2
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"damaged after step 1, .* is now topology-001\.arrows"):
+        writer = RecordWriter(path, {}, keep=4)
+    writer.close()
+    assert steps_of(read_record(path)) == [0, 1]
+    assert path.with_name("topology-001.arrows").read_bytes() == data
+    # Half a row after the step to go on from is what a kill leaves: nothing to put aside.
+    path.write_bytes(path.read_bytes() + b"\xff" * 99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RecordWriter(path, {}, keep=1).close()
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_an_interrupt_within_a_write_leaves_no_half_batch(
+    written: tuple[Path, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = written
+    writer = RecordWriter(path, {}, keep=4)
+    pieces, calls = os.write, iter([100])
+
+    def interrupted(file: int, data: bytes) -> int:
+        for size in calls:
+            return pieces(file, data[:size])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write([row(5)])
+    monkeypatch.undo()
+    writer.write([row(6)])
+    writer.close()
+    assert steps_of(read_record(path)) == [0, 1, 2, 3, 4, 6]
+
+
 def test_other_arrow_streams_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "topology.arrows"
     table = pa.table({"a": [1]})
@@ -154,6 +195,9 @@ def test_other_arrow_streams_are_refused(tmp_path: Path) -> None:
     # The same columns from a program that does not say what they mean.
     path.write_bytes(SCHEMA.serialize())
     with pytest.raises(RecordError, match="not a record of topology"):
+        read_record(path)
+    path.write_bytes(SCHEMA.with_metadata({b"tsloss_fast": b"{half"}).serialize())
+    with pytest.raises(RecordError, match="its metadata is not JSON"):
         read_record(path)
 
 

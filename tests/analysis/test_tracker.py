@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 import queue
 import subprocess
 import sys
@@ -215,6 +217,7 @@ def test_any_floating_tensor_is_taken_and_its_gradient_left_alone(tmp_path: Path
         "parameter": torch.nn.Parameter(base.float()),
         "strided": torch.stack([base.float(), base.float()], -1)[..., 0],
         "array": base.float().numpy(),
+        "reversed": base.flip(0).float().numpy()[::-1],
         "bfloat16": base.bfloat16(),
     }
     for name, points in given.items():
@@ -293,7 +296,7 @@ def test_points_that_are_not_finite_do_not_end_the_training(tmp_path: Path, valu
     clouds[1, 3, 2] = value
     tracker = TopologyTracker(tmp_path, h1_every=1)
     tracker.record(0, torch.stack(walk(2)))
-    with pytest.warns(UserWarning, match=r"not finite from step 1 on \(cloud 1 the first\)"):
+    with pytest.warns(UserWarning, match=r"not finite.* from step 1 on \(cloud 1 the first\)"):
         tracker.record(1, clouds)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
@@ -304,7 +307,8 @@ def test_points_that_are_not_finite_do_not_end_the_training(tmp_path: Path, valu
     bad, good = record.row(2, 1), record.row(2, 0)
     assert bad["deaths"] is None
     assert bad["edges"] is None
-    assert math.isnan(bad["mean_lifetime"])
+    for name in (*LOGGED, "bars", "components"):
+        assert bad[name] is None or name == "displacement_previous", name
     assert len(good["deaths"]) == 11
     assert len(record.row(3, 1)["deaths"]) == 11
     assert record.steps(1, 1).tolist() == [0, 3]
@@ -359,27 +363,59 @@ def test_pandas_and_numpy_open_the_file(tmp_path: Path) -> None:
     assert np.isnan(record.series("displacement_first")[0])
 
 
-def test_a_resumed_record_is_the_one_that_was_never_stopped(tmp_path: Path) -> None:
-    clouds = walk(9)
-    whole = record_all(tmp_path / "whole", clouds, h1_every=2, points_every=4)
-    with TopologyTracker(tmp_path / "cut", h1_every=2, points_every=4) as tracker:
-        for step in range(7):
-            tracker.record(step, clouds[step])
-    again = TopologyTracker(
-        tmp_path / "cut", h1_every=2, points_every=4, resume=5, resume_points=clouds[5]
-    )
+def resumable(kind: str) -> tuple[list[torch.Tensor], list[int] | None]:
+    """Nine steps of three clouds, and their lengths."""
+    clouds = list(torch.stack(walk(27)).reshape(3, 9, 12, 5).unbind(1))
+    if kind == "not finite at first":
+        clouds[0][1, 2, 3] = math.nan
+    if kind == "not finite at last":
+        clouds[5][1, 2, 3] = math.inf
+    return clouds, {"ragged": [12, 3, 1], "short": [7, 7, 7]}.get(kind)
+
+
+def rows_of(record: Any) -> list[dict[str, Any]]:
+    table = record.table.drop_columns(["time"]).to_pylist()
+    return sorted(table, key=lambda row: (row["dimension"], row["step"], row["cloud"]))
+
+
+@pytest.mark.filterwarnings("ignore:.*not finite:UserWarning")
+@pytest.mark.parametrize(
+    "kind", ["whole", "ragged", "short", "not finite at first", "not finite at last"]
+)
+def test_a_resumed_record_is_the_one_that_was_never_stopped(tmp_path: Path, kind: str) -> None:
+    clouds, lengths = resumable(kind)
+    options: dict[str, Any] = {"h1_every": 2, "points_every": 4}
+    for name, end in (("whole", 9), ("cut", 7)):
+        with TopologyTracker(tmp_path / name, **options) as tracker:
+            for step in range(end):
+                tracker.record(step, clouds[step], lengths)
+    again = TopologyTracker(tmp_path / "cut", resume=5, resume_points=clouds[5], **options)
     assert read_record(tmp_path / "cut").steps().tolist() == [0, 1, 2, 3, 4, 5]
     with again:
         for step in range(6, 9):
-            again.record(step, clouds[step])
-    cut = read_record(tmp_path / "cut")
-
-    def rows(record: Any) -> list[dict[str, Any]]:
-        table = record.table.drop_columns(["time"]).to_pylist()
-        return sorted(table, key=lambda row: (row["dimension"], row["step"]))
-
-    assert rows(cut) == rows(whole)
+            again.record(step, clouds[step], lengths)
+    whole, cut = (read_record(tmp_path / name) for name in ("whole", "cut"))
+    # As text, in which NaN is equal to NaN.
+    for ours, theirs in zip(rows_of(cut), rows_of(whole), strict=True):
+        assert repr(ours) == repr(theirs)
     assert cut.metadata == whole.metadata
+    assert whole.row(8)["displacement_previous"] > 0
+
+
+def test_a_training_that_stops_early_keeps_its_last_points(tmp_path: Path) -> None:
+    clouds = walk(4)
+    with TopologyTracker(tmp_path) as tracker:
+        tracker.keep_last()  # nothing to keep yet
+        for step, points in enumerate(clouds):
+            tracker.record(step, points)
+        tracker.keep_last()
+        tracker.keep_last()
+    record = read_record(tmp_path)
+    assert record.steps().tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(record.row(3)["points"], clouds[3])
+    assert record.row(3)["displacement_previous"] > 0
+    assert record.steps(0, 1).tolist() == [0, 3]
+    assert record.table.num_rows == 4 + 1 + 2
 
 
 def test_a_record_is_neither_overwritten_nor_mixed_with_another(tmp_path: Path) -> None:
@@ -444,6 +480,49 @@ def test_a_failure_of_h1_is_said_once_and_h0_goes_on(
     assert len(caught) == 1
     assert record.steps().tolist() == [0, 1, 2, 3]
     assert len(record.steps(0, 1)) == 0
+
+
+def test_a_failure_of_h1_where_warnings_are_errors_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert release.wait(60)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("tsloss_fast.analysis.tracker.h1_diagram", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker = TopologyTracker(tmp_path, h1_every=1)
+        for step, points in enumerate(walk(4)):
+            tracker.record(step, points)
+        release.set()
+        waiting = threading.Thread(target=tracker.close, daemon=True)
+        tracker._h1.wait()  # type: ignore[union-attr]
+        waiting.start()
+        waiting.join(30)
+    assert not waiting.is_alive()
+    assert read_record(tmp_path).steps().tolist() == [0, 1, 2, 3]
+
+
+def test_a_tracker_that_nobody_closes_leaves_no_open_file(tmp_path: Path) -> None:
+    tracker = TopologyTracker(tmp_path)
+    file = tracker._writer._file
+    assert file is not None
+    os.fstat(file)
+    del tracker
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+def test_the_default_device_is_not_asked(tmp_path: Path) -> None:
+    clouds, lengths = walk(3), torch.tensor([12, 5])
+    with torch.device("meta"), TopologyTracker(tmp_path) as tracker:
+        for step, points in enumerate(clouds):
+            tracker.record(step, points.expand(2, -1, -1), lengths)
+    assert len(read_record(tmp_path).row(2, 1)["deaths"]) == 4
 
 
 def test_training_does_not_wait_for_h1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

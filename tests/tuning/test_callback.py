@@ -16,8 +16,8 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("pyarrow", reason=NEEDS)
 
-from peft import PrefixTuningConfig, get_peft_model
-from transformers import Trainer, TrainingArguments
+from peft import PrefixTuningConfig, PromptEncoderConfig, get_peft_model
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis import load_run, read_record
@@ -226,6 +226,74 @@ def test_a_trainers_folder_is_a_run_for_the_reports(tmp_path: Path) -> None:
     expected = [entry["eval_loss"] for entry in logged if "eval_loss" in entry]
     assert run.measured["ce"].values.tolist() == pytest.approx(expected)
     assert run.model == "tiny"
+
+
+def test_a_full_disk_ends_the_record_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tsloss_fast.analysis.record import RecordWriter
+
+    write = RecordWriter.write
+
+    def full(self: Any, rows: Any) -> None:
+        rows = list(rows)
+        if rows[0]["step"] >= 3:
+            raise OSError(28, "No space left on device")
+        write(self, rows)
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    made = trainer(tmp_path)
+    PromptTopologyCallback(h1_every=None).attach(made)
+    with pytest.warns(UserWarning, match="not recorded from here on: OSError.*No space left"):
+        made.train()
+    assert made.state.global_step == STEPS
+    assert read_record(tmp_path).steps().tolist() == [0, 1, 2]
+    # Old values do not stand in the log as if they were new.
+    last = [entry for entry in made.state.log_history if "loss" in entry][-1]
+    assert not any(name.startswith("topology/") for name in last)
+
+
+@pytest.mark.parametrize(("every", "recorded"), [(1, [0, 1, 2, 3, 4]), (3, [0, 3, 4])])
+def test_a_training_that_is_stopped_early_is_recorded_to_its_end(
+    tmp_path: Path, every: int, recorded: list[int]
+) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 4
+
+    made = trainer(tmp_path)
+    PromptTopologyCallback(every=every).attach(made)
+    made.add_callback(Stop())
+    made.train()
+    assert made.state.global_step == 4
+    record = read_record(tmp_path)
+    assert record.steps().tolist() == recorded
+    assert record.steps(0, 1).tolist() == [0, 4]
+    end = prompt_clouds(made.model)[0].detach()
+    assert torch.equal(torch.from_numpy(record.row(4)["points"]).float(), end)
+
+
+def test_an_encoder_with_dropout_is_watched_without_a_draw(tmp_path: Path) -> None:
+    config = PromptEncoderConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=5,
+        encoder_reparameterization_type="LSTM",
+        encoder_hidden_size=16,
+        encoder_dropout=0.3,
+        encoder_num_layers=2,
+    )
+    ends = []
+    for watched in (True, False):
+        torch.manual_seed(3)
+        made = trainer(tmp_path / str(watched), get_peft_model(make_tiny_model(), config))
+        if watched:
+            callback = PromptTopologyCallback(h1_every=None).attach(made)
+        made.train()
+        assert all(module.training for module in made.model.prompt_encoder.modules())
+        ends.append({name: p.detach().clone() for name, p in made.model.named_parameters()})
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    points = [callback._points(made.model) for _ in range(2)]
+    assert torch.equal(*points)
 
 
 def test_what_the_callback_cannot_take_is_refused() -> None:

@@ -6,6 +6,7 @@ computed by libraries that are good at it, on the CPU, while the training goes o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import queue
@@ -153,7 +154,9 @@ class BackgroundH1:
 
     def wait(self) -> None:
         """Until every job that was taken is done."""
-        self._jobs.join()
+        with self._jobs.all_tasks_done:
+            while self._jobs.unfinished_tasks and self._thread.is_alive():
+                self._jobs.all_tasks_done.wait(0.1)
 
     def close(self) -> None:
         self._close()
@@ -170,11 +173,12 @@ def _serve(jobs: queue.Queue[Any], work: Callable[[Any], None], failed: threadin
         except Exception as error:
             # Watching must not end the training.
             failed.set()
-            warnings.warn(
-                f"H1 failed and is not recorded from here on: {type(error).__name__}: {error}",
-                UserWarning,
-                stacklevel=1,
-            )
+            with contextlib.suppress(UserWarning):  # where warnings are errors
+                warnings.warn(
+                    f"H1 failed and is not recorded from here on: {type(error).__name__}: {error}",
+                    UserWarning,
+                    stacklevel=1,
+                )
         finally:
             jobs.task_done()
 

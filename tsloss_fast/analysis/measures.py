@@ -35,13 +35,13 @@ def lifetime_measures(
     """
     size = lifetimes.shape[-1]
     bars = (
-        torch.full(lifetimes.shape[:-1], size)
+        torch.full(lifetimes.shape[:-1], size, device="cpu")
         if lengths is None
         else (lengths - 1).clamp(min=0, max=size)
     )
     shown = lifetimes
     if lengths is not None:
-        shown = torch.where(torch.arange(size) < bars.unsqueeze(-1), lifetimes, 0)
+        shown = torch.where(torch.arange(size, device="cpu") < bars.unsqueeze(-1), lifetimes, 0)
     entropy = barcode.persistent_entropy(lifetimes, lengths)
     highest = bars.clamp(min=1).to(lifetimes.dtype).log()
     # Bars all of length 0 have entropy 0 by definition, which says nothing of a gap.

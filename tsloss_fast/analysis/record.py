@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,15 @@ import pyarrow.compute
 
 from tsloss_fast._atomic import sync, whole_file
 
-__all__ = ["RECORD", "SCHEMA", "RecordError", "RecordWriter", "TopologyRecord", "read_record"]
+__all__ = [
+    "RECORD",
+    "SCHEMA",
+    "RecordError",
+    "RecordWriter",
+    "TopologyRecord",
+    "put_aside",
+    "read_record",
+]
 
 RECORD = "topology.arrows"
 _KEY = b"tsloss_fast"
@@ -83,7 +93,7 @@ class TopologyRecord:
 
     Attributes:
         table: every row, as a `pyarrow.Table`; `table.to_pandas()` for pandas.
-        metadata: `metric`, `clouds` (names), versions, and what the writer was given beside.
+        metadata: `metric`, `clouds` (names), `rho`, `h1` (the engine), and what the user gave.
         damaged_bytes: bytes after the last whole batch, left by a kill; they are not in `table`.
     """
 
@@ -190,7 +200,8 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
         schema = reader.schema
     except (pa.ArrowInvalid, OSError) as error:
         raise RecordError(
-            f"{path} is not a record of topology: no Arrow stream ({error})"
+            f"{path} is not a record of topology: no Arrow stream ({error}); give the folder of a "
+            "tracked run, or its topology.arrows"
         ) from error
     missing = [name for name in SCHEMA.names if name not in schema.names]
     if missing or _KEY not in (schema.metadata or {}):
@@ -211,7 +222,20 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
         batches.append(batch)
         end = source.tell()
     table = pa.Table.from_batches(batches, schema)
-    return TopologyRecord(table, json.loads(schema.metadata[_KEY]), data.size - end)
+    try:
+        metadata = dict(json.loads(schema.metadata[_KEY]))
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path} is damaged: its metadata is not JSON ({error})") from error
+    return TopologyRecord(table, metadata, data.size - end)
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a record to the first free of `topology-001.arrows`, `topology-002.arrows`, …."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}-{number:03d}{path.suffix}")).exists():
+        number += 1
+    os.rename(path, aside)
+    return aside
 
 
 class RecordWriter:
@@ -222,7 +246,8 @@ class RecordWriter:
         metadata: what JSON can hold; `clouds` are their names.
         keep: None for a new file (an existing one is an error); otherwise rows of an existing
             record up to this step are kept, whatever lies after them is dropped, at once and
-            atomically. There need not be a file.
+            atomically. There need not be a file. If damage hides rows before that step, the damaged
+            file is put aside, with a warning.
         same: keys of the metadata that an existing record must have with the same values.
 
     Raises:
@@ -258,6 +283,17 @@ class RecordWriter:
             table = self.kept.table.select(SCHEMA.names)
             table = table.filter(pa.compute.less_equal(table.column("step"), keep))
             rows = table.to_batches()
+            steps = table.column("step")
+            last = pa.compute.max(steps).as_py() if len(steps) else None
+            if self.kept.damaged_bytes and keep >= 0 and (last is None or last < keep):
+                # More is gone than the half row that a kill leaves after the step to go on from.
+                aside = put_aside(self.path)
+                warnings.warn(
+                    f"{self.path} is damaged after step {last}, and the {self.kept.damaged_bytes} "
+                    f"bytes that follow cannot be read: the damaged file is now {aside.name}",
+                    UserWarning,
+                    stacklevel=3,
+                )
             self.kept = TopologyRecord(table, self.kept.metadata)
             metadata = self.kept.metadata | dict(metadata)
         self.metadata = dict(metadata)
@@ -267,8 +303,10 @@ class RecordWriter:
         messages += [batch.replace_schema_metadata(schema.metadata).serialize() for batch in rows]
         with whole_file(self.path) as temporary, temporary.open("wb") as file:
             file.writelines(messages)
-        self._file: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND)
         self._schema = schema
+        self._file: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        # Also for a writer that nobody closes.
+        self._closing = weakref.finalize(self, os.close, self._file)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows; columns that a row does not have are null.
@@ -286,7 +324,7 @@ class RecordWriter:
         try:
             while data:
                 data = data[os.write(self._file, data) :]
-        except OSError:
+        except BaseException:
             # Half a batch would hide all that come after it.
             os.ftruncate(self._file, size)
             raise
@@ -299,7 +337,7 @@ class RecordWriter:
     def close(self) -> None:
         if self._file is not None:
             self.sync()
-            os.close(self._file)
+            self._closing()
             self._file = None
             sync(self.path.parent)
 

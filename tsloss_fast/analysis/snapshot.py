@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Snapshot:
 
     Attributes:
         deaths: (B, N-1) float64 on the CPU; NaN for a cloud that is not finite.
-        edges: (B, N-1, 2) int64; -1 in the padding.
+        edges: (B, N-1, 2) int64; -1 in the padding, and for a cloud that is not finite.
         points: (B, N, D) on their device, a copy; None if they are not known any more.
         lengths: (B,) int64 on the CPU, the valid points of each cloud; None: all.
         n_points: N.
@@ -54,6 +55,7 @@ def take(points: Tensor, metric: str, lengths: Tensor | None) -> Snapshot:
     h0 = h0_persistence(points, metric, lengths, check_finite=False)
     deaths, edges = h0.deaths.to("cpu", torch.float64), h0.edges.cpu().numpy()
     sizes = None if lengths is None else lengths.cpu()
+    edges = np.where(deaths.isfinite().all(-1).numpy()[:, None, None], edges, -1)
     return Snapshot(deaths, edges, points.clone(), sizes, points.shape[1])
 
 
@@ -85,7 +87,8 @@ def h0_rows(
             "time": at,
             "n_points": size,
             "n_features": now.points.shape[2],
-            **{name: values[cloud] for name, values in measures.items()},
+            "scales": scales,
+            **{name: _number(values[cloud]) for name, values in measures.items()},
         }
         if finite:
             bars = max(size - 1, 0)
@@ -93,11 +96,10 @@ def h0_rows(
             row["births"] = np.zeros(bars)
             row["deaths"] = now.deaths[cloud, :bars].numpy()
             row["edges"] = edges
-            row["scales"] = scales
             if changes is not None:
                 row["edges_added"], row["edges_removed"] = changes[cloud]
         else:
-            row["components"] = None
+            row |= dict.fromkeys(measures)
         if kept is not None:
             row["points"] = kept[cloud, :size].ravel()
         rows.append(row)
@@ -119,35 +121,50 @@ def _compare(pasts: Mapping[str, Snapshot | None], now: Snapshot) -> dict[str, l
         "bottleneck": barcode.bottleneck_distance(*pair).tolist(),
         "wasserstein": barcode.wasserstein_distance(*pair).tolist(),
     }
-    count = torch.tensor(now.sizes())
     for index, (name, past) in enumerate(known.items()):
         for kind, values in distances.items():
             found[f"{kind}_{name}"] = values[index]
-        # A point is followed by its index, which means nothing if their number has changed.
         old, new = past.points, now.points
         assert new is not None
-        if old is not None and old.shape == new.shape:
-            moved = torch.linalg.vector_norm(new - old.to(new), dim=-1).cpu().double()
-            valid = torch.arange(moved.shape[1]) < count.unsqueeze(-1)
-            means = (torch.where(valid, moved, 0).sum(-1) / count.clamp(min=1)).tolist()
-            sizes = zip(means, past.sizes(), now.sizes(), strict=True)
-            found[f"displacement_{name}"] = [m if was == n else None for m, was, n in sizes]
+        if old is not None and old.shape[2] == new.shape[2]:
+            width = min(old.shape[1], new.shape[1])
+            gap = new[:, :width] - old[:, :width].to(new)
+            moved = torch.linalg.vector_norm(gap, dim=-1).cpu().double().numpy()
+            # A point is followed by its index, which means nothing if their number has changed.
+            # Each cloud is summed by itself: the padding may not change the last digit.
+            found[f"displacement_{name}"] = [
+                float(cloud[:n].sum()) / max(n, 1) if was == n else None
+                for cloud, was, n in zip(moved, past.sizes(), now.sizes(), strict=True)
+            ]
     return found
 
 
-def snapshot_of_rows(rows: Sequence[Mapping[str, Any]]) -> Snapshot | None:
+def _number(value: Any) -> Any:
+    """None for what is not defined: NaN, or infinite because something overflowed."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def snapshot_of_rows(rows: Sequence[Mapping[str, Any]]) -> Snapshot:
     """Rows of one step, one per cloud, as they were when they were measured."""
-    if any(row["deaths"] is None for row in rows):
-        return None
-    lengths = torch.tensor([row["n_points"] for row in rows])
-    bars = int((lengths - 1).clamp(min=0).max())
-    deaths = torch.zeros(len(rows), bars, dtype=torch.float64)
+    sizes = [row["n_points"] for row in rows]
+    size = max(sizes)
+    bars = max(size - 1, 0)
+    deaths = np.zeros((len(rows), bars))
     edges = np.full((len(rows), bars, 2), -1, dtype=np.int64)
+    known = all(row["points"] is not None for row in rows)
+    points = np.zeros((len(rows), size, rows[0]["n_features"])) if known else None
     for index, row in enumerate(rows):
-        deaths[index, : len(row["deaths"])] = torch.from_numpy(row["deaths"])
-        edges[index, : len(row["edges"])] = row["edges"]
-    whole = bool((lengths == lengths[0]).all())
-    points = None
-    if whole and all(row["points"] is not None for row in rows):
-        points = torch.from_numpy(np.stack([row["points"] for row in rows]))
-    return Snapshot(deaths, edges, points, None if whole else lengths, int(lengths.max()))
+        if row["deaths"] is None:
+            deaths[index, : max(sizes[index] - 1, 0)] = np.nan
+        else:
+            deaths[index, : len(row["deaths"])] = row["deaths"]
+            edges[index, : len(row["edges"])] = row["edges"]
+        if points is not None:
+            points[index, : sizes[index]] = row["points"]
+    return Snapshot(
+        torch.from_numpy(deaths),
+        edges,
+        None if points is None else torch.from_numpy(points),
+        torch.tensor(sizes, device="cpu"),
+        size,
+    )

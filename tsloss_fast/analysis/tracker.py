@@ -34,7 +34,7 @@ from tsloss_fast.analysis.measures import (
 from tsloss_fast.analysis.record import RECORD, RecordWriter
 from tsloss_fast.analysis.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
 
-__all__ = ["LOGGED", "Schedule", "TopologyTracker"]
+__all__ = ["LOGGED", "Schedule", "TopologyTracker", "schedule"]
 
 Schedule = int | Callable[[int], bool]
 # The columns that `record` returns, and that a training log shows.
@@ -79,7 +79,8 @@ class TopologyTracker:
         metadata: kept with the record; what JSON can hold. `model` lets a report name the tokens.
         resume: the step that the training goes on from. What was recorded after it is dropped.
             None: a new record; an old one at `path` is an error.
-        resume_points: the points at that step, so that the next displacement is known.
+        resume_points: the points at that step, so that the next displacement is known if the step
+            was recorded (otherwise it is, if the points of the last record were kept).
 
     Raises:
         FileExistsError: there is a record, and `resume` is None.
@@ -109,12 +110,24 @@ class TopologyTracker:
         # Errors of arguments come from the same place that will use them, before a file is made.
         h0_persistence(torch.ones(1, 1), metric)
         barcode.redundancy(torch.zeros(1), rho)
-        self._every = _schedule("every", every)
-        self._points_every = _schedule("points_every", points_every)
-        self._h1_every = None if h1_every is None else _schedule("h1_every", h1_every)
+        self._every = schedule("every", every)
+        self._points_every = schedule("points_every", points_every)
+        self._h1_every = None if h1_every is None else schedule("h1_every", h1_every)
         engine = None if h1_every is None else find_engine(h1)
+        if engine is not None:
+            load_engine(engine)
         self._metric, self._rho, self._max_h1 = metric, rho, max_h1_points
         self._names = None if clouds is None else list(map(str, clouds))
+        self._first: Snapshot | None = None
+        self._previous: Snapshot | None = None
+        self._scales: np.ndarray | None = None
+        self._last_step: int | None = None
+        self._last_rows: list[dict[str, Any]] = []
+        self._last_h1: int | None = None
+        self._h1_diagrams: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._warned: set[str] = set()
+        if resume_points is not None:
+            self._as_batch(resume_points, None)
         path = Path(path)
         self.path = path if path.suffix == ".arrows" else path / RECORD
         fixed = {"metric": metric, "rho": rho, "clouds": self._names, "h1": engine}
@@ -122,17 +135,10 @@ class TopologyTracker:
             self.path, dict(metadata or {}) | fixed, resume, same=("metric", "rho", "clouds")
         )
         self._lock = threading.Lock()
-        self._first: Snapshot | None = None
-        self._previous: Snapshot | None = None
-        self._scales: np.ndarray | None = None
-        self._last_step: int | None = None
-        self._h1_diagrams: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._warned: set[str] = set()
         if self._writer.kept is not None:
             self._remember_kept(resume, resume_points)
         self._h1: BackgroundH1 | None = None
         if engine is not None:
-            load_engine(engine)
             self._h1 = BackgroundH1(_H1Work(self, engine))
 
     def __enter__(self) -> TopologyTracker:
@@ -186,8 +192,9 @@ class TopologyTracker:
         if not all(now.finite):
             self._warn(
                 "finite",
-                f"the points are not finite from step {step} on (cloud {now.finite.index(False)} "
-                "the first): such clouds are recorded without bars",
+                f"the points are not finite, or their distances overflow, from step {step} on "
+                f"(cloud {now.finite.index(False)} the first): such clouds are recorded without "
+                "bars",
             )
         first = self._first is None
         if self._scales is None:
@@ -205,10 +212,26 @@ class TopologyTracker:
             self._writer.write(rows)
         self._first = self._first or now
         self._previous = now
-        self._last_step = step
+        self._last_step, self._last_rows = step, rows
         if self._h1 and self._h1_every and (keep or first or self._h1_every(step)):
             self._submit_h1(step, now)
         return summary(rows, LOGGED)
+
+    def keep_last(self) -> None:
+        """Add the points and H1 of the last record where the schedule has left them out, for a
+        training that stops early. Its rows are written again; the later row of a step counts."""
+        last = self._previous
+        if not self._last_rows or last is None or self._last_step is None:
+            return
+        if any(row.get("points") is None for row in self._last_rows):
+            assert last.points is not None
+            points = last.points.cpu().double().numpy()
+            for cloud, (row, size) in enumerate(zip(self._last_rows, last.sizes(), strict=True)):
+                row["points"] = points[cloud, :size].ravel()
+            with self._lock:
+                self._writer.write(self._last_rows)
+        if self._h1 and self._last_h1 != self._last_step:
+            self._submit_h1(self._last_step, last)
 
     def flush(self) -> None:
         """Wait for H1 of the steps so far, and force the record to the disk."""
@@ -233,7 +256,9 @@ class TopologyTracker:
     def _as_batch(
         self, points: Tensor | np.ndarray, lengths: Tensor | Sequence[int] | None
     ) -> tuple[Tensor, Tensor | None]:
-        x = torch.from_numpy(points) if isinstance(points, np.ndarray) else points
+        # torch knows no negative strides.
+        array = isinstance(points, np.ndarray)
+        x: Any = torch.from_numpy(np.ascontiguousarray(points)) if array else points
         if not isinstance(x, Tensor) or not x.is_floating_point():
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"points: expected a floating tensor or array, got {found}")
@@ -257,6 +282,7 @@ class TopologyTracker:
         return None if self._first is None else len(self._first.deaths)
 
     def _submit_h1(self, step: int, now: Snapshot) -> None:
+        self._last_h1 = step
         assert self._h1 is not None
         assert now.points is not None
         if now.points.shape[1] > self._max_h1:
@@ -283,9 +309,9 @@ class TopologyTracker:
         self._last_step = int(steps[-1])
         self._first = snapshot_of_rows([kept.row(int(steps[0]), cloud) for cloud in clouds])
         self._previous = snapshot_of_rows([kept.row(int(steps[-1]), cloud) for cloud in clouds])
-        if resume_points is not None and self._previous is not None and self._last_step == resume:
-            batch, lengths = self._as_batch(resume_points, self._previous.lengths)
-            self._previous = replace(self._previous, points=batch.clone(), lengths=lengths)
+        if resume_points is not None and self._last_step == resume:
+            batch, _ = self._as_batch(resume_points, None)
+            self._previous = replace(self._previous, points=batch.clone())
         self._scales = kept.row(int(steps[0]))["scales"]
         for cloud in clouds:
             done = kept.steps(cloud, 1)
@@ -338,7 +364,12 @@ class _H1Work:
             self._writer.write(rows)
 
 
-def _schedule(name: str, value: Schedule) -> Callable[[int], bool]:
+def schedule(name: str, value: Schedule) -> Callable[[int], bool]:
+    """The steps that a number divides, or a function says yes to.
+
+    Raises:
+        ValueError: neither; `name` is what it was given for.
+    """
     if callable(value):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

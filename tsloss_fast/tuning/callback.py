@@ -7,9 +7,10 @@ trainer.train()
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tsloss_fast.analysis.record import RECORD
-from tsloss_fast.analysis.tracker import TopologyTracker
+from tsloss_fast.analysis.record import RECORD, put_aside
+from tsloss_fast.analysis.tracker import TopologyTracker, schedule
 from tsloss_fast.tuning.clouds import cloud_names, prompt_clouds, unwrap
 
 __all__ = ["PromptTopologyCallback"]
@@ -40,6 +41,8 @@ class PromptTopologyCallback(TrainerCallback):
     A Trainer that resumes from a checkpoint goes on with the record from that step. One that starts
     again where a record lies puts the old one aside as `topology-001.arrows` and says so. Under
     several processes all of them look at the model (it may be sharded) and the first one records.
+    An encoder of the prompt (P-tuning) is run in eval mode. Should recording fail, that is said
+    once and the training goes on without; a checkpoint waits for the H1 that was begun.
 
     In the list `callbacks=[…]` it comes after TensorBoard and the other reporters, which then do
     not see its values (`state.log_history` and the record do); `attach` puts it before them.
@@ -60,6 +63,8 @@ class PromptTopologyCallback(TrainerCallback):
         self._options = options
         self._attached = False
         self._newest: dict[str, float] = {}
+        # Every process keeps the schedule: they gather a sharded prompt together.
+        self._due = schedule("every", options.get("every", 1))
 
     def attach(self, trainer: Any) -> PromptTopologyCallback:
         """Join the trainer's callbacks, before its reporters; returns itself."""
@@ -81,36 +86,52 @@ class PromptTopologyCallback(TrainerCallback):
                 stacklevel=2,
             )
         model = kwargs["model"]
+        # On every process: what is sharded is gathered by all of them together.
         points = self._points(model)
-        if state.is_world_process_zero:
-            if self.tracker is not None:
-                self.tracker.close()
-            path = Path(str(args.output_dir) if self._path is None else self._path)
-            file = path if path.suffix == ".arrows" else path / RECORD
-            resumed = state.global_step or None
-            if resumed is None and file.exists():
-                _put_aside(file)
-            options = dict(self._options)
-            if self._clouds is prompt_clouds:
+        options = dict(self._options)
+        if self._clouds is prompt_clouds:
+            with _without_dropout(getattr(unwrap(model), "prompt_encoder", None)):
                 options.setdefault("clouds", cloud_names(unwrap(model)))
-            name = getattr(getattr(model, "config", None), "_name_or_path", None)
-            options["metadata"] = {"model": name} | dict(options.get("metadata") or {})
-            self.tracker = TopologyTracker(
-                file, resume=resumed, resume_points=points if resumed else None, **options
+        self._newest = {}
+        if not state.is_world_process_zero:
+            return
+        if self.tracker is not None:
+            self.tracker.close()
+        path = Path(str(args.output_dir) if self._path is None else self._path)
+        file = path if path.suffix == ".arrows" else path / RECORD
+        resumed = state.global_step or None
+        if resumed is None and file.exists():
+            aside = put_aside(file)
+            warnings.warn(
+                f"{file} is the record of another training: it is now {aside.name}",
+                UserWarning,
+                stacklevel=2,
             )
-            if resumed is None:
-                self._newest = self.tracker.record(0, points, keep=True) or {}
+        name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+        options["metadata"] = {"model": name} | dict(options.get("metadata") or {})
+        self.tracker = TopologyTracker(
+            file, resume=resumed, resume_points=points if resumed else None, **options
+        )
+        if resumed is None:
+            self._newest = self.tracker.record(0, points, keep=True) or {}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        last = state.global_step >= state.max_steps or control.should_training_stop
-        due = self.tracker.due(state.global_step) if self.tracker else False
-        # Only the first process knows the schedule; the points of a sharded model need all.
-        if due or last or (self.tracker is None and _is_sharded(kwargs["model"])):
-            points = self._points(kwargs["model"])
-            if self.tracker is not None:
-                self._newest = self.tracker.record(state.global_step, points, keep=last) or {}
+        last = state.global_step >= state.max_steps > 0
+        if self._due(state.global_step) or last:
+            self._record(kwargs["model"], state.global_step, keep=last)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Another callback may have stopped the training after its step was recorded, or not.
+        if not control.should_training_stop or state.global_step >= state.max_steps > 0:
+            return
+        if not self._due(state.global_step):
+            self._record(kwargs["model"], state.global_step, keep=True)
+        elif self.tracker is not None:
+            self._guarded(self.tracker.keep_last)
 
     def on_log(
         self,
@@ -132,30 +153,51 @@ class PromptTopologyCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.tracker is not None:
-            self.tracker.flush()
+            self._guarded(self.tracker.flush)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.tracker is not None:
-            self.tracker.close()
+            self._guarded(self.tracker.close)
+
+    def _record(self, model: Any, step: int, keep: bool) -> None:
+        points = self._points(model)
+        tracker = self.tracker
+        if tracker is not None:
+            self._guarded(lambda: self._take(tracker, step, points, keep))
+
+    def _take(self, tracker: TopologyTracker, step: int, points: Tensor, keep: bool) -> None:
+        self._newest = tracker.record(step, points, keep=keep) or {}
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Watching must not end the training: a full disk ends the record alone."""
+        try:
+            action()
+        except Exception as error:
+            self.tracker, self._newest = None, {}
+            warnings.warn(
+                f"the topology is not recorded from here on: {type(error).__name__}: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def _points(self, model: Any) -> Tensor:
-        return self._clouds(unwrap(model))
+        bare = unwrap(model)
+        with _without_dropout(getattr(bare, "prompt_encoder", None)):
+            # Once more for what the user's function gives: it may be sharded too.
+            return prompt_clouds(self._clouds(bare))
 
 
-def _is_sharded(model: nn.Module) -> bool:
-    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-
-
-def _put_aside(file: Path) -> None:
-    number = 1
-    while (aside := file.with_name(f"{file.stem}-{number:03d}{file.suffix}")).exists():
-        number += 1
-    os.rename(file, aside)
-    warnings.warn(
-        f"{file} is the record of another training: it is now {aside.name}",
-        UserWarning,
-        stacklevel=3,
-    )
+@contextlib.contextmanager
+def _without_dropout(encoder: nn.Module | None) -> Iterator[None]:
+    """With the prompt's encoder in eval mode: what is watched is no sample, and draws no number."""
+    training = [m for m in encoder.modules() if m.training] if encoder is not None else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
