@@ -50,7 +50,7 @@ BARS = "[data-kind=barcode] .plot"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser") / "run"
-    clouds = ["first", "<i>second</i>"]
+    clouds = ["prompt", "task <i>second</i>"]
     make_run(folder, clouds=clouds)
     return make_run(folder / "control", loss="ce", seed=1, clouds=clouds).parent
 
@@ -248,7 +248,7 @@ def test_the_curves_show_every_run_and_where_the_slider_is(browser: Any, run: Pa
 def test_another_cloud_can_be_chosen(browser: Any, run: Path) -> None:
     select = browser.find_element(By.ID, "cloud")
     options = select.find_elements(By.TAG_NAME, "option")
-    assert [option.text for option in options] == ["first", "<i>second</i>"]
+    assert [option.text for option in options] == ["prompt", "task <i>second</i>"]
     options[1].click()
     deaths = read_record(run).row(STEPS[-1], cloud=1)["deaths"]
     np.testing.assert_allclose(ends(browser, drawn(browser, BARS)), deaths, rtol=1e-5)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from tsloss_fast.analysis.report import command as report
 from tsloss_fast.analysis.report import data as report_data
 from tsloss_fast.analysis.report import names as report_names
 from tsloss_fast.analysis.report.data import page_data
-from tsloss_fast.analysis.report.frames import newest, thin
+from tsloss_fast.analysis.report.frames import newest, thin, thin_curve
 from tsloss_fast.analysis.report.map import maps
 from tsloss_fast.analysis.report.names import VocabularyNames, find_names, visible
 from tsloss_fast.analysis.runs import load_runs
@@ -83,9 +86,11 @@ def test_every_bar_of_the_page_is_the_records(runs: Path) -> None:
             np.testing.assert_allclose(frame["deaths"], row["deaths"], rtol=1e-5)
             assert frame["edges"] == row["edges"].ravel().tolist()
         for name in ("mean_lifetime", "coefficient_of_variation", "entropy_gap", "redundancy"):
-            np.testing.assert_allclose(cloud["curves"][name], run.record.series(name), rtol=1e-5)
+            curve = cloud["curves"][name]
+            assert curve["steps"] == data["slider"]
+            np.testing.assert_allclose(curve["values"], run.record.series(name), rtol=1e-5)
         changed = [len(run.record.row(s)["edges_added"]) for s in data["slider"][1:]]
-        assert cloud["curves"]["changed"] == [None, *changed]
+        assert cloud["curves"]["changed"]["values"] == [None, *changed]
     assert [run["control"] for run in data["runs"]] == [False, True]
     assert (data["runs"][1]["colour"], data["runs"][1]["dash"]) == ("#6b6b6b", "dash")
 
@@ -97,8 +102,110 @@ def test_the_slider_is_thinned_evenly_and_says_so_while_curves_stay_whole(tmp_pa
     assert len(slider) == 61
     assert (slider[0], slider[-1]) == (0, 149)
     assert set(np.diff(slider)) <= {2, 3}
-    assert len(page.data["runs"][0]["clouds"]["0"]["steps"]) == 150
+    assert len(page.data["runs"][0]["clouds"]["0"]["curves"]["mean_lifetime"]["steps"]) == 150
     assert any("The slider shows 61 of 150 recorded steps" in note for note in page.notes)
+
+
+def test_a_thinned_curve_keeps_its_ends_peaks_and_gaps() -> None:
+    values = np.sin(np.arange(50_000) / 100) + np.random.default_rng(0).normal(size=50_000)
+    values[[777, 31_234]] = [90.0, -70.0]
+    for gaps in ([], [20_000, 20_001]):
+        values[gaps] = np.nan
+        steps, shown = thin_curve(np.arange(50_000) * 3, values, 2000)
+        assert 1300 < len(steps) <= 2000
+        assert (steps[0], steps[-1]) == (0, 3 * 49_999)
+        np.testing.assert_array_equal(shown, values[steps // 3])
+        assert (np.nanmax(shown), np.nanmin(shown)) == (90.0, -70.0)
+        assert np.isnan(shown).sum() == bool(gaps)
+    assert thin_curve(np.arange(3), np.ones(3), 5)[0].tolist() == [0, 1, 2]
+
+
+def test_long_curves_are_thinned_and_that_is_said(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any(
+        "Curves of more" in note for note in page_data(load_runs([runs]), [None] * 2).notes
+    )
+    monkeypatch.setattr(report_data, "CURVE_POINTS", 6)
+    page = page_data(load_runs([runs]), [None, None])
+    for entry in page.data["runs"]:
+        cloud = entry["clouds"]["0"]
+        assert cloud["ends"] == [0, 40]
+        for curve in (*cloud["curves"].values(), *entry["measured"].values()):
+            assert 2 < len(curve["steps"]) == len(curve["values"]) <= 6
+            assert (curve["steps"][0], curve["steps"][-1]) == (0, 40)
+    assert any("Curves of more than 6 values" in note for note in page.notes)
+
+
+def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "run" / "topology.arrows", {"clouds": ["prompt"]})
+    generator = np.random.default_rng(0)
+    for step, features in enumerate((6, 6, 16, 16)):
+        points = generator.normal(size=(12, features))
+        row = {"cloud": 0, "dimension": 0, "n_points": 12, "n_features": features}
+        row |= {"deaths": [1.0] * 11, "edges": [[k, k + 1] for k in range(11)]}
+        writer.write([{"step": step, **row, "points": points.ravel()}])
+    writer.close()
+    loaded = load_runs([tmp_path / "run"])
+    page = page_data(loaded, [VocabularyNames(hostile_vocabulary())])
+    entry = page.data["runs"][0]["clouds"]["0"]["map"]
+    assert [frame["step"] for frame in entry["frames"]] == [2, 3]
+    assert entry["at"] == [-1, -1, 0, 1]
+    assert any("the map leaves out 2 of them" in note for note in page.notes)
+
+
+@pytest.mark.parametrize(
+    ("clouds", "expected"),
+    [
+        (["prompt"], [True]),
+        (["task 0", "task 1"], [True, True]),
+        (["layer 0 keys", "layer 0 values"], [False, False]),
+        (["q.lora_A.weight rows"], [False]),
+        ([], [True]),
+    ],
+)
+def test_only_clouds_of_the_embedding_space_have_names_of_tokens(
+    tmp_path: Path, clouds: list[str], expected: list[bool]
+) -> None:
+    from tsloss_fast.analysis.tracker import TopologyTracker
+
+    with TopologyTracker(tmp_path, h1_every=None, points_every=1, clouds=clouds or None) as tracker:
+        tracker.record(0, np.random.default_rng(0).normal(size=(len(expected), 12, 16)))
+    page = page_data(load_runs([tmp_path]), [VocabularyNames(hostile_vocabulary())])
+    shown = page.data["runs"][0]["clouds"]
+    assert ["nearest" in c["map"]["frames"][0] for c in shown.values()] == expected
+    assert any("no embeddings of tokens" in note for note in page.notes) == (not all(expected))
+
+
+def test_the_limit_of_redundancy_is_the_records(runs: Path, tmp_path: Path) -> None:
+    from tsloss_fast.analysis.tracker import TopologyTracker
+
+    with TopologyTracker(tmp_path, h1_every=None, rho=0.3) as tracker:
+        tracker.record(0, np.eye(3))
+    data = page_data(load_runs([tmp_path, runs]), [None] * 3).data
+    assert [run["rho"] for run in data["runs"]] == [0.3, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("Figures.namer(['a']).of(0)", "token 0 (‘\u2068a\u2069’)"),
+        ("Figures.namer(['a']).of(1)", "token 1"),
+        ("Figures.namer(['a']).leaf(1)", "token 1"),
+        ("Figures.namer(null).leaf(1)", "token 1"),
+        ("Figures.below([0.5, 0.5])", "half the mean"),
+        ("Figures.below([0.5, 0.3])", "0.3 or 0.5 of the mean"),
+    ],
+)
+def test_words_of_the_pages_script(expression: str, value: str) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    script = resources.files(report_data.__package__).joinpath("page/figures.js").read_text("utf-8")
+    script = f"globalThis.window = {{matchMedia: () => ({{}})}};\n{script}\n"
+    script += f"console.log({expression});"
+    done = subprocess.run([node, "-"], input=script, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{value}\n"
 
 
 def test_large_pages_have_fewer_steps_and_maps(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.report.frames import compact, frames, loops, thin
+from tsloss_fast.analysis.report.frames import compact, frames, loops, thin, thin_curve
+from tsloss_fast.analysis.report.health import SHORT
 from tsloss_fast.analysis.report.map import Names, maps
-from tsloss_fast.analysis.report.names import named, visible
+from tsloss_fast.analysis.report.names import in_embedding_space, named, visible
 from tsloss_fast.analysis.report.story import Story, tell
 from tsloss_fast.analysis.report.task_story import control_of
 from tsloss_fast.analysis.runs import Run
@@ -22,6 +23,8 @@ __all__ = ["Page", "page_data"]
 # Steps of the slider; and what the page may hold at all, in points over steps, clouds and runs.
 STEPS, LEAST = 61, 8
 FRAME_POINTS, MAP_POINTS = 300_000, 20_000
+# Points of a curve; a figure is fewer pixels wide.
+CURVE_POINTS = 2000
 # From so many points on a prompt has loops worth drawing (13 to 27 at 100, 0 to 2 at 20).
 LOOPS_FROM = 40
 # Columns of the record drawn over the steps; `changed` is the number of edges_added.
@@ -75,7 +78,8 @@ def page_data(runs: Sequence[Run], names: Sequence[Names | None]) -> Page:
     stories: dict[tuple[int, int], Story] = {}
     for cloud in clouds:
         records = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
-        found = maps(records, cloud, slider, limit, dict(enumerate(names)))
+        where = {k: names[k] for k, r in records.items() if in_embedding_space(r, cloud)}
+        found = maps(records, cloud, slider, limit, where)
         for k, record in records.items():
             entry = _cloud(runs[k], cloud, slider) | {"map": found.get(k)}
             shown[k]["clouds"][str(cloud)] = entry
@@ -88,7 +92,7 @@ def page_data(runs: Sequence[Run], names: Sequence[Names | None]) -> Page:
         "clouds": [[cloud, titles[cloud]] for cloud in clouds],
         "runs": shown,
     }
-    return Page(data, stories, _notes(runs, every, slider, shown))
+    return Page(data, stories, _notes(runs, names, every, slider, shown))
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -96,8 +100,9 @@ def _run(run: Run) -> dict[str, Any]:
         "name": visible(run.name, 80),
         "control": run.control,
         "metric": str(run.record.metadata.get("metric", "euclidean")),
+        "rho": _rho(run),
         "measured": {
-            name: {"steps": series.steps.tolist(), "values": compact(series.values)}
+            name: _curve(series.steps, series.values)
             for name, series in run.measured.items()
             if name in MEASURED
         },
@@ -108,6 +113,17 @@ def _run(run: Run) -> dict[str, Any]:
         },
         "clouds": {},
     }
+
+
+def _rho(run: Run) -> float:
+    """Below which share of the mean a bar counts as redundant; records of old do not say it."""
+    rho = run.record.metadata.get("rho")
+    return float(rho) if isinstance(rho, (int, float)) else SHORT
+
+
+def _curve(steps: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    steps, values = thin_curve(steps, values, CURVE_POINTS)
+    return {"steps": steps.tolist(), "values": compact(values)}
 
 
 def _colour(runs: Sequence[Run], shown: Sequence[dict[str, Any]]) -> None:
@@ -124,20 +140,25 @@ def _colour(runs: Sequence[Run], shown: Sequence[dict[str, Any]]) -> None:
 def _cloud(run: Run, cloud: int, slider: Sequence[int]) -> dict[str, Any]:
     columns = CloudColumns(run.record, cloud)
     added = columns.lists("edges_added")
-    curves = {name: compact(columns.numbers(name)) for name in CURVES}
-    curves["changed"] = compact([np.nan if x is None else len(x) for x in added])
+    curves = {name: columns.numbers(name) for name in CURVES}
+    curves["changed"] = np.array([np.nan if x is None else len(x) for x in added])
     one = CloudColumns(run.record, cloud, 1)
     entry: dict[str, Any] = {
         "features": int(columns.numbers("n_features")[-1]),
-        "steps": columns.steps.tolist(),
-        "curves": {name: v for name, v in curves.items() if any(x is not None for x in v)},
+        "records": len(columns),
+        "ends": [int(columns.steps[0]), int(columns.steps[-1])],
+        "curves": {
+            name: _curve(columns.steps, values)
+            for name, values in curves.items()
+            if np.isfinite(values).any()
+        },
         **frames(run.record, cloud, slider),
     }
     bars = one.numbers("bars")
     reason = _no_loops(int(columns.numbers("n_points")[-1]), one.steps, bars)
     if reason is None:
         entry["h1"] = loops(run.record, cloud, slider)
-        entry["loops"] = {"steps": one.steps.tolist(), "values": compact(bars)}
+        entry["loops"] = _curve(one.steps, bars)
     else:
         entry["no_h1"] = reason
     return entry
@@ -167,15 +188,26 @@ def _title(runs: Sequence[Run], cloud: int) -> str:
 
 def _notes(
     runs: Sequence[Run],
+    names: Sequence[Names | None],
     every: Sequence[int],
     slider: Sequence[int],
     shown: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     notes = []
+    longest = max(
+        [cloud["records"] for entry in shown for cloud in entry["clouds"].values()]
+        + [len(s.steps) for run in runs for name, s in run.measured.items() if name in MEASURED]
+    )
     if len(slider) < len(every):
+        whole = "the summary uses" if longest > CURVE_POINTS else "the curves and the summary use"
         notes.append(
             f"The slider shows {len(slider)} of {len(every)} recorded steps, evenly spaced, the "
-            "first and the last among them; the curves and the summary use every record."
+            f"first and the last among them; {whole} every record."
+        )
+    if longest > CURVE_POINTS:
+        notes.append(
+            f"Curves of more than {CURVE_POINTS:,} values are drawn with the first, the last, and "
+            "the least and the greatest of each of many short stretches between them."
         )
     for run, entry in zip(runs, shown, strict=True):
         if run.record.damaged_bytes:
@@ -185,6 +217,24 @@ def _notes(
             )
         if not any(cloud["map"] for cloud in entry["clouds"].values()):
             notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
+        left_out = sum(c["map"]["left_out"] for c in entry["clouds"].values() if c["map"])
+        if left_out:
+            notes.append(
+                f"{entry['name']}: at some steps the points have another number of coordinates "
+                f"than at the last; the map leaves out {left_out} of them."
+            )
+    unnamed = [
+        run.record.cloud_name(cloud)
+        for run, found in zip(runs, names, strict=True)
+        for cloud in run.record.clouds
+        if found is not None and not in_embedding_space(run.record, cloud)
+    ]
+    if unnamed:
+        notes.append(
+            f"The points of {visible(unnamed[0], 60)}"
+            + (" and other clouds" if len(set(unnamed)) > 1 else "")
+            + " are no embeddings of tokens, so they have numbers and no names."
+        )
     if not any(run.control for run in runs):
         notes.append(
             "None of these runs is a control with cross-entropy alone, so what the loss did cannot "

@@ -10,7 +10,7 @@ import numpy as np
 from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.record import TopologyRecord
 
-__all__ = ["compact", "frames", "loops", "newest", "thin"]
+__all__ = ["compact", "frames", "loops", "newest", "thin", "thin_curve"]
 
 
 def thin(steps: Iterable[int], limit: int) -> list[int]:
@@ -21,6 +21,23 @@ def thin(steps: Iterable[int], limit: int) -> list[int]:
         return ordered
     chosen = np.linspace(0, len(ordered) - 1, limit).round().astype(int)
     return [ordered[k] for k in chosen.tolist()]
+
+
+def thin_curve(steps: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `limit` (5 or more) points of a curve that look as all of them do: the first and the
+    last, and of each of many stretches the least, the greatest, and a gap where there is one."""
+    if len(steps) <= limit:
+        return steps, values
+    finite = np.isfinite(values)
+    kept = {0, len(steps) - 1}
+    stretches = (limit - 2) // (2 if finite.all() else 3)
+    for part in np.array_split(np.arange(1, len(steps) - 1), stretches):
+        known = part[finite[part]]
+        if len(known):
+            kept |= {int(known[values[known].argmin()]), int(known[values[known].argmax()])}
+        kept |= set(part[~finite[part]][:1].tolist())
+    chosen = np.array(sorted(kept))
+    return steps[chosen], values[chosen]
 
 
 def newest(steps: np.ndarray, slider: Sequence[int]) -> np.ndarray:

@@ -39,7 +39,7 @@ def lead(page: Page) -> str:
     runs = page.data["runs"]
     clouds = [cloud for run in runs for cloud in run["clouds"].values()]
     frames = [cloud["frames"][-1]["n"] for cloud in clouds]
-    steps = [step for cloud in clouds for step in (cloud["steps"][0], cloud["steps"][-1])]
+    steps = [step for cloud in clouds for step in cloud["ends"]]
     metrics = listed(sorted({_METRICS.get(run["metric"], visible(run["metric"])) for run in runs}))
     many = len(page.data["clouds"])
     return " · ".join(

@@ -45,7 +45,8 @@ def maps(
     """Maps of one cloud in several runs, by run; runs without points have none.
 
     Runs whose points have the same number of coordinates share their directions, so that a place
-    in one map is the same place in the other.
+    in one map is the same place in the other. Points of another number of coordinates than the
+    last record's are in no map; `left_out` counts the steps at which such were kept.
     """
     kept: dict[int, list[_Kept]] = {}
     for run, record in records.items():
@@ -59,7 +60,15 @@ def maps(
         centre, axes, share = _plane(np.concatenate(rows))
         for run, snaps in group.items():
             result[run] = _as_json(snaps, slider, centre, axes, share)
+            result[run]["left_out"] = int((~_drawable(CloudColumns(records[run], cloud))[1]).sum())
     return result
+
+
+def _drawable(columns: CloudColumns) -> tuple[np.ndarray, np.ndarray]:
+    """Positions at which points were kept, and whether they are as wide as the last record's."""
+    where = np.flatnonzero(columns.present("points"))
+    features = columns.numbers("n_features")
+    return where, features[where] == features[-1]
 
 
 def _kept(
@@ -67,15 +76,16 @@ def _kept(
 ) -> list[_Kept]:
     """The steps at which points were kept that the slider shows."""
     columns = CloudColumns(record, cloud)
-    where = np.flatnonzero(columns.present("points"))
+    where, alike = _drawable(columns)
+    where = where[alike]
     if not len(where):
         return []
+    features = int(columns.numbers("n_features")[-1])
     reached = sorted({int(k) for k in newest(columns.steps[where], slider) if k >= 0})
     chosen = thin([int(where[k]) for k in reached], limit)
     found = []
     for position, flat in zip(chosen, columns.lists("points", chosen), strict=True):
         assert flat is not None
-        features = int(columns.numbers("n_features")[position])
         if flat.size and np.isfinite(flat).all():
             found.append((int(columns.steps[position]), flat.reshape(-1, features)))
     return _name(found, names)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tsloss_fast.analysis.record import TopologyRecord
 from tsloss_fast.analysis.runs import Run
 from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
-__all__ = ["VocabularyNames", "find_names", "named", "visible"]
+__all__ = ["VocabularyNames", "find_names", "in_embedding_space", "named", "visible"]
 
 LONGEST = 24
 # Joins emoji; every other character that cannot be seen is written as its escape.
@@ -42,6 +43,19 @@ def named(index: int, names: Sequence[str] | None) -> str:
     return f"token {index} (‘\u2068{names[index]}\u2069’)"
 
 
+def in_embedding_space(record: TopologyRecord, cloud: int) -> bool:
+    """Whether a cloud's points are vectors of the kind of the model's token embeddings.
+
+    As many coordinates are no sign of it: keys and values of prefix tuning, or vectors of LoRA,
+    may well have as many. The cloud's name decides: `prompt`, or `task …`, as `cloud_names` calls
+    them; without names, the only cloud of a record.
+    """
+    if not record.metadata.get("clouds"):
+        return record.clouds == [cloud]
+    name = record.cloud_name(cloud)
+    return name == "prompt" or name.startswith("task ")
+
+
 class VocabularyNames:
     """The nearest tokens of one vocabulary."""
 
@@ -50,8 +64,8 @@ class VocabularyNames:
         self.features = int(vocabulary.rows([0]).shape[1])
 
     def nearest(self, points: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """Of points (N, D): names, distances (N,) and vectors (N, D); None for points that do not
-        lie in the embedding space (those of prefix tuning)."""
+        """Of points (N, D): names, distances (N,) and vectors (N, D); None for points of
+        another number of coordinates."""
         if points.shape[1] != self.features:
             return None
         found = self._vocabulary.nearest(points, 1)

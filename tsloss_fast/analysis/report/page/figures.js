@@ -27,6 +27,12 @@ const Figures = (() => {
   const mean = (values) => (values.length ? sum(values) / values.length : NaN);
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
+  /* Shares of the mean, in words. */
+  function below(shares) {
+    const limits = [...new Set(shares)].sort((a, b) => a - b);
+    return limits.length === 1 && limits[0] === 0.5 ? "half the mean" : `${limits.map(number).join(" or ")} of the mean`;
+  }
+
   function axis(title, more) {
     return Object.assign({
       title: { text: title, font: { size: 12, color: GREY }, standoff: 6 },
@@ -58,10 +64,12 @@ const Figures = (() => {
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
   /* Names of virtual tokens: "3", or "3 foo" where the nearest token is known. */
+  // Points may be more than when they were last named.
+  const known = (names, i) => Boolean(names) && names[i] !== undefined;
   function namer(names) {
     return {
-      of: (i) => (names ? `token ${i} (‘${isolate(names[i])}’)` : `token ${i}`),
-      leaf: (i) => (names ? `${isolate(short(names[i], 14))}  ${i}` : `token ${i}`),
+      of: (i) => (known(names, i) ? `token ${i} (‘${isolate(names[i])}’)` : `token ${i}`),
+      leaf: (i) => (known(names, i) ? `${isolate(short(names[i], 14))}  ${i}` : `token ${i}`),
     };
   }
 
@@ -345,5 +353,5 @@ const Figures = (() => {
     };
   }
 
-  return { barcode, loops, tree, components, diagram, map, curve, namer, number, mean, plural, short, SHORT };
+  return { barcode, below, loops, tree, components, diagram, map, curve, known, namer, number, mean, plural, short, SHORT };
 })();

@@ -25,7 +25,7 @@
     ["mean_lifetime", "Mean death", "Mean distance at which groups merge: how spread out the prompt is.", "curves", true],
     ["coefficient_of_variation", "Coefficient of variation", "Spread of the bars over their mean; 0: all of one length.", "curves", true],
     ["entropy_gap", "Entropy gap", "ln(bars) − entropy of the bars; 0: all of one length.", "curves", true],
-    ["redundancy", "Redundancy", "How far short bars are below half the mean; 0: none is.", "curves", true],
+    ["redundancy", "Redundancy", `How far short bars are below ${Figures.below(page.runs.map((run) => run.rho))}; 0: none is.`, "curves", true],
     ["total_persistence", "Total persistence", "Sum of the bars: the length of the shortest tree through all tokens.", "curves", true],
     ["bottleneck_first", "Distance to the first barcode", "Bottleneck distance: the most that any bar had to change since the first record.", "curves", true],
     ["bottleneck_previous", "Distance to the barcode before", "The same since the record before; near 0: the barcode is stable.", "curves", true],
@@ -142,7 +142,7 @@
 
   /* Tables beside the figures. */
   const updates = [];
-  const nameCell = (names, i) => make("td", {}, `${i}`, ...(names ? [" ", make("bdi", {}, names[i])] : []));
+  const nameCell = (names, i) => make("td", {}, `${i}`, ...(Figures.known(names, i) ? [" ", make("bdi", {}, names[i])] : []));
   function table(head, rows, caption) {
     return make("table", {}, make("caption", {}, caption),
       make("thead", {}, make("tr", {}, ...head.map(([text, kind]) => make("th", { scope: "col", class: kind || "" }, text)))),
@@ -240,7 +240,7 @@
       const cloud = cloudOf(run);
       if (from === "measured") return { run, ...(run.measured[name] || {}) };
       if (!cloud) return { run };
-      return from === "loops" ? { run, ...(cloud.loops || {}) } : { run, steps: cloud.steps, values: cloud.curves[name] };
+      return { run, ...((from === "loops" ? cloud.loops : cloud.curves[name]) || {}) };
     }).filter((s) => s.values && s.values.some((v) => v !== null));
   }
 
