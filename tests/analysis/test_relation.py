@@ -205,9 +205,47 @@ def test_of_few_runs_nothing_is_claimed_but_each_is_described(count):
     assert {over_steps.low, over_steps.high, over_runs.low, over_runs.high} == {None}
     words = "1 run" if count == 1 else f"{count} runs"
     assert relation.sentences() == [
-        f"{words}: too few to say anything about other runs; at least 5 are needed.",
+        f"{words}: too few to say anything about other runs; at least 5 different seeds are "
+        "needed.",
         CAUTION,
     ]
+
+
+def test_runs_of_one_seed_count_once_and_a_claim_needs_five_seeds():
+    """Three runs and their controls are three observations, however well they agree."""
+
+    def pairs(seeds: Sequence[int | None]) -> Relation:
+        runs = []
+        for index, seed in enumerate(seeds):
+            run = random_runs(1, slope=100.0, seed=index)[0]
+            runs.append(dataclasses.replace(run, config=run.config | {"seed": seed}))
+        return relate(runs, [X], [Y])
+
+    few = pairs([0, 0, 1, 1, 2, 2])
+    assert not few.claim
+    assert few.groups[0].seeds == 3
+    assert [entry(few, view).seeds for view in ("steps", "runs")] == [3, 3]
+    assert {entry(few, "steps").low, entry(few, "runs").coefficient} == {None}
+    assert few.sentences() == [
+        "6 runs of 3 different seeds: too few to say anything about other runs; at least 5 "
+        "different seeds are needed.",
+        CAUTION,
+    ]
+    assert "1 seed:" in pairs([0] * 6).sentences()[0]
+    enough = pairs([0, 0, 1, 1, 2, 2, 3, 4])
+    assert enough.claim
+    assert any("8 runs of 5 different seeds, 64 steps in all" in s for s in enough.sentences())
+    # Runs that do not say their seed are each their own.
+    assert pairs([None] * 5).claim
+    assert not pairs([None, None, 0, 0, 1]).claim
+
+
+def test_seeds_are_counted_among_the_runs_that_have_both():
+    *runs, last = random_runs(5, slope=100.0)
+    missing = dataclasses.replace(last, measured={})
+    twin = dataclasses.replace(runs[0], name="twin")
+    found = entry(relate([*runs, twin, missing], [X], [Y]), "steps")
+    assert (found.runs, found.seeds, found.low) == (5, 4, None)
 
 
 def test_no_runs_are_no_relation():

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsloss_fast.analysis.runs import Run
 
-__all__ = ["RunGroup", "describe_group", "group_runs"]
+__all__ = ["RunGroup", "count_seeds", "describe_group", "group_runs"]
 
 # What makes no difference to a run, or is said elsewhere.
 _NOT_COMPARED = ("out", "model", "task", "seed", "checkpoint_every", "eval_every", "device")
@@ -21,6 +21,7 @@ class RunGroup:
     Attributes:
         task, model: None where the runs do not say.
         runs: their names.
+        seeds: how many different seeds they have, as `count_seeds`.
         remarks: what a reader must know of how they differ, as sentences.
     """
 
@@ -28,6 +29,7 @@ class RunGroup:
     model: str | None
     runs: tuple[str, ...]
     remarks: tuple[str, ...]
+    seeds: int = 0
 
 
 def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
@@ -41,7 +43,16 @@ def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
 def describe_group(runs: Sequence[Run]) -> RunGroup:
     """What a group of `group_runs` is."""
     names = tuple(run.name for run in runs)
-    return RunGroup(_task(runs[0]), runs[0].model, names, tuple(_remarks(runs)))
+    task, seeds = _task(runs[0]), count_seeds(runs)
+    return RunGroup(task, runs[0].model, names, tuple(_remarks(runs)), seeds)
+
+
+def count_seeds(runs: Sequence[Run]) -> int:
+    """How many observations the runs are: those of one seed start from the same points and see the
+    same data, so that they count once, a run and its control too. A run that does not say its seed
+    counts as one."""
+    seeds = [run.config.get("seed") for run in runs]
+    return len({seed for seed in seeds if seed is not None}) + seeds.count(None)
 
 
 def _task(run: Run) -> str | None:

@@ -1,7 +1,8 @@
 """How recorded topology goes with performance: rank correlations, with intervals over runs.
 
-The unit is the run. Steps of one run follow from each other, so a hundred of them are not a hundred
-observations: within a run there is one coefficient, and what is resampled is runs.
+Steps of one run follow from each other, so a hundred of them are not a hundred observations: within
+a run there is one coefficient, and what is resampled is runs. Nor are runs of one seed independent,
+such as a run and its control: there is an interval, and so a claim, only with 5 different seeds.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
-from tsloss_fast.analysis.relation.groups import RunGroup, describe_group, group_runs
+from tsloss_fast.analysis.relation.groups import RunGroup, count_seeds, describe_group, group_runs
 from tsloss_fast.analysis.relation.spearman import (
-    MINIMUM_RUNS,
+    MINIMUM_SEEDS,
     mean_interval,
     spearman,
     spearman_interval,
@@ -25,7 +26,7 @@ from tsloss_fast.analysis.relation.spearman import (
 from tsloss_fast.analysis.runs import Run, Series
 
 __all__ = [
-    "MINIMUM_RUNS",
+    "MINIMUM_SEEDS",
     "OUTCOMES",
     "QUANTITIES",
     "Correlation",
@@ -62,9 +63,10 @@ class Correlation:
         group: index into `Relation.groups`.
         quantity, outcome: what was related.
         coefficient: in [-1, 1]; None where it is undefined. In the view "runs" None with fewer than
-            5 runs too; in the view "steps" it then describes these runs and no others.
-        low, high: ends of the bootstrap interval over runs; None with fewer than 5 runs.
+            5 seeds too; in the view "steps" it then describes these runs and no others.
+        low, high: ends of the bootstrap interval over runs; None with fewer than 5 seeds.
         runs: the runs that it comes from.
+        seeds: how many different seeds they have; a run that does not say its seed has its own.
         steps: the steps that it comes from, all runs together (one a run in the view "runs").
         constant: runs left out because one of the two never changes.
         missing: runs left out because they do not have both (at 3 steps at least).
@@ -84,6 +86,7 @@ class Correlation:
     constant: int
     missing: int
     by_run: tuple[float | None, ...] = ()
+    seeds: int = 0
 
     @property
     def claim(self) -> bool:
@@ -103,7 +106,7 @@ class Relation:
 
     @property
     def claim(self) -> bool:
-        """Whether anything was looked at with runs enough (5) for an interval."""
+        """Whether anything was looked at with seeds enough (5) for an interval."""
         return any(entry.low is not None for entry in self.correlations)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -136,8 +139,10 @@ def relate(
     Over the steps: within each run, over the steps at which both are there (the record's step is
     the evaluation's), then the mean over runs; its interval resamples runs, not steps, because the
     steps of a run are not independent. Over the runs: the last value of each run against its last
-    outcome. Intervals are percentile bootstraps, with 5 runs or more. They are too narrow for few
-    runs: `mean_interval` and `spearman_interval` have the figures.
+    outcome. Intervals are percentile bootstraps over runs, with 5 different seeds or more: runs of
+    one seed are not independent, so 3 runs and their 3 controls are 3 observations. They are too
+    narrow for few runs (`mean_interval` and `spearman_interval` have the figures), and for runs
+    that share seeds, which a remark says.
 
     Runs of different tasks (for "boolean": operands too) or models are never taken together: each
     (task, model) is a group. Runs that do not say theirs are a group of their own, with a remark.
@@ -178,7 +183,9 @@ def relate(
         pairs = [(q, o) for q in quantities for o in outcomes]
         for view, correlate in (("steps", _over_steps), ("runs", _over_runs)):
             found += [
-                Correlation(view, index, q, o, **correlate(series[q], measured[o], settings))
+                Correlation(
+                    view, index, q, o, **correlate(members, series[q], measured[o], settings)
+                )
                 for q, o in pairs
             ]
     described = tuple(describe_group(members) for members in groups)
@@ -186,7 +193,10 @@ def relate(
 
 
 def _over_steps(
-    quantity: Sequence[Series], outcome: Sequence[Series], settings: tuple[float, int, int]
+    runs: Sequence[Run],
+    quantity: Sequence[Series],
+    outcome: Sequence[Series],
+    settings: tuple[float, int, int],
 ) -> dict[str, Any]:
     by_run: list[float | None] = []
     steps = constant = missing = 0
@@ -201,7 +211,8 @@ def _over_steps(
             steps += len(common) if value is not None else 0
         by_run.append(value)
     values = [value for value in by_run if value is not None]
-    interval = mean_interval(values, *settings) if len(values) >= MINIMUM_RUNS else None
+    seeds = count_seeds([r for r, value in zip(runs, by_run, strict=True) if value is not None])
+    interval = mean_interval(values, *settings) if seeds >= MINIMUM_SEEDS else None
     return {
         "coefficient": math.fsum(values) / len(values) if values else None,
         "low": interval[0] if interval else None,
@@ -211,19 +222,25 @@ def _over_steps(
         "constant": constant,
         "missing": missing,
         "by_run": tuple(by_run),
+        "seeds": seeds,
     }
 
 
 def _over_runs(
-    quantity: Sequence[Series], outcome: Sequence[Series], settings: tuple[float, int, int]
+    runs: Sequence[Run],
+    quantity: Sequence[Series],
+    outcome: Sequence[Series],
+    settings: tuple[float, int, int],
 ) -> dict[str, Any]:
-    both = [
-        (x.values[-1], y.values[-1])
-        for x, y in zip(quantity, outcome, strict=True)
+    known = [
+        (run, x.values[-1], y.values[-1])
+        for run, x, y in zip(runs, quantity, outcome, strict=True)
         if len(x.values) and len(y.values)
     ]
+    both = [(x, y) for _, x, y in known]
+    seeds = count_seeds([run for run, _, _ in known])
     count, value, interval, constant = len(both), None, None, 0
-    if count >= MINIMUM_RUNS:
+    if seeds >= MINIMUM_SEEDS:
         x, y = np.array(both).T
         value = _number(spearman(x, y))
         constant = count if value is None else 0
@@ -236,6 +253,7 @@ def _over_runs(
         "steps": count - constant,
         "constant": constant,
         "missing": len(quantity) - count,
+        "seeds": 0 if constant else seeds,
     }
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MINIMUM_RUNS", "mean_interval", "spearman", "spearman_interval"]
+__all__ = ["MINIMUM_SEEDS", "mean_interval", "spearman", "spearman_interval"]
 
 Floats = npt.NDArray[np.float64]
-# With fewer, a resample has too few different runs for its spread to mean anything.
-MINIMUM_RUNS = 5
+# With fewer, a resample has too few independent runs for its spread to mean anything.
+MINIMUM_SEEDS = 5
 # An interval stands for all resamples: too many without a coefficient, and it stands for a part
 # of them that was chosen by the data.
 _MOST_UNDEFINED = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tsloss_fast.analysis.relation.spearman import MINIMUM_RUNS
+from tsloss_fast.analysis.relation.spearman import MINIMUM_SEEDS
 
 if TYPE_CHECKING:
     from tsloss_fast.analysis.relation.groups import RunGroup
@@ -39,10 +39,12 @@ def sentences(relation: Relation) -> list[str]:
 
 def _of_group(group: RunGroup, entries: Sequence[Correlation], confidence: float) -> Iterator[str]:
     count = len(group.runs)
-    if count < MINIMUM_RUNS:
+    if group.seeds < MINIMUM_SEEDS:
+        # Runs of one seed have the same start and the same data: they count once.
+        of = "" if group.seeds == count else f" of {_seeds(group.seeds)}"
         yield (
-            f"{_runs(count)}: too few to say anything about other runs; at least {MINIMUM_RUNS} "
-            "are needed."
+            f"{_runs(count)}{of}: too few to say anything about other runs; at least "
+            f"{MINIMUM_SEEDS} different seeds are needed."
         )
         return
     for entry in entries:
@@ -65,19 +67,22 @@ def _claim(entry: Correlation, confidence: float) -> str:
     if entry.view == "runs":
         return (
             f"Over the runs, {pair}: Spearman {entry.coefficient:+.2g} ({interval}; the last "
-            f"values of {_runs(entry.runs)})."
+            f"values of {_runs(entry.runs)} of {_seeds(entry.seeds)})."
         )
     return (
         f"Over the steps, {pair}: mean Spearman {entry.coefficient:+.2g} ({interval}; "
-        f"{_runs(entry.runs)}, {entry.steps} steps in all)."
+        f"{_runs(entry.runs)} of {_seeds(entry.seeds)}, {entry.steps} steps in all)."
     )
 
 
 def _looked_at(tested: Sequence[Correlation], pairs: int, confidence: float) -> str:
     """How many intervals there are, so that a reader can discount what chance alone excludes."""
     if not tested:
-        return f"None of the {pairs} pairs that were looked at has runs enough for an interval."
-    fewest = min(entry.runs for entry in tested)
+        return (
+            f"None of the {pairs} pairs that were looked at has runs of {MINIMUM_SEEDS} different "
+            "seeds, as an interval needs."
+        )
+    fewest = min(entry.seeds for entry in tested)
     narrow = ", and more because intervals of so few runs are too narrow" if fewest < 20 else ""
     none = "" if any(entry.claim for entry in tested) else "; none of the intervals excludes zero"
     return (
@@ -89,3 +94,7 @@ def _looked_at(tested: Sequence[Correlation], pairs: int, confidence: float) -> 
 
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} different seeds"
