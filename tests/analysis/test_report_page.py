@@ -267,6 +267,7 @@ def test_names_are_the_nearest_tokens_and_stand_in_the_story(runs: Path) -> None
         ("   ", "␣␣␣"),
         ("", "(empty)"),
         ("a\nb\x00", "a\\nb\\x00"),
+        ("a\u00a0b\u3000c", "a\\xa0b\\u3000c"),
         ("\u202eevil", "\\u202eevil"),
         ("\ud800", "\\ud800"),
         ("👩\u200d🚀", "👩\u200d🚀"),

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.legend import Legend
 
+from tsloss_fast.analysis.text import escape_invisible, shorten
+
 __all__ = [
     "COLOURS",
     "GREY",
@@ -187,10 +189,7 @@ def as_labels(labels: Sequence[Any] | None, count: int, name: str) -> list[str] 
     labels = list(labels)
     if len(labels) != count:
         raise ValueError(f"{name}: expected {count} labels, one for each point, got {len(labels)}")
-    shown = [
-        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(label)) for label in labels
-    ]
-    return [s if len(s) <= LONGEST_LABEL else s[: LONGEST_LABEL - 1] + "…" for s in shown]
+    return [shorten(escape_invisible(str(label)), LONGEST_LABEL) for label in labels]
 
 
 def limits(diagrams: Sequence[np.ndarray], least: float | None = None) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from tsloss_fast.analysis.figures.axes import (
     require_at_least,
 )
 from tsloss_fast.analysis.figures.labels import spread_labels
+from tsloss_fast.analysis.plane import principal_plane
 from tsloss_fast.barcode import single_linkage
 from tsloss_fast.functional import H0Persistence
 
@@ -171,28 +172,12 @@ def plot_map(
 def principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal components (N, 2) of points (N, D), and their shares of the variance.
 
-    Each is turned so that its largest loading is positive: the same points have the same map. What
-    a cloud does not have (D < 2, points that coincide) is 0.
+    What a cloud does not have (D < 2, points that coincide) is 0; see `principal_plane`.
     """
-    size = float(np.abs(points).max(initial=0))
-    centred = points / (size or 1.0)
-    centred = centred - centred.mean(0)
-    count, dimension = centred.shape
-    if count > dimension:
-        squares, vectors = np.linalg.eigh(centred.T @ centred)
-        squares, loadings = squares[::-1].clip(0), vectors[:, ::-1][:, :2]
-    else:
-        _, singular, vectors = np.linalg.svd(centred, full_matrices=False)
-        squares, loadings = singular**2, vectors[:2].T
-    total = float(squares.sum())
-    places, shares = np.zeros((count, 2)), np.zeros(2)
-    # Below rounding the directions are those of noise.
-    if total > (1e-14 * count) ** 2:
-        strongest = np.abs(loadings).argmax(0)
-        loadings = loadings * np.sign(loadings[strongest, np.arange(loadings.shape[1])])
-        places[:, : loadings.shape[1]] = size * (centred @ loadings)
-        shares[: loadings.shape[1]] = squares[:2] / total
-    return places, shares
+    # Differences of the largest numbers would overflow.
+    size = float(np.abs(points).max(initial=0)) or 1.0
+    centre, axes, shares = principal_plane(points / size)
+    return size * ((points / size - centre) @ axes), shares
 
 
 def as_edges(value: Any, count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tsloss_fast.analysis.columns import CloudColumns
+from tsloss_fast.analysis.plane import principal_plane
 from tsloss_fast.analysis.record import TopologyRecord
 from tsloss_fast.analysis.report.frames import compact, newest, thin
 
@@ -57,7 +58,9 @@ def maps(
     for size in sorted({snaps[0].points.shape[1] for snaps in kept.values()}):
         group = {run: s for run, s in kept.items() if s[0].points.shape[1] == size}
         rows = [x for s in group.values() for k in s for x in (k.points, k.vectors)]
-        centre, axes, share = _plane(np.concatenate(rows))
+        stacked = np.concatenate(rows)
+        fitted = np.linspace(0, len(stacked) - 1, FITTED).round().astype(int)
+        centre, axes, share = principal_plane(stacked[np.unique(fitted)])
         for run, snaps in group.items():
             result[run] = _as_json(snaps, slider, centre, axes, share)
             result[run]["left_out"] = int((~_drawable(CloudColumns(records[run], cloud))[1]).sum())
@@ -108,26 +111,12 @@ def _name(snaps: Sequence[tuple[int, np.ndarray]], names: Names | None) -> list[
     return kept
 
 
-def _plane(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Centre (D,), two orthonormal directions (D, 2), and the share of the variance of each."""
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, FITTED).round().astype(int))]
-    centre = rows.mean(0)
-    _, values, directions = np.linalg.svd(rows - centre, full_matrices=False)
-    axes = np.zeros((rows.shape[1], 2))
-    axes[:, : len(directions[:2])] = directions[:2].T
-    # A direction and its opposite are equally good; the same data must give the same map.
-    sign = np.sign(axes[np.abs(axes).argmax(0), [0, 1]])
-    total = float((values**2).sum())
-    share = [float(v**2) / total if total else 0.0 for v in [*values[:2], 0.0, 0.0][:2]]
-    return centre, axes * np.where(sign == 0, 1, sign), share
-
-
 def _as_json(
     snaps: Sequence[_Kept],
     slider: Sequence[int],
     centre: np.ndarray,
     axes: np.ndarray,
-    share: list[float],
+    share: np.ndarray,
 ) -> dict[str, Any]:
     tokens: dict[tuple[str, bytes], int] = {}
     places: list[float | None] = []

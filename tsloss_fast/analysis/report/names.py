@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tsloss_fast.analysis.record import TopologyRecord
 from tsloss_fast.analysis.runs import Run
+from tsloss_fast.analysis.text import escape_invisible, shorten
 from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
 __all__ = ["VocabularyNames", "find_names", "in_embedding_space", "named", "visible"]
@@ -21,19 +21,14 @@ JOINER = "\u200d"
 def visible(text: str, longest: int = LONGEST) -> str:
     """A token's text on one line, with nothing in it that hides, turns or moves what is beside it.
 
-    Spaces at the ends are shown as ␣, control and format characters by their escapes, and the end
+    Spaces at the ends are shown as ␣, characters that cannot be seen by their escapes, and the end
     of a long text as ….
     """
     inner = text.strip(" ")
     left = len(text) - len(text.lstrip(" ")) if inner else len(text)
     right = len(text) - left - len(inner)
     text = "␣" * left + inner + "␣" * right
-    shown = "".join(
-        c if c == JOINER or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-        else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in text
-    )  # fmt: skip
-    return (shown if len(shown) <= longest else shown[: longest - 1] + "…") or "(empty)"
+    return shorten(escape_invisible(text, keep=JOINER), longest) or "(empty)"
 
 
 def named(index: int, names: Sequence[str] | None) -> str:

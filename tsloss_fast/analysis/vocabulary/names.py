@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import re
 
+from tsloss_fast.analysis.text import escape_invisible
+
 __all__ = ["readable", "text_of_byte_level", "text_of_sentencepiece"]
 
 SPACE = "␣"
@@ -14,12 +16,9 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 def readable(text: str) -> str:
     """A name for a token's text: "␣film" for " film", "\\\\n" for a line break.
 
-    What cannot be seen is written as in a Python string; a backslash stays single, as it is far
-    more often part of a formula than of anything escaped.
+    What cannot be seen is written as in a Python string, as `escape_invisible` says.
     """
-    return "".join(
-        SPACE if char == " " else char if char.isprintable() else _escape(char) for char in text
-    )
+    return escape_invisible(text).replace(" ", SPACE)
 
 
 def text_of_byte_level(token: str) -> str:
@@ -42,10 +41,6 @@ def text_of_sentencepiece(token: str) -> str:
     if byte:
         return bytes.fromhex(byte[1]).decode("utf-8", "backslashreplace")
     return token.replace("▁", " ")
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 @functools.cache
