@@ -393,9 +393,11 @@ def test_a_long_record_is_read_in_a_time_that_grows_with_its_length(tmp_path: Pa
 def test_lists_of_a_cloud_touch_no_rows_of_the_others(tmp_path: Path) -> None:
     path = write_record(tmp_path / RECORD, [points(seed=s) for s in range(3)], keep_every=2)
     columns = CloudColumns(read_record(path), 1)
+    columns.lists("points")
     tracked = pa.total_allocated_bytes()
     first, none, last = columns.lists("points")
     assert pa.total_allocated_bytes() == tracked
+    assert first.base is not None
     assert none is None
     assert first.tolist() == (2 * points(seed=0).double()).flatten().tolist()
     assert columns.lists("points", [2])[0].tolist() == last.tolist()

@@ -6,6 +6,7 @@ A row with its points can hold millions of numbers; here only the columns asked 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -37,22 +38,46 @@ class CloudColumns:
     def lists(self, name: str, at: Sequence[int] | None = None) -> list[np.ndarray | None]:
         """A column of lists at positions `at` of `steps` (all of them): (n,), of pairs (n, 2)."""
         rows = self._rows if at is None else self._rows[np.asarray(at, dtype=np.int64)]
-        column = self.record.table.column(name)
-        # A chunk is a batch that was written. `take` on all of them would first copy the column.
-        starts = np.cumsum([0, *map(len, column.chunks)])
-        chunks = np.searchsorted(starts, rows, side="right") - 1
+        chunks, starts = _chunks(self.record, name)
+        where = np.searchsorted(starts, rows, side="right") - 1
         found: list[np.ndarray | None] = []
-        for row, chunk in zip(rows.tolist(), chunks.tolist(), strict=True):
-            cell = column.chunk(chunk)[row - int(starts[chunk])]
-            if not cell.is_valid:
-                found.append(None)
-            elif pa.types.is_fixed_size_list(cell.type.value_type):
-                found.append(cell.values.flatten().to_numpy().reshape(-1, 2))
-            else:
-                found.append(cell.values.to_numpy(zero_copy_only=False))
+        for row, chunk in zip((rows - starts[where]).tolist(), where.tolist(), strict=True):
+            valid, offsets, values = chunks[chunk]
+            found.append(values[offsets[row] : offsets[row + 1]] if valid[row] else None)
         return found
 
     def present(self, name: str) -> np.ndarray:
         """Where a column is not null, (S,) bool."""
         column = self.record.table.column(name).is_valid().to_numpy(zero_copy_only=False)
         return np.asarray(column)[self._rows]
+
+
+# Validity, offsets and values of each chunk, which is a batch that was written. They are views:
+# `take` would copy the column, and there is one call for each cloud.
+_Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]
+_CHUNKS: WeakKeyDictionary[TopologyRecord, dict[str, tuple[list[_Chunk], np.ndarray]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _chunks(record: TopologyRecord, name: str) -> tuple[list[_Chunk], np.ndarray]:
+    """The chunks of a column of lists, and the rows at which they begin."""
+    known = _CHUNKS.setdefault(record, {})
+    if name not in known:
+        column = record.table.column(name)
+        starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)], dtype=np.int64)
+        known[name] = [_views(chunk) for chunk in column.chunks], starts
+    return known[name]
+
+
+def _views(chunk: pa.ListArray) -> _Chunk:
+    values = chunk.values
+    if pa.types.is_fixed_size_list(values.type):
+        numbers = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
+    else:
+        numbers = values.to_numpy(zero_copy_only=False)
+    return (
+        chunk.is_valid().to_numpy(zero_copy_only=False),
+        chunk.offsets.to_numpy(zero_copy_only=False),
+        numbers,
+    )
