@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -380,14 +379,6 @@ def test_lora_gives_the_rows_of_a_and_the_columns_of_b(tmp_path: Path) -> None:
     assert (rows.label, columns.label) == ("q.lora_A.weight rows", "q.lora_B.weight columns")
     assert torch.equal(rows.points, a)
     assert torch.equal(columns.points, b.T)
-
-
-def test_a_long_record_is_read_in_a_time_that_grows_with_its_length(tmp_path: Path) -> None:
-    """One row at a time of a column in as many chunks as steps copies the whole column each."""
-    path = write_record(tmp_path / RECORD, [points(64, 64)] * 1000)
-    start = time.perf_counter()
-    assert sum(1 for _ in read_clouds(path)) == 2000
-    assert time.perf_counter() - start < 5
 
 
 def test_lists_of_a_cloud_touch_no_rows_of_the_others(tmp_path: Path) -> None:
