@@ -218,6 +218,7 @@ def test_any_floating_tensor_is_taken_and_its_gradient_left_alone(tmp_path: Path
         "strided": torch.stack([base.float(), base.float()], -1)[..., 0],
         "array": base.float().numpy(),
         "reversed": base.flip(0).float().numpy()[::-1],
+        "foreign": base.float().numpy().astype(">f4"),
         "bfloat16": base.bfloat16(),
     }
     for name, points in given.items():
@@ -453,7 +454,7 @@ def test_wrong_points_are_refused_and_nothing_is_written(tmp_path: Path) -> None
     with TopologyTracker(tmp_path, clouds=["a"]) as tracker:
         tracker.record(1, cloud)
         for points, error, message in (
-            ([[1.0]], TypeError, "expected a floating tensor or array, got list"),
+            ([[1.0]], TypeError, "expected a torch.Tensor or numpy.ndarray, got list"),
             (torch.ones(3, 2, dtype=torch.int64), TypeError, "got torch.int64"),
             (torch.ones(3), ValueError, r"expected shape \(N, D\)"),
             (torch.ones(2, 3, 2), ValueError, "2 clouds, but this record has 1"),

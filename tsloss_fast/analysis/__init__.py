@@ -6,9 +6,10 @@ first used, so that a tracker does not wait for matplotlib.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tsloss_fast._lazy import lazy_names
 
 if TYPE_CHECKING:
     from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
@@ -92,15 +93,4 @@ if importlib.util.find_spec("pyarrow") is None:
         name="pyarrow",
     )
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _HOME)

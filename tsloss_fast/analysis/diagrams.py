@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tsloss_fast import h0_persistence
+from tsloss_fast._inputs import as_tensor
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -132,7 +132,7 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: as `h0_persistence`, for the first bad cloud.
         """
-        clouds = [torch.as_tensor(cloud) for cloud in X]
+        clouds = [as_tensor(cloud, "X") for cloud in X]
         return [
             # No points, no bars: not even the infinite one.
             h0_diagram(

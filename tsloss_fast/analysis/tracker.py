@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
-from tsloss_fast._inputs import check_lengths
+from tsloss_fast._inputs import HALF, as_tensor, check_lengths, shape_error
 from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, h1_diagram, load_engine
 from tsloss_fast.analysis.measures import (
     diagram_distances,
@@ -59,9 +59,9 @@ class TopologyTracker:
     """Records H0 of clouds of points at chosen steps, and H1 at longer intervals in a thread.
 
     H0 is exact, through the core, on the device of the points; with its functionals and one write
-    to the file a record of a prompt of 20 tokens takes about a millisecond. Nothing here asks for a
-    gradient, and no error of H1 ends the training. Points that are not finite are recorded as such,
-    with one warning.
+    to the file a record of a prompt takes milliseconds (benchmarks/results/tracking.md). Nothing
+    asks for a gradient, and no error of H1 ends the training. Points that are not finite are
+    recorded as such, with one warning.
 
     Args:
         path: a folder, in which the record is `topology.arrows`, or a file that ends in .arrows;
@@ -256,18 +256,12 @@ class TopologyTracker:
     def _as_batch(
         self, points: Tensor | np.ndarray, lengths: Tensor | Sequence[int] | None
     ) -> tuple[Tensor, Tensor | None]:
-        # torch knows no negative strides.
-        array = isinstance(points, np.ndarray)
-        x: Any = torch.from_numpy(np.ascontiguousarray(points)) if array else points
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"points: expected a floating tensor or array, got {found}")
+        x = as_tensor(points, "points")
         if x.dim() < 2:
-            raise ValueError(f"points: expected shape (N, D) or (..., N, D), got {tuple(x.shape)}")
+            raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
         sizes = check_lengths(lengths, x.shape[:-2], x.device)
         x = x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
+        x = x.float() if x.dtype in HALF else x
         expected = self._clouds()
         if expected is not None and len(x) != expected:
             raise ValueError(

@@ -6,11 +6,12 @@ used, because transformers takes seconds to import.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from tsloss_fast._lazy import lazy_names
 
 if TYPE_CHECKING:
     from tsloss_fast.tuning.callback import PromptTopologyCallback
@@ -78,15 +79,4 @@ class _Package(ModuleType):
 
 sys.modules[__name__].__class__ = _Package
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _HOME)

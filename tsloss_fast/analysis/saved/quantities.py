@@ -108,8 +108,7 @@ def measure(
             `max_edge_length`.
         ImportError: GUDHI, scikit-learn or SciPy is needed for dimension 1 and not installed.
 
-    O(N² D) time without H1; with it, O(N²) memory and up to O(N³) more time: a cloud of 400 points
-    in 2048 dimensions takes a fifth of a second.
+    O(N² D) time without H1; with it, O(N²) memory and up to O(N³) more time.
     """
     if not max_edge_length >= 0:
         raise ValueError(f"max_edge_length: expected a number >= 0, got {max_edge_length}")

@@ -154,7 +154,7 @@ def load_vocabulary(name: str) -> Vocabulary:
     Only the table of embeddings is read: from a GGUF file, or from (sharded) safetensors. Where a
     model scales its embeddings in forward (Gemma), so is the table. Special tokens have no name.
     Names are the tokens' texts with spaces as "␣" and what cannot be seen as Python writes it in a
-    string. For `"smollm2"` it takes 5 s on two shared cores, where `load_model` takes 25 s.
+    string.
 
     Args:
         name: as in `tsloss_fast.tuning.load_model`: a folder, a `.gguf` file, `"smollm2"`, or the
