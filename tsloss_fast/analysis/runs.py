@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     for index, run in enumerate(runs):
         if names.count(run.name) > 1:
             place = "/".join(run.folder.parts[-2:])
-            runs[index] = Run(**(vars(run) | {"name": f"{place}: {run.name}"}))
+            runs[index] = replace(run, name=f"{place}: {run.name}")
     return runs
 
 
