@@ -336,13 +336,13 @@ def test_runs_without_the_outcome_or_with_too_few_common_steps_are_counted_as_mi
 
 
 @pytest.mark.parametrize(
-    "other", [{"task": "boolean"}, {"model": "another"}, {"task": "boolean", "operands": 4}]
+    "other", [{"task": "boolean"}, {"model": "another"}, {"task": "boolean", "difficulty": 4}]
 )
 def test_runs_of_another_task_or_model_are_not_taken_together(other):
     """Together they would correlate at -0.6 and more; in each group it is +1."""
-    here = [make_run({0: float(i)}, {0: float(i)}, task="boolean", operands=3) for i in range(6)]
+    here = [make_run({0: float(i)}, {0: float(i)}, task="boolean", difficulty=3) for i in range(6)]
     there = [
-        make_run({0: 10.0 + i}, {0: i - 10.0}, **({"task": "boolean", "operands": 3} | other))
+        make_run({0: 10.0 + i}, {0: i - 10.0}, **({"task": "boolean", "difficulty": 3} | other))
         for i in range(6)
     ]
     if other == {"task": "boolean"}:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from itertools import product
 
-__all__ = ["boolean_expression", "count_boolean_expressions", "sample_boolean_expressions"]
+__all__ = ["MAX_OPERANDS", "boolean_expression", "boolean_item", "count_boolean_expressions"]
 
 # The eight operands: a literal, bare or in parentheses, negated or not. With repeated negations a
 # model of 135M parameters stays at chance for the length of a demonstration.
@@ -64,18 +63,7 @@ def boolean_expression(index: int, operands: int) -> tuple[str, bool]:
     return text, settled or conjunction
 
 
-def sample_boolean_expressions(count: int, operands: int, seed: int) -> list[tuple[str, bool]]:
-    """`count` distinct expressions in a random order that depends on the seed alone.
-
-    Raises:
-        ValueError: more are asked for than exist; the message says how many exist.
-    """
-    available = count_boolean_expressions(operands)
-    if count > available:
-        raise ValueError(
-            f"{count} distinct boolean expressions were asked for, but only {available} exist with "
-            f"{operands} operand{'s' if operands > 1 else ''}: ask for fewer items, or for more "
-            "operands"
-        )
-    chosen = random.Random(seed).sample(range(available), count)
-    return [boolean_expression(index, operands) for index in chosen]
+def boolean_item(index: int, operands: int) -> tuple[str, str]:
+    """The expression number `index` as a question, and its answer."""
+    text, value = boolean_expression(index, operands)
+    return f"{text} is", f" {value}"

@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, tuple[type, str]]] = {
         "train_size": (int, "training items"),
         "test_size": (int, "test items"),
         "validation_size": (int, "validation items, evaluated beside the test items"),
-        "operands": (int, "difficulty of the task boolean: operands of an expression"),
+        "difficulty": (int, "of a generated task (boolean: operands, 1 to 8, by default 3)"),
     },
     "the loss": {
         "loss": (str, "what is added to cross-entropy; ce adds nothing"),

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tsloss_fast.loss import TSLoss
+from tsloss_fast.tuning.tasks import GENERATORS
 
 __all__ = ["DEFAULT_WEIGHTS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
 
@@ -35,7 +36,7 @@ class TuneConfig:
     Attributes:
         out: the run's folder; everything is written there.
         model: as in `load_model`.
-        task: as in `load_task`; `operands` is the difficulty of the task "boolean".
+        task, difficulty: as in `load_task`.
         loss: what is added to the cross-entropy of the answers: "tsloss" (the exact form),
             "surrogate", "total" (sum of deaths), "l2" (mean squared norm of the tokens), or "ce":
             nothing, TSLoss being measured only.
@@ -70,7 +71,7 @@ class TuneConfig:
     train_size: int = 128
     test_size: int = 60
     validation_size: int = 0
-    operands: int = 3
+    difficulty: int | None = None
     seed: int = 0
     eval_every: int = 10
     checkpoint_every: int = 10
@@ -109,4 +110,7 @@ class TuneConfig:
         """What the result depends on: everything but the folder. JSON can hold it."""
         settings = asdict(self)
         del settings["out"]
+        if self.difficulty is None and self.task in GENERATORS:
+            # To leave it out is the same run as to give the task's own.
+            settings["difficulty"] = GENERATORS[self.task].default
         return settings

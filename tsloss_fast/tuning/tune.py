@@ -57,7 +57,7 @@ def tune(
         test_size=config.test_size,
         validation_size=config.validation_size,
         seed=config.seed,
-        operands=config.operands,
+        difficulty=config.difficulty,
     )
     folder = Path(config.out)
     with exclusive(folder):

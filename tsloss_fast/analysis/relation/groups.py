@@ -57,8 +57,8 @@ def count_seeds(runs: Sequence[Run]) -> int:
 
 def _task(run: Run) -> str | None:
     task = run.config.get("task") or run.record.metadata.get("task")
-    if task == "boolean" and "operands" in run.config:
-        return f"{task} ({run.config['operands']} operands)"
+    if task is not None and run.config.get("difficulty") is not None:
+        return f"{task} (difficulty {run.config['difficulty']})"
     return None if task is None else str(task)
 
 

@@ -144,7 +144,7 @@ def relate(
     narrow for few runs (`mean_interval` and `spearman_interval` have the figures), and for runs
     that share seeds, which a remark says.
 
-    Runs of different tasks (for "boolean": operands too) or models are never taken together: each
+    Runs of different tasks (or difficulties of one) or models are never taken together: each
     (task, model) is a group. Runs that do not say theirs are a group of their own, with a remark.
     Runs of one group may differ in loss or settings: remarks name what differs.
 
