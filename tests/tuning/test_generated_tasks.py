@@ -31,8 +31,7 @@ SORT_OF = {
         "vegetables": "potato potatoes carrot carrots onion onions cucumber cucumbers pepper "
         "peppers beet beets",
         "animals": "cat cats dog dogs cow cows pig pigs goat goats duck ducks",
-        "instruments": "drum drums guitar guitars harp harps horn horns violin violins piano "
-        "pianos",
+        "clothes": "shirt shirts hat hats coat coats sock socks glove gloves jacket jackets",
         "vehicles": "car cars bus buses bike bikes truck trucks train trains boat boats",
     }.items()
     for noun in nouns.split()

@@ -15,7 +15,7 @@ SORTS = {
     "fruits": "apple pear peach banana orange lemon",
     "vegetables": "potato carrot onion cucumber pepper beet",
     "animals": "cat dog cow pig goat duck",
-    "instruments": "drum guitar harp horn piano violin",
+    "clothes": "shirt hat coat sock glove jacket",
     "vehicles": "car bus bike truck train boat",
 }
 NOUNS = {sort: tuple(nouns.split()) for sort, nouns in SORTS.items()}
