@@ -90,6 +90,12 @@ def _tune(argv: Sequence[str]) -> int:
     return tune_main(argv)
 
 
+def _compare(argv: Sequence[str]) -> int:
+    from tsloss_fast.compare.command import main as compare_main
+
+    return compare_main(argv)
+
+
 def _analyze(argv: Sequence[str]) -> int:
     from tsloss_fast.analysis.saved.command import main as analyze_main
 
@@ -134,6 +140,7 @@ def _doctor(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tune": (_tune, "tune a soft prompt with a topological loss"),
+    "compare": (_compare, "compare losses over tasks and seeds; does the topological one help?"),
     "analyze": (_analyze, "measure saved prompts, adapters and runs; the paper's numbers too"),
     "plot": (_plot, "draw recorded runs for a paper: barcode, diagram, curves, map and more"),
     "report": (_report, "write one HTML page: how soft prompts evolved, and their health"),

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from tsloss_fast.tuning.tasks import Item
 
-__all__ = ["AnswerLogits", "EncodedItem", "answer_logits", "can_share_prompt", "encode_items"]
+__all__ = [
+    "AnswerLogits",
+    "EncodedItem",
+    "answer_logits",
+    "can_share_prompt",
+    "encode_items",
+    "pad_tokens",
+]
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def answer_logits(
         # Padded on the left: every item's answer ends in the last column.
         columns = [range(keep - len(item.answer), keep) for item in items]
     else:
-        ids, mask = _pad([item.inputs for item in items], "right", device)
+        ids, mask = pad_tokens([item.inputs for item in items], "right", device)
         logits = model(input_ids=ids, attention_mask=mask).logits
         before = logits.shape[1] - ids.shape[1]
         columns = [
@@ -124,7 +131,7 @@ def _shared_forward(model: Any, items: Sequence[EncodedItem], keep: int) -> Tens
     # The inner model: nobody reads logits of the prompt itself.
     cache = base.base_model(inputs_embeds=prompt, use_cache=True).past_key_values
     cache.batch_repeat_interleave(len(items))
-    ids, mask = _pad([item.inputs for item in items], "left", model.device)
+    ids, mask = pad_tokens([item.inputs for item in items], "left", model.device)
     length, width = prompt.shape[1], ids.shape[1]
     logits: Tensor = base(
         input_ids=ids,
@@ -140,7 +147,7 @@ def _shared_forward(model: Any, items: Sequence[EncodedItem], keep: int) -> Tens
     return logits
 
 
-def _pad(
+def pad_tokens(
     sequences: Sequence[tuple[int, ...]], side: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Token numbers and attention mask (B, T). The padding is token 0: it is masked anyway."""

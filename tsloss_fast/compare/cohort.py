@@ -1,0 +1,413 @@
+"""A cohort: the runs of one group and seed, trained side by side through one forward pass.
+
+They read the same items in the same order from the same first prompt, and differ in what is added
+to the cross-entropy, in its weight and in the learning rate. Each has its own parameters, its own
+loss and its own AdamW; the frozen model is the only thing that they share.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsloss_fast._atomic import whole_file
+from tsloss_fast.compare.design import Trial, trial_key
+from tsloss_fast.compare.methods import Method
+from tsloss_fast.tuning.answers import EncodedItem, encode_items
+from tsloss_fast.tuning.evaluation import topology
+from tsloss_fast.tuning.packed import (
+    PackedAnswers,
+    can_pack,
+    initial_adapter,
+    packed_answers,
+    padded_answers,
+)
+from tsloss_fast.tuning.prompts import initial_prompt
+from tsloss_fast.tuning.run import epoch_order
+from tsloss_fast.tuning.tasks import Task, load_task
+
+__all__ = ["Cohort", "CohortInterrupted", "Model", "Score"]
+
+# Packing is the plain forward pass up to rounding, or it is not used.
+_TOLERANCE = 1e-3
+# The tokens of a row of an evaluation: attention looks at all pairs of a row.
+_ROW = 400
+# The nats of a token whose probability is 0 or no number: a sum must stay one that JSON can hold.
+_LOST = 100.0
+# What must be the same for all trials of a cohort is everything but these.
+_OWN = ("method", "settings", "lr", "weight")
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+class CohortInterrupted(KeyboardInterrupt):
+    """An interrupt, after the state of the cohort was written."""
+
+
+@dataclass
+class Model:
+    """A frozen model, and how it is run: found out once, by the first cohort."""
+
+    base: Any
+    tokenizer: Any
+    device: str = "cpu"
+    packed: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.base = self.base.to(self.device).eval()
+        for parameter in self.base.parameters():
+            parameter.requires_grad_(False)
+
+    def answers(self, prompts: Tensor, items: Sequence[EncodedItem], hidden: bool) -> PackedAnswers:
+        if self.packed is None:
+            raise RuntimeError("how the model is run is not known yet")
+        if self.packed:
+            return packed_answers(self.base, prompts, items, hidden=hidden)
+        if hidden:
+            raise ValueError(
+                "this model cannot be run packed, so its hidden states are not at hand; leave out "
+                "the methods that act on them"
+            )
+        return padded_answers(self.base, prompts, items)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a run makes of each item of a split, in the order of the split.
+
+    `right`, `restricted` (B,) bool, as in `tuning.Evaluation`; `nats`, `tokens` (B,).
+    """
+
+    right: Tensor
+    restricted: Tensor
+    nats: Tensor
+    tokens: Tensor
+
+    def summary(self, items: int) -> dict[str, float]:
+        """The rates over the first `items` items, and the cross-entropy of their answer tokens."""
+        return {
+            "accuracy": float(self.right[:items].double().mean()),
+            "restricted_accuracy": float(self.restricted[:items].double().mean()),
+            "ce": _short(float(self.nats[:items].sum() / self.tokens[:items].sum())),
+        }
+
+
+class Cohort:
+    """Trains the runs of some trials that differ in their method, its weight and the learning rate.
+
+    Args:
+        trials: at least one; all but the method, its settings, the weight and the learning rate
+            agree.
+        model: the frozen model.
+        state: the file in which the cohort goes on after it was stopped.
+        report: called with {"step", "steps", "accuracy": [...]} at each evaluation.
+        interrupted: asked after each step; if it says yes, the state is written and
+            `CohortInterrupted` raised.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        model: Model,
+        state: Path,
+        report: Report = lambda message: None,
+        interrupted: Callable[[], bool] = lambda: False,
+        checkpoint_every: int = 10,
+    ) -> None:
+        self.trials = list(trials)
+        self.keys = [trial_key(trial) for trial in self.trials]
+        self.common = {k: v for k, v in self.trials[0].items() if k not in _OWN}
+        for trial in self.trials:
+            other = {k: v for k, v in trial.items() if k not in _OWN}
+            if other != self.common:
+                raise ValueError("the trials of a cohort may differ in method, lr and weight only")
+        self.model = model
+        self.state = state
+        self.report = report
+        self.interrupted = interrupted
+        self.checkpoint_every = checkpoint_every
+        self.methods = [Method(trial["method"], **trial["settings"]) for trial in self.trials]
+        self.task = self._load_task()
+        common = self.common
+        self.train = encode_items(self.task.train, model.tokenizer)
+        split = self.task.validation if common["stage"] == "search" else self.task.test
+        self.split = encode_items(split, model.tokenizer)
+        answers = (*self.task.train, *self.task.validation, *self.task.test)
+        first = {item.answer[0] for item in encode_items(answers, model.tokenizer)}
+        self.choices = torch.tensor(sorted(first), device=model.device)
+        self.curve_size = common["validation_size" if common["stage"] == "search" else "curve_size"]
+        initial = initial_prompt(
+            model.base,
+            model.tokenizer,
+            common["virtual_tokens"],
+            common["init"],
+            common["init_text"],
+            common["seed"],
+            common["jitter"],
+        )
+        if model.packed is None:
+            model.packed = can_pack(model.base, initial, self.train) <= _TOLERANCE
+        start = initial_adapter(model.base, initial, common["adapter"]).to(model.device)
+        self.parameters = [start.clone().requires_grad_() for _ in self.trials]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [parameter], "lr": trial["lr"], "weight_decay": trial["weight_decay"]}
+                for parameter, trial in zip(self.parameters, self.trials, strict=True)
+            ]
+        )
+        self.hidden = any(
+            method.where == "hidden" and not method.adds_nothing for method in self.methods
+        )
+        self.terms = self._terms(start)
+        self.steps_per_epoch = -(-len(self.train) // common["batch_size"])
+        count = len(self.trials)
+        self.step = 0
+        self.curves: list[list[dict[str, float]]] = [[] for _ in range(count)]
+        self.train_ce: list[list[float]] = [[] for _ in range(count)]
+        self.term_seconds = [0.0] * count
+        self.model_seconds = 0.0
+        self.diverged: list[int | None] = [None] * count
+        self.reference: dict[str, float] = {}
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Train from where the cohort stopped to the last step; the records of its runs."""
+        self._restore()
+        steps = self.common["steps"]
+        scores: list[Score] = []
+        if self.step == 0:
+            self.reference = self._reference()
+            self._evaluate()
+        while self.step < steps:
+            self._advance()
+            if self.step == steps:
+                scores = self._evaluate(everything=True)
+            elif self.step % self.common["eval_every"] == 0:
+                self._evaluate()
+            if self.step < steps and (self.interrupted() or self.step % self.checkpoint_every == 0):
+                self._save()
+            if self.interrupted() and self.step < steps:
+                raise CohortInterrupted
+        return [self._record(index, score) for index, score in enumerate(scores)]
+
+    def _load_task(self) -> Task:
+        common = self.common
+        return load_task(
+            common["task"],
+            train_size=common["train_size"],
+            test_size=common["test_size"],
+            validation_size=common["validation_size"],
+            seed=common["seed"],
+            difficulty=common["difficulty"],
+            split="by_item",
+        )
+
+    def _terms(self, start: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        states = start
+        if self.hidden:
+            with torch.no_grad():
+                found = self.model.answers(start[None], self.train[:1], hidden=True).hidden
+                assert found is not None
+                states = found[0]
+        return [
+            method.make_term(states if method.where == "hidden" else start)
+            for method in self.methods
+        ]
+
+    def _advance(self) -> None:
+        self.step += 1
+        epoch, index = divmod(self.step - 1, self.steps_per_epoch)
+        order = epoch_order(self.common["seed"], epoch, len(self.train))
+        size = self.common["batch_size"]
+        batch = [self.train[item] for item in order[index * size : (index + 1) * size]]
+
+        began = time.perf_counter()
+        answers = self.model.answers(torch.stack(self.parameters), batch, self.hidden)
+        ce = answers.cross_entropy()
+        objective = ce.sum()
+        weights = [
+            trial["weight"] * method.share(self.step, self.common["steps"])
+            for trial, method in zip(self.trials, self.methods, strict=True)
+        ]
+        for index, (method, weight) in enumerate(zip(self.methods, weights, strict=True)):
+            if method.where == "hidden" and weight and not method.adds_nothing:
+                assert answers.hidden is not None
+                objective = objective + weight * self.terms[index](answers.hidden[index])
+        gradients = list(torch.autograd.grad(objective, self.parameters))
+        self.model_seconds += time.perf_counter() - began
+
+        for index, (method, weight) in enumerate(zip(self.methods, weights, strict=True)):
+            if method.where == "hidden" or method.adds_nothing or not weight:
+                continue
+            began = time.perf_counter()
+            term = weight * self.terms[index](self.parameters[index])
+            gradients[index] = (
+                gradients[index] + torch.autograd.grad(term, self.parameters[index])[0]
+            )
+            self.term_seconds[index] += time.perf_counter() - began
+
+        began = time.perf_counter()
+        for index, value in enumerate(ce.detach().tolist()):
+            finite = math.isfinite(value) and bool(gradients[index].isfinite().all())
+            if not finite and self.diverged[index] is None:
+                self.diverged[index] = self.step
+            # A run that diverged stays as it was; the others go on.
+            alive = self.diverged[index] is None
+            self.parameters[index].grad = gradients[index] if alive else None
+            if alive:
+                self.train_ce[index].append(_short(value))
+        self.optimizer.step()
+        self.model_seconds += time.perf_counter() - began
+
+    @torch.no_grad()
+    def _scores(self, prompts: Tensor, items: Sequence[EncodedItem]) -> list[Score]:
+        """How each of R prompts does on each item."""
+        runs = len(prompts)
+        found = [torch.zeros(runs, len(items), dtype=torch.float64) for _ in range(3)]
+        wrong, restricted, nats = found
+        for batch in _batches(items):
+            answers = self.model.answers(prompts, [items[i] for i in batch], hidden=False)
+            places = torch.tensor(batch)
+            rows = places[answers.owner.cpu()]
+            misses = (answers.logits.argmax(-1) != answers.targets).double().cpu()
+            wrong.index_add_(1, rows, misses)
+            losses = answers.token_losses().double().cpu()
+            nats.index_add_(1, rows, losses.nan_to_num(_LOST, _LOST).clamp(max=_LOST))
+            first = answers.logits[:, answers.first][..., self.choices].argmax(-1)
+            hits = self.choices[first] == answers.targets[answers.first]
+            restricted[:, places] = hits.double().cpu()
+        tokens = torch.tensor([float(len(item.answer)) for item in items])
+        return [
+            Score(wrong[run] == 0, restricted[run] > 0, nats[run], tokens) for run in range(runs)
+        ]
+
+    def _evaluate(self, everything: bool = False) -> list[Score]:
+        items = self.split if everything else self.split[: self.curve_size]
+        prompts = torch.stack([parameter.detach() for parameter in self.parameters])
+        if self.step == 0:
+            scores = self._scores(prompts[:1], items) * len(prompts)  # all begin alike
+        else:
+            scores = self._scores(prompts, items)
+        for curve, score, parameter in zip(self.curves, scores, self.parameters, strict=True):
+            cloud = parameter.detach()
+            shape = {
+                name: _short(value)
+                for name, value in topology(cloud if cloud.ndim == 3 else cloud[None]).items()
+                if name != "persistent_entropy"
+            }
+            curve.append({"step": self.step, **score.summary(self.curve_size), **shape})
+        self.report(
+            {
+                "step": self.step,
+                "steps": self.common["steps"],
+                "accuracy": [curve[-1]["accuracy"] for curve in self.curves],
+            }
+        )
+        return scores
+
+    def _reference(self) -> dict[str, float]:
+        """The rates that belong beside an accuracy: on all items of the split, without a prompt."""
+        task = self.task
+        answers = [item.answer for item in self._split_items()]
+        majority = max(answers.count(answer) for answer in task.answers) / len(answers)
+        width = self.model.base.get_input_embeddings().weight.shape[1]
+        empty = torch.zeros(1, 0, width, device=self.model.device)
+        (score,) = self._scores(empty, self.split)
+        found = score.summary(len(self.split))
+        return {
+            "majority_rate": majority,
+            "zero_shot_accuracy": found["accuracy"],
+            "zero_shot_restricted_accuracy": found["restricted_accuracy"],
+            "zero_shot_ce": found["ce"],
+        }
+
+    def _split_items(self) -> Sequence[Any]:
+        return self.task.validation if self.common["stage"] == "search" else self.task.test
+
+    def _record(self, index: int, score: Score) -> dict[str, Any]:
+        steps = self.common["steps"]
+        term = self.term_seconds[index] / steps
+        # Within the forward pass the term's time cannot be told from the model's.
+        own = self.methods[index].where == "adapter"
+        return {
+            "kind": "run",
+            "key": self.keys[index],
+            "trial": self.trials[index],
+            "reference": self.reference,
+            "split": "validation" if self.common["stage"] == "search" else "test",
+            "curve": self.curves[index],
+            "train_ce": self.train_ce[index],
+            "end": {"items": len(self.split), **score.summary(len(self.split))},
+            "seconds": {
+                "step": _short(self.model_seconds / steps / len(self.trials) + term),
+                "term": _short(term) if own else None,
+            },
+            "diverged": self.diverged[index],
+            "cohort": len(self.trials),
+            "forward": "packed" if self.model.packed else "padded",
+            "task_digest": self.task.digest[:16],
+        }
+
+    def _save(self) -> None:
+        state = {
+            "keys": self.keys,
+            "step": self.step,
+            "parameters": [parameter.detach() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "curves": self.curves,
+            "train_ce": self.train_ce,
+            "term_seconds": self.term_seconds,
+            "model_seconds": self.model_seconds,
+            "diverged": self.diverged,
+            "reference": self.reference,
+        }
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.state) as temporary, temporary.open("wb") as handle:
+            torch.save(state, handle)
+
+    def _restore(self) -> None:
+        if not self.state.exists():
+            return
+        try:
+            state = torch.load(self.state, map_location=self.model.device, weights_only=True)
+            if state["keys"] != self.keys:
+                raise ValueError("it belongs to other runs")
+        except Exception as error:
+            # A damaged archive shows itself in a dozen types of error.
+            if isinstance(error, MemoryError):
+                raise
+            raise RuntimeError(
+                f"the state {self.state} cannot be read ({' '.join(str(error).split())[:200]}): "
+                "delete it, and these runs begin again"
+            ) from error
+        with torch.no_grad():
+            for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("step", "curves", "train_ce", "term_seconds", "model_seconds", "diverged"):
+            setattr(self, name, state[name])
+        self.reference = state["reference"]
+
+
+def _batches(items: Sequence[EncodedItem]) -> list[list[int]]:
+    """Items in their order, in rows of so many tokens."""
+    batches: list[list[int]] = []
+    tokens = _ROW
+    for index, item in enumerate(items):
+        if tokens + len(item.inputs) > _ROW:
+            batches.append([])
+            tokens = 0
+        batches[-1].append(index)
+        tokens += len(item.inputs)
+    return batches
+
+
+def _short(value: float) -> float:
+    """Six digits: more are rounding, and every one is a byte in the results."""
+    return float(f"{value:.6g}") if math.isfinite(value) else value

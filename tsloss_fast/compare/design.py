@@ -1,0 +1,452 @@
+"""The design of an experiment: what is compared on what, fixed before anything is run.
+
+A design is a YAML file or a preset; every run of it is a trial, a mapping of everything that the
+run's result depends on. The same trial of two designs is the same run, and is computed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsloss_fast.compare.methods import Method, find_method
+from tsloss_fast.tuning.packed import ADAPTERS
+from tsloss_fast.tuning.prompts import METHODS as STARTS
+
+__all__ = [
+    "Design",
+    "Group",
+    "Search",
+    "Start",
+    "TaskPlan",
+    "load_design",
+    "preset_names",
+    "trial_key",
+]
+
+Trial = dict[str, Any]
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """A task, how long it is trained on, and the thresholds that count as having learned it.
+
+    Attributes:
+        task, difficulty: as in `load_task`.
+        train_size, validation_size, test_size: items of the splits, which no two seeds mix.
+        curve_size: the test items that are evaluated along the way; all are at the end.
+        steps, batch_size, eval_every: of the training. A search is evaluated at its end alone.
+        ce_threshold, accuracy_threshold: of the outcomes "steps to"; on the curve's items.
+    """
+
+    task: str
+    train_size: int = 128
+    validation_size: int = 60
+    test_size: int = 200
+    curve_size: int = 50
+    steps: int = 60
+    batch_size: int = 8
+    eval_every: int = 5
+    ce_threshold: float = 0.6
+    accuracy_threshold: float = 0.75
+    difficulty: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "validation_size", "test_size", "steps", "batch_size"):
+            _at_least_one(f"task {self.task!r}: {name}", getattr(self, name))
+        _at_least_one(f"task {self.task!r}: eval_every", self.eval_every)
+        if not 1 <= self.curve_size <= self.test_size:
+            raise ValueError(
+                f"task {self.task!r}: curve_size must be in 1 … test_size ({self.test_size}), got "
+                f"{self.curve_size}"
+            )
+        if not self.ce_threshold > 0 or not 0 < self.accuracy_threshold <= 1:
+            raise ValueError(
+                f"task {self.task!r}: ce_threshold must be above 0 and accuracy_threshold in "
+                f"(0, 1], got {self.ce_threshold} and {self.accuracy_threshold}"
+            )
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a prompt begins; the fields but the name are those of `initial_prompt`."""
+
+    name: str = "vocabulary"
+    init: str = "vocabulary"
+    init_text: str | None = None
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.init not in STARTS:
+            raise ValueError(
+                f"start {self.name!r}: init must be one of {', '.join(STARTS)}, got {self.init!r}"
+            )
+        if (self.init == "text") != (self.init_text is not None):
+            raise ValueError(
+                f"start {self.name!r}: init_text belongs to init: text, and only there"
+            )
+        if not (math.isfinite(self.jitter) and self.jitter >= 0):
+            raise ValueError(f"start {self.name!r}: jitter must be at least 0, got {self.jitter}")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How learning rate and weight are chosen, alike for every method.
+
+    Each method gets `trials` runs a seed. The learning rates are a geometric row over `lr`; the
+    weights, in units of the method's scale, one over `weight`, taken in another order (a Latin
+    hypercube). Cross-entropy has no weight, so all its trials go to the learning rate. Chosen is
+    the lowest mean cross-entropy of the validation items at the last step.
+    """
+
+    trials: int = 6
+    seeds: tuple[int, ...] = (1000,)
+    lr: tuple[float, float] = (0.01, 0.1)
+    weight: tuple[float, float] = (0.1, 10.0)
+
+    def __post_init__(self) -> None:
+        _at_least_one("search: trials", self.trials)
+        _seeds("search: seeds", self.seeds)
+        for name in ("lr", "weight"):
+            values = getattr(self, name)
+            if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
+                raise ValueError(f"search: {name} must be [low, high] above 0, got {list(values)}")
+
+    def points(self, method: Method) -> list[tuple[float, float]]:
+        """(learning rate, weight) of each trial of a method."""
+        # The ranks of multiples of the golden ratio: an even order without a pattern.
+        marks = [((k + 1) * _GOLDEN) % 1 for k in range(self.trials)]
+        ranks = [sorted(marks).index(mark) for mark in marks]
+        rates, factors = _row(self.lr, self.trials), _row(self.weight, self.trials)
+        return [
+            (rate, 0.0 if method.adds_nothing else _rounded(method.scale * factors[rank]))
+            for rate, rank in zip(rates, ranks, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is the same for all methods and seeds that are compared with one another."""
+
+    model: str
+    plan: TaskPlan
+    adapter: str
+    virtual_tokens: int
+    start: Start
+
+    def fields(self) -> dict[str, Any]:
+        """Of a trial and of a choice, so that both can be told to belong here."""
+        plan = asdict(self.plan)
+        del plan["ce_threshold"], plan["accuracy_threshold"]
+        start = asdict(self.start)
+        return {
+            "model": self.model,
+            **plan,
+            "adapter": self.adapter,
+            "virtual_tokens": self.virtual_tokens,
+            "start": start.pop("name"),
+            **start,
+        }
+
+    def describe(self) -> str:
+        """For a reader of the live table."""
+        return f"{self.plan.task}, {self.virtual_tokens} tokens, {self.start.name}" + (
+            "" if self.adapter == "prompt" else f", {self.adapter}"
+        )
+
+
+@dataclass(frozen=True)
+class Design:
+    """An experiment.
+
+    Attributes:
+        name, question: for the reader.
+        models, tasks, adapters, virtual_tokens, starts: every combination is a group.
+        methods: compared in each group; the first is the baseline of the paired differences.
+        seeds: of items, first prompt and order of the data. The same for all methods.
+        search: how learning rate and weight are chosen; None: `lr`, and each method's scale.
+        lr: without a search.
+        weight_decay: of AdamW.
+        bootstrap, confidence: of the intervals of paired differences over seeds.
+        primary: the outcomes that the experiment is about.
+        cohort: runs at most that go through the model together; changes time and memory only.
+    """
+
+    name: str
+    tasks: tuple[TaskPlan, ...]
+    methods: tuple[Method, ...]
+    question: str = ""
+    models: tuple[str, ...] = ("smollm2",)
+    adapters: tuple[str, ...] = ("prompt",)
+    virtual_tokens: tuple[int, ...] = (10,)
+    starts: tuple[Start, ...] = (Start(),)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    search: Search | None = field(default_factory=Search)
+    lr: float = 0.03
+    weight_decay: float = 0.0
+    bootstrap: int = 10_000
+    confidence: float = 0.95
+    primary: tuple[str, ...] = (
+        "steps_to_ce",
+        "steps_to_accuracy",
+        "accuracy_area",
+        "final_accuracy",
+    )
+    cohort: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "methods", "models", "adapters", "virtual_tokens", "starts"):
+            values = getattr(self, name)
+            keys = [getattr(value, "name", value) for value in values]
+            if not values or len(set(keys)) != len(keys):
+                raise ValueError(f"{name}: expected at least one, each once, got {keys}")
+        _seeds("seeds", self.seeds)
+        if self.search is not None and set(self.search.seeds) & set(self.seeds):
+            raise ValueError(
+                f"the seeds of the search {list(self.search.seeds)} and of the comparison "
+                f"{list(self.seeds)} must differ, or what was chosen is tested on its own items"
+            )
+        for adapter in self.adapters:
+            if adapter not in ADAPTERS:
+                raise ValueError(f"adapters must be of {', '.join(ADAPTERS)}, got {adapter!r}")
+        hidden = [method.name for method in self.methods if method.where == "hidden"]
+        if hidden and "prefix" in self.adapters:
+            raise ValueError(
+                f"the methods {', '.join(hidden)} act on the states of a soft prompt's positions, "
+                "which the adapter 'prefix' does not have"
+            )
+        for count in self.virtual_tokens:
+            _at_least_one("virtual_tokens", count)
+        _at_least_one("cohort", self.cohort)
+        _at_least_one("bootstrap", self.bootstrap)
+        if not (math.isfinite(self.lr) and self.lr > 0 and self.weight_decay >= 0):
+            raise ValueError(
+                f"lr must be above 0 and weight_decay at least 0, got {self.lr}, "
+                f"{self.weight_decay}"
+            )
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}")
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Design:
+        """A design from what a YAML file holds.
+
+        Raises:
+            ValueError, TypeError: an unknown key, a missing or a wrong value; says which.
+        """
+        values = dict(_known(cls, given, "the design"))
+        if "name" not in values or "tasks" not in values or "methods" not in values:
+            raise ValueError("a design needs name, tasks and methods")
+        for name in ("models", "adapters", "virtual_tokens", "seeds", "primary"):
+            if name in values:
+                values[name] = tuple(_list(name, values[name]))
+        values["tasks"] = tuple(
+            TaskPlan(
+                **_known(TaskPlan, {"task": each} if isinstance(each, str) else each, "a task")
+            )
+            for each in _list("tasks", values["tasks"])
+        )
+        values["methods"] = tuple(map(find_method, _list("methods", values["methods"])))
+        if "starts" in values:
+            values["starts"] = tuple(
+                Start(**_known(Start, {"name": each} if isinstance(each, str) else each, "a start"))
+                for each in _list("starts", values["starts"])
+            )
+        if values.get("search") is not None:
+            search = dict(_known(Search, values["search"], "search"))
+            for name in ("seeds", "lr", "weight"):
+                if name in search:
+                    search[name] = tuple(_list(f"search: {name}", search[name]))
+            values["search"] = Search(**search)
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What `from_mapping` reads, for JSON and YAML, with every default written out."""
+        written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return written
+
+    def groups(self) -> Iterator[Group]:
+        """Every combination, in the order of the design."""
+        for model, plan, adapter, count, start in itertools.product(
+            self.models, self.tasks, self.adapters, self.virtual_tokens, self.starts
+        ):
+            yield Group(model, plan, adapter, count, start)
+
+    def search_trials(self, group: Group) -> list[Trial]:
+        """The trials of a group's search, seed by seed."""
+        if self.search is None:
+            return []
+        return [
+            self._trial(group, "search", method, seed, rate, weight)
+            for seed in self.search.seeds
+            for method in self.methods
+            for rate, weight in self.search.points(method)
+        ]
+
+    def final_trials(
+        self, group: Group, chosen: Mapping[str, tuple[float, float]], seed: int
+    ) -> list[Trial]:
+        """The trials of a seed: each method at its learning rate and weight."""
+        return [
+            self._trial(group, "final", method, seed, *chosen[method.name])
+            for method in self.methods
+        ]
+
+    def choose(
+        self, group: Group, runs: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]] | None:
+        """What each method gets, from the runs by key; None while some of the search is missing."""
+        if self.search is None:
+            return {
+                method.name: {
+                    "lr": self.lr,
+                    "weight": 0.0 if method.adds_nothing else method.scale,
+                    "trials": [],
+                }
+                for method in self.methods
+            }
+        chosen = {}
+        for method in self.methods:
+            points = self.search.points(method)
+            criteria = []
+            for rate, weight in points:
+                found = []
+                for seed in self.search.seeds:
+                    trial = self._trial(group, "search", method, seed, rate, weight)
+                    run = runs.get(trial_key(trial))
+                    if run is None:
+                        return None
+                    # A run that diverged is worse than any that did not.
+                    found.append(math.inf if run["diverged"] is not None else run["end"]["ce"])
+                criteria.append(statistics.fmean(found))
+            best = criteria.index(min(criteria))
+            if math.isinf(criteria[best]):
+                raise ValueError(
+                    f"every trial of {method.name} on {group.describe()} diverged: search lower "
+                    "learning rates or weights"
+                )
+            chosen[method.name] = {
+                "lr": points[best][0],
+                "weight": points[best][1],
+                "trials": [
+                    # JSON has no infinity.
+                    {"lr": rate, "weight": weight, "criterion": None if math.isinf(ce) else ce}
+                    for (rate, weight), ce in zip(points, criteria, strict=True)
+                ],
+            }
+        return chosen
+
+    def _trial(
+        self, group: Group, stage: str, method: Method, seed: int, lr: float, weight: float
+    ) -> Trial:
+        trial = {
+            "stage": stage,
+            **group.fields(),
+            "weight_decay": self.weight_decay,
+            "method": method.name,
+            "settings": method.settings(),
+            "lr": lr,
+            "weight": weight,
+            "seed": seed,
+        }
+        if stage == "search":
+            trial["eval_every"] = trial["steps"]
+        return trial
+
+
+def trial_key(trial: Mapping[str, Any]) -> str:
+    """A name of the trial by its content; the method's name and the start's are no part of it."""
+    content = {name: value for name, value in trial.items() if name not in ("method", "start")}
+    # What only scales a search or names a schedule of nothing has no part in the result.
+    settings = {name: value for name, value in trial["settings"].items() if name != "scale"}
+    text = json.dumps(content | {"settings": settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    """The designs that come with the package."""
+    folder = resources.files("tsloss_fast.compare") / "presets"
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Design:
+    """A preset by its name or a design from a YAML file, with some of its top keys replaced.
+
+    Raises:
+        FileNotFoundError: neither a preset nor a file.
+        ValueError: the file is no YAML mapping or not a design; the message begins with its name.
+    """
+    if name_or_path in preset_names():
+        folder = resources.files("tsloss_fast.compare") / "presets"
+        text = (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    elif Path(name_or_path).is_file():
+        text = Path(name_or_path).read_text(encoding="utf-8")
+    else:
+        raise FileNotFoundError(
+            f"the design {name_or_path!r} is neither a file nor one of {', '.join(preset_names())}"
+        )
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name_or_path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{name_or_path}: expected a mapping, got {type(found).__name__}")
+    try:
+        return Design.from_mapping({**found, **(changes or {})})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name_or_path}: {error}") from error
+
+
+def _row(bounds: tuple[float, float], count: int) -> list[float]:
+    """`count` numbers from low to high, each the same multiple of the one before."""
+    low, high = bounds
+    if count == 1:
+        return [_rounded(math.sqrt(low * high))]
+    return [_rounded(low * (high / low) ** (k / (count - 1))) for k in range(count)]
+
+
+def _rounded(value: float) -> float:
+    # Three digits are what a reader can copy.
+    return float(f"{value:.3g}")
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def _seeds(name: str, seeds: Sequence[Any]) -> None:
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"{name}: expected different integers >= 0, got {list(seeds)}")
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, got {value!r}")
+    return list(value)
+
+
+def _known(kind: type, given: Any, what: str) -> Mapping[str, Any]:
+    names = {each.name for each in fields(kind)}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} must be a mapping, got {given!r}")
+    unknown = sorted(str(name) for name in set(given) - names)
+    if unknown:
+        raise ValueError(f"{what} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+    return given

@@ -1,0 +1,290 @@
+"""Runs an experiment: several processes, threads divided, one file of results, resumable."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from tsloss_fast._atomic import remove_temporaries
+from tsloss_fast.compare.design import Design
+from tsloss_fast.compare.plan import Job, Plan
+from tsloss_fast.compare.results import ResultsFile, read_results
+from tsloss_fast.compare.worker import work
+from tsloss_fast.tuning.run_folder import exclusive
+
+__all__ = ["ExperimentInterrupted", "State", "divide_threads", "run_experiment"]
+
+STATES = "underway"
+
+
+class ExperimentInterrupted(KeyboardInterrupt):
+    """An interrupt, after every cohort wrote its state; the message says how to go on."""
+
+
+@dataclass
+class State:
+    """What a view shows: the plan, and what each process is doing."""
+
+    plan: Plan
+    began: float = field(default_factory=time.monotonic)
+    underway: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """By process: the job's label and its last message."""
+    new_runs: int = 0
+
+
+View = Callable[[State], None]
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    job: Job | None = None
+
+
+def divide_threads(processes: int, threads: int | None = None) -> int:
+    """Threads of each process: as given, or the cores of this process divided."""
+    if threads is not None:
+        return threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // processes)
+
+
+def run_experiment(
+    design: Design,
+    out: Path,
+    *,
+    processes: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+    view: View = lambda state: None,
+    checkpoint_every: int = 10,
+) -> Path:
+    """Run what of a design is not there yet; returns the results file, `out`/NAME.jsonl.
+
+    Runs of other designs in the same folder count, where they are the same runs. A design that
+    differs from the file's last one is written down after it, so that a change is seen.
+
+    Args:
+        out: the folder; made if it is missing, and held against other processes.
+        processes: side by side, each with its own copy of the model.
+        threads: of each process; by default the cores divided.
+        device: "cpu", "cuda" (processes take the devices in turn) or one such as "cuda:1".
+        view: called whenever something changed.
+
+    Raises:
+        ExperimentInterrupted: after an interrupt. Nothing that was computed is lost but the steps
+            since each cohort's last state.
+        RuntimeError: a process died or a training failed; what was finished is in the file.
+        RunFolderError: another process holds the folder.
+        ValueError: the results are damaged, or every trial of a method diverged.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(out))
+        states = out / STATES
+        states.mkdir(exist_ok=True)
+        remove_temporaries(states)
+        results = ResultsFile(out / f"{design.name}.jsonl")
+        stack.callback(results.close)
+        plan = Plan.of_records(design, read_results(out))
+        _declare(results, design)
+        _choose(results, plan)
+        if next(plan.ready(), None) is None:
+            return results.path
+        share = divide_threads(processes, threads)
+        results.append([_session(processes, share, device)])
+        state = State(plan)
+        workers = stack.enter_context(_start(processes, share, device, checkpoint_every))
+        try:
+            _serve(workers, state, results, states, view)
+        except KeyboardInterrupt:
+            _stop(workers, results)
+            raise ExperimentInterrupted(
+                f"interrupted; {results.path} holds what was finished, and the same command goes on"
+            ) from None
+        return results.path
+
+
+def _serve(
+    workers: dict[int, _Worker], state: State, results: ResultsFile, states: Path, view: View
+) -> None:
+    """Hand out jobs and take results until nothing is left to do."""
+    while True:
+        idle = [worker for worker in workers.values() if worker.job is None]
+        taken = {worker.job.identity for worker in workers.values() if worker.job is not None}
+        jobs = [job for job in state.plan.ready() if job.identity not in taken]
+        for worker, job in zip(idle, jobs, strict=False):
+            worker.job = job
+            worker.connection.send((list(job.trials), str(states / f"{job.identity}.pt")))
+            state.underway[worker.process.pid] = (job.label, {})
+        view(state)
+        busy = {worker.connection: worker for worker in workers.values() if worker.job is not None}
+        if not busy:
+            return
+        sentinels = {worker.process.sentinel: worker for worker in workers.values()}
+        for ready in wait([*busy, *sentinels]):
+            worker = busy.get(ready) or sentinels[ready]  # type: ignore[call-overload]
+            if worker.job is None:
+                continue
+            _take(worker, state, results, states)
+
+
+def _take(worker: _Worker, state: State, results: ResultsFile, states: Path) -> None:
+    assert worker.job is not None
+    label = worker.job.label
+    try:
+        if not worker.connection.poll():
+            raise EOFError
+        kind, content = worker.connection.recv()
+    except (EOFError, ConnectionResetError):
+        worker.process.join(5)
+        code = worker.process.exitcode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        raise RuntimeError(
+            f"a process ended with {how} while it trained {label}. What was finished is in "
+            f"{results.path}, and the same command goes on; if memory ran out, use fewer processes "
+            "or a smaller cohort"
+        ) from None
+    if kind == "progress":
+        state.underway[worker.process.pid] = (label, content)
+    elif kind == "done":
+        results.append(content)
+        for record in content:
+            state.plan.runs[record["key"]] = record
+        state.new_runs += len(content)
+        (states / f"{worker.job.identity}.pt").unlink(missing_ok=True)
+        del state.underway[worker.process.pid]
+        worker.job = None
+        _choose(results, state.plan)
+    else:
+        text, trace = content
+        raise RuntimeError(
+            f"{label}: {text}. What was finished is in {results.path}"
+        ) from RuntimeError(trace)
+
+
+@contextmanager
+def _start(
+    processes: int, threads: int, device: str, checkpoint_every: int
+) -> Iterator[dict[int, _Worker]]:
+    context = multiprocessing.get_context("spawn")
+    workers: dict[int, _Worker] = {}
+    # Before torch is imported there: OpenMP reads these once, and idle threads must not spin.
+    variables = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        for index in range(processes):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=work,
+                args=(theirs, threads, _device(device, index), checkpoint_every),
+                name=f"tsloss compare {index}",
+                daemon=True,
+            )
+            process.start()
+            # Only the child may hold its end, or nobody would see that it is gone.
+            theirs.close()
+            workers[index] = _Worker(process, ours)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.connection.close()
+        for worker in workers.values():
+            worker.process.join(10)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def _stop(workers: dict[int, _Worker], results: ResultsFile) -> None:
+    """Ask everybody to write its state, and wait for that; a second interrupt does not wait."""
+    for worker in workers.values():
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send(None)
+    for worker in workers.values():
+        with suppress(EOFError, ConnectionResetError):
+            # Until it closes its end: what it sends meanwhile may be the end of its work.
+            while True:
+                kind, content = worker.connection.recv()
+                if kind == "done":
+                    results.append(content)
+        worker.process.join()
+
+
+def _device(device: str, index: int) -> str:
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{index % max(1, torch.cuda.device_count())}"
+
+
+def _declare(results: ResultsFile, design: Design) -> None:
+    """Write the design before any of its runs, and again whenever it is another one."""
+    written = design.to_mapping()
+    declared = [r["design"] for r in results.records if r["kind"] == "experiment"]
+    if not declared or declared[-1] != written:
+        results.append(
+            [
+                {
+                    "kind": "experiment",
+                    "name": design.name,
+                    "date": _now(),
+                    "design": written,
+                }
+            ]
+        )
+
+
+def _choose(results: ResultsFile, plan: Plan) -> None:
+    """Write down what was chosen, once."""
+    there = [record for record in results.records if record["kind"] == "choice"]
+    results.append([choice for choice in plan.choices() if choice not in there])
+
+
+def _session(processes: int, threads: int, device: str) -> dict[str, Any]:
+    import importlib.metadata
+
+    from tsloss_fast.benchmarks.machine import machine
+
+    versions = {
+        name: importlib.metadata.version(name) for name in ("transformers", "peft", "safetensors")
+    }
+    wanted = (
+        "processor",
+        "cores",
+        "instruction set of torch",
+        "instruction set of tsloss_fast",
+        "system",
+        "python",
+        "tsloss-fast",
+        "torch",
+        "numpy",
+    )
+    facts = machine()
+    return {
+        "kind": "session",
+        "date": _now(),
+        "processes": processes,
+        "threads": threads,
+        "device": device,
+        "machine": {name: facts[name] for name in wanted} | versions,
+    }
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
