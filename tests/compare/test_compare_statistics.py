@@ -1,0 +1,452 @@
+"""Outcomes of runs, their paired differences, and how far the intervals may be trusted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("scipy")
+pytest.importorskip("pyarrow")
+
+from made_records import PLAN, make_design, make_pairs, make_run
+from scipy import stats
+
+from tsloss_fast.compare.comparison import Comparison, Experiment, read_experiment
+from tsloss_fast.compare.outcomes import (
+    OUTCOMES,
+    accuracy_area,
+    first_reached,
+    is_censored,
+    run_outcomes,
+)
+from tsloss_fast.compare.statistics import (
+    SEED,
+    PairedDifference,
+    expected_exclusions,
+    holm,
+    paired_difference,
+    percentile_coverage,
+    sign_flip_p,
+    smallest_p,
+)
+
+# Differences of rates of 200 items, as accuracies have them: with ties and zeros.
+RATES = st.lists(st.integers(-40, 40).map(lambda k: k / 200), min_size=2, max_size=9)
+
+
+def of(differences: list[float], **options: float) -> PairedDifference:
+    return paired_difference(differences, [0.0] * len(differences), **options)
+
+
+def test_the_interval_is_the_percentile_bootstrap_of_scipy() -> None:
+    x, y = np.random.default_rng(1).normal(size=(2, 6))
+    expected = stats.bootstrap(
+        (x - y,), np.mean, n_resamples=700, confidence_level=0.9, method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval  # fmt: skip
+    found = paired_difference(x, y, confidence=0.9, resamples=700)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_students_interval_is_that_of_the_paired_t_test(confidence: float) -> None:
+    x, y = np.random.default_rng(2).normal(size=(2, 7))
+    expected = stats.ttest_rel(x, y).confidence_interval(confidence)
+    found = paired_difference(x, y, confidence=confidence)
+    assert (found.t_low, found.t_high) == pytest.approx(tuple(expected), abs=1e-12)
+    assert found.mean == pytest.approx((x - y).mean())
+
+
+@given(RATES)
+def test_the_exact_p_is_that_of_scipys_permutation_test(differences: list[float]) -> None:
+    expected = stats.permutation_test(
+        (np.array(differences),),
+        lambda x, axis: x.mean(axis),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        vectorized=True,
+    ).pvalue
+    # Of every assignment of signs its mirror is as far from zero: 2·min(tails) is the same count,
+    # but for means of exactly zero.
+    assert sign_flip_p(differences) == pytest.approx(min(1.0, expected), abs=1e-12)
+
+
+def test_p_is_counted_over_all_signs() -> None:
+    # |±3 ±2 ±1| >= 4: both of 6, both of 4.
+    assert sign_flip_p([3.0, 2.0, -1.0]) == 4 / 8
+    assert sign_flip_p([0.1, 0.2, -0.3]) == 1.0
+    assert sign_flip_p([0.0, 0.0]) == 1.0
+    assert sign_flip_p([0.1] * 5) == smallest_p(5) == 0.0625
+    assert smallest_p(1) == 1.0
+
+
+def test_beyond_16_pairs_signs_are_drawn_and_p_is_near_the_exact_one() -> None:
+    differences = np.random.default_rng(3).normal(0.3, 1, size=17)
+    signs = np.array(list(itertools.product((1, -1), repeat=17)), np.int8)
+    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    found = sign_flip_p(differences)
+    assert found == sign_flip_p(differences)
+    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact / 65_536))
+    assert sign_flip_p([1.0] * 40) == smallest_p(40) == 1 / 65_537
+
+
+@given(RATES, st.integers(-100, 100))
+def test_what_both_gain_makes_no_difference(differences: list[float], shift: int) -> None:
+    base = [0.5 + 0.01 * index for index in range(len(differences))]
+    ours = [b + d for b, d in zip(base, differences, strict=True)]
+    first = paired_difference(ours, base, resamples=200)
+    second = paired_difference([x + shift for x in ours], [x + shift for x in base], resamples=200)
+    for name in ("mean", "low", "high", "t_low", "t_high", "p"):
+        assert getattr(first, name) == pytest.approx(getattr(second, name), abs=1e-9)
+
+
+@given(RATES, st.integers(-50, 50))
+def test_a_constant_gain_moves_mean_and_intervals_by_it(values: list[float], gain: int) -> None:
+    first, second = (of([v + g for v in values], resamples=200) for g in (0, gain))
+    for name in ("mean", "low", "high", "t_low", "t_high"):
+        assert getattr(second, name) - getattr(first, name) == pytest.approx(gain, abs=1e-9)
+
+
+@given(RATES)
+def test_swapping_method_and_baseline_turns_everything_round(differences: list[float]) -> None:
+    zeros = [0.0] * len(differences)
+    found = paired_difference(differences, zeros, resamples=200)
+    swapped = paired_difference(zeros, differences, resamples=200)
+    assert swapped.mean == -found.mean
+    for low, high in (("low", "high"), ("t_low", "t_high")):
+        assert getattr(swapped, low) == pytest.approx(-getattr(found, high), abs=1e-12)
+        assert getattr(swapped, high) == pytest.approx(-getattr(found, low), abs=1e-12)
+    assert (swapped.above, swapped.below, swapped.equal) == (
+        found.below, found.above, found.equal,
+    )  # fmt: skip
+    assert swapped.p == found.p
+    assert swapped.excludes_zero == found.excludes_zero
+
+
+@given(RATES, st.randoms(use_true_random=False))
+def test_the_order_of_seeds_changes_the_bootstraps_error_alone(values, random) -> None:
+    shuffled = random.sample(values, len(values))
+    first, second = of(values), of(shuffled)
+    for name in ("mean", "t_low", "t_high", "p"):
+        assert getattr(second, name) == pytest.approx(getattr(first, name), abs=1e-12)
+    # A percentile may fall between two atoms of the distribution of 2 or 3 values.
+    if len(values) >= 5:
+        spread = float(np.std(values)) / math.sqrt(len(values))
+        assert second.low == pytest.approx(first.low, abs=0.35 * spread + 1e-12)
+        assert second.high == pytest.approx(first.high, abs=0.35 * spread + 1e-12)
+
+
+@given(RATES)
+def test_ends_enclose_the_mean_and_the_counts_all_seeds(differences: list[float]) -> None:
+    found = of(differences, resamples=200)
+    assert found.low - 1e-12 <= found.mean <= found.high + 1e-12
+    assert found.t_low - 1e-12 <= found.mean <= found.t_high + 1e-12
+    assert found.above + found.below + found.equal == found.pairs == len(differences)
+    assert smallest_p(found.pairs) <= found.p <= 1.0
+    assert found.excludes_zero == (found.low > 0 or found.high < 0)
+
+
+def test_one_seed_has_no_interval_and_four_are_no_claim() -> None:
+    one = of([0.1])
+    assert (one.low, one.high, one.t_low, one.t_high) == (None, None, None, None)
+    assert not one.excludes_zero
+    assert not one.t_excludes_zero
+    assert of([0.1] * 4).excludes_zero
+    assert not of([0.1] * 4).claim
+    assert of([0.1] * 5).claim
+    assert of([-0.1] * 5).claim
+    # Nearly one seed in two gains nothing: the bootstrap says more than Student's interval.
+    few = of([0.1, 0.1, 0.05, 0.0, 0.0])
+    assert few.excludes_zero
+    assert not few.t_excludes_zero
+
+
+def test_an_end_that_is_zero_but_for_rounding_does_not_exclude_zero() -> None:
+    differences = [0.1, 0.2, -0.3]
+    assert sum(differences) != 0  # 5.6e-17
+    middle = of(differences, confidence=0.01)  # Both ends are medians of the resamples' means.
+    assert (middle.low, middle.high) == (0.0, 0.0)
+    assert not middle.excludes_zero
+    equal = paired_difference([0.3] * 5, [0.1 + 0.2] * 5)
+    assert (equal.above, equal.below, equal.equal) == (0, 0, 5)
+    assert not equal.excludes_zero
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1; got 0 and 0"):
+        paired_difference([], [])
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        paired_difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="not finite"):
+        paired_difference([1.0, math.nan], [1.0, 1.0])
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_between_the_p_and_bonferronis_and_keeps_the_order(p_values) -> None:
+    adjusted = holm(p_values)
+    for p, q in zip(p_values, adjusted, strict=True):
+        assert p <= q <= min(1.0, len(p_values) * p)
+    ordered = [q for _, q in sorted(zip(p_values, adjusted, strict=True))]
+    assert ordered == sorted(ordered)
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 5, 10])
+def test_intervals_of_few_normal_seeds_cover_as_little_as_is_said(pairs: int) -> None:
+    """1,000 simulations: the standard error of a rate is below 0.016."""
+    generator = np.random.default_rng(pairs)
+    values = generator.normal(size=(1000, pairs))
+    found = [of(list(row), resamples=300) for row in values]
+    covered = sum(not entry.excludes_zero for entry in found) / 1000
+    assert covered == pytest.approx(percentile_coverage(pairs), abs=0.045)
+    student = sum(not entry.t_excludes_zero for entry in found) / 1000
+    assert student == pytest.approx(0.95, abs=0.03)
+
+
+def test_the_coverage_in_the_docstring() -> None:
+    said = {2: 0.50, 3: 0.75, 4: 0.81, 5: 0.85, 8: 0.89, 10: 0.90, 20: 0.93}
+    assert {n: round(percentile_coverage(n), 2) for n in said} == said
+    assert percentile_coverage(10_000) == pytest.approx(0.95, abs=1e-3)
+    with pytest.raises(ValueError, match="no interval of 1 value"):
+        percentile_coverage(1)
+
+
+def test_expected_exclusions_add_up_over_intervals_of_different_seeds() -> None:
+    nominal, actual = expected_exclusions([5, 5, 2])
+    assert nominal == pytest.approx(0.15)
+    assert actual == pytest.approx(2 * (1 - percentile_coverage(5)) + 0.5)
+    assert expected_exclusions([], 0.9) == (0.0, 0.0)
+    assert expected_exclusions([3] * 10, 0.9)[0] == pytest.approx(1.0)
+
+
+def test_the_area_under_accuracy_by_hand() -> None:
+    def curve(*points: tuple[int, float]) -> list[dict[str, float]]:
+        return [{"step": step, "accuracy": rate} for step, rate in points]
+
+    # 10·(0.2+0.4)/2 + 20·(0.4+0.8)/2 = 3 + 12, over 30 steps.
+    assert accuracy_area(curve((0, 0.2), (10, 0.4), (30, 0.8)), 30) == pytest.approx(0.5)
+    # The last value counts to the end: 3 + 12 + 10·0.8, over 40.
+    assert accuracy_area(curve((0, 0.2), (10, 0.4), (30, 0.8)), 40) == pytest.approx(23 / 40)
+    assert accuracy_area(curve((0, 1.0), (5, 1.0)), 5) == 1.0
+    assert accuracy_area(curve((5, 0.3), (10, 0.4)), 10) is None
+    assert accuracy_area([], 10) is None
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=12), st.integers(1, 9))
+def test_the_area_is_numpys_trapezoid_over_the_steps_and_a_rate(hits, every) -> None:
+    rates = [hit / 50 for hit in hits]
+    steps = np.arange(len(rates)) * every
+    curve = [{"step": int(s), "accuracy": r} for s, r in zip(steps, rates, strict=True)]
+    found = accuracy_area(curve, int(steps[-1]))
+    trapezoid = sum((rates[i] + rates[i + 1]) / 2 * every for i in range(len(rates) - 1))
+    assert found == pytest.approx(trapezoid / steps[-1])
+    assert min(rates) - 1e-12 <= found <= max(rates) + 1e-12
+
+
+def test_a_threshold_is_reached_at_it_or_past_it() -> None:
+    curve = [{"step": s, "ce": c} for s, c in ((0, 2.0), (5, 0.5), (10, 0.7), (15, 0.2))]
+    assert first_reached(curve, "ce", 0.5, -1) == 5
+    assert first_reached(curve, "ce", 0.3, -1) == 15
+    assert first_reached(curve, "ce", 0.1, -1) is None
+    assert first_reached(curve, "ce", 2.5, -1) == 0
+    assert first_reached(curve, "ce", 2.0, +1) == 0
+
+
+def test_outcomes_of_a_run() -> None:
+    run = make_run(
+        accuracy=[0.5, 0.6, 0.7, 0.75, 0.7, 0.8, 0.8],
+        ce=[1.2, 1.0, 0.9, 0.8, 0.7, 0.6, 0.55],
+        end={"accuracy": 0.79, "restricted_accuracy": 0.81, "ce": 0.56},
+    )
+    found = run_outcomes(run, PLAN)
+    assert set(found) == set(OUTCOMES)
+    assert found["final_accuracy"] == 0.79
+    assert found["final_restricted_accuracy"] == 0.81
+    assert found["final_ce"] == 0.56
+    assert found["steps_to_accuracy"] == 30
+    assert found["accuracy_area"] == pytest.approx((0.5 / 2 + 3.55 + 0.8 / 2) / 6)
+    assert found["coefficient_of_variation"] == 0.05
+    # 0.5 is never reached: all steps, and said.
+    assert found["steps_to_ce"] == 60
+    assert is_censored(run, "steps_to_ce", PLAN)
+    assert not is_censored(run, "steps_to_accuracy", PLAN)
+    assert not is_censored(run, "final_accuracy", PLAN)
+
+
+def test_without_a_threshold_or_a_finite_value_there_is_no_outcome() -> None:
+    run = make_run(end={"ce": math.nan})
+    found = run_outcomes(run, {"accuracy_threshold": 0.6})
+    assert found["final_ce"] is None
+    assert found["steps_to_ce"] is None
+    assert not is_censored(run, "steps_to_ce", {})
+    assert found["steps_to_accuracy"] == 0
+    broken = make_run(ce=[1.0, math.nan, math.nan, 0.4, 0.4, 0.4, 0.4])
+    assert run_outcomes(broken, PLAN)["steps_to_ce"] == 30
+
+
+def compared(experiment: Experiment, method: str, outcome: str, group: int = 0) -> Comparison:
+    (found,) = (
+        entry
+        for entry in experiment.compare(experiment.groups[group])
+        if (entry.method, entry.outcome.name) == (method, outcome)
+    )
+    return found
+
+
+def test_only_runs_of_one_seed_are_paired_and_the_rest_is_said() -> None:
+    runs = make_pairs([0.1, 0.1, 0.1, 0.2])
+    lacking = [r for r in runs if (r["trial"]["method"], r["trial"]["seed"]) != ("ce", 1)]
+    found = compared(read_experiment([make_design(), *lacking]), "tsloss", "final_accuracy")
+    assert found.difference.pairs == 3
+    assert found.difference.mean == pytest.approx(0.4 / 3)
+    assert found.missing == (1,)
+
+
+def test_records_in_another_order_give_the_same_numbers() -> None:
+    runs = make_pairs([0.1, -0.02, 0.03, 0.0, 0.2])
+    first = read_experiment([make_design(), *runs])
+    again = read_experiment([make_design(), *runs[::-1]])
+    assert [c.difference for c in first.compare(first.groups[0])] == [
+        c.difference for c in again.compare(again.groups[0])
+    ]
+
+
+def test_groups_differ_in_what_their_runs_share_and_are_never_paired_across() -> None:
+    runs = [
+        *make_pairs([0.1] * 5),
+        *make_pairs([-0.1] * 5, start="repeated"),
+        *make_pairs([0.0] * 5, virtual_tokens=20),
+        *make_pairs([0.3] * 5, adapter="prefix"),
+    ]
+    for index, run in enumerate(runs):
+        run["key"] = str(index)
+    experiment = read_experiment([make_design(), *runs])
+    assert len(experiment.groups) == 4
+    means = [
+        compared(experiment, "tsloss", "final_accuracy", group).difference.mean
+        for group in range(4)
+    ]
+    assert means == pytest.approx([0.1, -0.1, 0.0, 0.3])
+
+
+def test_the_first_run_of_a_key_or_seed_counts_and_runs_of_the_search_do_not() -> None:
+    runs = make_pairs([0.1] * 5)
+    again = {**make_run("tsloss", 0, accuracy=1.0), "key": runs[1]["key"]}
+    other = {**make_run("tsloss", 0, accuracy=0.0), "key": "other"}
+    search = make_run("tsloss", 0, accuracy=0.9, stage="search")
+    experiment = read_experiment([make_design(), *runs, again, other, search])
+    assert compared(experiment, "tsloss", "final_accuracy").difference.mean == pytest.approx(0.1)
+    assert experiment.groups[0].repeated == 1
+    assert len(experiment.searching) == 1
+
+
+def test_one_run_under_two_names_is_compared_under_both() -> None:
+    runs = make_pairs([0.1] * 5)
+    twins = [{**r, "trial": {**r["trial"], "method": "twin"}} for r in runs[1::2]]
+    experiment = read_experiment([make_design(("ce", "tsloss", "twin")), *runs, *twins])
+    first, second = (
+        compared(experiment, name, "final_accuracy").difference for name in ("tsloss", "twin")
+    )
+    assert first == second
+    assert experiment.groups[0].repeated == 0
+
+
+def test_of_two_designs_the_last_counts() -> None:
+    first, last = make_design(("ce", "l2")), make_design(("ce", "l2", "hofer"))
+    assert read_experiment([first, last]).methods == ("ce", "l2", "hofer")
+
+
+def test_better_is_fewer_steps_more_accuracy_and_less_cross_entropy() -> None:
+    runs = [
+        run
+        for seed in range(5)
+        for run in (
+            make_run("ce", seed, accuracy=[0.5] * 5 + [0.8] * 2, ce=[0.6] * 5 + [0.5] * 2),
+            make_run("tsloss", seed, accuracy=[0.5] * 2 + [0.9] * 5, ce=[0.6] * 6 + [0.49]),
+        )
+    ]
+    experiment = read_experiment([make_design(), *runs])
+    found = {c.outcome.name: c for c in experiment.compare(experiment.groups[0])}
+    assert found["steps_to_accuracy"].difference.mean == -30
+    assert {name: c.verdict for name, c in found.items()} == {
+        "final_accuracy": "better",
+        "accuracy_area": "better",
+        "steps_to_accuracy": "better",
+        "steps_to_ce": "worse",
+        "final_ce": "better",
+    }
+    assert found["steps_to_accuracy"].seeds_better == (5, 0, 0)
+    assert found["steps_to_ce"].seeds_better == (0, 5, 0)
+    group = experiment.groups[0]
+    (cv,) = experiment.compare(group, [OUTCOMES["coefficient_of_variation"]])
+    assert cv.verdict == "lower"
+
+
+def test_pairs_that_never_reached_the_threshold_are_counted() -> None:
+    runs = make_pairs([0.1, 0.0, 0.3])  # Of flat curves at 0.6, 0.61, 0.62 the last gains to 0.92.
+    found = compared(read_experiment([make_design(), *runs]), "tsloss", "steps_to_accuracy")
+    assert found.censored == 3
+    assert found.difference.mean == -20
+    assert found.seeds_better == (1, 0, 2)
+    flat = compared(read_experiment([make_design(), *runs]), "tsloss", "final_accuracy")
+    assert flat.censored == 0
+
+
+def test_p_is_adjusted_over_the_primary_outcomes_of_all_methods_of_a_group() -> None:
+    runs = [*make_pairs([0.1] * 8), *make_pairs([0.2] * 7 + [-0.2], "l2")[1::2]]
+    experiment = read_experiment([make_design(("ce", "tsloss", "l2")), *runs])
+    group = experiment.groups[0]
+    found = experiment.compare(group)
+    primary = [c for c in found if c.outcome.name in experiment.primary]
+    assert len(primary) == 8
+    assert [c.holm for c in primary] == holm([c.difference.p for c in primary])
+    assert all(c.holm is None for c in found if c.outcome.name == "final_ce")
+    # Asked for one outcome, the others still count.
+    alone = experiment.compare(group, [OUTCOMES["final_accuracy"]])
+    assert [c.outcome.name for c in alone] == ["final_accuracy"] * 2
+    assert [c.holm for c in alone] == [c.holm for c in found if c.outcome.name == "final_accuracy"]
+
+
+def test_the_design_says_baseline_confidence_and_primary_outcomes() -> None:
+    design = make_design(("l2", "ce"), confidence=0.8, primary=["final_ce"], bootstrap=77)
+    experiment = read_experiment([design, *make_pairs([0.1, 0.2], "l2")])
+    assert experiment.baseline == "l2"
+    assert experiment.methods == ("l2", "ce")
+    assert (experiment.confidence, experiment.resamples) == (0.8, 77)
+    (found,) = experiment.compare(experiment.groups[0])
+    assert (found.method, found.outcome.name) == ("ce", "final_ce")
+    assert found.holm is not None
+    with pytest.raises(ValueError, match=r"primary outcomes must be of .* got speed"):
+        read_experiment([make_design(primary=["speed"])])
+    older = {"kind": "experiment", "name": "x", "design": {"outcomes": {"baseline": "tsloss"}}}
+    assert read_experiment([older]).baseline == "tsloss"
+
+
+def test_groups_come_in_the_order_of_the_design_and_those_not_begun_are_known() -> None:
+    plans = [{**PLAN, "task": name} for name in ("reviews", "boolean", "navigate")]
+    runs = [
+        *make_pairs([0.1] * 2, plan=plans[1]),
+        *make_pairs([0.1] * 2, plan=plans[0]),
+    ]
+    experiment = read_experiment([make_design(tasks=plans), *runs])
+    assert [group.shared["task"] for group in experiment.groups] == ["reviews", "boolean"]
+    assert [group.shared["task"] for group in experiment.not_begun] == ["navigate"]
+    assert experiment.groups[0].plan["task"] == "reviews"
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(range(10)))
+def test_no_order_of_lines_changes_an_experiment(order: list[int]) -> None:
+    runs = make_pairs([0.1, -0.02, 0.03, 0.0, 0.2])
+    found = read_experiment([*(runs[index] for index in order), make_design()])
+    assert found.groups == read_experiment([make_design(), *runs]).groups
