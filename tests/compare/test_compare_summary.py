@@ -1,0 +1,303 @@
+"""The tables of a comparison: every number in its place, and no word that they do not carry."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+
+pytest.importorskip("scipy")
+pytest.importorskip("pyarrow")
+
+from made_records import (
+    PLAN,
+    Record,
+    make_choice,
+    make_design,
+    make_experiment,
+    make_pairs,
+    make_run,
+)
+
+from tsloss_fast.compare.comparison import read_experiment
+from tsloss_fast.compare.summary import edge_warnings, story_table, story_tables, summarize
+
+NOTHING = "no difference to cross-entropy alone has been shown in this group."
+
+
+def tables(page: str) -> list[list[dict[str, str]]]:
+    """The tables of a page in Markdown, as rows by the names of their columns."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE):
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        ]
+        assert set(lines[1]) == {"---"}
+        assert {len(line) for line in lines} == {len(lines[0])}
+        found.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
+    return found
+
+
+def row(table: list[dict[str, str]], **wanted: str) -> dict[str, str]:
+    (found,) = (r for r in table if all(r[name] == value for name, value in wanted.items()))
+    return found
+
+
+def test_a_group_shows_its_methods_beside_the_rates_without_training() -> None:
+    runs = [
+        make_run("ce", 0, accuracy=0.6, end={"accuracy": 0.62, "ce": 0.61}),
+        make_run("ce", 1, accuracy=0.64, end={"accuracy": 0.655, "ce": 0.59}),
+        make_run("tsloss", 0, accuracy=[0.6] * 3 + [0.8] * 4, ce=0.4),
+        make_run("tsloss", 1, accuracy=[0.6] * 6 + [0.7], ce=0.4),
+    ]
+    for run in (runs[1], runs[3]):
+        run["reference"]["majority_rate"] = 0.57
+    runs[3]["diverged"] = 41
+    page = summarize([make_design(seeds=(0, 1)), *runs])
+    assert (
+        "## boolean, smollm2, 10 virtual tokens from vocabulary, 128 training items, 60 steps, "
+        "2 seeds" in page
+    )
+    assert (
+        "majority answer 0.560 (0.550–0.570); zero-shot 0.100; zero-shot, given the answers' form "
+        "0.500; zero-shot CE 2.000." in page
+    )
+    methods = tables(page)[0]
+    ce, tsloss = row(methods, method="ce"), row(methods, method="tsloss")
+    assert ce["seeds"] == "2"
+    assert tsloss["seeds"] == "2, 1 diverged"
+    assert (ce["lr"], ce["weight"], tsloss["weight"]) == ("0.03", "0", "10")
+    assert ce["final accuracy"] == "0.637 (0.620–0.655)" or ce["final accuracy"].startswith("0.638")
+    assert ce["restricted accuracy"] == "0.620 (0.600–0.640)"
+    assert ce["area under accuracy"] == "0.620 (0.600–0.640)"
+    assert ce["end CE"] == "0.600 (0.590–0.610)"
+    assert ce["steps to accuracy"] == "≥ 60, 2 of 2 never"
+    assert tsloss["steps to accuracy"] == "≥ 45 (30–60), 1 of 2 never"
+    assert tsloss["steps to CE"] == "0"
+    assert tsloss["coefficient of variation"] == "0.010"
+    assert (ce["ms a step"], ce["of it in the loss"]) == ("400", "0%")
+    assert (tsloss["ms a step"], tsloss["of it in the loss"]) == ("400", "2.5%")
+
+
+def test_a_term_whose_time_is_unknown_has_no_share() -> None:
+    runs = make_pairs([0.1] * 2)
+    for run in runs[1::2]:
+        run["seconds"] = {"step": 0.4, "term": None}
+    assert row(tables(summarize(runs))[0], method="tsloss")["of it in the loss"] == "–"
+
+
+def test_differences_have_their_interval_sign_seeds_and_adjusted_p() -> None:
+    page = summarize([make_design(), *make_pairs([0.1, 0.05, 0.05, 0.1, 0.15])])
+    differences = tables(page)[1]
+    assert [r["outcome"] for r in differences] == [
+        "final accuracy",
+        "area under accuracy",
+        "steps to accuracy",
+        "steps to CE",
+        "end CE",
+    ]
+    found = row(differences, outcome="final accuracy")
+    assert found["difference"] == "+0.090"
+    assert re.fullmatch(r"\+0\.0[56]\d to \+0\.1[12]\d", found["bootstrap 95%"])
+    assert re.fullmatch(r"\+0\.03\d to \+0\.14\d", found["Student 95%"])
+    assert found["excludes 0"] == "**better**"
+    assert found["seeds better / worse / equal"] == "5 / 0 / 0"
+    assert (found["p (sign flips)"], found["p (Holm)"]) == ("0.0625", "0.25")
+    nothing = row(differences, outcome="steps to CE")
+    assert nothing["pairs"] == "5, 5 censored"
+    assert (nothing["difference"], nothing["bootstrap 95%"]) == ("0", "0 to 0")
+    assert nothing["excludes 0"] == ""
+    assert row(differences, outcome="end CE")["p (Holm)"] == "–"
+
+
+def test_worse_is_said_as_plainly_as_better() -> None:
+    page = summarize([make_design(), *make_pairs([-0.1] * 5)])
+    assert row(tables(page)[1], outcome="final accuracy")["excludes 0"] == "**worse**"
+    assert "excludes zero for tsloss: worse in final accuracy −0.100 (−0.100 to −0.100)" in page
+    assert NOTHING not in page
+    assert "0 for the better, 2 for the worse" in page
+
+
+def test_nothing_shown_is_said_in_these_words() -> None:
+    page = summarize([make_design(), *make_pairs([0.1, -0.1, 0.05, -0.05, 0.0])])
+    assert f"- Conclusion: {NOTHING}\n" in page
+    assert "excludes zero for" not in page
+    assert (
+        "Of 5 intervals 0 exclude zero: 0 for the better, 0 for the worse; that is no more than "
+        "chance alone gives. If no method made a difference, about 0.25 would exclude zero if they "
+        "covered what they promise, and about 0.77 because bootstrap intervals of 5 seeds" in page
+    )
+
+
+def test_fewer_than_five_seeds_show_nothing_whatever_their_interval() -> None:
+    page = summarize([make_design(seeds=range(4)), *make_pairs([0.1, 0.1, 0.1, 0.2])])
+    assert NOTHING in page
+    assert "5 comparisons of 4 pairs of runs are too few to say anything about other seeds" in page
+    assert row(tables(page)[1], outcome="final accuracy")["excludes 0"] == "better"
+
+
+def test_the_least_p_that_so_few_seeds_allow_is_said() -> None:
+    page = summarize([make_design(), *make_pairs([0.1] * 5)])
+    assert (
+        "After Holm's correction for 4 primary comparisons no p of the sign-flip test is below "
+        "0.05; of so few seeds none can be: the least is 0.25." in page
+    )
+    page = summarize([make_design(seeds=range(8)), *make_pairs([0.1] * 8)])
+    assert (
+        "After Holm's correction for 4 primary comparisons the sign-flip test leaves tsloss in "
+        "final accuracy (p = 0.0312)." in page
+    )
+    page = summarize([make_design(seeds=range(8)), *make_pairs([0.1, -0.1] * 4)])
+    assert "no p of the sign-flip test is below 0.05.\n" in page
+
+
+def test_methods_that_learn_nothing_are_called_that() -> None:
+    words = "No method's mean accuracy is above the majority rate (0.550)"
+    low = [make_run(m, s, accuracy=0.5) for m in ("ce", "tsloss") for s in range(5)]
+    assert words in summarize([make_design(), *low])
+    assert words not in summarize([make_design(), *make_pairs([0.1] * 5)])
+
+
+def test_what_was_searched_is_shown_and_the_chosen_is_bold() -> None:
+    grid = {(0.01, 10.0): 0.6, (0.03, 1.0): 0.51234, (0.1, 10.0): None, (0.1, 1.0): 0.9}
+    only = {(0.01, 0.0): 0.8, (0.03, 0.0): 0.7}
+    choices = [make_choice("tsloss", grid, 0.03, 1.0), make_choice("ce", only, 0.03, 0.0)]
+    searched = tables(summarize([make_design(), *choices, *make_pairs([0.1] * 5)]))[2]
+    assert searched == [
+        {"method": "ce", "lr 0.01": "0.8", "lr 0.03": "**0.7**", "lr 0.1": "–"},
+        {
+            "method": "tsloss",
+            "lr 0.01": "0.6 (10)",
+            "lr 0.03": "**0.5123 (1)**",
+            "lr 0.1": "0.9 (1), diverged (10)",
+        },
+    ]
+
+
+def test_a_choice_at_the_edge_of_what_was_tried_is_warned_of() -> None:
+    def warnings(lr: float, weight: float, *rates: float) -> list[str]:
+        grid = {(rate, w): 0.5 for rate in rates for w in (1.0, 10.0, 100.0)}
+        choice = make_choice("tsloss", grid, lr, weight)
+        experiment = read_experiment([make_design(), choice, *make_pairs([0.1] * 5)])
+        return edge_warnings(experiment, experiment.groups[0])
+
+    assert warnings(0.03, 10.0, 0.01, 0.03, 0.1) == []
+    assert warnings(0.03, 10.0, 0.03) == []
+    assert warnings(0.1, 10.0, 0.01, 0.03, 0.1) == [
+        "Warning: the learning rate chosen for tsloss, 0.1, is the largest that was tried: a "
+        "better one may lie beyond."
+    ]
+    both = warnings(0.01, 1.0, 0.01, 0.03, 0.1)
+    assert ["smallest" in warning for warning in both] == [True, True]
+    assert "weight chosen for tsloss, 1," in both[1]
+
+
+def test_choices_belong_to_their_group_and_a_run_at_other_settings_is_noticed() -> None:
+    grid = {(0.01, 1.0): 0.6, (0.03, 10.0): 0.5}
+    elsewhere = {**make_choice("tsloss", grid, 0.01, 1.0), "task": "reviews"}
+    page = summarize([make_design(), elsewhere, *make_pairs([0.1] * 5)])
+    assert "Searched" not in page
+    other = make_choice("tsloss", grid, 0.01, 1.0)
+    page = summarize([make_design(), other, *make_pairs([0.1] * 5)])
+    assert "tsloss was not run with the learning rate and weight that were chosen." in page
+    right = make_choice("tsloss", grid, 0.03, 10.0)
+    assert "was not run with" not in summarize([make_design(), right, *make_pairs([0.1] * 5)])
+
+
+def test_an_experiment_underway_says_what_is_missing() -> None:
+    plans = [PLAN, {**PLAN, "task": "reviews"}]
+    search = make_run("tsloss", 1000, stage="search")
+    runs = [
+        r for r in make_pairs([0.1] * 3) if (r["trial"]["method"], r["trial"]["seed"]) != ("ce", 1)
+    ]
+    page = summarize([make_design(("ce", "tsloss", "hofer"), plans), search, *runs])
+    assert "5 runs in 1 group, and 1 run of the search." in page
+    assert "- Not finished: ce, seeds 1, 3, 4.\n" in page
+    assert "- Not finished: tsloss, seeds 3, 4.\n" in page
+    assert "- Not finished: hofer, seeds 0, 1, 2, 3, 4.\n" in page
+    assert row(tables(page)[1], outcome="final accuracy")["pairs"] == "2"
+    assert "## No run finished yet\n\n- reviews, smollm2" in page
+
+
+def test_nothing_finished_and_no_baseline_are_said() -> None:
+    assert "0 runs in 0 groups" in summarize([])
+    page = summarize([make_design()])
+    assert "## No run finished yet\n\n- boolean, smollm2" in page
+    page = summarize([make_design(), make_choice("tsloss", {}, 0.03, 10.0), make_run("tsloss", 0)])
+    assert "Searched" not in page
+    assert "No pair of runs with cross-entropy alone is finished" in page
+    assert NOTHING not in page
+    assert row(tables(page)[1], outcome="final accuracy")["pairs"] == "0"
+    page = summarize([make_design(("l2", "ce")), *make_pairs([0.0] * 5, "l2")])
+    assert "no difference to l2 has been shown in this group." in page
+
+
+def test_values_that_are_not_finite_are_left_out_and_named() -> None:
+    runs = make_pairs([0.1] * 5)
+    runs[1]["end"]["ce"] = math.nan
+    page = summarize([make_design(), *runs])
+    assert "tsloss: runs without a finite end CE are left out there." in page
+    assert row(tables(page)[1], outcome="end CE")["pairs"] == "4"
+    assert "nan" not in page
+
+
+def test_runs_that_a_table_cannot_tell_apart_are_noticed() -> None:
+    other = {**make_run("tsloss", 0, weight=3.0), "key": "other"}
+    page = summarize([make_design(), *make_pairs([0.1] * 5), other])
+    assert "because their method and seed are there already: 1 run." in page
+
+
+@pytest.mark.parametrize(
+    ("items", "shown"), [(60, "0.67"), (100, "0.67"), (200, "0.667"), (1000, "0.667")]
+)
+def test_rates_have_no_more_digits_than_one_item_of_the_test(items: int, shown: str) -> None:
+    runs = make_pairs([0.0] * 2, test_size=items)
+    for run in runs:
+        run["end"]["accuracy"] = 2 / 3
+    assert row(tables(summarize(runs))[0], method="ce")["final accuracy"] == shown
+
+
+def test_all_groups_together_count_all_intervals() -> None:
+    page = summarize(make_experiment(["ce", "l2", "tsloss"], ["boolean", "reviews"]))
+    (total,) = re.findall(r"## All groups together\n\nOf (\d+) intervals (\d+) exclude zero", page)
+    parts = re.findall(r"^- Of (\d+) intervals (\d+) exclude zero", page, re.MULTILINE)
+    assert len(parts) == 2
+    assert [sum(int(part[i]) for part in parts) for i in (0, 1)] == [int(n) for n in total]
+    assert int(total[0]) == 2 * 2 * 5
+    marked = [r for t in tables(page) for r in t if r.get("excludes 0")]
+    assert len(marked) == int(total[1])
+
+
+def test_the_compact_table_is_method_by_group_and_bold_where_zero_is_excluded() -> None:
+    plans = [PLAN, {**PLAN, "task": "reviews"}]
+    runs = [
+        *make_pairs([0.1] * 5, plan=plans[0]),
+        *make_pairs([0.1, -0.1, 0.0, 0.05, -0.05], plan=plans[1]),
+        *make_pairs([0.1] * 4, "l2", plan=plans[1])[1::2],
+    ]
+    records = [make_design(("ce", "tsloss", "l2"), plans), *runs]
+    (table,) = tables(story_table(records, "final_accuracy") + "\n")
+    assert [r["method"] for r in table] == ["tsloss", "l2"]
+    assert table[0]["boolean"] == "**+0.100 (+0.100 to +0.100)**"
+    assert re.fullmatch(r"0\.000 \(−0\.0\d\d to \+0\.0\d\d\)", table[0]["reviews"])
+    assert table[1] == {"method": "l2", "boolean": "–", "reviews": "+0.100 (+0.100 to +0.100)"}
+    both = story_tables(records)
+    assert len(tables(both)) == 2
+    assert "Difference to cross-entropy alone in final accuracy, with percentile bootstrap" in both
+    assert "Of 6 intervals" in both
+
+
+def test_groups_of_a_task_are_told_apart_by_what_differs() -> None:
+    runs = [*make_pairs([0.1] * 2), *make_pairs([0.1] * 2, start="repeated")]
+    for run in runs:
+        run["key"] += run["trial"]["start"]
+    (table,) = tables(story_table(runs) + "\n")
+    assert list(table[0]) == ["method", "boolean, from vocabulary", "boolean, from repeated"]
+
+
+def test_records_that_went_through_a_file_give_the_same_page() -> None:
+    records: list[Record] = make_experiment(["ce", "tsloss"], ["boolean"], gains={"tsloss": 0.05})
+    again = [json.loads(json.dumps(record)) for record in records]
+    assert summarize(again) == summarize(iter(records)) == summarize(records)
