@@ -223,6 +223,7 @@ def test_an_experiment_underway_says_what_is_missing() -> None:
 
 def test_nothing_finished_and_no_baseline_are_said() -> None:
     assert "0 runs in 0 groups" in summarize([])
+    assert story_tables([make_design()]) == "No run of the comparison is finished yet.\n"
     page = summarize([make_design()])
     assert "## No run finished yet\n\n- boolean, smollm2" in page
     page = summarize([make_design(), make_choice("tsloss", {}, 0.03, 10.0), make_run("tsloss", 0)])
@@ -301,3 +302,39 @@ def test_records_that_went_through_a_file_give_the_same_page() -> None:
     records: list[Record] = make_experiment(["ce", "tsloss"], ["boolean"], gains={"tsloss": 0.05})
     again = [json.loads(json.dumps(record)) for record in records]
     assert summarize(again) == summarize(iter(records)) == summarize(records)
+
+
+def test_trials_and_choices_of_a_real_design_belong_to_its_groups() -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    pytest.importorskip("yaml")
+    from tsloss_fast.compare.design import Design, trial_key
+    from tsloss_fast.compare.plan import Plan
+
+    design = Design.from_mapping(
+        {
+            "name": "real",
+            "tasks": [{"task": "boolean", "steps": 20}, {"task": "boolean", "difficulty": 4}],
+            "methods": ["ce", {"name": "mine", "loss": "exact"}, "tsloss"],
+            "starts": ["vocabulary", {"name": "x", "init": "text", "init_text": "x x"}],
+            "seeds": [3, 4],
+            "search": {"trials": 2},
+        }
+    )
+    runs: dict[str, Record] = {}
+    plan = Plan(design, runs)
+    while jobs := list(plan.ready()):
+        for trial in (trial for job in jobs for trial in job.trials):
+            run = make_run(**{**trial, "plan": {}})
+            runs[trial_key(trial)] = {**run, "key": trial_key(trial)}
+    experiment = read_experiment(plan.lines())
+    assert len(experiment.groups) == 4
+    assert not experiment.not_begun
+    assert all(list(group.runs) == ["ce", "mine", "tsloss"] for group in experiment.groups)
+    assert all(group.seeds == [3, 4] for group in experiment.groups)
+    assert [group.plan["difficulty"] for group in experiment.groups] == [None, None, 4, 4]
+    page = summarize(plan.lines())
+    assert page.count("Searched on validation items") == 4
+    assert "Not finished" not in page
+    assert "was not run with" not in page
+    assert "Left out" not in page

@@ -56,6 +56,8 @@ def story_tables(records: Iterable[Record]) -> str:
     """Two compact tables, of final accuracy and of the area under it, and how much is chance."""
     everything = list(records)
     experiment = read_experiment(everything)
+    if not experiment.groups:
+        return "No run of the comparison is finished yet.\n"
     outcomes = [OUTCOMES["final_accuracy"], OUTCOMES["accuracy_area"]]
     found = [e for group in experiment.groups for e in experiment.compare(group, outcomes)]
     blocks = []
