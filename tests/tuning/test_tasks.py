@@ -24,6 +24,7 @@ from tsloss_fast.tuning.boolean import (
     boolean_item,
     count_boolean_expressions,
 )
+from tsloss_fast.tuning.config import TuneConfig
 from tsloss_fast.tuning.splits import TEST_SHARE, TRAIN_SHARE, VALIDATION_SHARE, shuffled, split_of
 from tsloss_fast.tuning.tasks import Item, Task, load_task
 
@@ -178,6 +179,12 @@ def test_a_task_without_a_difficulty_refuses_one(tmp_path: Path, reviews: Path) 
             load_task("boolean", train_size=1, test_size=1, difficulty=bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="split must be 'sample' or 'by_item', got 'item'"):
         load_task(path, train_size=1, test_size=1, split="item")
+
+
+def test_a_run_with_a_tasks_own_difficulty_is_the_run_that_names_it() -> None:
+    assert TuneConfig("x").identity() == TuneConfig("y", difficulty=3).identity()
+    assert TuneConfig("x", task="navigate").identity()["difficulty"] == 4
+    assert TuneConfig("x", task="rotten_tomatoes").identity()["difficulty"] is None
 
 
 # A run that was stopped goes on only with the same items.
