@@ -407,6 +407,8 @@ def test_pairs_that_never_reached_the_threshold_are_counted() -> None:
     assert found.censored == 3
     assert found.difference.mean == -20
     assert found.seeds_better == (1, 0, 2)
+    lacking = compared(read_experiment([make_design(), *runs[1:]]), "tsloss", "steps_to_accuracy")
+    assert (lacking.difference.pairs, lacking.censored) == (2, 2)
     flat = compared(read_experiment([make_design(), *runs]), "tsloss", "final_accuracy")
     assert flat.censored == 0
 

@@ -131,6 +131,19 @@ def test_nothing_shown_is_said_in_these_words() -> None:
     )
 
 
+def test_what_chance_alone_would_give_is_called_that() -> None:
+    words = "1 for the better, 0 for the worse; that is no more than chance alone gives."
+    runs = make_pairs([0.1, -0.1, 0.05, -0.05, 0.0])
+    for run in runs[1::2]:
+        run["end"]["accuracy"] = 0.8
+    alone = summarize([make_design(), *runs])
+    assert "Of 5 intervals 1 excludes zero: 1 for the better, 0 for the worse. If no" in alone
+    for name in ("l2", "hofer"):
+        runs += make_pairs([0.1, -0.1, 0.05, -0.05, 0.0], name)[1::2]
+    page = summarize([make_design(("ce", "tsloss", "l2", "hofer")), *runs])
+    assert f"Of 15 intervals 1 excludes zero: {words}" in page
+
+
 def test_fewer_than_five_seeds_show_nothing_whatever_their_interval() -> None:
     page = summarize([make_design(seeds=range(4)), *make_pairs([0.1, 0.1, 0.1, 0.2])])
     assert NOTHING in page
@@ -262,8 +275,10 @@ def test_rates_have_no_more_digits_than_one_item_of_the_test(items: int, shown: 
 
 def test_all_groups_together_count_all_intervals() -> None:
     page = summarize(make_experiment(["ce", "l2", "tsloss"], ["boolean", "reviews"]))
-    (total,) = re.findall(r"## All groups together\n\nOf (\d+) intervals (\d+) exclude zero", page)
-    parts = re.findall(r"^- Of (\d+) intervals (\d+) exclude zero", page, re.MULTILINE)
+    (total,) = re.findall(
+        r"## All groups together\n\nOf (\d+) intervals (\d+) excludes? zero", page
+    )
+    parts = re.findall(r"^- Of (\d+) intervals (\d+) excludes? zero", page, re.MULTILINE)
     assert len(parts) == 2
     assert [sum(int(part[i]) for part in parts) for i in (0, 1)] == [int(n) for n in total]
     assert int(total[0]) == 2 * 2 * 5

@@ -88,12 +88,16 @@ def chance(found: Sequence[Comparison], confidence: float) -> list[str]:
     beyond = "" if better + worse > actual else "; that is no more than chance alone gives"
     student = sum(difference.t_excludes_zero for difference in tested)
     return [
-        f"Of {counted(len(tested), 'interval')} {better + worse} exclude zero: {better} for the "
+        f"Of {counted(len(tested), 'interval')} {_excluding(better + worse)}: {better} for the "
         f"better, {worse} for the worse{beyond}. If no method made a difference, about "
         f"{_expected(nominal)} would exclude zero if they covered what they promise, and about "
         f"{_expected(actual)} because bootstrap intervals of {seeds} seeds cover less. Of "
-        f"Student's intervals, wider where seeds are few, {student} exclude zero."
+        f"Student's intervals, wider where seeds are few, {_excluding(student)}."
     ]
+
+
+def _excluding(number: int) -> str:
+    return "1 excludes zero" if number == 1 else f"{number} exclude zero"
 
 
 def _expected(number: float) -> str:
