@@ -28,6 +28,7 @@ METHODS = (
 
 def shown_texts(figure: Figure) -> list[Text]:
     """All but the labels of ticks beyond the limits, which are made but not drawn."""
+    figure.canvas.draw()
     texts = [*figure.texts, *figure.legends[0].get_texts()]
     for axes in figure.axes:
         texts += [axes.title, axes.xaxis.label, *axes.texts]
@@ -45,7 +46,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
         figures.append(self)
-        savefig(self, *args, **kwargs)
+        savefig(self, *args, **{**kwargs, "dpi": 30})  # Fewer points are drawn sooner.
 
     monkeypatch.setattr(Figure, "savefig", spy)
     return figures
@@ -146,7 +147,11 @@ def test_no_text_touches_another_with_twelve_methods_and_four_groups(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
     tasks = ["boolean", "reviews", "object_counting", "navigate"]
-    draw(make_experiment(METHODS, tasks, seeds=2), tmp_path / "figure.png")
+    records = make_experiment(METHODS, tasks, seeds=2)
+    for record in records[1:]:
+        if record["trial"]["task"] == "reviews":
+            record["reference"]["zero_shot_restricted_accuracy"] = 0.549
+    draw(records, tmp_path / "figure.png")
     (figure,) = drawn
     page, boxes = figure.bbox, []
     for text in shown_texts(figure):
