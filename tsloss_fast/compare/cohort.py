@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsloss_fast._atomic import whole_file
 from tsloss_fast.compare.design import Trial, trial_key
@@ -360,6 +360,10 @@ class Cohort:
             "step": self.step,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
+            # The reference of compactness.
+            "terms": [
+                term.state_dict() if isinstance(term, nn.Module) else {} for term in self.terms
+            ],
             "curves": self.curves,
             "train_ce": self.train_ce,
             "term_seconds": self.term_seconds,
@@ -390,6 +394,9 @@ class Cohort:
             for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
+        for term, saved in zip(self.terms, state["terms"], strict=True):
+            if isinstance(term, nn.Module):
+                term.load_state_dict(saved)
         for name in ("step", "curves", "train_ce", "term_seconds", "model_seconds", "diverged"):
             setattr(self, name, state[name])
         self.reference = state["reference"]

@@ -121,6 +121,11 @@ def packed_answers(
     mask = own & torch.ones_like(own).tril(diagonal=len(seen) - len(reads))
 
     inputs = embeddings(ids).expand(runs, -1, -1)
+    if getattr(base.config, "_attn_implementation", None) != "sdpa":
+        # Others add the mask to the attention's logits.
+        mask = torch.zeros_like(own, dtype=inputs.dtype).masked_fill(
+            ~mask, torch.finfo(inputs.dtype).min
+        )
     cache = None
     if prefix:
         cache = _prefix_cache(base, prompts.to(inputs.dtype))
