@@ -175,7 +175,7 @@ def test_a_plan_searches_before_it_compares_and_forgets_nothing() -> None:
     assert seen == sorted(seen, reverse=True)
     assert Plan(design, runs).progress() == (16, 16)
     lines = Plan(design, runs).lines()
-    assert [line["kind"] for line in lines] == ["experiment"] + 2 * ["choice"] + 4 * ["run"]
+    assert [line["kind"] for line in lines] == ["experiment"] + 2 * ["choice"] + 16 * ["run"]
 
 
 def test_jobs_are_the_same_when_a_plan_is_made_again() -> None:

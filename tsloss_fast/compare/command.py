@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
-    for package in ("rich", "yaml", "matplotlib"):
+    for package in ("rich", "yaml", "matplotlib", "scipy"):
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(
                 f"tsloss compare needs {package}; install what it needs with: "

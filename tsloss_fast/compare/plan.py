@@ -46,13 +46,13 @@ class Plan:
         )
 
     def lines(self) -> list[dict[str, Any]]:
-        """What belongs to the design of all that there is: the design, choices and final runs."""
+        """What belongs to the design of all that there is: the design, its choices and runs."""
         lines: list[dict[str, Any]] = [
             {"kind": "experiment", "name": self.design.name, "design": self.design.to_mapping()}
         ]
         lines += self.choices()
         for group in self.design.groups():
-            for trial in self._final_trials(group):
+            for trial in [*self.design.search_trials(group), *self._final_trials(group)]:
                 run = self.runs.get(trial_key(trial))
                 if run is not None:
                     # Another design may have run the same trial under another name.
