@@ -5,13 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
+EXPERIMENTS := default ablation degenerate long schedules prefix
+EVIDENCE_DIR ?= benchmarks/results/evidence
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cuh')
 
 # Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-wheel lint format bench venv clean
+.PHONY: demo test test-wheel lint format bench evidence experiments venv clean
 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
 demo: venv
@@ -44,6 +46,15 @@ format: venv
 bench: venv
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/tsloss bench --output benchmark-results/benchmark.md
+
+# Every table and figure of the experiments, and the one in the README, from their raw results.
+evidence: venv
+	$(BIN)/python -m tsloss_fast.benchmarks.evidence --readme README.md
+
+# The experiments themselves: hours, stopped and started at will. EVIDENCE_DIR takes another folder.
+experiments: venv
+	for name in $(EXPERIMENTS); do \
+	  $(BIN)/tsloss compare $$name --processes 2 --out $(EVIDENCE_DIR) >/dev/null; done
 
 venv: $(VENV)/.requirements $(VENV)/.built
 

@@ -70,15 +70,8 @@ def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
     from tsloss_fast.compare.words import short_names
 
     outcomes = [OUTCOMES[name] for name in _OUTCOMES]
-    header = [
-        "experiment",
-        "setting",
-        "method",
-        "seeds",
-        "accuracy",
-        "CV",
-        *(o.label for o in outcomes),
-    ]
+    header = ["experiment", "setting", "majority", "zero-shot", "method", "seeds", "accuracy", "CV"]
+    header += [outcome.label for outcome in outcomes]
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
     for each in experiments:
@@ -86,13 +79,18 @@ def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
         names = short_names(experiment.groups)
         for group, name in zip(experiment.groups, names, strict=True):
             found = {(e.method, e.outcome.name): e for e in experiment.compare(group, outcomes)}
+            digits = decimals(group, OUTCOMES["final_accuracy"])
+            rates = [
+                shown(_mean_reference(group, key), digits)
+                for key in ("majority_rate", "zero_shot_restricted_accuracy")
+            ]
             for method in group.runs:
                 levels = []
                 for outcome in (OUTCOMES["final_accuracy"], OUTCOMES["coefficient_of_variation"]):
                     values = list(group.values(method, outcome.name).values())
                     mean = sum(values) / len(values) if values else None
                     levels.append(shown(mean, decimals(group, outcome)))
-                row = [each.name, name, method, str(len(group.runs[method])), *levels]
+                row = [each.name, name, *rates, method, str(len(group.runs[method])), *levels]
                 for outcome in outcomes:
                     entry = found.get((method, outcome.name))
                     if entry is None:
@@ -102,6 +100,14 @@ def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
                     claim = entry.difference is not None and entry.difference.claim
                     row.append(f"**{text}**" if claim else text)
                 yield "| " + " | ".join(row) + " |"
+
+
+def _mean_reference(group: Any, key: str) -> float:
+    """Over the seeds; the methods of a seed share its items."""
+    by_seed = {
+        seed: run["reference"][key] for runs in group.runs.values() for seed, run in runs.items()
+    }
+    return float(sum(by_seed.values()) / len(by_seed))
 
 
 def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
@@ -220,9 +226,10 @@ def page(experiments: Sequence[_Experiment]) -> str:
         "",
         "## Result",
         "",
-        "Accuracy is the mean at the end, CV the coefficient of variation of the prompt's bars at "
-        "the end (what TSLoss is to lower); the other columns are differences to the first method "
-        "of the setting. Majority and zero-shot rates are in the tables of each experiment.",
+        "Majority is the rate of the most frequent answer, zero-shot that of the model without a "
+        "prompt, given the form of an answer. Accuracy is the mean at the end, CV the coefficient "
+        "of variation of the prompt's bars at the end (what TSLoss is to lower); the columns after "
+        "it are differences to the first method of the setting.",
         "",
         *table(experiments),
         "",
@@ -240,10 +247,24 @@ def page(experiments: Sequence[_Experiment]) -> str:
 
 def readme_table(experiments: Sequence[_Experiment]) -> str:
     """What the README shows: the default comparison in one outcome."""
+    from tsloss_fast.compare.comparison import read_experiment
+    from tsloss_fast.compare.numbers import shown
     from tsloss_fast.compare.summary import story_table
+    from tsloss_fast.compare.words import short_names
 
     (default,) = [each for each in experiments if each.name == "default"]
-    return story_table(default.lines, "final_accuracy")
+    experiment = read_experiment(default.lines)
+    rates = []
+    for group, name in zip(experiment.groups, short_names(experiment.groups), strict=True):
+        reached = group.values(experiment.baseline, "final_accuracy").values()
+        majority = _mean_reference(group, "majority_rate")
+        zero_shot = _mean_reference(group, "zero_shot_restricted_accuracy")
+        rates.append(
+            f"{name}: {shown(sum(reached) / len(reached), 3)} with cross-entropy alone, "
+            f"{shown(majority, 3)} by the majority answer, {shown(zero_shot, 3)} without a prompt "
+            "given the form of an answer"
+        )
+    return f"{story_table(default.lines, 'final_accuracy')}\n\nAccuracy on {'; on '.join(rates)}."
 
 
 def write(folder: Path, output: Path, readme: Path | None) -> list[Path]:

@@ -63,6 +63,29 @@ def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
     assert shown[1] in (ROOT / "benchmarks/results/demo.txt").read_text(encoding="utf-8")
 
 
+def test_the_evidence_is_made_from_the_raw_results(tmp_path: Path) -> None:
+    """Every table of it again, and the page, from the files that are committed."""
+    for module in ("transformers", "peft", "yaml", "rich"):
+        pytest.importorskip(module, reason="needs the tuning extra")
+    from tsloss_fast.benchmarks.evidence import write
+
+    committed = ROOT / "benchmarks/results/evidence"
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    for file in committed.glob("*.jsonl"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    readme = tmp_path / "README.md"
+    readme.write_bytes(README.read_bytes())
+    write(folder, tmp_path / "evidence.md", readme)
+    page = (tmp_path / "evidence.md").read_text(encoding="utf-8")
+    assert page == (ROOT / "benchmarks/results/evidence.md").read_text(encoding="utf-8")
+    assert len(page.splitlines()) <= 200
+    for tables in folder.glob("*.md"):
+        there = (committed / tables.name).read_text(encoding="utf-8")
+        assert tables.read_text(encoding="utf-8") == there
+    assert readme.read_text(encoding="utf-8") == README.read_text(encoding="utf-8")
+
+
 def test_the_files_and_commands_that_the_readme_names_exist() -> None:
     text = README.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
