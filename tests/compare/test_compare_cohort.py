@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def trials(
             "tasks": [TASK | changes.pop("task", {})],
             "methods": methods,
             "virtual_tokens": [6],
-            "search": {"trials": 1, "seeds": [0], "lr": [lr, lr], "weight": [1, 1]},
+            "search": {"trials": 1, "weights": 1, "seeds": [0], "lr": [lr, lr], "weight": [1, 1]},
             "seeds": [3],
             **changes,
         }
@@ -84,10 +85,15 @@ def test_all_begin_alike_and_then_differ(tiny: Any, tmp_path: Path) -> None:
     assert len({record["task_digest"] for record in records}) == 1
 
 
-@pytest.mark.parametrize("method", ["ce", "tsloss", "tsloss-decay", "l2"])
-def test_training_is_that_of_pefts_model_by_hand(method: str, tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "lr_schedule"),
+    [("ce", "linear"), ("tsloss", "constant"), ("tsloss-decay", "linear"), ("l2", "constant")],
+)
+def test_training_is_that_of_pefts_model_by_hand(
+    method: str, lr_schedule: str, tiny: Any, tmp_path: Path
+) -> None:
     """The same steps with peft's forward pass and one AdamW, from the task's items."""
-    (trial,) = trials([method])
+    (trial,) = trials([method], lr_schedule=lr_schedule)
     (record,) = train([trial], tiny, tmp_path)
     task = load_task(
         "boolean", train_size=20, test_size=16, validation_size=12, seed=0, split="by_item"
@@ -115,6 +121,8 @@ def test_training_is_that_of_pefts_model_by_hand(method: str, tiny: Any, tmp_pat
         }[method]
         optimizer.zero_grad()
         (ce + term).backward()
+        if lr_schedule == "linear":
+            optimizer.param_groups[0]["lr"] = 0.03 * (7 - step) / 6
         optimizer.step()
         losses.append(ce.item())
     assert record["train_ce"] == pytest.approx(losses, rel=1e-4)
@@ -147,12 +155,10 @@ def test_curves_stand_at_the_start_at_intervals_and_at_the_end(tiny: Any, tmp_pa
 def test_a_search_never_looks_at_a_test_item(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
     wanted = trials(["ce", "tsloss"], stage="search")
     expected = train(wanted, tiny, tmp_path)
     assert {record["split"] for record in expected} == {"validation"}
-    assert [point["step"] for point in expected[0]["curve"]] == [0, 6]
+    assert [point["step"] for point in expected[0]["curve"]] == list(range(7))
     assert expected[0]["end"]["items"] == 12
 
     def other_test(*args: Any, **kwargs: Any) -> Any:
@@ -200,18 +206,34 @@ def test_a_state_of_other_runs_or_a_damaged_one_is_refused(tiny: Any, tmp_path: 
 
 
 def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
-    tiny: Any, tmp_path: Path
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = trials(["ce", "tsloss"])
+    wanted = trials(["ce", "tsloss"], task={"steps": 6, "eval_every": 2})
     (expected,) = train(wanted[:1], tiny, tmp_path)
-    wanted[1]["lr"] = 1e37
+    original, calls = tiny.answers, []
+
+    def answers(prompts: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = original(prompts, *args, **kwargs)
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) == 4:
+                # The second run alone has an infinite loss, once.
+                factor = torch.ones(len(prompts), 1, 1)
+                factor[1] = math.inf
+                return dataclasses.replace(found, logits=found.logits * factor)
+        return found
+
+    monkeypatch.setattr(tiny, "answers", answers)
     good, bad = train(wanted, tiny, tmp_path)
     assert timeless([good | {"cohort": 1}]) == timeless([expected])
-    assert bad["diverged"] is not None
-    assert len(bad["train_ce"]) == bad["diverged"] - 1
-    assert all(math.isfinite(point["ce"]) for point in bad["curve"])
-    assert math.isfinite(bad["end"]["ce"])
     assert good["diverged"] is None
+    assert bad["diverged"] == 4
+    assert len(bad["train_ce"]) == 3
+    by_step = {point["step"]: point for point in bad["curve"]}
+    # At step 3 it was last moved: nothing changes after that.
+    assert by_step[4] | {"step": 6} == by_step[6]
+    assert by_step[4] != by_step[2] | {"step": 4}
+    assert all(math.isfinite(point["ce"]) for point in bad["curve"])
 
 
 def test_a_term_on_hidden_states_pulls_the_prompt_through_the_model(
@@ -257,7 +279,7 @@ def test_prefixes_are_trained_as_clouds_of_every_layer(tiny: Any, tmp_path: Path
 
 def test_a_model_that_cannot_be_packed_is_run_padded(tiny: Any, tmp_path: Path) -> None:
     expected = train(trials(["ce", "tsloss"]), tiny, tmp_path)
-    tiny.packed = False
+    tiny.packed = {("prompt", 6): False}
     found = train(trials(["ce", "tsloss"]), tiny, tmp_path)
     for one, other in zip(found, expected, strict=True):
         assert one["forward"] == "padded"

@@ -139,7 +139,7 @@ def test_the_results_tell_the_whole_experiment(finished: Path, tiny_folder: Path
         assert pair[0]["task_digest"] == pair[1]["task_digest"]
         assert pair[0]["curve"][0] == pair[1]["curve"][0]
     assert by_seed[0][0]["task_digest"] != by_seed[1][0]["task_digest"]
-    assert list((finished / "underway").iterdir()) == []
+    assert list((finished / "underway" / "small").iterdir()) == []
 
 
 def test_what_is_finished_is_not_run_again(

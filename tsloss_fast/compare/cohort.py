@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tsloss_fast import _core
 from tsloss_fast._atomic import whole_file
 from tsloss_fast.compare.design import Trial, trial_key
 from tsloss_fast.compare.methods import Method
@@ -41,6 +42,8 @@ _TOLERANCE = 1e-3
 _ROW = 400
 # The nats of a token whose probability is 0 or no number: a sum must stay one that JSON can hold.
 _LOST = 100.0
+# Of the state file: a change of what is in it, or of how a run goes on from it, is a new one.
+_VERSION = 2
 # What must be the same for all trials of a cohort is everything but these.
 _OWN = ("method", "settings", "lr", "weight")
 
@@ -53,22 +56,36 @@ class CohortInterrupted(KeyboardInterrupt):
 
 @dataclass
 class Model:
-    """A frozen model, and how it is run: found out once, by the first cohort."""
+    """A frozen model, and how it is run, which is found out by trying.
+
+    `packed`: by adapter and number of virtual tokens, since a model may look back only so far.
+    """
 
     base: Any
     tokenizer: Any
     device: str = "cpu"
-    packed: bool | None = None
+    packed: dict[tuple[str, int], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.base = self.base.to(self.device).eval()
         for parameter in self.base.parameters():
             parameter.requires_grad_(False)
 
-    def answers(self, prompts: Tensor, items: Sequence[EncodedItem], hidden: bool) -> PackedAnswers:
-        if self.packed is None:
-            raise RuntimeError("how the model is run is not known yet")
-        if self.packed:
+    def find_out(self, adapter: str, prompt: Tensor, items: Sequence[EncodedItem]) -> bool:
+        """Whether batches behind this adapter can be packed; tried once for each length."""
+        key = (adapter, len(prompt))
+        if key not in self.packed:
+            if adapter == "prompt":
+                error = can_pack(self.base, prompt, items)
+            else:
+                error = _prefix_error(self.base, prompt, items)
+            self.packed[key] = error <= _TOLERANCE
+        return self.packed[key]
+
+    def answers(
+        self, prompts: Tensor, items: Sequence[EncodedItem], *, packed: bool, hidden: bool = False
+    ) -> PackedAnswers:
+        if packed:
             return packed_answers(self.base, prompts, items, hidden=hidden)
         if hidden:
             raise ValueError(
@@ -76,6 +93,22 @@ class Model:
                 "the methods that act on them"
             )
         return padded_answers(self.base, prompts, items)
+
+
+def _prefix_error(base: Any, prompt: Tensor, items: Sequence[EncodedItem]) -> float:
+    """How far the loss behind a prompt's keys and values is from that behind the prompt."""
+    pair = sorted(items, key=lambda item: len(item.inputs))
+    pair = [pair[0], pair[-1]]
+    prompts = prompt[None].to(base.device)
+    try:
+        with torch.no_grad():
+            prefix = initial_adapter(base, prompt, "prefix")[None].to(base.device)
+            found = packed_answers(base, prefix, pair).cross_entropy()
+            plain = padded_answers(base, prompts, pair).cross_entropy()
+    except Exception:
+        # Whatever the error is, it means that this model cannot be run in this way.
+        return float("inf")
+    return float((found - plain).abs() / (1 + plain.abs()))
 
 
 @dataclass(frozen=True)
@@ -152,8 +185,7 @@ class Cohort:
             common["seed"],
             common["jitter"],
         )
-        if model.packed is None:
-            model.packed = can_pack(model.base, initial, self.train) <= _TOLERANCE
+        self.packed = model.find_out(common["adapter"], initial, self.train)
         start = initial_adapter(model.base, initial, common["adapter"]).to(model.device)
         self.parameters = [start.clone().requires_grad_() for _ in self.trials]
         self.optimizer = torch.optim.AdamW(
@@ -190,9 +222,11 @@ class Cohort:
                 scores = self._evaluate(everything=True)
             elif self.step % self.common["eval_every"] == 0:
                 self._evaluate()
-            if self.step < steps and (self.interrupted() or self.step % self.checkpoint_every == 0):
+            # Asked once: what is saved is what is left behind. The last step goes on to the end.
+            stop = self.step < steps and self.interrupted()
+            if stop or (self.step < steps and self.step % self.checkpoint_every == 0):
                 self._save()
-            if self.interrupted() and self.step < steps:
+            if stop:
                 raise CohortInterrupted
         return [self._record(index, score) for index, score in enumerate(scores)]
 
@@ -208,15 +242,20 @@ class Cohort:
             split="by_item",
         )
 
+    def _answers(
+        self, prompts: Tensor, items: Sequence[EncodedItem], hidden: bool = False
+    ) -> PackedAnswers:
+        return self.model.answers(prompts, items, packed=self.packed, hidden=hidden)
+
     def _terms(self, start: Tensor) -> list[Callable[[Tensor], Tensor]]:
         states = start
         if self.hidden:
             with torch.no_grad():
-                found = self.model.answers(start[None], self.train[:1], hidden=True).hidden
+                found = self._answers(start[None], self.train[:1], hidden=True).hidden
                 assert found is not None
                 states = found[0]
         return [
-            method.make_term(states if method.where == "hidden" else start)
+            method.make_term(_at_kernels(states if method.where == "hidden" else start))
             for method in self.methods
         ]
 
@@ -228,7 +267,7 @@ class Cohort:
         batch = [self.train[item] for item in order[index * size : (index + 1) * size]]
 
         began = time.perf_counter()
-        answers = self.model.answers(torch.stack(self.parameters), batch, self.hidden)
+        answers = self._answers(torch.stack(self.parameters), batch, hidden=self.hidden)
         ce = answers.cross_entropy()
         objective = ce.sum()
         weights = [
@@ -238,7 +277,10 @@ class Cohort:
         for index, (method, weight) in enumerate(zip(self.methods, weights, strict=True)):
             if method.where == "hidden" and weight and not method.adds_nothing:
                 assert answers.hidden is not None
-                objective = objective + weight * self.terms[index](answers.hidden[index])
+                states = answers.hidden[index]
+                # Of a run that has diverged the cross-entropy tells.
+                if bool(states.isfinite().all()):
+                    objective = objective + weight * self.terms[index](_at_kernels(states))
         gradients = list(torch.autograd.grad(objective, self.parameters))
         self.model_seconds += time.perf_counter() - began
 
@@ -246,13 +288,17 @@ class Cohort:
             if method.where == "hidden" or method.adds_nothing or not weight:
                 continue
             began = time.perf_counter()
-            term = weight * self.terms[index](self.parameters[index])
+            term = weight * self.terms[index](_at_kernels(self.parameters[index]))
             gradients[index] = (
                 gradients[index] + torch.autograd.grad(term, self.parameters[index])[0]
             )
             self.term_seconds[index] += time.perf_counter() - began
 
         began = time.perf_counter()
+        if self.common["lr_schedule"] == "linear":
+            left = 1 - (self.step - 1) / self.common["steps"]
+            for group, trial in zip(self.optimizer.param_groups, self.trials, strict=True):
+                group["lr"] = trial["lr"] * left
         for index, value in enumerate(ce.detach().tolist()):
             finite = math.isfinite(value) and bool(gradients[index].isfinite().all())
             if not finite and self.diverged[index] is None:
@@ -272,7 +318,7 @@ class Cohort:
         found = [torch.zeros(runs, len(items), dtype=torch.float64) for _ in range(3)]
         wrong, restricted, nats = found
         for batch in _batches(items):
-            answers = self.model.answers(prompts, [items[i] for i in batch], hidden=False)
+            answers = self._answers(prompts, [items[i] for i in batch])
             places = torch.tensor(batch)
             rows = places[answers.owner.cpu()]
             misses = (answers.logits.argmax(-1) != answers.targets).double().cpu()
@@ -296,9 +342,10 @@ class Cohort:
             scores = self._scores(prompts, items)
         for curve, score, parameter in zip(self.curves, scores, self.parameters, strict=True):
             cloud = parameter.detach()
+            cloud = cloud if cloud.ndim == 3 else cloud[None]
             shape = {
                 name: _short(value)
-                for name, value in topology(cloud if cloud.ndim == 3 else cloud[None]).items()
+                for name, value in topology(_at_kernels(cloud)).items()
                 if name != "persistent_entropy"
             }
             curve.append({"step": self.step, **score.summary(self.curve_size), **shape})
@@ -350,12 +397,13 @@ class Cohort:
             },
             "diverged": self.diverged[index],
             "cohort": len(self.trials),
-            "forward": "packed" if self.model.packed else "padded",
+            "forward": "packed" if self.packed else "padded",
             "task_digest": self.task.digest[:16],
         }
 
     def _save(self) -> None:
         state = {
+            "version": _VERSION,
             "keys": self.keys,
             "step": self.step,
             "parameters": [parameter.detach() for parameter in self.parameters],
@@ -380,6 +428,8 @@ class Cohort:
             return
         try:
             state = torch.load(self.state, map_location=self.model.device, weights_only=True)
+            if state["version"] != _VERSION:
+                return  # of an older tsloss_fast: begun again
             if state["keys"] != self.keys:
                 raise ValueError("it belongs to other runs")
         except Exception as error:
@@ -400,6 +450,11 @@ class Cohort:
         for name in ("step", "curves", "train_ce", "term_seconds", "model_seconds", "diverged"):
             setattr(self, name, state[name])
         self.reference = state["reference"]
+
+
+def _at_kernels(points: Tensor) -> Tensor:
+    """Points where they can be measured: on the CPU if there are no kernels for their device."""
+    return points if points.is_cuda and _core.has_cuda else points.cpu()
 
 
 def _batches(items: Sequence[EncodedItem]) -> list[list[int]]:

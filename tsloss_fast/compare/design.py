@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,8 +21,10 @@ from typing import Any
 import yaml
 
 from tsloss_fast.compare.methods import Method, find_method
+from tsloss_fast.compare.outcomes import OUTCOMES
 from tsloss_fast.tuning.packed import ADAPTERS
 from tsloss_fast.tuning.prompts import METHODS as STARTS
+from tsloss_fast.tuning.tasks import task_difficulty
 
 __all__ = [
     "Design",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 Trial = dict[str, Any]
+LR_SCHEDULES = ("constant", "linear")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -102,21 +106,35 @@ class Start:
 
 @dataclass(frozen=True)
 class Search:
-    """How learning rate and weight are chosen, alike for every method.
+    """How learning rate and weight are chosen, with as many runs for every method.
 
-    Each method gets `trials` runs a seed. The learning rates are a geometric row over `lr`; the
-    weights, in units of the method's scale, one over `weight`, taken in another order (a Latin
-    hypercube). Cross-entropy has no weight, so all its trials go to the learning rate. Chosen is
-    the lowest mean cross-entropy of the validation items at the last step.
+    Each method gets `trials` runs a seed. Cross-entropy has no weight, so it tries as many learning
+    rates, a geometric row over `lr`. Others try `trials / weights` learning rates of the same range
+    with each of `weights` weights, a geometric row over `weight` in units of the method's scale.
+    Chosen is the lowest cross-entropy of the validation items, averaged over the last `evaluations`
+    evaluations (evenly over the second half of the training) and the seeds.
+
+    With `weights: null` every learning rate is tried with one weight, in another order (a Latin
+    hypercube): cheaper, but a good learning rate may have met a bad weight alone.
     """
 
     trials: int = 6
+    weights: int | None = 2
+    evaluations: int = 3
     seeds: tuple[int, ...] = (1000,)
     lr: tuple[float, float] = (0.01, 0.1)
-    weight: tuple[float, float] = (0.1, 10.0)
+    weight: tuple[float, float] = (0.3, 3.0)
 
     def __post_init__(self) -> None:
         _at_least_one("search: trials", self.trials)
+        _at_least_one("search: evaluations", self.evaluations)
+        if self.weights is not None:
+            _at_least_one("search: weights", self.weights)
+            if self.trials % self.weights:
+                raise ValueError(
+                    f"search: trials ({self.trials}) must be a multiple of weights "
+                    f"({self.weights}), so that every learning rate meets every weight"
+                )
         _seeds("search: seeds", self.seeds)
         for name in ("lr", "weight"):
             values = getattr(self, name)
@@ -125,14 +143,27 @@ class Search:
 
     def points(self, method: Method) -> list[tuple[float, float]]:
         """(learning rate, weight) of each trial of a method."""
+        if method.adds_nothing:
+            return [(rate, 0.0) for rate in _row(self.lr, self.trials)]
+        if self.weights is not None:
+            rates = _row(self.lr, self.trials // self.weights)
+            weights = [
+                _rounded(method.scale * factor) for factor in _row(self.weight, self.weights)
+            ]
+            return list(itertools.product(rates, weights))
         # The ranks of multiples of the golden ratio: an even order without a pattern.
         marks = [((k + 1) * _GOLDEN) % 1 for k in range(self.trials)]
-        ranks = [sorted(marks).index(mark) for mark in marks]
-        rates, factors = _row(self.lr, self.trials), _row(self.weight, self.trials)
+        factors = _row(self.weight, self.trials)
         return [
-            (rate, 0.0 if method.adds_nothing else _rounded(method.scale * factors[rank]))
-            for rate, rank in zip(rates, ranks, strict=True)
+            (rate, _rounded(method.scale * factors[sorted(marks).index(mark)]))
+            for rate, mark in zip(_row(self.lr, self.trials), marks, strict=True)
         ]
+
+    def eval_every(self, steps: int) -> int:
+        """Steps between evaluations of a trial."""
+        if self.evaluations == 1:
+            return steps
+        return max(1, steps // (2 * (self.evaluations - 1)))
 
 
 @dataclass(frozen=True)
@@ -178,6 +209,7 @@ class Design:
         search: how learning rate and weight are chosen; None: `lr`, and each method's scale.
         lr: without a search.
         weight_decay: of AdamW.
+        lr_schedule: "constant", or "linear" to 0 at the last step.
         bootstrap, confidence: of the intervals of paired differences over seeds.
         primary: the outcomes that the experiment is about.
         cohort: runs at most that go through the model together; changes time and memory only.
@@ -195,6 +227,7 @@ class Design:
     search: Search | None = field(default_factory=Search)
     lr: float = 0.03
     weight_decay: float = 0.0
+    lr_schedule: str = "constant"
     bootstrap: int = 10_000
     confidence: float = 0.95
     primary: tuple[str, ...] = (
@@ -208,9 +241,16 @@ class Design:
     def __post_init__(self) -> None:
         for name in ("tasks", "methods", "models", "adapters", "virtual_tokens", "starts"):
             values = getattr(self, name)
-            keys = [getattr(value, "name", value) for value in values]
+            keys = [str(getattr(value, "name", value)) for value in values]
             if not values or len(set(keys)) != len(keys):
                 raise ValueError(f"{name}: expected at least one, each once, got {keys}")
+        plain = isinstance(self.name, str) and re.fullmatch(r"[\w][\w .-]*", self.name, re.ASCII)
+        if not plain:
+            raise ValueError(
+                f"name must be letters, digits, spaces, dots and dashes, since it names files; got "
+                f"{self.name!r}"
+            )
+        self._refuse_doubles()
         _seeds("seeds", self.seeds)
         if self.search is not None and set(self.search.seeds) & set(self.seeds):
             raise ValueError(
@@ -235,8 +275,39 @@ class Design:
                 f"lr must be above 0 and weight_decay at least 0, got {self.lr}, "
                 f"{self.weight_decay}"
             )
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ValueError(
+                f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}, got {self.lr_schedule!r}"
+            )
+        unknown = [name for name in self.primary if name not in OUTCOMES]
+        if unknown or not self.primary:
+            raise ValueError(
+                f"primary must be some of {', '.join(OUTCOMES)}, got {list(self.primary)}"
+            )
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}")
+
+    def _refuse_doubles(self) -> None:
+        """What could not be told apart in the results."""
+        keys: dict[str, list[Any]] = {
+            "tasks": [
+                (p.task, task_difficulty(p.task, p.difficulty), p.train_size, p.steps)
+                for p in self.tasks
+            ],
+            "methods": [json.dumps(m.essence() | {"scale": m.scale}) for m in self.methods],
+            "starts": [(s.init, s.init_text, s.jitter) for s in self.starts],
+        }
+        for name, values in keys.items():
+            for index, value in enumerate(values):
+                if value in values[:index]:
+                    first = values.index(value)
+                    what = (
+                        "task, difficulty, train_size and steps" if name == "tasks" else "content"
+                    )
+                    raise ValueError(
+                        f"{name}: number {first + 1} and number {index + 1} have the same {what}, "
+                        "so their runs could not be told apart; leave one out"
+                    )
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Design:
@@ -328,14 +399,11 @@ class Design:
                     if run is None:
                         return None
                     # A run that diverged is worse than any that did not.
-                    found.append(math.inf if run["diverged"] is not None else run["end"]["ce"])
+                    diverged = run["diverged"] is not None
+                    found.append(math.inf if diverged else _late_ce(run["curve"]))
                 criteria.append(statistics.fmean(found))
+            # Where all diverged, the first: the lowest learning rate, whose run shows it.
             best = criteria.index(min(criteria))
-            if math.isinf(criteria[best]):
-                raise ValueError(
-                    f"every trial of {method.name} on {group.describe()} diverged: search lower "
-                    "learning rates or weights"
-                )
             chosen[method.name] = {
                 "lr": points[best][0],
                 "weight": points[best][1],
@@ -354,6 +422,7 @@ class Design:
             "stage": stage,
             **group.fields(),
             "weight_decay": self.weight_decay,
+            "lr_schedule": self.lr_schedule,
             "method": method.name,
             "settings": method.settings(),
             "lr": lr,
@@ -361,17 +430,38 @@ class Design:
             "seed": seed,
         }
         if stage == "search":
-            trial["eval_every"] = trial["steps"]
+            assert self.search is not None
+            trial["eval_every"] = self.search.eval_every(trial["steps"])
         return trial
 
 
 def trial_key(trial: Mapping[str, Any]) -> str:
-    """A name of the trial by its content; the method's name and the start's are no part of it."""
-    content = {name: value for name, value in trial.items() if name not in ("method", "start")}
-    # What only scales a search or names a schedule of nothing has no part in the result.
-    settings = {name: value for name, value in trial["settings"].items() if name != "scale"}
-    text = json.dumps(content | {"settings": settings}, sort_keys=True)
+    """A name of the trial by what its result depends on.
+
+    Names of methods and starts are no part of it, nor what a loss does not use, nor the size of a
+    split that is not looked at: with `split="by_item"` no split depends on the others' sizes.
+    """
+    search = trial["stage"] == "search"
+    idle = ("test_size", "curve_size") if search else ("validation_size",)
+    content = {
+        name: value
+        for name, value in trial.items()
+        if name not in ("method", "start", "settings", "lr_schedule", "difficulty", *idle)
+    }
+    if trial.get("lr_schedule", "constant") != "constant":
+        content["lr_schedule"] = trial["lr_schedule"]
+    content["difficulty"] = task_difficulty(trial["task"], trial["difficulty"])
+    content["settings"] = Method(trial["method"], **trial["settings"]).essence()
+    for name in ("lr", "weight", "weight_decay", "jitter"):
+        content[name] = float(content[name])
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _late_ce(curve: Sequence[Mapping[str, float]]) -> float:
+    """The mean cross-entropy of the evaluations in the second half of a training."""
+    last = curve[-1]["step"]
+    return statistics.fmean(point["ce"] for point in curve if 2 * point["step"] >= last)
 
 
 def preset_names() -> list[str]:
@@ -442,10 +532,20 @@ def _list(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
+def _numbers(name: str, value: Any) -> None:
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(each, bool) or not isinstance(each, (int, float)):
+            hint = " (YAML takes 1e-2 for text: write 0.01 or 1.0e-2)" if "e" in str(each) else ""
+            raise ValueError(f"{name} must be a number, got {each!r}{hint}")
+
+
 def _known(kind: type, given: Any, what: str) -> Mapping[str, Any]:
     names = {each.name for each in fields(kind)}
     if not isinstance(given, Mapping):
         raise ValueError(f"{what} must be a mapping, got {given!r}")
+    for field_ in fields(kind):
+        if field_.name in given and "float" in str(field_.type):
+            _numbers(f"{what}: {field_.name}", given[field_.name])
     unknown = sorted(str(name) for name in set(given) - names)
     if unknown:
         raise ValueError(f"{what} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}")

@@ -99,6 +99,21 @@ class Method:
         """All but the name: what the result depends on."""
         return {name: value for name, value in asdict(self).items() if name != "name"}
 
+    def essence(self) -> dict[str, Any]:
+        """Of the settings those that this loss uses, in one form: equal methods have equal ones."""
+        if self.adds_nothing:
+            return {"loss": self.loss}
+        essence: dict[str, Any] = {
+            "loss": self.loss,
+            "schedule": self.schedule,
+            "where": self.where,
+        }
+        terms = {
+            "surrogate": ("connectivity", "redundancy"),
+            "exact": ("connectivity", "redundancy", "compactness", "loops"),
+        }
+        return essence | {name: float(getattr(self, name)) for name in terms.get(self.loss, ())}
+
     def share(self, step: int, steps: int) -> float:
         """The schedule's share of the weight at a step in 1 … steps."""
         return SCHEDULES[self.schedule](step / steps)
@@ -158,6 +173,8 @@ def find_method(given: str | Mapping[str, Any]) -> Method:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {given!r}")
         return METHODS[given]
     known = {field.name for field in fields(Method)}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"a method is a name or a mapping, got {given!r}")
     unknown = sorted(set(given) - known)
     if unknown or not isinstance(given.get("name"), str):
         wrong = f"unknown {', '.join(unknown)}" if unknown else "its name is missing"

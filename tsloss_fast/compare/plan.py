@@ -41,9 +41,8 @@ class Plan:
     @classmethod
     def of_records(cls, design: Design, records: Sequence[Mapping[str, Any]]) -> Plan:
         """From the lines of results files; of two runs of the same trial the first counts."""
-        return cls(
-            design, {line["key"]: line for line in reversed(records) if line["kind"] == "run"}
-        )
+        runs = [line for line in reversed(records) if line["kind"] == "run"]
+        return cls(design, {trial_key(line["trial"]): line for line in runs})
 
     def lines(self) -> list[dict[str, Any]]:
         """What belongs to the design of all that there is: the design, its choices and runs."""
@@ -56,7 +55,7 @@ class Plan:
                 run = self.runs.get(trial_key(trial))
                 if run is not None:
                     # Another design may have run the same trial under another name.
-                    lines.append({**run, "trial": trial})
+                    lines.append({**run, "key": trial_key(trial), "trial": trial})
         return lines
 
     def ready(self) -> Iterator[Job]:

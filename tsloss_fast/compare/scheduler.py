@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsloss_fast._atomic import remove_temporaries
-from tsloss_fast.compare.design import Design
+from tsloss_fast.compare.design import Design, trial_key
 from tsloss_fast.compare.plan import Job, Plan
 from tsloss_fast.compare.results import ResultsFile, read_results
 from tsloss_fast.compare.worker import work
@@ -89,15 +89,20 @@ def run_experiment(
     """
     with ExitStack() as stack:
         stack.enter_context(exclusive(out))
-        states = out / STATES
-        states.mkdir(exist_ok=True)
+        states = out / STATES / design.name
+        states.mkdir(parents=True, exist_ok=True)
         remove_temporaries(states)
         results = ResultsFile(out / f"{design.name}.jsonl")
         stack.callback(results.close)
         plan = Plan.of_records(design, read_results(out))
         _declare(results, design)
         _choose(results, plan)
-        if next(plan.ready(), None) is None:
+        jobs = {f"{job.identity}.pt" for job in plan.ready()}
+        for left in states.iterdir():
+            # Of a job that is done, or cut in another way now.
+            if left.name not in jobs:
+                left.unlink()
+        if not jobs:
             return results.path
         share = divide_threads(processes, threads)
         results.append([_session(processes, share, device)])
@@ -106,9 +111,11 @@ def run_experiment(
         try:
             _serve(workers, state, results, states, view)
         except KeyboardInterrupt:
-            _stop(workers, results)
+            errors = _stop(workers, results)
+            lost = f" (but: {'; '.join(errors)})" if errors else ""
             raise ExperimentInterrupted(
-                f"interrupted; {results.path} holds what was finished, and the same command goes on"
+                f"interrupted; {results.path} holds what was finished, and the same command goes "
+                f"on{lost}"
             ) from None
         return results.path
 
@@ -118,41 +125,58 @@ def _serve(
 ) -> None:
     """Hand out jobs and take results until nothing is left to do."""
     while True:
-        idle = [worker for worker in workers.values() if worker.job is None]
-        taken = {worker.job.identity for worker in workers.values() if worker.job is not None}
-        jobs = [job for job in state.plan.ready() if job.identity not in taken]
-        for worker, job in zip(idle, jobs, strict=False):
-            worker.job = job
-            worker.connection.send((list(job.trials), str(states / f"{job.identity}.pt")))
-            state.underway[worker.process.pid] = (job.label, {})
+        for worker in workers.values():
+            if worker.job is None:
+                _hand_out(worker, workers, state, states)
         view(state)
-        busy = {worker.connection: worker for worker in workers.values() if worker.job is not None}
+        busy = [worker for worker in workers.values() if worker.job is not None]
         if not busy:
             return
-        sentinels = {worker.process.sentinel: worker for worker in workers.values()}
-        for ready in wait([*busy, *sentinels]):
-            worker = busy.get(ready) or sentinels[ready]  # type: ignore[call-overload]
-            if worker.job is None:
-                continue
+        signals = {worker.connection: worker for worker in busy}
+        ends = {worker.process.sentinel: worker for worker in workers.values()}
+        for ready in wait([*signals, *ends]):
+            worker = signals.get(ready) or ends[ready]  # type: ignore[call-overload]
+            if worker.job is None or not worker.connection.poll():
+                raise _died(worker, results)
             _take(worker, state, results, states)
 
 
+def _hand_out(worker: _Worker, workers: dict[int, _Worker], state: State, states: Path) -> None:
+    """Give a worker the first job none of whose trials is underway."""
+    underway = {
+        trial_key(trial)
+        for other in workers.values()
+        if other.job is not None
+        for trial in other.job.trials
+    }
+    for job in state.plan.ready():
+        if not underway.intersection(map(trial_key, job.trials)):
+            worker.job = job
+            with suppress(BrokenPipeError, ConnectionResetError):  # seen as its end
+                worker.connection.send((list(job.trials), str(states / f"{job.identity}.pt")))
+            state.underway[worker.process.pid] = (job.label, {})
+            return
+
+
+def _died(worker: _Worker, results: ResultsFile) -> RuntimeError:
+    worker.process.join(5)
+    code = worker.process.exitcode
+    how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    doing = f"while it trained {worker.job.label}" if worker.job is not None else "while it waited"
+    return RuntimeError(
+        f"a process ended with {how} {doing}. What was finished is in {results.path}, and the same "
+        "command goes on; if memory ran out, use fewer processes or a smaller cohort"
+    )
+
+
 def _take(worker: _Worker, state: State, results: ResultsFile, states: Path) -> None:
+    """Receive what a worker says of its job."""
     assert worker.job is not None
     label = worker.job.label
     try:
-        if not worker.connection.poll():
-            raise EOFError
         kind, content = worker.connection.recv()
     except (EOFError, ConnectionResetError):
-        worker.process.join(5)
-        code = worker.process.exitcode
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        raise RuntimeError(
-            f"a process ended with {how} while it trained {label}. What was finished is in "
-            f"{results.path}, and the same command goes on; if memory ran out, use fewer processes "
-            "or a smaller cohort"
-        ) from None
+        raise _died(worker, results) from None
     if kind == "progress":
         state.underway[worker.process.pid] = (label, content)
     elif kind == "done":
@@ -210,8 +234,10 @@ def _start(
                 worker.process.join()
 
 
-def _stop(workers: dict[int, _Worker], results: ResultsFile) -> None:
-    """Ask everybody to write its state, and wait for that; a second interrupt does not wait."""
+def _stop(workers: dict[int, _Worker], results: ResultsFile) -> list[str]:
+    """Ask everybody to write its state, and wait for that; a second interrupt does not wait.
+    The errors that came instead."""
+    errors = []
     for worker in workers.values():
         with suppress(BrokenPipeError, ConnectionResetError):
             worker.connection.send(None)
@@ -222,7 +248,10 @@ def _stop(workers: dict[int, _Worker], results: ResultsFile) -> None:
                 kind, content = worker.connection.recv()
                 if kind == "done":
                     results.append(content)
+                elif kind == "error":
+                    errors.append(content[0])
         worker.process.join()
+    return errors
 
 
 def _device(device: str, index: int) -> str:

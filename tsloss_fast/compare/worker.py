@@ -61,6 +61,7 @@ def work(connection: Connection, threads: int, device: str, checkpoint_every: in
             name = trials[0]["model"]
             if name not in models:
                 connection.send(("progress", {"loading": name}))
+                models.clear()  # one at a time: they are large, and jobs come model by model
                 models[name] = Model(*load_model(name), device=device)
             cohort = Cohort(
                 trials,
@@ -71,6 +72,8 @@ def work(connection: Connection, threads: int, device: str, checkpoint_every: in
                 checkpoint_every,
             )
             connection.send(("done", cohort.finish()))
+            if stop.wanted:
+                return  # asked to stop when only the end was left to do
         except CohortInterrupted:
             connection.send(("stopped", None))
             return

@@ -197,6 +197,12 @@ class _Items:
     remedy: str
 
 
+def task_difficulty(name: str, difficulty: int | None) -> int | None:
+    """The difficulty that a task has: the given one, or a generated task's own; else None."""
+    generator = GENERATORS.get(name)
+    return generator.default if difficulty is None and generator is not None else difficulty
+
+
 def _items(name: str, difficulty: int | None) -> _Items:
     if name in GENERATORS:
         generator = GENERATORS[name]
