@@ -8,6 +8,7 @@ and the table between the marks in the README. Nothing is trained, and no result
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class _Experiment:
     file: Path
     lines: list[dict[str, Any]]
     sessions: list[dict[str, Any]]
+    designs: list[dict[str, Any]]
+    """Each time that a design was written down, and the runs that followed it."""
 
     @property
     def name(self) -> str:
@@ -36,7 +39,7 @@ class _Experiment:
 
     @property
     def design(self) -> dict[str, Any]:
-        return dict(self.lines[0]["design"])
+        return dict(self.designs[-1]["design"])
 
 
 def read(folder: Path) -> list[_Experiment]:
@@ -49,12 +52,17 @@ def read(folder: Path) -> list[_Experiment]:
     found = []
     for file in sorted(folder.glob("*.jsonl"), key=lambda file: (_place(file.stem), file.stem)):
         own = read_results(file)
-        designs = [line["design"] for line in own if line["kind"] == "experiment"]
+        designs: list[dict[str, Any]] = []
+        for line in own:
+            if line["kind"] == "experiment":
+                designs.append({**line, "runs before the next": 0})
+            elif line["kind"] == "run" and designs:
+                designs[-1]["runs before the next"] += 1
         if not designs:
             raise ValueError(f"{file} holds no design; tsloss compare writes it first")
-        plan = Plan.of_records(Design.from_mapping(designs[-1]), everything)
+        plan = Plan.of_records(Design.from_mapping(designs[-1]["design"]), everything)
         sessions = [line for line in own if line["kind"] == "session"]
-        found.append(_Experiment(file, plan.lines(), sessions))
+        found.append(_Experiment(file, plan.lines(), sessions, designs))
     return found
 
 
@@ -65,7 +73,7 @@ def _place(name: str) -> int:
 def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
     """Every method beside its baseline: what was reached, and the paired differences."""
     from tsloss_fast.compare.comparison import read_experiment
-    from tsloss_fast.compare.numbers import decimals, difference_text, shown
+    from tsloss_fast.compare.numbers import NEVER, NONE, decimals, difference_text, shown
     from tsloss_fast.compare.outcomes import OUTCOMES
     from tsloss_fast.compare.words import short_names
 
@@ -96,7 +104,11 @@ def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
                     if entry is None:
                         row.append("")
                         continue
-                    text = difference_text(entry.difference, decimals(group, outcome))
+                    text = NEVER if entry.never else NONE
+                    if entry.difference is not None:
+                        text = difference_text(entry.difference, decimals(group, outcome))
+                    if entry.censored and not entry.never:
+                        text += f", {entry.censored} censored"
                     claim = entry.difference is not None and entry.difference.claim
                     row.append(f"**{text}**" if claim else text)
                 yield "| " + " | ".join(row) + " |"
@@ -113,12 +125,14 @@ def _mean_reference(group: Any, key: str) -> float:
 def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
     """The settings whose interval excludes zero, those whose does not, and what chance gives."""
     from tsloss_fast.compare.comparison import read_experiment
+    from tsloss_fast.compare.statistics import MINIMUM_SEEDS
     from tsloss_fast.compare.words import chance, short_names
 
     everything = []
     better: list[str] = []
     worse: list[str] = []
     neither: list[str] = []
+    unfinished: list[str] = []
     seen = set()
     for each in experiments:
         experiment = read_experiment(each.lines)
@@ -140,14 +154,38 @@ def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
                     if which:
                         into.append(f"{where}: {', '.join(which)}")
                 if not claims:
-                    neither.append(where)
+                    few = any(e.difference.pairs < MINIMUM_SEEDS for e in entries)
+                    (unfinished if few else neither).append(where)
     for title, lines in (
         ("The interval excludes zero, for the better", better),
         ("The interval excludes zero, for the worse", worse),
         ("No interval excludes zero", neither),
+        ("Too few seeds so far to say anything", unfinished),
     ):
-        yield f"- {title}: {'; '.join(lines) if lines else 'nowhere'}."
-    yield from (f"- {sentence}" for sentence in chance(everything, 0.95))
+        if lines or title.startswith("The interval"):
+            yield f"- {title}: {'; '.join(lines) if lines else 'nowhere'}."
+    levels = {each.design["confidence"] for each in experiments}
+    for level in sorted(levels):
+        yield from (f"- {sentence}" for sentence in chance(everything, level))
+    yield from (f"- {sentence}" for sentence in _at_the_edge(experiments))
+
+
+def _at_the_edge(experiments: Sequence[_Experiment]) -> Iterator[str]:
+    """Choices at the end of what was tried."""
+    from tsloss_fast.compare.comparison import read_experiment
+    from tsloss_fast.compare.summary import edge_warnings
+
+    found = total = 0
+    for each in experiments:
+        experiment = read_experiment(each.lines)
+        for group in experiment.groups:
+            found += len(edge_warnings(experiment, group))
+        total += len(experiment.choices)
+    if found:
+        yield (
+            f"Of {total} choices of a learning rate and a weight, {found} values lie at the end of "
+            "what was tried: a better one may lie beyond. The tables name them."
+        )
 
 
 def _protocol(experiments: Sequence[_Experiment]) -> Iterator[str]:
@@ -160,16 +198,32 @@ def _protocol(experiments: Sequence[_Experiment]) -> Iterator[str]:
             for plan in design["tasks"]
         )
         chosen = (
-            f"{search['trials']} runs a method choose learning rate and weight"
+            f"{search['trials'] * len(search['seeds'])} runs a method choose learning rate and "
+            "weight"
             if search
             else "fixed learning rate and weights"
         )
+        place = f"{each.file.parent.name}/{each.name}"
         yield (
             f"- **{each.name}**: {design['question']} {len(design['methods'])} methods, "
-            f"{len(design['seeds'])} seeds; {tasks}; {chosen}. [Tables]({each.file.parent.name}/"
-            f"{each.name}.md), [figure]({each.file.parent.name}/{each.name}.png), "
-            f"[raw results]({each.file.parent.name}/{each.name}.jsonl)."
+            f"{len(design['seeds'])} seeds; {tasks}; {chosen}. [Tables]({place}.md), "
+            f"[figure]({place}.png), [raw results]({place}.jsonl).{_changes(each)}"
         )
+
+
+def _changes(each: _Experiment) -> str:
+    """What of a design was changed after it was first written down."""
+    text = ""
+    for before, after in itertools.pairwise(each.designs):
+        keys = sorted({*before["design"], *after["design"]})
+        changed = [k for k in keys if before["design"].get(k) != after["design"].get(k)]
+        runs = before["runs before the next"]
+        if changed and runs:
+            text += (
+                f" The design was changed after {runs} runs ({after['date'][:10]}): "
+                f"{', '.join(changed)}."
+            )
+    return text
 
 
 def _machines(experiments: Sequence[_Experiment]) -> str:
@@ -186,12 +240,22 @@ def _machines(experiments: Sequence[_Experiment]) -> str:
     return "; ".join(f"{text} ({', '.join(sorted(days))})" for text, days in found.items())
 
 
-def page(experiments: Sequence[_Experiment]) -> str:
+def page(everything: Sequence[_Experiment]) -> str:
     """The page for a reader who has five minutes."""
+    # The pilot chose how to measure: its tables are there, its numbers are in no conclusion.
+    experiments = [each for each in everything if each.name != "pilot"]
+    pilots = [each for each in everything if each.name == "pilot"]
+    if not experiments:
+        raise ValueError("no results but those of the pilot: there is nothing to tell yet")
     runs = {
         line["key"]: line for each in experiments for line in each.lines if line["kind"] == "run"
     }
+    trials = [run["trial"] for run in runs.values()]
     seconds = sum(run["seconds"]["step"] * run["trial"]["steps"] for run in runs.values())
+    models = sorted({trial["model"] for trial in trials})
+    seeds = sorted({len(each.design["seeds"]) for each in experiments})
+    counts = " or ".join(map(str, seeds))
+    levels = " or ".join(sorted({f"{100 * each.design['confidence']:g} %" for each in experiments}))
     folder = experiments[0].file.parent.name
     lines = [
         "# Does TSLoss help?",
@@ -201,28 +265,40 @@ def page(experiments: Sequence[_Experiment]) -> str:
         "## Question",
         "",
         "The paper (arXiv 2602.16500) reports faster convergence and better accuracy for prompt "
-        "tuning with a topological term. Does SmolLM2-135M, prompt-tuned on a few tasks, show it?",
+        f"tuning with a topological term. Does {', '.join(models)}, prompt-tuned on "
+        f"{', '.join(sorted({trial['task'] for trial in trials}))}, show it?",
         "",
         "## Protocol",
         "",
         "- Within a seed all methods have the same first prompt, the same items in the same order "
         "and the same steps; no test item of a seed is a training or validation item of another.",
         "- Learning rate and weight of each method are chosen by the cross-entropy of validation "
-        "items, with another seed and the same number of runs for every method; no test item is "
-        "looked at before that.",
+        "items, with the same number of runs for every method and with seeds of their own; no test "
+        "item is looked at before that.",
         "- The outcomes (steps to a cross-entropy and to an accuracy, area under the accuracy "
         "curve, accuracy at the end) were fixed in the designs, which were committed before the "
         "runs (`tsloss_fast/compare/presets/`).",
         "- Differences to cross-entropy alone are paired by seed, with percentile bootstrap "
-        "intervals of 95 %; **bold** excludes zero. With five seeds such intervals cover less than "
-        "they promise, and no exact test of a single comparison can reach 0.05.",
+        f"intervals of {levels}; **bold** excludes zero. With {counts} seeds such intervals cover "
+        "less than they promise: the last lines of this page count how many would exclude zero by "
+        "chance.",
         "- The runs of a seed go through the frozen model together, packed into one forward pass. "
-        "That changes no run: alone and among others the same bits, and up to rounding those of "
-        "peft's own forward pass (both are tests).",
-        f"- {len(runs)} runs, {seconds / 3600:.1f} hours of one thread for the training alone. "
-        f"{_machines(experiments)}.",
+        "The tests hold that, with a small model, a run alone and among others has the same bits, "
+        "and up to rounding those of peft's own forward pass.",
+        f"- {len(runs)} runs; {seconds / 3600:.1f} hours for the training alone, if they had come "
+        f"one after another. {_machines(experiments)}.",
+        "- What the loss itself costs in a step is measured elsewhere, on an idle machine: "
+        "`python -m tsloss_fast.benchmarks.price`.",
         "",
         *_protocol(experiments),
+        *(
+            f"- A pilot of {sum(line['kind'] == 'run' for line in each.lines)} runs came before "
+            "and is in no conclusion. It showed that the search had tied each learning rate to one "
+            "weight and rested on one evaluation, and that a constant learning rate makes the end "
+            f"noisy; all three were changed. [Tables]({folder}/{each.name}.md), "
+            f"[raw results]({folder}/{each.name}.jsonl)."
+            for each in pilots
+        ),
         "",
         "## Result",
         "",
@@ -233,13 +309,15 @@ def page(experiments: Sequence[_Experiment]) -> str:
         "",
         *table(experiments),
         "",
-        f"![Accuracy and differences of the default comparison]({folder}/default.png)",
+        *(
+            f"![Accuracy and differences of {each.name}]({folder}/{each.name}.png)"
+            for each in experiments[:1]
+        ),
         "",
         "## What we conclude, and what we do not",
         "",
         *conclusions(experiments),
-        "- We do not conclude that TSLoss has no effect on larger models, on longer training or on "
-        "other tasks: one model of 135 million parameters and five seeds cannot show that.",
+        "- Nothing here speaks of larger models, longer training or other tasks.",
         "",
     ]
     return "\n".join(lines)
@@ -252,7 +330,9 @@ def readme_table(experiments: Sequence[_Experiment]) -> str:
     from tsloss_fast.compare.summary import story_table
     from tsloss_fast.compare.words import short_names
 
-    (default,) = [each for each in experiments if each.name == "default"]
+    default = next((each for each in experiments if each.name == "default"), None)
+    if default is None:
+        raise ValueError("the README shows the experiment 'default', which has no results here")
     experiment = read_experiment(default.lines)
     rates = []
     for group, name in zip(experiment.groups, short_names(experiment.groups), strict=True):

@@ -63,6 +63,11 @@ class RunGroup:
         """Whether a record that names some of what the runs share names the same."""
         return all(record.get(name, value) == value for name, value in self.shared.items())
 
+    def alike(self, method: str, other: str, seed: int) -> bool:
+        """Whether the runs of a seed saw the same items: a task's file may have changed between."""
+        one, two = (self.runs[name][seed].get("task_digest") for name in (method, other))
+        return bool(one == two)
+
     def values(self, method: str, outcome: str) -> dict[int, float]:
         """By seed; a run without the outcome is not there."""
         found = {
@@ -86,6 +91,7 @@ class Comparison:
         difference: method - baseline; None without a pair.
         missing: seeds of the group that are left out, because one of the two lacks the outcome.
         censored: pairs of which one or both never reached the threshold.
+        never: no run of any pair reached it, so there is nothing to compare: `difference` is None.
         holm: the sign-flip p adjusted for all primary outcomes of all methods of the group; None
             if the outcome is not primary.
     """
@@ -96,6 +102,7 @@ class Comparison:
     difference: PairedDifference | None
     missing: tuple[int, ...]
     censored: int
+    never: bool = False
     holm: float | None = None
 
     @property
@@ -189,10 +196,14 @@ class Experiment:
         ours = group.values(method, outcome.name)
         theirs = group.values(self.baseline, outcome.name)
         # In the order of seeds, so that the bootstrap does not depend on which run ended first.
-        common = sorted(set(ours) & set(theirs))
-        late = {*group.censored(method, outcome.name), *group.censored(self.baseline, outcome.name)}
+        common = sorted(
+            seed for seed in set(ours) & set(theirs) if group.alike(method, self.baseline, seed)
+        )
+        late = set(group.censored(method, outcome.name))
+        their_late = set(group.censored(self.baseline, outcome.name))
+        never = bool(common) and late.issuperset(common) and their_late.issuperset(common)
         difference = None
-        if common:
+        if common and not never:
             difference = paired_difference(
                 [ours[seed] for seed in common],
                 [theirs[seed] for seed in common],
@@ -200,8 +211,8 @@ class Experiment:
                 resamples=self.resamples,
             )
         missing = tuple(seed for seed in group.seeds if seed not in common)
-        censored = len(late.intersection(common))
-        return Comparison(group, method, outcome, difference, missing, censored)
+        censored = len((late | their_late).intersection(common))
+        return Comparison(group, method, outcome, difference, missing, censored, never)
 
 
 def read_experiment(records: Iterable[Record]) -> Experiment:

@@ -10,6 +10,8 @@ from tsloss_fast.compare.outcomes import Outcome
 from tsloss_fast.compare.statistics import PairedDifference
 
 __all__ = [
+    "NEVER",
+    "NONE",
     "counted",
     "decimals",
     "difference_text",
@@ -20,7 +22,7 @@ __all__ = [
     "span",
 ]
 
-MINUS, NONE = "\N{MINUS SIGN}", "–"
+MINUS, NONE, NEVER = "\N{MINUS SIGN}", "–", "never reached"
 
 
 def counted(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
 from tsloss_fast.compare.numbers import (
+    NEVER,
     NONE,
     counted,
     decimals,
@@ -87,7 +88,9 @@ def story_table(records: Iterable[Record], outcome: str = "final_accuracy") -> s
         row = [method]
         for index, group in enumerate(experiment.groups):
             entry = cells.get((method, index))
-            text = difference_text(entry.difference, decimals(group, chosen)) if entry else NONE
+            text = NEVER if entry and entry.never else NONE
+            if entry and entry.difference:
+                text = difference_text(entry.difference, decimals(group, chosen))
             claim = entry is not None and entry.difference is not None and entry.difference.claim
             row.append(f"**{text}**" if claim else text)
         rows.append(row)
@@ -118,7 +121,8 @@ def _head(experiment: Experiment) -> str:
         f"Differences are method − {baseline_name(experiment)}, paired by seed"
         f"{_interval_words(experiment)}; better means more accuracy, fewer steps, less "
         "cross-entropy (CE). Steps to a threshold that a run never reached count as all its "
-        "steps: the mean is then a lower bound (≥)."
+        "steps: the mean is then a lower bound (≥). Milliseconds are a run's share of the step of "
+        "the runs that were packed together; they tell of the machine and its load too."
     )
 
 
@@ -206,7 +210,8 @@ def _differences_table(experiment: Experiment, found: Sequence[Comparison]) -> s
     for entry in found:
         difference, digits = entry.difference, decimals(entry.group, entry.outcome)
         if difference is None:
-            rows.append([entry.method, entry.outcome.label, "0", *[NONE] * 7])
+            pairs, what = (str(entry.censored), NEVER) if entry.never else ("0", NONE)
+            rows.append([entry.method, entry.outcome.label, pairs, what, *[NONE] * 6])
             continue
         censored = f", {entry.censored} censored" if entry.censored else ""
         rows.append(
@@ -286,6 +291,16 @@ def _remarks(experiment: Experiment, group: RunGroup) -> Iterator[str]:
         yield (
             f"Left out, because their method and seed are there already: "
             f"{counted(group.repeated, 'run')}. They differ in something that is not shown here."
+        )
+    changed = [
+        str(seed)
+        for seed in group.seeds
+        if len({r[seed].get("task_digest") for r in group.runs.values() if seed in r}) > 1
+    ]
+    if changed:
+        yield (
+            f"The items of seed {', '.join(changed)} differ between methods, because the task "
+            "changed between their runs: they are in no pair."
         )
     for name, key in (("accuracy", "accuracy_threshold"), ("CE", "ce_threshold")):
         value = group.plan.get(key)
