@@ -104,11 +104,12 @@ def test_differences_have_their_interval_sign_seeds_and_adjusted_p() -> None:
     assert re.fullmatch(r"\+0\.03\d to \+0\.14\d", found["Student 95%"])
     assert found["excludes 0"] == "**better**"
     assert found["seeds better / worse / equal"] == "5 / 0 / 0"
-    assert (found["p (sign flips)"], found["p (Holm)"]) == ("0.0625", "0.25")
+    assert (found["p (sign flips)"], found["p (Holm)"]) == ("0.0625", "0.188")
+    # What nobody reached is no difference of 0, and no part of the correction.
     nothing = row(differences, outcome="steps to CE")
-    assert nothing["pairs"] == "5, 5 censored"
-    assert (nothing["difference"], nothing["bootstrap 95%"]) == ("0", "0 to 0")
-    assert nothing["excludes 0"] == ""
+    assert nothing["pairs"] == "5"
+    assert (nothing["difference"], nothing["bootstrap 95%"]) == ("never reached", "–")
+    assert nothing["p (Holm)"] == "–"
     assert row(differences, outcome="end CE")["p (Holm)"] == "–"
 
 
@@ -125,9 +126,9 @@ def test_nothing_shown_is_said_in_these_words() -> None:
     assert f"- Conclusion: {NOTHING}\n" in page
     assert "excludes zero for" not in page
     assert (
-        "Of 5 intervals 0 exclude zero: 0 for the better, 0 for the worse; that is no more than "
-        "chance alone gives. If no method made a difference, about 0.25 would exclude zero if they "
-        "covered what they promise, and about 0.77 because bootstrap intervals of 5 seeds" in page
+        "Of 3 intervals 0 exclude zero: 0 for the better, 0 for the worse; that is no more than "
+        "chance alone gives. If no method made a difference, about 0.15 would exclude zero if they "
+        "covered what they promise, and about 0.46 because bootstrap intervals of 5 seeds" in page
     )
 
 
@@ -137,30 +138,30 @@ def test_what_chance_alone_would_give_is_called_that() -> None:
     for run in runs[1::2]:
         run["end"]["accuracy"] = 0.8
     alone = summarize([make_design(), *runs])
-    assert "Of 5 intervals 1 excludes zero: 1 for the better, 0 for the worse. If no" in alone
+    assert "Of 3 intervals 1 excludes zero: 1 for the better, 0 for the worse. If no" in alone
     for name in ("l2", "hofer"):
         runs += make_pairs([0.1, -0.1, 0.05, -0.05, 0.0], name)[1::2]
     page = summarize([make_design(("ce", "tsloss", "l2", "hofer")), *runs])
-    assert f"Of 15 intervals 1 excludes zero: {words}" in page
+    assert f"Of 9 intervals 1 excludes zero: {words}" in page
 
 
 def test_fewer_than_five_seeds_show_nothing_whatever_their_interval() -> None:
     page = summarize([make_design(seeds=range(4)), *make_pairs([0.1, 0.1, 0.1, 0.2])])
     assert NOTHING in page
-    assert "5 comparisons of 4 pairs of runs are too few to say anything about other seeds" in page
+    assert "4 comparisons of 4 pairs of runs are too few to say anything about other seeds" in page
     assert row(tables(page)[1], outcome="final accuracy")["excludes 0"] == "better"
 
 
 def test_the_least_p_that_so_few_seeds_allow_is_said() -> None:
     page = summarize([make_design(), *make_pairs([0.1] * 5)])
     assert (
-        "After Holm's correction for 4 primary comparisons no p of the sign-flip test is below "
-        "0.05; of so few seeds none can be: the least is 0.25." in page
+        "After Holm's correction for 2 primary comparisons no p of the sign-flip test is below "
+        "0.05; of so few seeds none can be: the least is 0.125." in page
     )
     page = summarize([make_design(seeds=range(8)), *make_pairs([0.1] * 8)])
     assert (
-        "After Holm's correction for 4 primary comparisons the sign-flip test leaves tsloss in "
-        "final accuracy (p = 0.0312)." in page
+        "After Holm's correction for 3 primary comparisons the sign-flip test leaves tsloss in "
+        "final accuracy (p = 0.0234)." in page
     )
     page = summarize([make_design(seeds=range(8)), *make_pairs([0.1, -0.1] * 4)])
     assert "no p of the sign-flip test is below 0.05.\n" in page
@@ -330,7 +331,7 @@ def test_trials_and_choices_of_a_real_design_belong_to_its_groups() -> None:
         {
             "name": "real",
             "tasks": [{"task": "boolean", "steps": 20}, {"task": "boolean", "difficulty": 4}],
-            "methods": ["ce", {"name": "mine", "loss": "exact"}, "tsloss"],
+            "methods": ["ce", {"name": "mine", "loss": "exact", "compactness": 1.0}, "tsloss"],
             "starts": ["vocabulary", {"name": "x", "init": "text", "init_text": "x x"}],
             "seeds": [3, 4],
             "search": {"trials": 2},
