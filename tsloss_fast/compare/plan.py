@@ -59,12 +59,11 @@ class Plan:
         return lines
 
     def ready(self) -> Iterator[Job]:
-        """Jobs that can be run now, those that others wait for first."""
-        finals: list[Job] = []
+        """Jobs that can be run now, in the order of the groups: each is finished before the next is
+        begun, but for what has to wait for a choice."""
         for group in self.design.groups():
             yield from self._jobs(group, self.design.search_trials(group), "search with seed")
-            finals += self._jobs(group, self._final_trials(group), "seed")
-        yield from finals
+            yield from self._jobs(group, self._final_trials(group), "seed")
 
     def choices(self) -> Iterator[dict[str, Any]]:
         """What was chosen in each group whose search is complete: lines for the results."""
