@@ -207,8 +207,17 @@ def _protocol(experiments: Sequence[_Experiment]) -> Iterator[str]:
         yield (
             f"- **{each.name}**: {design['question']} {len(design['methods'])} methods, "
             f"{len(design['seeds'])} seeds; {tasks}; {chosen}. [Tables]({place}.md), "
-            f"[figure]({place}.png), [raw results]({place}.jsonl).{_changes(each)}"
+            f"[figure]({place}.png), [raw results]({place}.jsonl).{_changes(each)}{_unfinished(each)}"
         )
+
+
+def _unfinished(each: _Experiment) -> str:
+    """The settings of a design without a finished run."""
+    from tsloss_fast.compare.comparison import read_experiment
+    from tsloss_fast.compare.words import group_name
+
+    names = [group_name(group) for group in read_experiment(each.lines).not_begun]
+    return f" Not run yet: {'; '.join(names)}." if names else ""
 
 
 def _changes(each: _Experiment) -> str:
