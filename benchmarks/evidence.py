@@ -207,7 +207,8 @@ def _protocol(experiments: Sequence[_Experiment]) -> Iterator[str]:
         yield (
             f"- **{each.name}**: {design['question']} {len(design['methods'])} methods, "
             f"{len(design['seeds'])} seeds; {tasks}; {chosen}. [Tables]({place}.md), "
-            f"[figure]({place}.png), [raw results]({place}.jsonl).{_changes(each)}{_unfinished(each)}"
+            f"[figure]({place}.png), [raw results]({place}.jsonl)."
+            f"{_changes(each)}{_unfinished(each)}"
         )
 
 
