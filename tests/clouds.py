@@ -190,6 +190,10 @@ FAMILIES: dict[str, Callable[[type], Iterator[Cloud]]] = {
 }
 
 
+# Every hub stands at the origin, and no angle to a zero vector is defined.
+WITHOUT_ANGLES = {("hubs", "cosine")}
+
+
 def catalogue(dtype: type) -> Iterator[Cloud]:
     for family in FAMILIES.values():
         yield from family(dtype)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from clouds import FAMILIES, FLOATS, gaussian, grid, layouts, star
+from clouds import FAMILIES, FLOATS, WITHOUT_ANGLES, gaussian, grid, layouts, star
 from oracles import METRICS, RELATIVE, TIGHT, Array, bits, edge_gradient, needs_long_double
 
 from tsloss_fast import h0_persistence
@@ -53,19 +54,22 @@ def gradient_bound(points: Array, edges: Array, g: Array, deaths: Array, metric:
     return 4 * RELATIVE[points.dtype] * out + np.finfo(points.dtype).smallest_subnormal
 
 
-SCALED = {"scales", "mixed_scales"}
+# Squares leave the range, and so does 1/|x|.
+SCALED = set(product(("scales", "mixed_scales"), ("sqeuclidean", "cosine")))
 
 
-@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "metric"),
+    [pair for pair in product(FAMILIES, METRICS) if pair not in WITHOUT_ANGLES | SCALED],
+)
 def test_the_gradient_is_the_formula_on_every_cloud(family: str, dtype: type, metric: str) -> None:
     failures, judged = [], 0
     for cloud in FAMILIES[family](dtype):
         x = cloud.points
-        if metric == "cosine" and (family in SCALED or not x.any(1).all()):
-            continue  # 1/|x| leaves the range, or does not exist
-        if metric == "sqeuclidean" and (family in SCALED or "times" in cloud.name):
+        if metric == "cosine" and not x.any(1).all():
+            continue  # no angle to a zero vector
+        if metric == "sqeuclidean" and "times" in cloud.name:
             continue  # squares leave the range
         if metric == "manhattan" and float(np.abs(x).max(initial=0)) * x.shape[1] > float(
             np.finfo(dtype).max
@@ -81,8 +85,7 @@ def test_the_gradient_is_the_formula_on_every_cloud(family: str, dtype: type, me
             k = int(np.argmax(np.where(np.isnan(error), np.inf, error / bound)))
             failures.append(f"{cloud.name}: point {k}, {got[k]} for {expected[k]}")
     assert not failures, f"{len(failures)} clouds fail:\n" + "\n".join(failures)
-    if not judged:
-        pytest.skip("every cloud of the family is outside the metric's range")
+    assert judged
 
 
 @pytest.mark.parametrize("metric", METRICS)

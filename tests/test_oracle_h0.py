@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from itertools import product
 
 import gudhi
 import numpy as np
@@ -15,7 +16,17 @@ import pytest
 import scipy.sparse
 import scipy.spatial
 import torch
-from clouds import FAMILIES, FLOATS, SIZES, Cloud, catalogue, copies, gaussian, grid
+from clouds import (
+    FAMILIES,
+    FLOATS,
+    SIZES,
+    WITHOUT_ANGLES,
+    Cloud,
+    catalogue,
+    copies,
+    gaussian,
+    grid,
+)
 from oracles import (
     METRICS,
     ORACLES,
@@ -91,8 +102,7 @@ def order_survives_rounding(distances: Array, dtype: type) -> bool:
 
 def check_family(family: str, dtype: type, metric: str) -> None:
     clouds = judged(family, dtype, metric)
-    if not clouds:
-        pytest.skip("every cloud of the family holds a zero vector")
+    assert clouds
     failures = []
     for cloud, distances, expected in clouds:
         try:
@@ -133,9 +143,11 @@ def test_deaths_and_edges_agree_with_every_oracle(family: str, dtype: type) -> N
                 assert_lengths(deaths, oracle(distances), what=f"{cloud.name}, {name}")
 
 
-@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "metric"),
+    [pair for pair in product(FAMILIES, METRICS) if pair not in WITHOUT_ANGLES],
+)
 def test_every_instruction_set_is_exact_for_every_metric(
     family: str, dtype: type, metric: str, isa: str
 ) -> None:

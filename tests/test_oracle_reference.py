@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
-from clouds import FAMILIES, FLOATS, gaussian
+from clouds import FAMILIES, FLOATS, WITHOUT_ANGLES, gaussian
 from oracles import METRICS, assert_barcode, exact_distances, kruskal, needs_long_double, scipy_tree
 
 from tsloss_fast import h0_persistence, h0_persistence_from_distances, reference
@@ -13,8 +15,14 @@ from tsloss_fast import h0_persistence, h0_persistence_from_distances, reference
 pytestmark = needs_long_double
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("family", ["clustered", "ties", "hubs", "nearly_coincident"])
+@pytest.mark.parametrize(
+    ("family", "metric"),
+    [
+        pair
+        for pair in product(("clustered", "ties", "hubs", "nearly_coincident"), METRICS)
+        if pair not in WITHOUT_ANGLES
+    ],
+)
 def test_float32_deaths_and_edges_agree_with_the_oracle(family: str, metric: str) -> None:
     judged = 0
     for cloud in FAMILIES[family](np.float32):
@@ -29,8 +37,7 @@ def test_float32_deaths_and_edges_agree_with_the_oracle(family: str, metric: str
         assert_barcode(x, deaths, edges, scipy_tree(distances), metric, what, distances)
         if cloud.exact and metric != "cosine":
             assert (edges == kruskal(distances)[1]).all(), what
-    if not judged:
-        pytest.skip("every cloud of the family holds a zero vector")
+    assert judged
 
 
 @pytest.mark.parametrize("metric", METRICS)
