@@ -12,10 +12,21 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
+from tsloss_fast.compare.design import Design
+from tsloss_fast.compare.figure import draw
+from tsloss_fast.compare.numbers import NEVER, NONE, decimals, difference_text, shown
+from tsloss_fast.compare.outcomes import OUTCOMES
+from tsloss_fast.compare.plan import Plan
+from tsloss_fast.compare.results import read_results
+from tsloss_fast.compare.statistics import MINIMUM_SEEDS
+from tsloss_fast.compare.summary import edge_warnings, story_table, summarize
+from tsloss_fast.compare.words import chance, group_name, short_names
 
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
 _OUTCOMES = ("final_accuracy", "accuracy_area", "steps_to_accuracy", "steps_to_ce", "final_ce")
@@ -41,13 +52,23 @@ class _Experiment:
     def design(self) -> dict[str, Any]:
         return dict(self.designs[-1]["design"])
 
+    @cached_property
+    def experiment(self) -> Experiment:
+        return read_experiment(self.lines)
+
+    @cached_property
+    def compared(self) -> list[tuple[RunGroup, str, list[Comparison]]]:
+        """Each group, its short name, and every method in every outcome of the page."""
+        outcomes = [OUTCOMES[name] for name in _OUTCOMES]
+        groups = self.experiment.groups
+        return [
+            (group, name, self.experiment.compare(group, outcomes))
+            for group, name in zip(groups, short_names(groups), strict=True)
+        ]
+
 
 def read(folder: Path) -> list[_Experiment]:
     """The experiments of a folder, each with the runs of others that belong to it."""
-    from tsloss_fast.compare.design import Design
-    from tsloss_fast.compare.plan import Plan
-    from tsloss_fast.compare.results import read_results
-
     everything = read_results(folder)
     found = []
     for file in sorted(folder.glob("*.jsonl"), key=lambda file: (_place(file.stem), file.stem)):
@@ -72,21 +93,14 @@ def _place(name: str) -> int:
 
 def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
     """Every method beside its baseline: what was reached, and the paired differences."""
-    from tsloss_fast.compare.comparison import read_experiment
-    from tsloss_fast.compare.numbers import NEVER, NONE, decimals, difference_text, shown
-    from tsloss_fast.compare.outcomes import OUTCOMES
-    from tsloss_fast.compare.words import short_names
-
     outcomes = [OUTCOMES[name] for name in _OUTCOMES]
     header = ["experiment", "setting", "majority", "zero-shot", "method", "seeds", "accuracy", "CV"]
     header += [outcome.label for outcome in outcomes]
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
     for each in experiments:
-        experiment = read_experiment(each.lines)
-        names = short_names(experiment.groups)
-        for group, name in zip(experiment.groups, names, strict=True):
-            found = {(e.method, e.outcome.name): e for e in experiment.compare(group, outcomes)}
+        for group, name, entries in each.compared:
+            found = {(e.method, e.outcome.name): e for e in entries}
             digits = decimals(group, OUTCOMES["final_accuracy"])
             rates = [
                 shown(_mean_reference(group, key), digits)
@@ -114,7 +128,7 @@ def table(experiments: Sequence[_Experiment]) -> Iterator[str]:
                 yield "| " + " | ".join(row) + " |"
 
 
-def _mean_reference(group: Any, key: str) -> float:
+def _mean_reference(group: RunGroup, key: str) -> float:
     """Over the seeds; the methods of a seed share its items."""
     by_seed = {
         seed: run["reference"][key] for runs in group.runs.values() for seed, run in runs.items()
@@ -124,27 +138,22 @@ def _mean_reference(group: Any, key: str) -> float:
 
 def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
     """The settings whose interval excludes zero, those whose does not, and what chance gives."""
-    from tsloss_fast.compare.comparison import read_experiment
-    from tsloss_fast.compare.statistics import MINIMUM_SEEDS
-    from tsloss_fast.compare.words import chance, short_names
-
-    everything = []
+    everything: dict[float, list[Comparison]] = {}
     better: list[str] = []
     worse: list[str] = []
     neither: list[str] = []
     unfinished: list[str] = []
     seen = set()
     for each in experiments:
-        experiment = read_experiment(each.lines)
-        for group, name in zip(experiment.groups, short_names(experiment.groups), strict=True):
-            methods: dict[str, list[Any]] = {}
-            for entry in experiment.compare(group):
+        for group, name, found in each.compared:
+            methods: dict[str, list[Comparison]] = {}
+            for entry in found:
                 # Experiments share runs: a comparison counts once.
                 key = (*group.shared.values(), entry.method, entry.outcome.name)
                 if key in seen or entry.difference is None:
                     continue
                 seen.add(key)
-                everything.append(entry)
+                everything.setdefault(each.experiment.confidence, []).append(entry)
                 methods.setdefault(entry.method, []).append(entry)
             for method, entries in methods.items():
                 where = f"{method} ({each.name}: {name})"
@@ -154,7 +163,7 @@ def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
                     if which:
                         into.append(f"{where}: {', '.join(which)}")
                 if not claims:
-                    few = any(e.difference.pairs < MINIMUM_SEEDS for e in entries)
+                    few = any(e.difference and e.difference.pairs < MINIMUM_SEEDS for e in entries)
                     (unfinished if few else neither).append(where)
     for title, lines in (
         ("The interval excludes zero, for the better", better),
@@ -164,23 +173,18 @@ def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
     ):
         if lines or title.startswith("The interval"):
             yield f"- {title}: {'; '.join(lines) if lines else 'nowhere'}."
-    levels = {each.design["confidence"] for each in experiments}
-    for level in sorted(levels):
-        yield from (f"- {sentence}" for sentence in chance(everything, level))
+    for level, entries in sorted(everything.items()):
+        yield from (f"- {sentence}" for sentence in chance(entries, level))
     yield from (f"- {sentence}" for sentence in _at_the_edge(experiments))
 
 
 def _at_the_edge(experiments: Sequence[_Experiment]) -> Iterator[str]:
     """Choices at the end of what was tried."""
-    from tsloss_fast.compare.comparison import read_experiment
-    from tsloss_fast.compare.summary import edge_warnings
-
     found = total = 0
     for each in experiments:
-        experiment = read_experiment(each.lines)
-        for group in experiment.groups:
-            found += len(edge_warnings(experiment, group))
-        total += len(experiment.choices)
+        for group in each.experiment.groups:
+            found += len(edge_warnings(each.experiment, group))
+        total += len(each.experiment.choices)
     if found:
         yield (
             f"Of {total} choices of a learning rate and a weight, {found} values lie at the end of "
@@ -214,10 +218,7 @@ def _protocol(experiments: Sequence[_Experiment]) -> Iterator[str]:
 
 def _unfinished(each: _Experiment) -> str:
     """The settings of a design without a finished run."""
-    from tsloss_fast.compare.comparison import read_experiment
-    from tsloss_fast.compare.words import group_name
-
-    names = [group_name(group) for group in read_experiment(each.lines).not_begun]
+    names = [group_name(group) for group in each.experiment.not_begun]
     return f" Not run yet: {'; '.join(names)}." if names else ""
 
 
@@ -303,10 +304,10 @@ def page(everything: Sequence[_Experiment]) -> str:
         *_protocol(experiments),
         *(
             f"- A pilot of {sum(line['kind'] == 'run' for line in each.lines)} runs came before "
-            "and is in no conclusion. It showed that the search had tied each learning rate to one "
-            "weight and rested on one evaluation, and that a constant learning rate makes the end "
-            f"noisy; all three were changed. [Tables]({folder}/{each.name}.md), "
-            f"[raw results]({folder}/{each.name}.jsonl)."
+            "and is in no conclusion. Its search tied each learning rate to one weight and rested "
+            "on one evaluation, and its learning rate was constant; all three were changed, and "
+            "the thresholds were taken from its runs of cross-entropy alone. "
+            f"[Tables]({folder}/{each.name}.md), [raw results]({folder}/{each.name}.jsonl)."
             for each in pilots
         ),
         "",
@@ -335,18 +336,13 @@ def page(everything: Sequence[_Experiment]) -> str:
 
 def readme_table(experiments: Sequence[_Experiment]) -> str:
     """What the README shows: the default comparison in one outcome."""
-    from tsloss_fast.compare.comparison import read_experiment
-    from tsloss_fast.compare.numbers import shown
-    from tsloss_fast.compare.summary import story_table
-    from tsloss_fast.compare.words import short_names
-
     default = next((each for each in experiments if each.name == "default"), None)
     if default is None:
         raise ValueError("the README shows the experiment 'default', which has no results here")
-    experiment = read_experiment(default.lines)
+    baseline = default.experiment.baseline
     rates = []
-    for group, name in zip(experiment.groups, short_names(experiment.groups), strict=True):
-        reached = group.values(experiment.baseline, "final_accuracy").values()
+    for group, name, _ in default.compared:
+        reached = group.values(baseline, "final_accuracy").values()
         majority = _mean_reference(group, "majority_rate")
         zero_shot = _mean_reference(group, "zero_shot_restricted_accuracy")
         rates.append(
@@ -359,9 +355,6 @@ def readme_table(experiments: Sequence[_Experiment]) -> str:
 
 def write(folder: Path, output: Path, readme: Path | None) -> list[Path]:
     """Write everything; the paths written."""
-    from tsloss_fast.compare.figure import draw
-    from tsloss_fast.compare.summary import summarize
-
     experiments = read(folder)
     written = []
     for each in experiments:

@@ -436,5 +436,5 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs plotly; .*tsloss-fast\[analysis\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs plotly, .*tsloss-fast\[analysis\]"):
         report.write_report([runs], tmp_path / "r.html")

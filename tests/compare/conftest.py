@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tuning"))
 
-from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer
+from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer, save_tiny
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def tiny() -> Any:
     """A fresh frozen model with its tokenizer, as a cohort takes it."""
     pytest.importorskip("transformers", reason=NEEDS)
     pytest.importorskip("peft", reason=NEEDS)
-    from tsloss_fast.compare.cohort import Model
+    from tsloss_fast.compare.model import Model
 
     return Model(make_tiny_model(), make_tiny_tokenizer())
 
@@ -31,7 +31,4 @@ def tiny() -> Any:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model and the tokenizer, as `save_pretrained` writes them."""
     pytest.importorskip("transformers", reason=NEEDS)
-    folder = tmp_path_factory.mktemp("tiny_model")
-    make_tiny_model().save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("tiny_model"))

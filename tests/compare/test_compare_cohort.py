@@ -192,6 +192,20 @@ def test_a_stopped_cohort_ends_as_one_that_was_not(stop: int, tiny: Any, tmp_pat
     assert two.model_seconds > 0
 
 
+def test_a_cohort_asked_to_stop_when_only_its_end_is_left_ends(tiny: Any, tmp_path: Path) -> None:
+    """Or the question would be answered to nobody, and whoever asked would wait for ever."""
+    asked: list[int] = []
+    one = Cohort(
+        trials(["ce"], task={"steps": 4}),
+        tiny,
+        tmp_path / "state.pt",
+        interrupted=lambda: bool(asked.append(one.step)),
+    )
+    (record,) = one.finish()
+    assert asked == [1, 2, 3]
+    assert record["curve"][-1]["step"] == 4
+
+
 def test_a_state_of_other_runs_or_a_damaged_one_is_refused(tiny: Any, tmp_path: Path) -> None:
     def stop_now() -> bool:
         return True

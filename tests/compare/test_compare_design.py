@@ -14,8 +14,9 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("yaml", reason=NEEDS)
 
-from tsloss_fast.compare.design import Design, Search, load_design, preset_names, trial_key
+from tsloss_fast.compare.design import Design, load_design, preset_names, trial_key
 from tsloss_fast.compare.methods import METHODS, find_method
+from tsloss_fast.compare.parts import Search
 from tsloss_fast.compare.plan import Plan
 
 SMALL: dict[str, Any] = {
@@ -239,8 +240,8 @@ def test_jobs_are_the_same_when_a_plan_is_made_again() -> None:
         ({"methods": ["ce", "ce"]}, "each once"),
         ({"methods": ["adam"]}, "method must be one of ce, l2"),
         ({"methods": [{"name": "mine"}]}, "so it needs a loss"),
-        ({"methods": [{"loss": "exact"}]}, "its name is missing"),
-        ({"methods": [{"name": "m", "loss": "exact", "when": 1}]}, "unknown when"),
+        ({"methods": [{"loss": "exact"}]}, "a method needs a name"),
+        ({"methods": [{"name": "m", "loss": "exact", "when": 1}]}, "a method has no when"),
         ({"methods": [{"name": "m", "loss": "exact", "schedule": "soon"}]}, "schedule must be one"),
         ({"methods": [{"name": "m", "loss": "exact", "where": "logits"}]}, "where must be one of"),
         ({"methods": [{"name": "m", "loss": "exact", "connectivity": -1.0}]}, "connectivity"),
@@ -261,7 +262,11 @@ def test_jobs_are_the_same_when_a_plan_is_made_again() -> None:
         ({"lr": "1e-2"}, "the design: lr must be a number, got '1e-2' .YAML takes"),
         ({"search": {"lr": ["1e-3", 0.1]}}, "search: lr must be a number"),
         ({"search": {"trials": 5, "weights": 2}}, "must be a multiple of weights"),
-        ({"methods": [5]}, "a method is a name or a mapping, got 5"),
+        (
+            {"methods": [{"name": "m", "loss": "exact", "scale": "1e1"}]},
+            "a method: scale must be a number",
+        ),
+        ({"methods": [5]}, "a method must be a mapping, got 5"),
         ({"primary": ["acc"]}, "primary must be some of"),
         ({"primary": []}, "primary must be some of"),
         ({"lr_schedule": "cosine"}, "lr_schedule must be one of constant, linear"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -222,6 +223,29 @@ def test_a_training_that_fails_is_an_error_in_words(tmp_path: Path) -> None:
     path = write_design(tmp_path, tmp_path / "no such model")
     with pytest.raises(RuntimeError, match=r"boolean.*ModelNotAvailableError: cannot load"):
         run_experiment(load_design(str(path)), tmp_path / "out", threads=1)
+
+
+def test_a_process_that_dies_while_it_waits_is_an_error(finished: Path, tmp_path: Path) -> None:
+    """Of two processes and one job: the idle one ends, the busy one would take for ever."""
+    design = Design.from_mapping(read_results(finished)[0]["design"])
+    runs = [line for line in read_results(finished) if line["kind"] == "run"]
+    plan = Plan.of_records(design, runs[:-1])
+    assert len(list(plan.ready())) == 1
+    context = multiprocessing.get_context("fork")
+    ours, _theirs = context.Pipe()
+    silent, _other = context.Pipe()
+    busy = context.Process(target=time.sleep, args=(60,), daemon=True)
+    dead = context.Process(target=os._exit, args=(3,), daemon=True)
+    busy.start()
+    dead.start()
+    workers = {0: scheduler._Worker(busy, ours), 1: scheduler._Worker(dead, silent)}
+    results = ResultsFile(tmp_path / "r.jsonl")
+    try:
+        with pytest.raises(RuntimeError, match=r"ended with exit code 3 while it waited.*goes on"):
+            scheduler._serve(workers, State(plan), results, tmp_path, lambda state: None)
+    finally:
+        busy.kill()
+        results.close()
 
 
 def test_results_are_only_ever_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

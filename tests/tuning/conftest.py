@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer
+from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer, save_tiny
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,7 +35,4 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model and the tokenizer, as `save_pretrained` writes them."""
     pytest.importorskip("transformers", reason=NEEDS)
-    folder = tmp_path_factory.mktemp("tiny_model")
-    make_tiny_model().save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("tiny_model"))

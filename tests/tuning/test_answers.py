@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llama import NEEDS
+from tiny_llama import NEEDS, UNEVEN_ITEMS
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
@@ -21,13 +21,7 @@ from tsloss_fast.tuning.answers import (
 from tsloss_fast.tuning.evaluation import evaluate
 from tsloss_fast.tuning.tasks import Item
 
-# Questions and answers of unequal length, so that padding and alignment can go wrong.
-ITEMS = [
-    Item("not ( True ) and False is", " False"),
-    Item("True is", " True"),
-    Item("( not not True ) or ( not False ) is", " yes yes no"),
-    Item("question", " good film"),
-]
+ITEMS = [Item(*pair) for pair in UNEVEN_ITEMS]
 
 
 @pytest.fixture

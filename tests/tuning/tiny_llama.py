@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 NEEDS = 'the extra "tuning" is not installed: pip install "tsloss-fast[tuning]"'
@@ -15,6 +17,13 @@ positive negative good bad great terrible yes no question answer Question Answer
 0 1 2 3 4 5 6 7 8 9
 """
 WORDS = TEXT.split()
+# Questions and answers of unequal length, so that padding, blocks and alignment can go wrong.
+UNEVEN_ITEMS = (
+    ("not ( True ) and False is", " False"),
+    ("True is", " True"),
+    ("( not not True ) or ( not False ) is", " yes yes no"),
+    ("question", " good film"),
+)
 VOCABULARY = (*SPECIAL, *WORDS, *(f"w{i}" for i in range(128 - len(SPECIAL) - len(WORDS))))
 
 
@@ -55,3 +64,10 @@ def make_tiny_model(seed: int = 0) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
+
+
+def save_tiny(folder: Path) -> Path:
+    """The model and the tokenizer, as `save_pretrained` writes them."""
+    make_tiny_model().save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    return folder

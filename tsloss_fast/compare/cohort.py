@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,17 @@ from tsloss_fast import _core
 from tsloss_fast._atomic import whole_file
 from tsloss_fast.compare.design import Trial, trial_key
 from tsloss_fast.compare.methods import Method
+from tsloss_fast.compare.model import Model
+from tsloss_fast.compare.scores import Score, score_prompts, six_digits
 from tsloss_fast.tuning.answers import EncodedItem, encode_items
 from tsloss_fast.tuning.evaluation import topology
-from tsloss_fast.tuning.packed import (
-    PackedAnswers,
-    can_pack,
-    initial_adapter,
-    packed_answers,
-    padded_answers,
-)
+from tsloss_fast.tuning.packed import PackedAnswers, initial_adapter
 from tsloss_fast.tuning.prompts import initial_prompt
 from tsloss_fast.tuning.run import epoch_order
-from tsloss_fast.tuning.tasks import Task, load_task
+from tsloss_fast.tuning.tasks import Task, load_task, majority_rate
 
-__all__ = ["Cohort", "CohortInterrupted", "Model", "Score"]
+__all__ = ["Cohort", "CohortInterrupted"]
 
-# Packing is the plain forward pass up to rounding, or it is not used.
-_TOLERANCE = 1e-3
-# The tokens of a row of an evaluation: attention looks at all pairs of a row.
-_ROW = 400
-# The nats of a token whose probability is 0 or no number: a sum must stay one that JSON can hold.
-_LOST = 100.0
 # Of the state file: a change of what is in it, or of how a run goes on from it, is a new one.
 _VERSION = 2
 # What must be the same for all trials of a cohort is everything but these.
@@ -54,84 +43,6 @@ class CohortInterrupted(KeyboardInterrupt):
     """An interrupt, after the state of the cohort was written."""
 
 
-@dataclass
-class Model:
-    """A frozen model, and how it is run, which is found out by trying.
-
-    `packed`: by adapter and number of virtual tokens, since a model may look back only so far.
-    """
-
-    base: Any
-    tokenizer: Any
-    device: str = "cpu"
-    packed: dict[tuple[str, int], bool] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.base = self.base.to(self.device).eval()
-        for parameter in self.base.parameters():
-            parameter.requires_grad_(False)
-
-    def find_out(self, adapter: str, prompt: Tensor, items: Sequence[EncodedItem]) -> bool:
-        """Whether batches behind this adapter can be packed; tried once for each length."""
-        key = (adapter, len(prompt))
-        if key not in self.packed:
-            if adapter == "prompt":
-                error = can_pack(self.base, prompt, items)
-            else:
-                error = _prefix_error(self.base, prompt, items)
-            self.packed[key] = error <= _TOLERANCE
-        return self.packed[key]
-
-    def answers(
-        self, prompts: Tensor, items: Sequence[EncodedItem], *, packed: bool, hidden: bool = False
-    ) -> PackedAnswers:
-        if packed:
-            return packed_answers(self.base, prompts, items, hidden=hidden)
-        if hidden:
-            raise ValueError(
-                "this model cannot be run packed, so its hidden states are not at hand; leave out "
-                "the methods that act on them"
-            )
-        return padded_answers(self.base, prompts, items)
-
-
-def _prefix_error(base: Any, prompt: Tensor, items: Sequence[EncodedItem]) -> float:
-    """How far the loss behind a prompt's keys and values is from that behind the prompt."""
-    pair = sorted(items, key=lambda item: len(item.inputs))
-    pair = [pair[0], pair[-1]]
-    prompts = prompt[None].to(base.device)
-    try:
-        with torch.no_grad():
-            prefix = initial_adapter(base, prompt, "prefix")[None].to(base.device)
-            found = packed_answers(base, prefix, pair).cross_entropy()
-            plain = padded_answers(base, prompts, pair).cross_entropy()
-    except Exception:
-        # Whatever the error is, it means that this model cannot be run in this way.
-        return float("inf")
-    return float((found - plain).abs() / (1 + plain.abs()))
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a run makes of each item of a split, in the order of the split.
-
-    `right`, `restricted` (B,) bool, as in `tuning.Evaluation`; `nats`, `tokens` (B,).
-    """
-
-    right: Tensor
-    restricted: Tensor
-    nats: Tensor
-    tokens: Tensor
-
-    def summary(self, items: int) -> dict[str, float]:
-        """The rates over the first `items` items, and the cross-entropy of their answer tokens."""
-        return {
-            "accuracy": float(self.right[:items].double().mean()),
-            "restricted_accuracy": float(self.restricted[:items].double().mean()),
-            "ce": _short(float(self.nats[:items].sum() / self.tokens[:items].sum())),
-        }
-
-
 class Cohort:
     """Trains the runs of some trials that differ in their method, its weight and the learning rate.
 
@@ -140,8 +51,8 @@ class Cohort:
             agree.
         model: the frozen model.
         state: the file in which the cohort goes on after it was stopped.
-        report: called with {"step", "steps", "accuracy": [...]} at each evaluation.
-        interrupted: asked after each step; if it says yes, the state is written and
+        report: called with {"step", "steps"} at each evaluation.
+        interrupted: asked after each step but the last; if it says yes, the state is written and
             `CohortInterrupted` raised.
     """
 
@@ -170,12 +81,13 @@ class Cohort:
         self.task = self._load_task()
         common = self.common
         self.train = encode_items(self.task.train, model.tokenizer)
-        split = self.task.validation if common["stage"] == "search" else self.task.test
-        self.split = encode_items(split, model.tokenizer)
+        self.searching = common["stage"] == "search"
+        self.items = self.task.validation if self.searching else self.task.test
+        self.split = encode_items(self.items, model.tokenizer)
         answers = (*self.task.train, *self.task.validation, *self.task.test)
         first = {item.answer[0] for item in encode_items(answers, model.tokenizer)}
         self.choices = torch.tensor(sorted(first), device=model.device)
-        self.curve_size = common["validation_size" if common["stage"] == "search" else "curve_size"]
+        self.curve_size = common["validation_size" if self.searching else "curve_size"]
         initial = initial_prompt(
             model.base,
             model.tokenizer,
@@ -194,9 +106,7 @@ class Cohort:
                 for parameter, trial in zip(self.parameters, self.trials, strict=True)
             ]
         )
-        self.hidden = any(
-            method.where == "hidden" and not method.adds_nothing for method in self.methods
-        )
+        self.hidden = any(method.on_hidden for method in self.methods)
         self.terms = self._terms(start)
         self.steps_per_epoch = -(-len(self.train) // common["batch_size"])
         count = len(self.trials)
@@ -247,6 +157,9 @@ class Cohort:
     ) -> PackedAnswers:
         return self.model.answers(prompts, items, packed=self.packed, hidden=hidden)
 
+    def _scores(self, prompts: Tensor, items: Sequence[EncodedItem]) -> list[Score]:
+        return score_prompts(self._answers, prompts, items, self.choices)
+
     def _terms(self, start: Tensor) -> list[Callable[[Tensor], Tensor]]:
         states = start
         if self.hidden:
@@ -255,7 +168,7 @@ class Cohort:
                 assert found is not None
                 states = found[0]
         return [
-            method.make_term(_at_kernels(states if method.where == "hidden" else start))
+            method.make_term(_at_kernels(states if method.on_hidden else start))
             for method in self.methods
         ]
 
@@ -275,7 +188,7 @@ class Cohort:
             for trial, method in zip(self.trials, self.methods, strict=True)
         ]
         for index, (method, weight) in enumerate(zip(self.methods, weights, strict=True)):
-            if method.where == "hidden" and weight and not method.adds_nothing:
+            if method.on_hidden and weight:
                 assert answers.hidden is not None
                 states = answers.hidden[index]
                 # Of a run that has diverged the cross-entropy tells.
@@ -285,7 +198,7 @@ class Cohort:
         self.model_seconds += time.perf_counter() - began
 
         for index, (method, weight) in enumerate(zip(self.methods, weights, strict=True)):
-            if method.where == "hidden" or method.adds_nothing or not weight:
+            if method.on_hidden or method.adds_nothing or not weight:
                 continue
             began = time.perf_counter()
             term = weight * self.terms[index](_at_kernels(self.parameters[index]))
@@ -307,31 +220,9 @@ class Cohort:
             alive = self.diverged[index] is None
             self.parameters[index].grad = gradients[index] if alive else None
             if alive:
-                self.train_ce[index].append(_short(value))
+                self.train_ce[index].append(six_digits(value))
         self.optimizer.step()
         self.model_seconds += time.perf_counter() - began
-
-    @torch.no_grad()
-    def _scores(self, prompts: Tensor, items: Sequence[EncodedItem]) -> list[Score]:
-        """How each of R prompts does on each item."""
-        runs = len(prompts)
-        found = [torch.zeros(runs, len(items), dtype=torch.float64) for _ in range(3)]
-        wrong, restricted, nats = found
-        for batch in _batches(items):
-            answers = self._answers(prompts, [items[i] for i in batch])
-            places = torch.tensor(batch)
-            rows = places[answers.owner.cpu()]
-            misses = (answers.logits.argmax(-1) != answers.targets).double().cpu()
-            wrong.index_add_(1, rows, misses)
-            losses = answers.token_losses().double().cpu()
-            nats.index_add_(1, rows, losses.nan_to_num(_LOST, _LOST).clamp(max=_LOST))
-            first = answers.logits[:, answers.first][..., self.choices].argmax(-1)
-            hits = self.choices[first] == answers.targets[answers.first]
-            restricted[:, places] = hits.double().cpu()
-        tokens = torch.tensor([float(len(item.answer)) for item in items])
-        return [
-            Score(wrong[run] == 0, restricted[run] > 0, nats[run], tokens) for run in range(runs)
-        ]
 
     def _evaluate(self, everything: bool = False) -> list[Score]:
         items = self.split if everything else self.split[: self.curve_size]
@@ -344,56 +235,43 @@ class Cohort:
             cloud = parameter.detach()
             cloud = cloud if cloud.ndim == 3 else cloud[None]
             shape = {
-                name: _short(value)
+                name: six_digits(value)
                 for name, value in topology(_at_kernels(cloud)).items()
                 if name != "persistent_entropy"
             }
             curve.append({"step": self.step, **score.summary(self.curve_size), **shape})
-        self.report(
-            {
-                "step": self.step,
-                "steps": self.common["steps"],
-                "accuracy": [curve[-1]["accuracy"] for curve in self.curves],
-            }
-        )
+        self.report({"step": self.step, "steps": self.common["steps"]})
         return scores
 
     def _reference(self) -> dict[str, float]:
         """The rates that belong beside an accuracy: on all items of the split, without a prompt."""
-        task = self.task
-        answers = [item.answer for item in self._split_items()]
-        majority = max(answers.count(answer) for answer in task.answers) / len(answers)
         width = self.model.base.get_input_embeddings().weight.shape[1]
         empty = torch.zeros(1, 0, width, device=self.model.device)
         (score,) = self._scores(empty, self.split)
         found = score.summary(len(self.split))
         return {
-            "majority_rate": majority,
+            "majority_rate": majority_rate(self.items),
             "zero_shot_accuracy": found["accuracy"],
             "zero_shot_restricted_accuracy": found["restricted_accuracy"],
             "zero_shot_ce": found["ce"],
         }
 
-    def _split_items(self) -> Sequence[Any]:
-        return self.task.validation if self.common["stage"] == "search" else self.task.test
-
     def _record(self, index: int, score: Score) -> dict[str, Any]:
         steps = self.common["steps"]
         term = self.term_seconds[index] / steps
         # Within the forward pass the term's time cannot be told from the model's.
-        own = self.methods[index].where == "adapter"
         return {
             "kind": "run",
             "key": self.keys[index],
             "trial": self.trials[index],
             "reference": self.reference,
-            "split": "validation" if self.common["stage"] == "search" else "test",
+            "split": "validation" if self.searching else "test",
             "curve": self.curves[index],
             "train_ce": self.train_ce[index],
             "end": {"items": len(self.split), **score.summary(len(self.split))},
             "seconds": {
-                "step": _short(self.model_seconds / steps / len(self.trials) + term),
-                "term": _short(term) if own else None,
+                "step": six_digits(self.model_seconds / steps / len(self.trials) + term),
+                "term": None if self.methods[index].on_hidden else six_digits(term),
             },
             "diverged": self.diverged[index],
             "cohort": len(self.trials),
@@ -455,21 +333,3 @@ class Cohort:
 def _at_kernels(points: Tensor) -> Tensor:
     """Points where they can be measured: on the CPU if there are no kernels for their device."""
     return points if points.is_cuda and _core.has_cuda else points.cpu()
-
-
-def _batches(items: Sequence[EncodedItem]) -> list[list[int]]:
-    """Items in their order, in rows of so many tokens."""
-    batches: list[list[int]] = []
-    tokens = _ROW
-    for index, item in enumerate(items):
-        if tokens + len(item.inputs) > _ROW:
-            batches.append([])
-            tokens = 0
-        batches[-1].append(index)
-        tokens += len(item.inputs)
-    return batches
-
-
-def _short(value: float) -> float:
-    """Six digits: more are rounding, and every one is a byte in the results."""
-    return float(f"{value:.6g}") if math.isfinite(value) else value

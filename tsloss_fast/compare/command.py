@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._requirements import require
 
 __all__ = ["main"]
 
@@ -29,12 +29,7 @@ def main(argv: Sequence[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
-    for package in ("rich", "yaml", "matplotlib", "scipy"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f"tsloss compare needs {package}; install what it needs with: "
-                'pip install "tsloss-fast[tuning]"'
-            )
+    require("tsloss compare", "tuning", "rich", "yaml", "matplotlib", "scipy")
     from tsloss_fast.compare.design import load_design
     from tsloss_fast.compare.results import read_results
 

@@ -13,25 +13,22 @@ import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tsloss_fast.compare.methods import Method, find_method
+from tsloss_fast.compare.checks import as_list, at_least_one, different_seeds, known
+from tsloss_fast.compare.methods import Method, essence, find_method
 from tsloss_fast.compare.outcomes import OUTCOMES
+from tsloss_fast.compare.parts import Group, Search, Start, TaskPlan
 from tsloss_fast.tuning.packed import ADAPTERS
-from tsloss_fast.tuning.prompts import METHODS as STARTS
 from tsloss_fast.tuning.tasks import task_difficulty
 
 __all__ = [
     "Design",
-    "Group",
-    "Search",
-    "Start",
-    "TaskPlan",
     "load_design",
     "preset_names",
     "trial_key",
@@ -39,162 +36,6 @@ __all__ = [
 
 Trial = dict[str, Any]
 LR_SCHEDULES = ("constant", "linear")
-_GOLDEN = (math.sqrt(5) - 1) / 2
-
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """A task, how long it is trained on, and the thresholds that count as having learned it.
-
-    Attributes:
-        task, difficulty: as in `load_task`.
-        train_size, validation_size, test_size: items of the splits, which no two seeds mix.
-        curve_size: the test items that are evaluated along the way; all are at the end.
-        steps, batch_size, eval_every: of the training. A search is evaluated at its end alone.
-        ce_threshold, accuracy_threshold: of the outcomes "steps to"; on the curve's items.
-    """
-
-    task: str
-    train_size: int = 128
-    validation_size: int = 60
-    test_size: int = 200
-    curve_size: int = 50
-    steps: int = 60
-    batch_size: int = 8
-    eval_every: int = 5
-    ce_threshold: float = 0.6
-    accuracy_threshold: float = 0.75
-    difficulty: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("train_size", "validation_size", "test_size", "steps", "batch_size"):
-            _at_least_one(f"task {self.task!r}: {name}", getattr(self, name))
-        _at_least_one(f"task {self.task!r}: eval_every", self.eval_every)
-        if not 1 <= self.curve_size <= self.test_size:
-            raise ValueError(
-                f"task {self.task!r}: curve_size must be in 1 … test_size ({self.test_size}), got "
-                f"{self.curve_size}"
-            )
-        if not self.ce_threshold > 0 or not 0 < self.accuracy_threshold <= 1:
-            raise ValueError(
-                f"task {self.task!r}: ce_threshold must be above 0 and accuracy_threshold in "
-                f"(0, 1], got {self.ce_threshold} and {self.accuracy_threshold}"
-            )
-
-
-@dataclass(frozen=True)
-class Start:
-    """How a prompt begins; the fields but the name are those of `initial_prompt`."""
-
-    name: str = "vocabulary"
-    init: str = "vocabulary"
-    init_text: str | None = None
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.init not in STARTS:
-            raise ValueError(
-                f"start {self.name!r}: init must be one of {', '.join(STARTS)}, got {self.init!r}"
-            )
-        if (self.init == "text") != (self.init_text is not None):
-            raise ValueError(
-                f"start {self.name!r}: init_text belongs to init: text, and only there"
-            )
-        if not (math.isfinite(self.jitter) and self.jitter >= 0):
-            raise ValueError(f"start {self.name!r}: jitter must be at least 0, got {self.jitter}")
-
-
-@dataclass(frozen=True)
-class Search:
-    """How learning rate and weight are chosen, with as many runs for every method.
-
-    Each method gets `trials` runs a seed. Cross-entropy has no weight, so it tries as many learning
-    rates, a geometric row over `lr`. Others try `trials / weights` learning rates of the same range
-    with each of `weights` weights, a geometric row over `weight` in units of the method's scale.
-    Chosen is the lowest cross-entropy of the validation items, averaged over the last `evaluations`
-    evaluations (evenly over the second half of the training) and the seeds.
-
-    With `weights: null` every learning rate is tried with one weight, in another order (a Latin
-    hypercube): cheaper, but a good learning rate may have met a bad weight alone.
-    """
-
-    trials: int = 6
-    weights: int | None = 2
-    evaluations: int = 3
-    seeds: tuple[int, ...] = (1000,)
-    lr: tuple[float, float] = (0.01, 0.1)
-    weight: tuple[float, float] = (0.3, 3.0)
-
-    def __post_init__(self) -> None:
-        _at_least_one("search: trials", self.trials)
-        _at_least_one("search: evaluations", self.evaluations)
-        if self.weights is not None:
-            _at_least_one("search: weights", self.weights)
-            if self.trials % self.weights:
-                raise ValueError(
-                    f"search: trials ({self.trials}) must be a multiple of weights "
-                    f"({self.weights}), so that every learning rate meets every weight"
-                )
-        _seeds("search: seeds", self.seeds)
-        for name in ("lr", "weight"):
-            values = getattr(self, name)
-            if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
-                raise ValueError(f"search: {name} must be [low, high] above 0, got {list(values)}")
-
-    def points(self, method: Method) -> list[tuple[float, float]]:
-        """(learning rate, weight) of each trial of a method."""
-        if method.adds_nothing:
-            return [(rate, 0.0) for rate in _row(self.lr, self.trials)]
-        if self.weights is not None:
-            rates = _row(self.lr, self.trials // self.weights)
-            weights = [
-                _rounded(method.scale * factor) for factor in _row(self.weight, self.weights)
-            ]
-            return list(itertools.product(rates, weights))
-        # The ranks of multiples of the golden ratio: an even order without a pattern.
-        marks = [((k + 1) * _GOLDEN) % 1 for k in range(self.trials)]
-        factors = _row(self.weight, self.trials)
-        return [
-            (rate, _rounded(method.scale * factors[sorted(marks).index(mark)]))
-            for rate, mark in zip(_row(self.lr, self.trials), marks, strict=True)
-        ]
-
-    def eval_every(self, steps: int) -> int:
-        """Steps between evaluations of a trial."""
-        if self.evaluations == 1:
-            return steps
-        return max(1, steps // (2 * (self.evaluations - 1)))
-
-
-@dataclass(frozen=True)
-class Group:
-    """What is the same for all methods and seeds that are compared with one another."""
-
-    model: str
-    plan: TaskPlan
-    adapter: str
-    virtual_tokens: int
-    start: Start
-
-    def fields(self) -> dict[str, Any]:
-        """Of a trial and of a choice, so that both can be told to belong here."""
-        plan = asdict(self.plan)
-        del plan["ce_threshold"], plan["accuracy_threshold"]
-        start = asdict(self.start)
-        return {
-            "model": self.model,
-            **plan,
-            "adapter": self.adapter,
-            "virtual_tokens": self.virtual_tokens,
-            "start": start.pop("name"),
-            **start,
-        }
-
-    def describe(self) -> str:
-        """For a reader of the live table."""
-        return f"{self.plan.task}, {self.virtual_tokens} tokens, {self.start.name}" + (
-            "" if self.adapter == "prompt" else f", {self.adapter}"
-        )
 
 
 @dataclass(frozen=True)
@@ -251,7 +92,7 @@ class Design:
                 f"{self.name!r}"
             )
         self._refuse_doubles()
-        _seeds("seeds", self.seeds)
+        different_seeds("seeds", self.seeds)
         if self.search is not None and set(self.search.seeds) & set(self.seeds):
             raise ValueError(
                 f"the seeds of the search {list(self.search.seeds)} and of the comparison "
@@ -267,9 +108,9 @@ class Design:
                 "which the adapter 'prefix' does not have"
             )
         for count in self.virtual_tokens:
-            _at_least_one("virtual_tokens", count)
-        _at_least_one("cohort", self.cohort)
-        _at_least_one("bootstrap", self.bootstrap)
+            at_least_one("virtual_tokens", count)
+        at_least_one("cohort", self.cohort)
+        at_least_one("bootstrap", self.bootstrap)
         if not (math.isfinite(self.lr) and self.lr > 0 and self.weight_decay >= 0):
             raise ValueError(
                 f"lr must be above 0 and weight_decay at least 0, got {self.lr}, "
@@ -294,7 +135,9 @@ class Design:
                 (p.task, task_difficulty(p.task, p.difficulty), p.train_size, p.steps)
                 for p in self.tasks
             ],
-            "methods": [json.dumps(m.essence() | {"scale": m.scale}) for m in self.methods],
+            "methods": [
+                json.dumps(essence(m.settings()) | {"scale": m.scale}) for m in self.methods
+            ],
             "starts": [(s.init, s.init_text, s.jitter) for s in self.starts],
         }
         for name, values in keys.items():
@@ -316,29 +159,27 @@ class Design:
         Raises:
             ValueError, TypeError: an unknown key, a missing or a wrong value; says which.
         """
-        values = dict(_known(cls, given, "the design"))
+        values = dict(known(cls, given, "the design"))
         if "name" not in values or "tasks" not in values or "methods" not in values:
             raise ValueError("a design needs name, tasks and methods")
         for name in ("models", "adapters", "virtual_tokens", "seeds", "primary"):
             if name in values:
-                values[name] = tuple(_list(name, values[name]))
+                values[name] = tuple(as_list(name, values[name]))
         values["tasks"] = tuple(
-            TaskPlan(
-                **_known(TaskPlan, {"task": each} if isinstance(each, str) else each, "a task")
-            )
-            for each in _list("tasks", values["tasks"])
+            TaskPlan(**known(TaskPlan, {"task": each} if isinstance(each, str) else each, "a task"))
+            for each in as_list("tasks", values["tasks"])
         )
-        values["methods"] = tuple(map(find_method, _list("methods", values["methods"])))
+        values["methods"] = tuple(map(find_method, as_list("methods", values["methods"])))
         if "starts" in values:
             values["starts"] = tuple(
-                Start(**_known(Start, {"name": each} if isinstance(each, str) else each, "a start"))
-                for each in _list("starts", values["starts"])
+                Start(**known(Start, {"name": each} if isinstance(each, str) else each, "a start"))
+                for each in as_list("starts", values["starts"])
             )
         if values.get("search") is not None:
-            search = dict(_known(Search, values["search"], "search"))
+            search = dict(known(Search, values["search"], "search"))
             for name in ("seeds", "lr", "weight"):
                 if name in search:
-                    search[name] = tuple(_list(f"search: {name}", search[name]))
+                    search[name] = tuple(as_list(f"search: {name}", search[name]))
             values["search"] = Search(**search)
         return cls(**values)
 
@@ -440,18 +281,17 @@ def trial_key(trial: Mapping[str, Any]) -> str:
 
     Names of methods and starts are no part of it, nor what a loss does not use, nor the size of a
     split that is not looked at: with `split="by_item"` no split depends on the others' sizes.
+    Made again from the trial whenever results are read: the one in a file is for the reader.
     """
     search = trial["stage"] == "search"
     idle = ("test_size", "curve_size") if search else ("validation_size",)
     content = {
-        name: value
-        for name, value in trial.items()
-        if name not in ("method", "start", "settings", "lr_schedule", "difficulty", *idle)
+        name: value for name, value in trial.items() if name not in ("method", "start", *idle)
     }
-    if trial.get("lr_schedule", "constant") != "constant":
-        content["lr_schedule"] = trial["lr_schedule"]
+    # Of results that are older than the choice.
+    content.setdefault("lr_schedule", "constant")
     content["difficulty"] = task_difficulty(trial["task"], trial["difficulty"])
-    content["settings"] = Method(trial["method"], **trial["settings"]).essence()
+    content["settings"] = essence(trial["settings"])
     for name in ("lr", "weight", "weight_decay", "jitter"):
         content[name] = float(content[name])
     text = json.dumps(content, sort_keys=True)
@@ -500,53 +340,3 @@ def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> 
         return Design.from_mapping({**found, **(changes or {})})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name_or_path}: {error}") from error
-
-
-def _row(bounds: tuple[float, float], count: int) -> list[float]:
-    """`count` numbers from low to high, each the same multiple of the one before."""
-    low, high = bounds
-    if count == 1:
-        return [_rounded(math.sqrt(low * high))]
-    return [_rounded(low * (high / low) ** (k / (count - 1))) for k in range(count)]
-
-
-def _rounded(value: float) -> float:
-    # Three digits are what a reader can copy.
-    return float(f"{value:.3g}")
-
-
-def _at_least_one(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def _seeds(name: str, seeds: Sequence[Any]) -> None:
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-    if not seeds or not whole or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"{name}: expected different integers >= 0, got {list(seeds)}")
-
-
-def _list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} must be a list, got {value!r}")
-    return list(value)
-
-
-def _numbers(name: str, value: Any) -> None:
-    for each in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(each, bool) or not isinstance(each, (int, float)):
-            hint = " (YAML takes 1e-2 for text: write 0.01 or 1.0e-2)" if "e" in str(each) else ""
-            raise ValueError(f"{name} must be a number, got {each!r}{hint}")
-
-
-def _known(kind: type, given: Any, what: str) -> Mapping[str, Any]:
-    names = {each.name for each in fields(kind)}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{what} must be a mapping, got {given!r}")
-    for field_ in fields(kind):
-        if field_.name in given and "float" in str(field_.type):
-            _numbers(f"{what}: {field_.name}", given[field_.name])
-    unknown = sorted(str(name) for name in set(given) - names)
-    if unknown:
-        raise ValueError(f"{what} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}")
-    return given

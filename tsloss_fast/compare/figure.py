@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._axis_labels import label_beside
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
 from tsloss_fast.compare.numbers import counted
 from tsloss_fast.compare.outcomes import OUTCOMES, Outcome
@@ -216,21 +217,10 @@ def _references(group: RunGroup) -> list[tuple[float, str, str]]:
 def _label_references(axes: Axes, rates: Sequence[tuple[float, str, str]], tall: float) -> None:
     """Beside the axes, where no curve is, and moved apart where they would touch."""
     low, high = axes.get_ylim()
-    gap, height = 0.15 * (high - low) / tall, -math.inf
-    for rate, label, style in rates:
+    for rate, _, style in rates:
         axes.axhline(rate, color=GREY, linewidth=1.2, linestyle=style, zorder=1)
-        height = max(rate, height + gap)
-        axes.annotate(
-            f"{label} {rate:.2f}",
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-            color=GREY,
-            annotation_clip=False,
-        )
+    labels = [(rate, f"{label} {rate:.2f}", GREY) for rate, label, _ in rates]
+    label_beside(axes, labels, 0.15 * (high - low) / tall, 4, fontsize=8.5)
 
 
 def _common(runs: Iterable[Record]) -> tuple[list[int], list[list[float]]]:

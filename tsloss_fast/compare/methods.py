@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tsloss_fast.compare.checks import known
 from tsloss_fast.loss import TSLoss
 from tsloss_fast.tuning.config import MeanSquaredNorm
 
-__all__ = ["METHODS", "SCHEDULES", "WHERE", "MeanPairwiseDistance", "Method", "find_method"]
+__all__ = [
+    "METHODS",
+    "SCHEDULES",
+    "WHERE",
+    "MeanPairwiseDistance",
+    "Method",
+    "essence",
+    "find_method",
+]
 
 # The share of a method's weight at a time in (0, 1], 1 being the last step.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -95,24 +104,14 @@ class Method:
     def adds_nothing(self) -> bool:
         return self.loss == "ce"
 
+    @property
+    def on_hidden(self) -> bool:
+        """Whether there is a term, and it acts on hidden states."""
+        return self.where == "hidden" and not self.adds_nothing
+
     def settings(self) -> dict[str, Any]:
         """All but the name: what the result depends on."""
         return {name: value for name, value in asdict(self).items() if name != "name"}
-
-    def essence(self) -> dict[str, Any]:
-        """Of the settings those that this loss uses, in one form: equal methods have equal ones."""
-        if self.adds_nothing:
-            return {"loss": self.loss}
-        essence: dict[str, Any] = {
-            "loss": self.loss,
-            "schedule": self.schedule,
-            "where": self.where,
-        }
-        terms = {
-            "surrogate": ("connectivity", "redundancy"),
-            "exact": ("connectivity", "redundancy", "compactness", "loops"),
-        }
-        return essence | {name: float(getattr(self, name)) for name in terms.get(self.loss, ())}
 
     def share(self, step: int, steps: int) -> float:
         """The schedule's share of the weight at a step in 1 … steps."""
@@ -139,7 +138,7 @@ METHODS = {
     method.name: method
     for method in (
         Method("ce", "ce"),
-        # SmolLM2's tokens have a squared norm of about 10.
+        # These three are as large as the embeddings are, or as the number of tokens is.
         Method("l2", "l2", scale=0.03),
         Method("pairwise", "pairwise", scale=0.3),
         Method("hofer", "hofer", scale=0.1),
@@ -160,6 +159,18 @@ METHODS = {
 }
 
 
+def essence(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a method's settings those that its loss uses; equal ones are the same method."""
+    if settings["loss"] == "ce":
+        return {"loss": "ce"}
+    terms = {
+        "surrogate": ("connectivity", "redundancy"),
+        "exact": ("connectivity", "redundancy", "compactness", "loops"),
+    }
+    used = {name: float(settings[name]) for name in terms.get(settings["loss"], ())}
+    return {name: settings[name] for name in ("loss", "schedule", "where")} | used
+
+
 def find_method(given: str | Mapping[str, Any]) -> Method:
     """A method by its name, or from a mapping of `Method`'s fields.
 
@@ -172,16 +183,9 @@ def find_method(given: str | Mapping[str, Any]) -> Method:
         if given not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {given!r}")
         return METHODS[given]
-    known = {field.name for field in fields(Method)}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"a method is a name or a mapping, got {given!r}")
-    unknown = sorted(set(given) - known)
-    if unknown or not isinstance(given.get("name"), str):
-        wrong = f"unknown {', '.join(unknown)}" if unknown else "its name is missing"
-        raise ValueError(
-            f"a method is a name or a mapping of {', '.join(sorted(known))}; got {dict(given)} "
-            f"({wrong})"
-        )
+    known(Method, given, "a method")
+    if not isinstance(given.get("name"), str):
+        raise ValueError(f"a method needs a name, got {dict(given)}")
     base = METHODS[given["name"]].settings() if given["name"] in METHODS else {}
     if not base and "loss" not in given:
         raise ValueError(f"method {given['name']!r} is not built in, so it needs a loss")

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tsloss_fast.compare.design import Design, Group, Trial, trial_key
+from tsloss_fast.compare.design import Design, Trial, trial_key
+from tsloss_fast.compare.parts import Group
 
 __all__ = ["Job", "Plan"]
 

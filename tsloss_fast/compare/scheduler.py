@@ -85,7 +85,7 @@ def run_experiment(
             since each cohort's last state.
         RuntimeError: a process died or a training failed; what was finished is in the file.
         RunFolderError: another process holds the folder.
-        ValueError: the results are damaged, or every trial of a method diverged.
+        ValueError: the results are damaged.
     """
     with ExitStack() as stack:
         stack.enter_context(exclusive(out))

@@ -13,27 +13,21 @@ from typing import Any
 __all__ = ["work"]
 
 
-class _Stop:
+def _stop_wanted(connection: Connection) -> bool:
     """Whether the other side wants an end. Anything that arrives during a training says so."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.wanted = False
-
-    def __call__(self) -> bool:
-        if not self.wanted and self.connection.poll():
-            try:
-                self.connection.recv()
-            except EOFError:
-                # The other side is gone, and its successor may be at work on the same files.
-                os._exit(1)
-            self.wanted = True
-        return self.wanted
+    if not connection.poll():
+        return False
+    try:
+        connection.recv()
+    except EOFError:
+        # The other side is gone, and its successor may be at work on the same files.
+        os._exit(1)
+    return True
 
 
 def work(connection: Connection, threads: int, device: str, checkpoint_every: int) -> None:
     """Take jobs (trials, state file) until None comes; answer each with ("done", records),
-    ("stopped", None) or ("error", text), and in between with ("progress", message)."""
+    ("stopped", None) or ("error", (text, traceback)), and in between with ("progress", message)."""
     # A terminal sends an interrupt to the whole group: only the other side decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
@@ -41,14 +35,15 @@ def work(connection: Connection, threads: int, device: str, checkpoint_every: in
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from tsloss_fast.compare.cohort import Cohort, CohortInterrupted, Model
+    from tsloss_fast.compare.cohort import Cohort, CohortInterrupted
+    from tsloss_fast.compare.model import Model
     from tsloss_fast.tuning.models import load_model
 
     torch.set_num_threads(threads)
     be_quiet: Any = transformers_logging.set_verbosity_error
     be_quiet()
-    models: dict[str, Model] = {}
-    stop = _Stop(connection)
+    # One at a time: they are large, and jobs come model by model.
+    name, model = "", None
     while True:
         try:
             job = connection.recv()
@@ -58,22 +53,19 @@ def work(connection: Connection, threads: int, device: str, checkpoint_every: in
             return
         trials, state = job
         try:
-            name = trials[0]["model"]
-            if name not in models:
+            if model is None or name != trials[0]["model"]:
+                name, model = trials[0]["model"], None
                 connection.send(("progress", {"loading": name}))
-                models.clear()  # one at a time: they are large, and jobs come model by model
-                models[name] = Model(*load_model(name), device=device)
+                model = Model(*load_model(name), device=device)
             cohort = Cohort(
                 trials,
-                models[name],
+                model,
                 Path(state),
                 lambda message: connection.send(("progress", message)),
-                stop,
+                lambda: _stop_wanted(connection),
                 checkpoint_every,
             )
             connection.send(("done", cohort.finish()))
-            if stop.wanted:
-                return  # asked to stop when only the end was left to do
         except CohortInterrupted:
             connection.send(("stopped", None))
             return

@@ -161,6 +161,12 @@ def pad_tokens(
     return ids.to(device), mask.to(device)
 
 
+def shortest_and_longest(items: Sequence[EncodedItem]) -> list[EncodedItem]:
+    """The two items that differ most in length: enough to tell whether a way of running works."""
+    by_length = sorted(items, key=lambda item: len(item.inputs))
+    return [by_length[0], by_length[-1]]
+
+
 def can_share_prompt(model: Any, items: Sequence[EncodedItem]) -> bool:
     """Whether sharing the prompt gives this model's plain loss and gradient, by trying both.
 
@@ -168,8 +174,7 @@ def can_share_prompt(model: Any, items: Sequence[EncodedItem]) -> bool:
     no list of them would stay true. The two items that differ most in length are enough to tell.
     Costs two small training steps, once a run.
     """
-    by_length = sorted(items, key=lambda item: len(item.inputs))
-    pair = [by_length[0], by_length[-1]]
+    pair = shortest_and_longest(items)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def loss_and_gradient(share_prompt: bool) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsloss_fast._requirements import require
 from tsloss_fast.analysis.runs import describe
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
 from tsloss_fast.tuning.run_folder import read_metrics
@@ -74,11 +74,7 @@ def main(argv: Sequence[str]) -> int:
     config = TuneConfig(**given)
     if control and config.loss == "ce":
         parser.error("--control compares with cross-entropy alone, which --loss ce already is")
-    for package in ("matplotlib", "tqdm"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f'tsloss tune needs {package}; install it with: pip install "tsloss-fast[tuning]"'
-            )
+    require("tsloss tune", "tuning", "matplotlib", "tqdm")
 
     from transformers.utils import logging as transformers_logging
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tsloss_fast.loss import TSLoss
-from tsloss_fast.tuning.tasks import GENERATORS
+from tsloss_fast.tuning.tasks import task_difficulty
 
 __all__ = ["DEFAULT_WEIGHTS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
 
@@ -110,7 +110,6 @@ class TuneConfig:
         """What the result depends on: everything but the folder. JSON can hold it."""
         settings = asdict(self)
         del settings["out"]
-        if self.difficulty is None and self.task in GENERATORS:
-            # To leave it out is the same run as to give the task's own.
-            settings["difficulty"] = GENERATORS[self.task].default
+        # To leave it out is the same run as to give the task's own.
+        settings["difficulty"] = task_difficulty(self.task, self.difficulty)
         return settings

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsloss_fast.tuning.answers import EncodedItem, pad_tokens
+from tsloss_fast.tuning.answers import EncodedItem, pad_tokens, shortest_and_longest
 
 __all__ = [
     "ADAPTERS",
@@ -132,13 +132,11 @@ def packed_answers(
     else:
         positions = torch.cat((torch.arange(count, device=device), positions))
         inputs = torch.cat((prompts.to(inputs.dtype), inputs), dim=1)
-    offset = 0 if prefix else count
+    targets, first, owner = _answer_tokens(items, device)
     # The token before an answer token predicts it.
-    answers = torch.tensor([len(item.answer) for item in items], device=device)
-    owner = torch.repeat_interleave(torch.arange(len(items), device=device), answers)
-    first = answers.cumsum(0) - answers
+    questions = torch.tensor([len(item.question) for item in items], device=device)
     within = torch.arange(len(owner), device=device) - first[owner]
-    keep = offset + (begins + lengths - answers)[owner] + within
+    keep = (0 if prefix else count) + (begins + questions - 1)[owner] + within
     out = base(
         inputs_embeds=inputs,
         attention_mask=mask.expand(runs, 1, -1, -1),
@@ -150,7 +148,7 @@ def packed_answers(
     )
     return PackedAnswers(
         out.logits,
-        torch.tensor([token for item in items for token in item.answer], device=device),
+        targets,
         first,
         owner,
         torch.stack([state[:, :count] for state in out.hidden_states[1:]], 1) if hidden else None,
@@ -184,7 +182,7 @@ def padded_answers(base: Any, prompts: Tensor, items: Sequence[EncodedItem]) -> 
     inputs = base.get_input_embeddings()(ids)
     count = prompts.shape[1]
     mask = torch.cat((mask.new_ones(len(items), count), mask), dim=1)
-    rows = [row for row, item in enumerate(items) for _ in item.answer]
+    targets, first, owner = _answer_tokens(items, prompts.device)
     columns = [
         count + column
         for item in items
@@ -194,35 +192,45 @@ def padded_answers(base: Any, prompts: Tensor, items: Sequence[EncodedItem]) -> 
     for prompt in prompts:
         repeated = prompt.to(inputs.dtype).expand(len(items), -1, -1)
         out = base(inputs_embeds=torch.cat((repeated, inputs), dim=1), attention_mask=mask)
-        logits.append(out.logits[rows, columns])
-    answers = torch.tensor([len(item.answer) for item in items], device=prompts.device)
-    return PackedAnswers(
-        torch.stack(logits),
-        torch.tensor([token for item in items for token in item.answer], device=prompts.device),
-        answers.cumsum(0) - answers,
-        torch.tensor(rows, device=prompts.device),
-        None,
-    )
+        logits.append(out.logits[owner, columns])
+    return PackedAnswers(torch.stack(logits), targets, first, owner, None)
 
 
-def can_pack(base: Any, prompt: Tensor, items: Sequence[EncodedItem]) -> float:
-    """The largest relative error of packing for this model, in loss and gradient, by trying it.
+def _answer_tokens(
+    items: Sequence[EncodedItem], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets (M,), the place of each item's first (B,), and the item of each (M,)."""
+    lengths = torch.tensor([len(item.answer) for item in items], device=device)
+    targets = torch.tensor([token for item in items for token in item.answer], device=device)
+    owner = torch.repeat_interleave(torch.arange(len(items), device=device), lengths)
+    return targets, lengths.cumsum(0) - lengths, owner
+
+
+def can_pack(
+    base: Any, prompt: Tensor, items: Sequence[EncodedItem], adapter: str = "prompt"
+) -> float:
+    """The largest relative error of packing for this model, by trying it; infinity if it fails.
 
     Packs the two items that differ most in length behind the prompt (N, D) and behind a second one,
-    and compares with the plain forward pass; infinity where the model cannot be run packed.
+    and compares loss and gradient with those of the plain forward pass. Of a prefix it is the loss
+    alone, at its start, where the prompt's plain forward pass is that of the prefix.
     """
-    by_length = sorted(items, key=lambda item: len(item.inputs))
-    pair = [by_length[0], by_length[-1]]
+    pair = shortest_and_longest(items)
     prompts = torch.stack((prompt, prompt.flip(0))).to(base.device).requires_grad_()
+    adapters: Tensor = prompts
     try:
-        losses = packed_answers(base, prompts, pair).cross_entropy()
-        (gradients,) = torch.autograd.grad(losses.sum(), prompts)
+        if adapter != "prompt":
+            starts = [initial_adapter(base, each, adapter) for each in prompts.detach()]
+            adapters = torch.stack(starts).to(base.device).requires_grad_()
+        losses = packed_answers(base, adapters, pair).cross_entropy()
+        (gradients,) = torch.autograd.grad(losses.sum(), adapters)
     except Exception:
         # Whatever the error is, it means that this model cannot be run in this way.
         return float("inf")
     plain = padded_answers(base, prompts, pair).cross_entropy()
-    (expected,) = torch.autograd.grad(plain.sum(), prompts)
-    loss_error = (losses - plain).detach().abs() / (1 + plain.detach().abs())
-    norms = expected.flatten(1).norm(dim=1)
-    gradient_error = (gradients - expected).flatten(1).norm(dim=1) / norms
-    return float(torch.cat((loss_error, gradient_error)).max())
+    errors = (losses - plain).detach().abs() / (1 + plain.detach().abs())
+    if adapter == "prompt":
+        (expected,) = torch.autograd.grad(plain.sum(), prompts)
+        apart = (gradients - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+        errors = torch.cat((errors, apart))
+    return float(errors.max())

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._axis_labels import label_beside
 from tsloss_fast.tuning.run_folder import read_metrics
 
 __all__ = ["plot_runs"]
@@ -182,23 +183,8 @@ def _lines(
         for run, (steps, values) in zip(runs, series, strict=True)
         if values
     )
-    gap = LABEL_GAP * high
-    heights = [value for value, _, _ in ends]
-    for index in range(1, len(heights)):
-        heights[index] = max(heights[index], heights[index - 1] + gap)
-    for (value, _, colour), height in zip(ends, heights, strict=True):
-        axes.annotate(
-            f"{value:.3g}",
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            fontweight="bold",
-            color=colour,
-            annotation_clip=False,
-        )
+    labels = [(value, f"{value:.3g}", colour) for value, _, colour in ends]
+    label_beside(axes, labels, LABEL_GAP * high, 6, fontsize=9, fontweight="bold")
 
 
 def _head(figure: Figure, runs: Sequence[_Run]) -> None:

@@ -47,8 +47,7 @@ class Task:
     @property
     def majority_rate(self) -> float:
         """Accuracy on the test split of always giving its most frequent answer."""
-        counts = Counter(item.answer for item in self.test)
-        return max(counts.values()) / len(self.test)
+        return majority_rate(self.test)
 
     @property
     def digest(self) -> str:
@@ -58,6 +57,11 @@ class Task:
             for split in (self.train, self.validation, self.test)
         ]
         return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
+
+
+def majority_rate(items: Sequence[Item]) -> float:
+    """Accuracy on items, at least one, of always giving their most frequent answer."""
+    return max(Counter(item.answer for item in items).values()) / len(items)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._requirements import require
 
 __all__ = ["main"]
 
@@ -54,11 +54,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--quantity chooses the curves; a {given.kind} has none")
     if given.step is not None and given.kind == "curves":
         parser.error("--step chooses a step; the curves show all of them")
-    for package in ("matplotlib", "scipy"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f'tsloss plot needs {package}; install it with: pip install "tsloss-fast[analysis]"'
-            )
+    require("tsloss plot", "analysis", "matplotlib", "scipy")
 
     import matplotlib.style
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._requirements import require
 
 __all__ = ["main", "write_report"]
 
@@ -52,10 +52,7 @@ def write_report(
         IsADirectoryError: `out` is a folder.
         ModuleNotFoundError: plotly is not installed.
     """
-    if importlib.util.find_spec("plotly") is None:
-        raise ModuleNotFoundError(
-            'tsloss report needs plotly; install it with: pip install "tsloss-fast[analysis]"'
-        )
+    require("tsloss report", "analysis", "plotly")
     from plotly.offline import get_plotlyjs
 
     from tsloss_fast.analysis.relation.relate import relate
