@@ -184,11 +184,13 @@ def _at_the_edge(experiments: Sequence[_Experiment]) -> Iterator[str]:
     for each in experiments:
         for group in each.experiment.groups:
             found += len(edge_warnings(each.experiment, group))
-        total += len(each.experiment.choices)
+        for choice in each.experiment.choices:
+            for name in ("lr", "weight"):
+                total += len({trial[name] for trial in choice["trials"]}) > 1
     if found:
         yield (
-            f"Of {total} choices of a learning rate and a weight, {found} values lie at the end of "
-            "what was tried: a better one may lie beyond. The tables name them."
+            f"Of {total} learning rates and weights that were chosen, {found} are the smallest or "
+            "the largest that was tried: a better one may lie beyond. The tables name them."
         )
 
 
