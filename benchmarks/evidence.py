@@ -26,7 +26,7 @@ from tsloss_fast.compare.plan import Plan
 from tsloss_fast.compare.results import read_results
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS
 from tsloss_fast.compare.summary import edge_warnings, story_table, summarize
-from tsloss_fast.compare.words import chance, group_name, short_names
+from tsloss_fast.compare.words import chance, group_name, short_names, without_effect
 
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
 _OUTCOMES = ("final_accuracy", "accuracy_area", "steps_to_accuracy", "steps_to_ce", "final_ce")
@@ -175,6 +175,10 @@ def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
             yield f"- {title}: {'; '.join(lines) if lines else 'nowhere'}."
     for level, entries in sorted(everything.items()):
         yield from (f"- {sentence}" for sentence in chance(entries, level))
+    for each in experiments:
+        for group, name, _ in each.compared:
+            where = f"{each.name}: {name}"
+            yield from (f"- {where}: {sentence}" for sentence in without_effect(group))
     yield from (f"- {sentence}" for sentence in _at_the_edge(experiments))
 
 

@@ -354,3 +354,28 @@ def test_trials_and_choices_of_a_real_design_belong_to_its_groups() -> None:
     assert "Not finished" not in page
     assert "was not run with" not in page
     assert "Left out" not in page
+
+
+def test_methods_that_were_the_same_thing_are_named() -> None:
+    records = [make_design(methods=("ce", "connectivity", "tsloss"))]
+    for seed in range(5):
+        records.append(make_run("ce", seed, accuracy=0.7))
+        records.append(make_run("connectivity", seed, accuracy=0.6 + 0.01 * seed))
+        records.append(make_run("tsloss", seed, accuracy=0.6 + 0.01 * seed))
+    said = "connectivity and tsloss came to the same numbers in every run"
+    assert said in summarize(records)
+    records[-1] = make_run("tsloss", 4, accuracy=0.9)
+    assert said not in summarize(records)
+
+
+def test_a_redundancy_that_was_never_there_is_told() -> None:
+    records = [make_design()]
+    for seed in range(5):
+        for method in ("ce", "tsloss"):
+            run = make_run(method, seed, accuracy=0.7 + 0.01 * seed)
+            run["curve"] = [{**point, "redundancy": 0.0} for point in run["curve"]]
+            records.append(run)
+    said = "No prompt of any run had a redundancy above 0"
+    assert said in summarize(records)
+    records[-1]["curve"][-1]["redundancy"] = 0.01
+    assert said not in summarize(records)

@@ -25,6 +25,7 @@ from tsloss_fast.compare.words import (
     conclusion,
     group_name,
     short_names,
+    without_effect,
 )
 
 __all__ = ["edge_warnings", "story_table", "story_tables", "summarize"]
@@ -318,6 +319,7 @@ def _remarks(experiment: Experiment, group: RunGroup) -> Iterator[str]:
         for run in list(group.runs.get(method, {}).values())[:1]:
             if not _is(run["trial"], choice["lr"], choice["weight"]):
                 yield f"{method} was not run with the learning rate and weight that were chosen."
+    yield from without_effect(group)
 
 
 def _distinct(runs: Sequence[Record], name: str) -> str:

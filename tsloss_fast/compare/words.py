@@ -9,7 +9,14 @@ from tsloss_fast.compare.numbers import counted, decimals, difference_text, p_te
 from tsloss_fast.compare.outcomes import OUTCOMES
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS, expected_exclusions, smallest_p
 
-__all__ = ["baseline_name", "chance", "conclusion", "group_name", "short_names"]
+__all__ = [
+    "baseline_name",
+    "chance",
+    "conclusion",
+    "group_name",
+    "short_names",
+    "without_effect",
+]
 
 # Of the adjusted p, for the words alone.
 _LEVEL = 0.05
@@ -50,6 +57,27 @@ def short_names(groups: Sequence[RunGroup]) -> list[str]:
         )
         for group in groups
     ]
+
+
+def without_effect(group: RunGroup) -> Iterator[str]:
+    """Which methods were the same thing in these runs, and whether redundancy was ever there."""
+    numbers: dict[str, list[str]] = {}
+    for method, by_seed in group.runs.items():
+        seen = repr([(s, r["curve"], r["end"]) for s, r in sorted(by_seed.items())])
+        numbers.setdefault(seen, []).append(method)
+    for methods in numbers.values():
+        if len(methods) > 1:
+            yield (
+                f"{' and '.join(methods)} came to the same numbers in every run: what tells them "
+                "apart was 0 there."
+            )
+    points = [p for by_seed in group.runs.values() for r in by_seed.values() for p in r["curve"]]
+    redundancies = [p["redundancy"] for p in points if p.get("redundancy") is not None]
+    if redundancies and not any(redundancies):
+        yield (
+            "No prompt of any run had a redundancy above 0 when it was evaluated: from this start "
+            "a term against it has nothing to do."
+        )
 
 
 def conclusion(experiment: Experiment, group: RunGroup, found: Sequence[Comparison]) -> list[str]:
