@@ -26,7 +26,7 @@ from tsloss_fast.compare.plan import Plan
 from tsloss_fast.compare.results import read_results
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS
 from tsloss_fast.compare.summary import edge_warnings, story_table, summarize
-from tsloss_fast.compare.words import chance, group_name, short_names, without_effect
+from tsloss_fast.compare.words import chance, group_name, short_names, twins, without_effect
 
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
 _OUTCOMES = ("final_accuracy", "accuracy_area", "steps_to_accuracy", "steps_to_ce", "final_ce")
@@ -147,24 +147,27 @@ def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
     for each in experiments:
         for group, name, found in each.compared:
             methods: dict[str, list[Comparison]] = {}
+            same = {method: many for many in twins(group) for method in many}
             for entry in found:
-                # Experiments share runs: a comparison counts once.
-                key = (*group.shared.values(), entry.method, entry.outcome.name)
-                if key in seen or entry.difference is None:
+                # Experiments share runs: a comparison is told once, and counted once even where
+                # methods were the same thing.
+                where = (*group.shared.values(), entry.outcome.name)
+                if (*where, entry.method) in seen or entry.difference is None:
                     continue
-                seen.add(key)
-                everything.setdefault(each.experiment.confidence, []).append(entry)
+                if all((*where, method) not in seen for method in same.get(entry.method, ())):
+                    everything.setdefault(each.experiment.confidence, []).append(entry)
+                seen.add((*where, entry.method))
                 methods.setdefault(entry.method, []).append(entry)
             for method, entries in methods.items():
-                where = f"{method} ({each.name}: {name})"
+                told = f"{method} ({each.name}: {name})"
                 claims = [e for e in entries if e.difference is not None and e.difference.claim]
                 for verdict, into in (("better", better), ("worse", worse)):
                     which = [e.outcome.label for e in claims if e.verdict == verdict]
                     if which:
-                        into.append(f"{where}: {', '.join(which)}")
+                        into.append(f"{told}: {', '.join(which)}")
                 if not claims:
                     few = any(e.difference and e.difference.pairs < MINIMUM_SEEDS for e in entries)
-                    (unfinished if few else neither).append(where)
+                    (unfinished if few else neither).append(told)
     for title, lines in (
         ("The interval excludes zero, for the better", better),
         ("The interval excludes zero, for the worse", worse),
@@ -177,8 +180,8 @@ def conclusions(experiments: Sequence[_Experiment]) -> Iterator[str]:
         yield from (f"- {sentence}" for sentence in chance(entries, level))
     for each in experiments:
         for group, name, _ in each.compared:
-            where = f"{each.name}: {name}"
-            yield from (f"- {where}: {sentence}" for sentence in without_effect(group))
+            for sentence in without_effect(group):
+                yield f"- {each.name}: {name}: {sentence}"
     yield from (f"- {sentence}" for sentence in _at_the_edge(experiments))
 
 

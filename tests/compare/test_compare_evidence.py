@@ -117,8 +117,13 @@ def test_experiments_share_runs_and_count_a_comparison_once(tmp_path: Path) -> N
     page = page_of(tmp_path)
     assert "| other | boolean | 0.55 | 0.50 | l2 | 5 |" in page
     assert "15 runs; " in page
-    # Two methods in three outcomes and the cross-entropy; the steps to a CE are never reached.
-    assert "Of 6 intervals" in page
+    # Three outcomes and the cross-entropy, less the steps to a CE, which are never reached. The two
+    # methods came to the same numbers, and count once.
+    assert "Of 3 intervals" in page
+    assert "tsloss and l2 came to the same numbers in every run" in page
+    assert "- No interval excludes zero: tsloss (default: boolean); l2 (default: boolean)." in page
+    put(tmp_path / "evidence", "default", lines_of(made_design(), tsloss=0.01))
+    assert "Of 6 intervals" in page_of(tmp_path)
 
 
 def test_a_pilot_is_told_of_and_left_out(tmp_path: Path) -> None:

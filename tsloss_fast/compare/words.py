@@ -15,6 +15,7 @@ __all__ = [
     "conclusion",
     "group_name",
     "short_names",
+    "twins",
     "without_effect",
 ]
 
@@ -59,18 +60,22 @@ def short_names(groups: Sequence[RunGroup]) -> list[str]:
     ]
 
 
-def without_effect(group: RunGroup) -> Iterator[str]:
-    """Which methods were the same thing in these runs, and whether redundancy was ever there."""
+def twins(group: RunGroup) -> list[list[str]]:
+    """Methods that came to the same numbers in every run: what tells them apart had no effect."""
     numbers: dict[str, list[str]] = {}
     for method, by_seed in group.runs.items():
         seen = repr([(s, r["curve"], r["end"]) for s, r in sorted(by_seed.items())])
         numbers.setdefault(seen, []).append(method)
-    for methods in numbers.values():
-        if len(methods) > 1:
-            yield (
-                f"{' and '.join(methods)} came to the same numbers in every run: what tells them "
-                "apart was 0 there."
-            )
+    return [methods for methods in numbers.values() if len(methods) > 1]
+
+
+def without_effect(group: RunGroup) -> Iterator[str]:
+    """Which methods were the same thing in these runs, and whether redundancy was ever there."""
+    for methods in twins(group):
+        yield (
+            f"{' and '.join(methods)} came to the same numbers in every run: what tells them "
+            "apart was 0 there."
+        )
     points = [p for by_seed in group.runs.values() for r in by_seed.values() for p in r["curve"]]
     redundancies = [p["redundancy"] for p in points if p.get("redundancy") is not None]
     if redundancies and not any(redundancies):
