@@ -143,6 +143,17 @@ def test_what_chance_alone_would_give_is_called_that() -> None:
         runs += make_pairs([0.1, -0.1, 0.05, -0.05, 0.0], name)[1::2]
     page = summarize([make_design(("ce", "tsloss", "l2", "hofer")), *runs])
     assert f"Of 9 intervals 1 excludes zero: {words}" in page
+    assert "wider where seeds are few, 1 excludes zero (1 of tsloss)." in page
+
+
+def test_many_outcomes_of_one_method_are_not_called_chance() -> None:
+    others = ("l2", "hofer", "pairwise", "surrogate")
+    runs = make_pairs([-0.1, -0.11, -0.12, -0.11, -0.1])
+    for name in others:
+        runs += make_pairs([0.1, -0.1, 0.05, -0.05, 0.0], name)[1::2]
+    page = summarize([make_design(("ce", "tsloss", *others)), *runs])
+    assert "0 for the better, 2 for the worse. If no method" in page
+    assert "wider where seeds are few, 2 exclude zero (2 of tsloss)." in page
 
 
 def test_fewer_than_five_seeds_show_nothing_whatever_their_interval() -> None:

@@ -118,14 +118,22 @@ def chance(found: Sequence[Comparison], confidence: float) -> list[str]:
     pairs = [difference.pairs for difference in tested]
     nominal, actual = expected_exclusions(pairs, confidence)
     seeds = f"{min(pairs)}" if min(pairs) == max(pairs) else f"{min(pairs)} to {max(pairs)}"
-    beyond = "" if better + worse > actual else "; that is no more than chance alone gives"
-    student = sum(difference.t_excludes_zero for difference in tested)
+    student = [e.method for e in found if e.difference and e.difference.t_excludes_zero]
+    gathered = any(student.count(method) > 1 for method in student)  # chance would spread them
+    beyond = (
+        "" if better + worse > actual or gathered else "; that is no more than chance alone gives"
+    )
+    whose = "".join(
+        f"{', ' if k else ' ('}{student.count(method)} of {method}"
+        for k, method in enumerate(dict.fromkeys(student))
+    )
     return [
         f"Of {counted(len(tested), 'interval')} {_excluding(better + worse)}: {better} for the "
         f"better, {worse} for the worse{beyond}. If no method made a difference, about "
         f"{_expected(nominal)} would exclude zero if they covered what they promise, and about "
         f"{_expected(actual)} because bootstrap intervals of {seeds} seeds cover less. Of "
-        f"Student's intervals, wider where seeds are few, {_excluding(student)}."
+        f"Student's intervals, wider where seeds are few, {_excluding(len(student))}"
+        f"{whose + ')' if student else ''}."
     ]
 
 
