@@ -36,14 +36,27 @@ struct Finding {
 
 // A batch of `batch` clouds of up to `points` points. `lengths` (batch entries, each in [0,
 // points]) gives the valid points of each cloud; null means all.
+//
+// Or a ragged one, without padding: cloud c has the points from offsets[c] to offsets[c + 1] of
+// all, and the bars from bar_offsets[c] to bar_offsets[c + 1]; then `points` is the most that a
+// cloud has.
 struct BatchShape {
   int64_t batch = 0;
   int64_t points = 0;
   int64_t dim = 0;
   const int64_t* lengths = nullptr;
+  const int64_t* offsets = nullptr;
+  const int64_t* bar_offsets = nullptr;
 
   int64_t bars() const { return points > 0 ? points - 1 : 0; }
-  int64_t valid(int64_t cloud) const { return lengths ? lengths[cloud] : points; }
+  int64_t valid(int64_t c) const { return lengths ? lengths[c] : points_of(c); }
+  // Where cloud c begins, and how much room it has.
+  int64_t first_point(int64_t c) const { return offsets ? offsets[c] : c * points; }
+  int64_t points_of(int64_t c) const { return offsets ? offsets[c + 1] - offsets[c] : points; }
+  int64_t first_bar(int64_t c) const { return offsets ? bar_offsets[c] : c * bars(); }
+  int64_t bars_of(int64_t c) const {
+    return offsets ? bar_offsets[c + 1] - bar_offsets[c] : bars();
+  }
 };
 
 // points (batch, points, dim) -> deaths (batch, points-1) ascending, edges (batch, points-1, 2)

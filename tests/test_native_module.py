@@ -31,25 +31,46 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+def arguments_of(body: list[ast.stmt]) -> dict[str, list[str]]:
+    """Of the functions in a stub; for a property, none."""
+    return {
+        node.name: [a.arg for a in node.args.args if a.arg != "self"]
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
 def test_the_stub_names_exactly_the_functions_and_arguments_of_the_module() -> None:
     tree = ast.parse(STUB.read_text(encoding="utf-8"))
-    stub_functions = {
-        node.name: [a.arg for a in node.args.args]
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        if _core.has_cuda or not node.name.startswith("cuda_")
+    functions = {
+        name: arguments
+        for name, arguments in arguments_of(tree.body).items()
+        if _core.has_cuda or not name.startswith("cuda_")
     }
-    stub_values = {
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    values = {
         node.target.id
         for node in tree.body
         if isinstance(node, ast.AnnAssign)
         if isinstance(node.target, ast.Name)
     }
     public = {name for name in vars(_core) if not name.startswith("_")}
-    assert public == stub_functions.keys() | stub_values
-    for name, arguments in stub_functions.items():
-        signature = (getattr(_core, name).__doc__ or "").splitlines()[0]
-        assert re.findall(r"(\w+): ", signature) == arguments, signature
+    assert public == functions.keys() | classes.keys() | values
+    assert_arguments(_core, functions)
+    for name, body in classes.items():
+        methods, native = arguments_of(body), getattr(_core, name)
+        assert {m for m in vars(native) if not m.startswith("_")} == methods.keys() - {"__init__"}
+        assert_arguments(native, methods)
+
+
+def assert_arguments(native: object, functions: dict[str, list[str]]) -> None:
+    for name, arguments in functions.items():
+        function = getattr(native, name)
+        if isinstance(function, property):
+            assert arguments == []
+            continue
+        signature = (function.__doc__ or "").splitlines()[0]
+        assert re.findall(r"(\w+): (?!tsloss_fast)", signature) == arguments, signature
 
 
 @pytest.mark.skipif(

@@ -139,6 +139,15 @@ def test_coincident_points_have_gradient_zero(metric: str, dtype: type) -> None:
         assert not grad.any()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_parallel_vectors_have_gradient_zero_however_short(dtype: type) -> None:
+    """The slope of an angle is of the order of 1 / |x|, which here leaves the range."""
+    points = torch.from_numpy(np.array([[1], [3], [7]], dtype) * np.finfo(dtype).smallest_subnormal)
+    found, deaths, _ = gradient(points, torch.ones(2, dtype=points.dtype), "cosine")
+    assert not deaths.any()
+    assert not found.any()
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_higher_derivatives_at_coincident_points_are_finite(metric: str) -> None:
     points = torch.from_numpy(np.repeat(gaussian(5, 3, seed=1, dtype=np.float64), 3, axis=0))

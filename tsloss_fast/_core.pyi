@@ -17,6 +17,8 @@ def h0_forward(
     n: int,
     dim: int,
     threads: int,
+    offsets: int = 0,
+    bar_offsets: int = 0,
 ) -> tuple[int, int, int, int]: ...
 def h0_backward(
     dtype: int,
@@ -30,6 +32,8 @@ def h0_backward(
     n: int,
     dim: int,
     threads: int,
+    offsets: int = 0,
+    bar_offsets: int = 0,
 ) -> None: ...
 def h0_from_distances(
     dtype: int,
@@ -58,6 +62,63 @@ def single_linkage(edges: int, merges: int, batch: int, n: int) -> None: ...
 def pairwise_keys(
     dtype: int, metric: int, points: int, keys: int, batch: int, n: int, dim: int, threads: int
 ) -> None: ...
+
+class ShardFilter:
+    """See csrc/cpu/shards.h."""
+
+    def __init__(
+        self,
+        dtype: int,
+        metric: int,
+        dim: int,
+        largest: float,
+        lattice: bool,
+        robust: bool,
+        threads: int,
+    ) -> None: ...
+    def set_forest(self, n: int, keys: int, edges: int) -> None: ...
+    def load(self, slot: int, rows: int, ids: int, count: int) -> None: ...
+    def near(self, a: int, b: int) -> int: ...
+    def between(self, a: int, b: int) -> int: ...
+    def result(self, keys: int, edges: int) -> None: ...
+    @property
+    def lost_digits(self) -> bool: ...
+
+def load_shard(
+    dtype: int,
+    metric: int,
+    points: int,
+    n: int,
+    dim: int,
+    rows: int,
+    ids: int,
+    joined: int,
+    threads: int,
+) -> tuple[int, int, int, float, bool]: ...
+def spanning_forest(n: int, count: int, keys: int, edges: int) -> int: ...
+def merge_order(n: int, edges: int, order: int, rank: int) -> None: ...
+def exact_keys(
+    dtype: int,
+    metric: int,
+    robust: bool,
+    rows: int,
+    stride: int,
+    count: int,
+    a: int,
+    b: int,
+    keys: int,
+) -> None: ...
+def keys_in_range(dtype: int, metric: int, dim: int, count: int, keys: int) -> bool: ...
+def finish_tree(
+    dtype: int,
+    metric: int,
+    robust: bool,
+    count: int,
+    keys: int,
+    edges: int,
+    deaths: int,
+    sorted_edges: int,
+) -> tuple[int, int, int, int]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import _core
 
 METRICS = {"euclidean": 0, "sqeuclidean": 1, "cosine": 2, "manhattan": 3}
-_DTYPES = {torch.float32: 0, torch.float64: 1}
+DTYPES = {torch.float32: 0, torch.float64: 1}
 
 _lib = torch.library.Library("tsloss_fast", "DEF")
 _lib.define(
@@ -60,11 +60,11 @@ def pointer(
 
 def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
     """A plain contiguous float32/float64 CPU tensor and its dtype code."""
-    if t.dtype not in _DTYPES:
+    if t.dtype not in DTYPES:
         raise TypeError(f"{name}: expected float32 or float64, got {t.dtype}")
     if t.dim() != ndim:
         raise ValueError(f"{name}: expected {ndim} dimensions, got shape {tuple(t.shape)}")
-    return t.contiguous(), _DTYPES[t.dtype]
+    return t.contiguous(), DTYPES[t.dtype]
 
 
 def check_lengths_range(lengths: Tensor, points: int) -> None:
@@ -158,7 +158,7 @@ def h0_direct(
     deaths = torch.empty((*batch_shape, bars), dtype=dtype)
     edges = torch.empty((*batch_shape, bars, 2), dtype=torch.int64)
     finding = _core.h0_forward(
-        _DTYPES[dtype],
+        DTYPES[dtype],
         METRICS[metric],
         points.data_ptr(),
         0 if lengths is None else lengths.data_ptr(),
@@ -192,7 +192,7 @@ def h0_backward_direct(
     grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
     grad_points = torch.empty_like(points)
     _core.h0_backward(
-        _DTYPES[points.dtype],
+        DTYPES[points.dtype],
         METRICS[metric],
         pointer(grad_deaths, "grad_deaths", shape, points.dtype),
         points.data_ptr(),
@@ -203,6 +203,74 @@ def h0_backward_direct(
         n,
         dim,
         torch.get_num_threads(),
+    )
+    return grad_points
+
+
+def _ragged_shape(starts: Tensor, dim: int) -> tuple[int, int, int]:
+    """The batch, the most points of a cloud, and the dimension."""
+    sizes = starts.diff()
+    return len(sizes), int(sizes.max()) if len(sizes) else 0, dim
+
+
+def h0_ragged(
+    points: Tensor, starts: Tensor, bars: Tensor, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    """Deaths (M,) and edges (M, 2) of clouds of different sizes in points (T, D), a plain float32
+    or float64 CPU tensor. Cloud b has the points from starts[b] to starts[b + 1] and the bars from
+    bars[b] to bars[b + 1]; these are right, int64, and on the CPU."""
+    points = points.contiguous()
+    batch, most, dim = _ragged_shape(starts, points.shape[1])
+    total = int(bars[-1])
+    deaths = torch.empty(total, dtype=points.dtype)
+    edges = torch.empty((total, 2), dtype=torch.int64)
+    finding = _core.h0_forward(
+        DTYPES[points.dtype],
+        METRICS[metric],
+        points.data_ptr(),
+        0,
+        deaths.data_ptr(),
+        edges.data_ptr(),
+        batch,
+        most,
+        dim,
+        torch.get_num_threads(),
+        pointer(starts, "starts", (batch + 1,), torch.int64),
+        pointer(bars, "bars", (batch + 1,), torch.int64),
+    )
+    if finding[0] and check_finite:
+        raise_finding(finding, batch, "points", points.dtype)
+    return deaths, edges
+
+
+def h0_ragged_backward(
+    grad_deaths: Tensor,
+    points: Tensor,
+    deaths: Tensor,
+    edges: Tensor,
+    starts: Tensor,
+    bars: Tensor,
+    metric: str,
+) -> Tensor:
+    """The gradient (T, D) at the points of `h0_ragged`."""
+    points, grad_deaths = points.contiguous(), grad_deaths.contiguous()
+    batch, most, dim = _ragged_shape(starts, points.shape[1])
+    grad_points = torch.empty_like(points)
+    shape = (int(bars[-1]),)
+    _core.h0_backward(
+        DTYPES[points.dtype],
+        METRICS[metric],
+        pointer(grad_deaths, "grad_deaths", shape, points.dtype),
+        points.data_ptr(),
+        pointer(deaths, "deaths", shape, points.dtype),
+        pointer(edges, "edges", (*shape, 2), torch.int64),
+        grad_points.data_ptr(),
+        batch,
+        most,
+        dim,
+        torch.get_num_threads(),
+        pointer(starts, "starts", (batch + 1,), torch.int64),
+        pointer(bars, "bars", (batch + 1,), torch.int64),
     )
     return grad_points
 
@@ -223,7 +291,7 @@ def scale_free_loss(
     if lengths is not None:
         lengths = lengths.reshape(-1).contiguous()
     coincident = _core.scale_free_loss(
-        _DTYPES[deaths.dtype],
+        DTYPES[deaths.dtype],
         deaths.data_ptr(),
         0 if lengths is None else pointer(lengths, "lengths", (batch,), torch.int64),
         connectivity,

@@ -59,15 +59,14 @@ def edge_lengths(x: Tensor, edges: Tensor, metric: str) -> Tensor:
     return difference.abs().sum(-1)
 
 
-def edge_gradients(x: Tensor, edges: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives (B, M, D) of each length with respect to its two ends, and the validity mask."""
-    first, second, valid = _ends(x, edges)
+def edge_slopes(first: Tensor, second: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Derivatives (..., D) of the lengths of edges with respect to their ends (..., D)."""
     if metric == "cosine":
         u, norm_u = _unit(first)
         v, norm_v = _unit(second)
         gap = u - v
         death = gap.square().sum(-1, keepdim=True) / 2
-        return (gap - death * u) / _nonzero(norm_u), (-gap - death * v) / _nonzero(norm_v), valid
+        return (gap - death * u) / _nonzero(norm_u), (-gap - death * v) / _nonzero(norm_v)
     difference = first - second
     if metric == "euclidean":
         slope = difference / _nonzero(_norm(difference))
@@ -75,7 +74,13 @@ def edge_gradients(x: Tensor, edges: Tensor, metric: str) -> tuple[Tensor, Tenso
         slope = 2 * difference
     else:
         slope = difference.sign()
-    return slope, -slope, valid
+    return slope, -slope
+
+
+def edge_gradients(x: Tensor, edges: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives (B, M, D) of each length with respect to its two ends, and the validity mask."""
+    first, second, valid = _ends(x, edges)
+    return (*edge_slopes(first, second, metric), valid)
 
 
 def route_gradient(grad: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tensor:

@@ -14,6 +14,7 @@
 #include "cpu/check_edge.h"
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
+#include "cpu/schedule.h"
 #include "cpu/thread_pool.h"
 #include "tsloss.h"
 
@@ -106,9 +107,11 @@ void add_cosine(const Cloud<T>& c, int64_t v, int64_t other, double g, T* out) {
   double death = 0;
   for (int64_t k = 0; k < c.dim; ++k) death += (a[k] - b[k]) * (a[k] - b[k]);
   death *= 0.5;
-  const double w = g / c.norms[v];
+  const double norm = c.norms[v], w = g / norm;
+  const bool divide = std::isinf(w);  // 0 times it would be NaN
   for (int64_t k = 0; k < c.dim; ++k) {
-    out[k] += static_cast<T>(w * ((a[k] - b[k]) - death * a[k]));
+    const double slope = (a[k] - b[k]) - death * a[k];
+    out[k] += static_cast<T>(divide ? slope / norm * g : w * slope);
   }
 }
 
@@ -204,21 +207,20 @@ class Router {
 template <class T>
 void backward(Metric metric, const BatchShape& shape, const T* grad, const T* points,
               const T* deaths, const int64_t* edges, T* out, int threads) {
-  const int64_t n = shape.points;
-  const int64_t bars = shape.bars();
-  if (double(shape.batch) * double(n) * double(shape.dim) < kParallelNumbers) threads = 1;
-  const bool by_cloud = shape.batch >= threads;
-  const int slots = by_cloud ? threads : 1;
-  std::vector<Buffer<double>> units(static_cast<size_t>(slots));
-  std::vector<Buffer<double>> norms(static_cast<size_t>(slots));
+  const double numbers = double(shape.points) * double(shape.dim);
+  if (double(shape.batch) * numbers < kParallelNumbers) threads = 1;
+  std::vector<Buffer<double>> units(static_cast<size_t>(threads));
+  std::vector<Buffer<double>> norms(static_cast<size_t>(threads));
 
   const auto one = [&](int64_t b, int slot, int inner) {
+    const int64_t n = shape.points_of(b), bars = shape.bars_of(b);
+    const int64_t first = shape.first_point(b), first_bar = shape.first_bar(b);
     Cloud<T> c{metric,
                shape.dim,
-               grad + b * bars,
-               points + b * n * shape.dim,
-               deaths + b * bars,
-               edges + 2 * b * bars,
+               grad + first_bar,
+               points + first * shape.dim,
+               deaths + first_bar,
+               edges + 2 * first_bar,
                nullptr,
                nullptr};
     // Kept between calls: fresh pages for it would cost as much as the sums of a small cloud.
@@ -228,7 +230,7 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
     tree.build(c.edges, bars, n);
     if (metric != Metric::kCosine) tree.walk(c.edges, n);
     if (metric != Metric::kCosine) {
-      const Router<T> router(c, tree, out + b * n * c.dim);
+      const Router<T> router(c, tree, out + first * c.dim);
       const int64_t least = round_up((c.dim + inner - 1) / inner, kLanes);
       const int64_t slice = std::max(least, kLeastSlice);
       parallel_for((c.dim + slice - 1) / slice, inner, [&](int64_t task, int) {
@@ -250,7 +252,7 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
     c.norms = norm;
     parallel_for(tasks, inner, [&](int64_t task, int) {
       for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
-        T* row = out + (b * n + v) * c.dim;
+        T* row = out + (first + v) * c.dim;
         std::fill_n(row, c.dim, T{0});
         for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
           add_cosine(c, v, c.other(tree.edge[k], v), double(c.grad[tree.edge[k]]), row);
@@ -259,11 +261,9 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
     });
   };
 
-  if (by_cloud) {
-    parallel_for(shape.batch, threads, [&](int64_t b, int slot) { one(b, slot, 1); });
-  } else {
-    for (int64_t b = 0; b < shape.batch; ++b) one(b, 0, threads);
-  }
+  const auto cost = [&](int64_t b) { return double(shape.points_of(b)); };
+  const auto worth = [&](int64_t b) { return cost(b) * double(shape.dim) >= kParallelNumbers; };
+  for_each_cloud(shape, threads, cost, worth, one);
 }
 
 }  // namespace

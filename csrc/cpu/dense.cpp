@@ -5,6 +5,7 @@
 
 #include "cpu/collector.h"
 #include "cpu/monitor.h"
+#include "cpu/rows.h"
 #include "cpu/thread_pool.h"
 
 namespace tsloss {

@@ -137,7 +137,7 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
     const int64_t n = shape.valid(cloud);
     int64_t stride = shape.points;
     const T* d = distances + cloud * stride * stride;
-    Output<T> out(deaths, edges, shape.bars(), cloud);
+    Output<T> out(deaths, edges, shape, cloud);
     out.fill_padding(n);
     Scratch<T>& s = scratch[slot];
     s.edges.resize(static_cast<size_t>(std::max<int64_t>(n - 1, 0)));

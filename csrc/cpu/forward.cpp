@@ -16,6 +16,7 @@
 #include "cpu/monitor.h"
 #include "cpu/output.h"
 #include "cpu/rows.h"
+#include "cpu/schedule.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tree.h"
 #include "cpu/tuning.h"
@@ -33,10 +34,6 @@ namespace {
 constexpr int64_t kLoadNumbers = 1 << 16;  // of a task that copies points
 // The part of the progress that copying the points is.
 constexpr double kLoadShare = 0.02;
-
-Term term_of(Metric metric) {
-  return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
-}
 
 Path dense_path_of(int64_t dim) { return dim >= kSmallDimension ? Path::kSmall : Path::kPacked; }
 
@@ -88,15 +85,6 @@ class Borrowed {
  private:
   std::unique_ptr<Scratch<T>> scratch_;
 };
-
-// Point i, padded, and to unit length under cosine.
-template <class T, class W>
-Problem load_point(Metric metric, const T* points, int64_t dim, int64_t stride, int64_t i, W* row) {
-  const Finding found = load_rows(points + i * dim, 1, dim, row, stride);
-  if (found.problem != Problem::kNone) return found.problem;
-  if (metric == Metric::kCosine && dim > 0) return normalise_rows(1, dim, row, stride).problem;
-  return Problem::kNone;
-}
 
 // One cloud. T: the type of the points. W: the type that is computed in; double for cosine, whose
 // unit vectors would lose half the digits of a small distance in float.
@@ -150,12 +138,7 @@ class CloudSolver {
 
   // The length of a tree edge under the metric.
   double length(const Edge<double>& e) const {
-    if (!keys_in_range_) {
-      return metric_ == Metric::kSqeuclidean ? e.length * e.length : e.length;
-    }
-    if (metric_ == Metric::kEuclidean) return std::sqrt(e.length);
-    if (metric_ == Metric::kCosine) return 0.5 * e.length;  // 1 - cos of unit vectors
-    return e.length;
+    return length_of(metric_, e.length, keys_in_range_);
   }
 
  private:
@@ -228,20 +211,24 @@ class CloudSolver {
 template <class T, class W>
 Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deaths, int64_t* edges,
                 int threads) {
-  const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
+  const double stride = double(round_up(std::max<int64_t>(shape.dim, 1), kLanes));
   const double pairs = double(shape.points) * double(shape.points) / 2;
-  if (double(shape.batch) * pairs * double(stride) < kParallelWork) threads = 1;
-  const bool by_cloud = shape.batch >= threads;
+  if (double(shape.batch) * pairs * stride < kParallelWork) threads = 1;
   FindingLog log;
+  int64_t done = 0;
 
-  const auto one = [&](int64_t cloud, int inner) {
+  const auto one = [&](int64_t cloud, int, int inner) {
+    const double share = 1 / double(shape.batch);
+    Monitor::Part part(inner > 1 ? double(done) * share : 0,
+                       inner > 1 ? double(done + 1) * share : 1);
+    if (inner > 1) ++done;
     const int64_t n = shape.valid(cloud);
-    Output<T> out(deaths, edges, shape.bars(), cloud);
+    Output<T> out(deaths, edges, shape, cloud);
     out.fill_padding(n);
     Borrowed<W> borrowed;
     Scratch<W>& s = *borrowed;
-    CloudSolver<T, W> solver(metric, points + cloud * shape.points * shape.dim, n, shape.dim, inner,
-                             s);
+    CloudSolver<T, W> solver(metric, points + shape.first_point(cloud) * shape.dim, n, shape.dim,
+                             inner, s);
     const Finding found = solver.solve();
     if (found.problem != Problem::kNone) {
       log.add(found, cloud);
@@ -261,15 +248,12 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
     }
   };
 
-  if (by_cloud) {
-    parallel_for(shape.batch, threads, [&](int64_t cloud, int) { one(cloud, 1); });
-  } else {
-    for (int64_t cloud = 0; cloud < shape.batch; ++cloud) {
-      Monitor::Part part(double(cloud) / double(shape.batch),
-                         double(cloud + 1) / double(shape.batch));
-      one(cloud, threads);
-    }
-  }
+  const auto cost = [&](int64_t cloud) {
+    const double n = double(shape.valid(cloud));
+    return n * n;
+  };
+  const auto worth = [&](int64_t cloud) { return cost(cloud) / 2 * stride >= kParallelWork; };
+  for_each_cloud(shape, threads, cost, worth, one);
   return log.first();
 }
 

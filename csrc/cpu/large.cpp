@@ -1,56 +1,24 @@
 #include "cpu/large.h"
 
-#include <array>
 #include <cmath>
+#include <deque>
 #include <memory>
-#include <mutex>
 #include <numeric>
-#include <unordered_map>
 
 #include "cpu/collector.h"
+#include "cpu/distinct.h"
 #include "cpu/forest.h"
+#include "cpu/lineup.h"
 #include "cpu/monitor.h"
+#include "cpu/nearest.h"
+#include "cpu/random.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {
 namespace {
 
-// Covers the rounding of norms and of the filter's few operations; see codes.inl.
-constexpr float kSlack = 1.0f / (1 << 17);
-// Squares of numbers below 1e-19 vanish in float; the cloud is scaled to about 1.
-constexpr float kTinyNorm = 1e-18f;
-constexpr float kTinySquare = 1e-34f;
-constexpr int64_t kRowCandidates = 4;
-constexpr int64_t kColumnCandidates = 4;
-constexpr int64_t kGatherGrain = kTileColumns;
 constexpr int64_t kLongStreak = 16;
-
-struct Random {  // SplitMix64 (Steele, Lea and Flood, 2014)
-  uint64_t state;
-  uint64_t operator()() {
-    uint64_t z = (state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-};
-
-// Folds the two halves of a 128-bit product: every bit of a word reaches every bit of the hash, as
-// signs, the top bits of numbers, have to.
-uint64_t hash_row(const void* row, int64_t bytes) {
-  const char* at = static_cast<const char*>(row);
-  uint64_t h[4] = {1, 2, 3, 4};
-  for (int64_t k = 0; k + 32 <= bytes; k += 32) {
-    for (int l = 0; l < 4; ++l) {
-      uint64_t word;
-      std::memcpy(&word, at + k + 8 * l, 8);
-      const unsigned __int128 product = (unsigned __int128)(h[l] ^ word) * 0x9e3779b97f4a7c15u;
-      h[l] = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64) ^ word;
-    }
-  }
-  return Random{h[0] + 3 * h[1] + 5 * h[2] + 7 * h[3]}();
-}
 
 template <class T>
 class Large {
@@ -62,9 +30,7 @@ class Large {
         table_(kernels<T>()),
         coded_(cloud.rows.data != nullptr),
         sets_(0),
-        panels_(scratch.panels),
-        code_rows_(scratch.code_rows),
-        code_columns_(scratch.code_columns) {
+        line_(cloud.dim, scratch) {
     random_.state = overrides().seed;
   }
 
@@ -83,10 +49,10 @@ class Large {
     gather();
     for (int64_t i = 0; i < m_; i += kTileRows) {
       const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
-      for (int64_t t = 0; t < blocks(); ++t) {
+      for (int64_t t = 0; t < line_.blocks(); ++t) {
         alignas(64) int32_t dots[kTileRows * kTileColumns];
-        dot(i, t, dots);
-        const TileSides sides = tile_sides(i, rows, largest_norm(t));
+        line_.dot(i, line_, t, dots);
+        const TileSides sides = line_.tile_sides(i, rows, line_.largest_norm(t));
         for (int r = 0; r < rows; ++r) {
           alignas(64) float bound[kTileColumns];
           const float none = -std::numeric_limits<float>::infinity();
@@ -95,10 +61,10 @@ class Large {
           for (int64_t j = 0; j < end; ++j) {
             const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
             bound[j] =
-                frame_bound(static_cast<T>(exact_key(static_cast<int32_t>(i + r), q) * factor));
+                frame_.bound(static_cast<T>(exact_key(static_cast<int32_t>(i + r), q) * factor));
           }
           uint64_t mask;
-          TileBounds b = tile_bounds(sides, t);
+          TileBounds b = line_.tile_bounds(sides, t);
           b.row_scale += r;
           b.row_low += r;
           b.row_bound = &none;
@@ -115,8 +81,6 @@ class Large {
   LargeResult run() {
     LargeResult result;
     Monitor::Part part(0, 0.02);
-    ids_.resize(static_cast<size_t>(cloud_.n));
-    std::iota(ids_.begin(), ids_.end(), 0);
     result.finding = find_duplicates(result.tree);
     if (result.finding.problem != Problem::kNone) return result;
     m_ = static_cast<int64_t>(ids_.size());
@@ -167,9 +131,6 @@ class Large {
  private:
   using Links = std::vector<Link<T>>;
 
-  int64_t panels() const { return round_up(m_, kTileColumns) / kPanel; }
-  int64_t blocks() const { return panels() / kTilePanels; }
-  int64_t padded() const { return blocks() * kTileColumns; }
   int32_t id(int64_t position) const { return ids_[order_[position]]; }
   const T* row(int64_t position) const { return cloud_.rows[id(position)]; }
 
@@ -180,176 +141,30 @@ class Large {
     band_ = lattice_ ? T{1} : band_of<T>(units, stride_);
   }
 
-  // Copies of a point are joined to the first of them by edges of length 0, which is what the tie
-  // rule wants; only the first goes on. Loads and checks every point on the way.
+  // Loads and checks every point on the way.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
-    const int64_t n = cloud_.n;
-    std::vector<uint64_t> hash(static_cast<size_t>(n));
-    FirstBad bad;
-    const int64_t tasks = (n + kGatherGrain - 1) / kGatherGrain;
-    std::vector<T> largest(static_cast<size_t>(tasks), T{0});
-    std::vector<char> lattice(static_cast<size_t>(tasks), 1);
-    parallel_for(tasks, threads_, [&](int64_t task, int) {
-      Buffer<T> buffer;
-      T most = 0;
-      T* x = buffer.reserve(stride_);
-      for (int64_t i = task * kGatherGrain; i < std::min(n, (task + 1) * kGatherGrain); ++i) {
-        if (coded_) {
-          std::copy_n(cloud_.rows[i], stride_, x);
-          if (!table_.all_finite(x, stride_)) bad.add(Problem::kNonFinite, i);
-        } else {
-          bad.add(cloud_.load(i, x), i);
-        }
-#pragma omp simd reduction(max : most)
-        for (int64_t k = 0; k < stride_; ++k) {
-          x[k] += T{0};  // -0 is 0
-          const T size = std::fabs(x[k]);
-          most = size > most ? size : most;
-        }
-        hash[i] = hash_row(x, stride_ * static_cast<int64_t>(sizeof(T)));
-        lattice[task] = lattice[task] && is_lattice_row(x, stride_);
-      }
-      largest[task] = most;
-    });
-    lattice_ = std::find(lattice.begin(), lattice.end(), 0) == lattice.end();
-    largest_ = *std::max_element(largest.begin(), largest.end());
-    if (bad.problem != Problem::kNone) return {bad.problem, 0, bad.point, -1};
-    std::vector<std::pair<uint64_t, int32_t>> sorted(static_cast<size_t>(n));
-    for (int64_t i = 0; i < n; ++i) sorted[i] = {hash[i], static_cast<int32_t>(i)};
-    std::sort(sorted.begin(), sorted.end());
-    std::vector<char> copy(static_cast<size_t>(n), 0);
-    Buffer<T> first_buffer, buffer;
-    T* first = first_buffer.reserve(stride_);
-    T* x = buffer.reserve(stride_);
-    for (size_t begin = 0; begin < sorted.size();) {
-      size_t end = begin + 1;
-      while (end < sorted.size() && sorted[end].first == sorted[begin].first) ++end;
-      const size_t next = end;
-      // Different points of the same hash take turns at being the first.
-      while (end - begin > 1) {
-        const int32_t original = sorted[begin].second;
-        cloud_.load(original, first);
-        size_t others = ++begin;
-        for (size_t k = begin; k < end; ++k) {
-          const int32_t i = sorted[k].second;
-          cloud_.load(i, x);
-          if (std::equal(x, x + stride_, first)) {
-            copy[i] = 1;
-            tree.push_back({0.0, original, i});
-          } else {
-            sorted[others++] = sorted[k];
-          }
-        }
-        end = others;
-      }
-      begin = next;
-    }
-    ids_.erase(std::remove_if(ids_.begin(), ids_.end(), [&](int32_t i) { return copy[i] != 0; }),
-               ids_.end());
-    return {};
+    const auto load = [&](int64_t i, T* x) {
+      if (!coded_) return cloud_.load(i, x);
+      std::copy_n(cloud_.rows[i], stride_, x);
+      return table_.all_finite(x, stride_) ? Problem::kNone : Problem::kNonFinite;
+    };
+    Distinct<T> distinct = find_distinct<T>(cloud_.n, stride_, threads_, load, tree);
+    lattice_ = distinct.lattice;
+    largest_ = distinct.largest;
+    ids_ = std::move(distinct.ids);
+    return distinct.finding;
   }
-
-  struct FirstBad {
-    std::mutex mutex;
-    Problem problem = Problem::kNone;
-    int64_t point = -1;
-    void add(Problem found, int64_t i) {
-      if (found == Problem::kNone) return;
-      std::lock_guard<std::mutex> lock(mutex);
-      if (problem != Problem::kNone && point <= i) return;
-      problem = found;
-      point = i;
-    }
-  };
 
   // Brings the points into order_: as codes, or as panels.
   void gather() {
-    if (coded_) {
-      encode_rows();
-    } else {
-      gather_panels();
+    const auto point = [&](int64_t p) { return row(p); };
+    if (!coded_) {
+      line_.pack(m_, threads_, [&](int64_t p, T* x) { cloud_.load(id(p), x); });
+      return;
     }
-  }
-
-  void gather_panels() {
-    const int64_t size = cloud_.dim * kPanel;
-    T* out = panels_.reserve(std::max<int64_t>(checked_mul(panels(), size), 1));
-    parallel_for(panels(), threads_, [&](int64_t panel, int) {
-      Buffer<T> buffer;
-      T* x = buffer.reserve(kPanel * stride_);
-      const int64_t begin = std::min(panel * kPanel, m_ - 1);
-      const int64_t count = std::min(kPanel, m_ - begin);
-      for (int64_t l = 0; l < count; ++l) cloud_.load(id(begin + l), x + l * stride_);
-      table_.pack(Rows<T>{x, stride_, stride_}, count, cloud_.dim, out + panel * size);
-    });
-  }
-
-  // The frame of the codes: rows less about their mean, scaled by a power of two so that the
-  // largest coordinate is about 1. Any frame is right; this one keeps digits.
-  void choose_frame() {
-    const int64_t count = std::min<int64_t>(m_, 256);  // in random order
-    std::vector<double> sum(static_cast<size_t>(stride_), 0.0);
-    for (int64_t p = 0; p < count; ++p) {
-      for (int64_t k = 0; k < stride_; ++k) sum[k] += double(row(p)[k]) * (1.0 / double(count));
-    }
-    centre_.assign(sum.begin(), sum.end());
-    exponent_ = largest_ > 0 ? -std::ilogb(largest_) - 2 : 0;
-  }
-
-  void encode_rows() {
-    const Coder& coder = coder_;
-    if (centre_.empty()) choose_frame();
-    groups_ = stride_ / coder.group;
-    const int64_t bytes = padded() * stride_ * coder.code_bytes;
-    char* first = code_rows_.reserve(bytes);
-    char* second = coder.two_copies ? code_columns_.reserve(bytes) : first;
-    columns_ = second;
-    // Every product of two codes, summed over the dimension, stays within 32 bits.
-    const int largest =
-        coder.code_bytes == 1
-            ? 127
-            : std::min(32767, static_cast<int>(std::sqrt(2147483647.0 / double(stride_))));
-    for (Buffer<float>* b : {&scale_, &square_, &low_, &coded_norm_, &residue_})
-      b->reserve(padded());
-    sum_.reserve(padded());
-    const int64_t panel_bytes = kPanel * stride_ * coder.code_bytes;
-    parallel_for(blocks(), threads_, [&](int64_t block, int) {
-      Buffer<float> buffer;
-      float* t = buffer.reserve(stride_);
-      for (int64_t p = block * kTileColumns; p < (block + 1) * kTileColumns; ++p) {
-        to_frame(row(std::min(p, m_ - 1)), t);
-        char* a = first + p / kPanel * panel_bytes;
-        char* b = second + p / kPanel * panel_bytes;
-        const Coder::Encoded e = coder.encode(t, stride_, largest, p % kPanel, a, b);
-        const float norm = float(std::sqrt(e.square));
-        scale_.data()[p] = e.scale;
-        square_.data()[p] = p < m_ ? float(e.square) : std::numeric_limits<float>::infinity();
-        low_.data()[p] = square_.data()[p] * (1 - kSlack);
-        coded_norm_.data()[p] = float(std::sqrt(e.coded)) * (1 + kSlack);
-        residue_.data()[p] = float(std::sqrt(e.residue)) * (1 + kSlack) + norm * 0x1p-22f +
-                             kTinyNorm * std::sqrt(float(stride_));
-        sum_.data()[p] = coder.two_copies ? static_cast<int32_t>(-128 * e.sum) : 0;
-      }
-    });
-  }
-
-  void to_frame(const T* x, float* t) const {
-    // Within these limits the scaling is exact in T; else it goes by way of double.
-    if (std::abs(exponent_) < (sizeof(T) == 4 ? 60 : 500)) {
-      const T scale = std::ldexp(T{1}, exponent_);
-      for (int64_t k = 0; k < stride_; ++k) t[k] = static_cast<float>((x[k] - centre_[k]) * scale);
-    } else {
-      for (int64_t k = 0; k < stride_; ++k) {
-        const long double d = static_cast<long double>(x[k]) - centre_[k];
-        t[k] = static_cast<float>(std::ldexp(d, exponent_));
-      }
-    }
-  }
-
-  // A bound on keys in the frame of the codes, rounded up.
-  float frame_bound(T key) const {
-    const long double scaled = std::ldexp(static_cast<long double>(key), 2 * exponent_);
-    return static_cast<float>(scaled) * (1 + 0x1p-20f) + kTinySquare;
+    // At first they are in random order.
+    if (!frame_.chosen()) frame_.choose(std::min<int64_t>(m_, 256), stride_, largest_, point);
+    line_.encode(m_, frame_, threads_, point);
   }
 
   // ---- the first forest ----
@@ -361,21 +176,26 @@ class Large {
     const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
     std::vector<Links> found(static_cast<size_t>(threads_));
-    std::vector<ColumnMinima> columns(static_cast<size_t>(threads_));
-    parallel_for(panels(), threads_, [&](int64_t ip, int slot) {
+    std::deque<Nearest<T>> searches;
+    for (int slot = 0; slot < threads_; ++slot) {
+      searches.emplace_back(line_, line_, coded_, cloud_.term);
+    }
+    parallel_for(line_.panels(), threads_, [&](int64_t ip, int slot) {
       if (ip * kPanel >= m_) return;
-      sample_row(ip, one_in, Random{seed + uint64_t(ip)}, columns[slot], found[slot]);
+      Random random{seed + uint64_t(ip)};
+      // The tiles at the diagonal are always looked at: no point goes without a neighbour.
+      const auto chosen = [&](int64_t t) {
+        return random() % uint64_t(one_in) == 0 || ip + 1 >= kTilePanels * t;
+      };
+      searches[slot].row(ip, ip / kTilePanels, chosen, [&](int64_t p, int64_t q, float near) {
+        found[slot].push_back(link(T(near), p, q));
+      });
     });
     Links links;
     for (Links& part : found) links.insert(links.end(), part.begin(), part.end());
-    for (ColumnMinima& part : columns) {
-      for (int64_t k = 0; k < part.size; ++k) {
-        const int32_t i = part.index.data()[k];
-        const int64_t block = k / (kColumnCandidates * kTileColumns);
-        const int64_t p = block * kTileColumns + k % kTileColumns;
-        if (i < 0 || p >= m_) continue;
-        links.push_back(link(T(std::max(part.value.data()[k], 0.0f)), i, p));
-      }
+    for (const auto& search : searches) {
+      search.columns(
+          [&](int64_t p, int64_t q, float near) { links.push_back(link(T(near), p, q)); });
     }
     Links scratch;
     sort_by_key(links, scratch);
@@ -386,94 +206,9 @@ class Large {
     return links;
   }
 
-  struct ColumnMinima {
-    int64_t size = 0;
-    Buffer<float> value;
-    Buffer<int32_t> index;
-  };
-
   Link<T> link(T key, int64_t p, int64_t q) const {
     const int32_t a = order_[p], b = order_[q];
     return {key, std::min(a, b), std::max(a, b)};
-  }
-
-  void sample_row(int64_t ip, int64_t one_in, Random random, ColumnMinima& columns, Links& found) {
-    constexpr float kInf = std::numeric_limits<float>::infinity();
-    if (columns.size == 0) {
-      columns.size = padded() * kColumnCandidates;
-      std::fill_n(columns.value.reserve(columns.size), columns.size, kInf);
-      std::fill_n(columns.index.reserve(columns.size), columns.size, -1);
-    }
-    alignas(64) float row_value[kPanel * kPanel];
-    alignas(64) int32_t row_index[kPanel * kPanel];
-    alignas(64) float near[kTileRows * kTileColumns];
-    std::fill_n(row_value, kPanel * kPanel, kInf);
-    std::fill_n(row_index, kPanel * kPanel, -1);
-    for (int64_t t = ip / kTilePanels; t < blocks(); ++t) {
-      // The tiles at the diagonal are always looked at: no point goes without a neighbour.
-      const bool chosen = random() % uint64_t(one_in) == 0;
-      if (!chosen && ip + 1 < kTilePanels * t) continue;
-      const int64_t at = (t * kColumnCandidates + ip % kColumnCandidates) * kTileColumns;
-      for (int64_t half = 0; half < 2; ++half) {
-        const int64_t i = ip * kPanel + half * kTileRows;
-        const int rows = static_cast<int>(std::min(kTileRows, m_ - i));
-        if (rows <= 0) break;
-        approximate(i, t, rows, near);
-        const Minima minima{row_value + half * kTileRows * kPanel,
-                            row_index + half * kTileRows * kPanel, columns.value.data() + at,
-                            columns.index.data() + at};
-        filter_.minima(near, rows, static_cast<int32_t>(i), static_cast<int32_t>(t * kTileColumns),
-                       minima);
-      }
-    }
-    for (int64_t r = 0; r < std::min(kPanel, m_ - ip * kPanel); ++r) {
-      std::array<std::pair<float, int32_t>, kPanel> best;
-      for (int64_t l = 0; l < kPanel; ++l) {
-        best[l] = {row_value[r * kPanel + l], row_index[r * kPanel + l]};
-      }
-      std::partial_sort(best.begin(), best.begin() + kRowCandidates, best.end());
-      for (int64_t l = 0; l < kRowCandidates && best[l].second >= 0; ++l) {
-        if (best[l].second >= m_) continue;
-        found.push_back(link(T(std::max(best[l].first, 0.0f)), ip * kPanel + r, best[l].second));
-      }
-    }
-  }
-
-  // Squared distances of 8 rows from i on to block t, as near as the filter knows them.
-  void approximate(int64_t i, int64_t t, int rows, float* near) {
-    if (coded_) {
-      alignas(64) int32_t dots[kTileRows * kTileColumns];
-      dot(i, t, dots);
-      float twice[kTileRows];
-      for (int64_t r = 0; r < kTileRows; ++r) twice[r] = 2 * scale_.data()[i + r];
-      const TileBounds bounds{twice,
-                              square_.data() + i,
-                              nullptr,
-                              scale_.data() + t * kTileColumns,
-                              square_.data() + t * kTileColumns,
-                              nullptr,
-                              0.0f,
-                              nullptr};
-      filter_.distances(dots, bounds, rows, near);
-    } else {
-      alignas(64) T keys[kTileRows * kTileColumns];
-      panel_keys(i, t, keys);
-      for (int64_t k = 0; k < kTileRows * kTileColumns; ++k) near[k] = static_cast<float>(keys[k]);
-    }
-  }
-
-  void dot(int64_t i, int64_t t, int32_t* dots) const {
-    const int64_t panel_bytes = kPanel * stride_ * coder_.code_bytes;
-    const int64_t lane_bytes = coder_.group * coder_.code_bytes;
-    coder_.dot(code_rows_.data() + i / kPanel * panel_bytes + i % kPanel * lane_bytes,
-               columns_ + t * kTilePanels * panel_bytes, groups_, sum_.data() + i, dots);
-  }
-
-  void panel_keys(int64_t i, int64_t t, T* keys) const {
-    const int64_t size = cloud_.dim * kPanel;
-    table_.panel_tile(panels_.data() + i / kPanel * size + i % kPanel,
-                      panels_.data() + t * kTilePanels * size, cloud_.dim, cloud_.term, kTilePanels,
-                      keys);
   }
 
   // Direct keys of links, whose ends are numbers in ids_.
@@ -555,7 +290,7 @@ class Large {
     }
     merge_order(forest_, sets_, m_, order_, gap_, rank_);
     gather();
-    gap_.resize(static_cast<size_t>(padded()), T{0});
+    gap_.resize(static_cast<size_t>(line_.padded()), T{0});
     rank_.resize(gap_.size(), 0);
     rank_[0] = 0;
     height_.resize(forest.size());
@@ -566,7 +301,7 @@ class Large {
     if (coded_) {
       frame_gap_.resize(gap_.size());
       std::transform(gap_.begin(), gap_.end(), frame_gap_.begin(),
-                     [&](T g) { return frame_bound(g); });
+                     [&](T g) { return frame_.bound(g); });
     }
   }
 
@@ -591,14 +326,14 @@ class Large {
       alignas(64) const float none[kTileColumns] = {};
       float least[kTileRows];
       uint64_t masks[kTileRows];
-      approximate(i, t, kTileRows, near);
+      line_.approximate(i, line_, t, kTileRows, near);
       for (int64_t r = 0; r < kTileRows; ++r) {
         const float* row = near + r * kTileColumns;
         least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
       }
-      dot(i, t, dots);
-      const TileSides sides = tile_sides(i, kTileRows, largest_norm(t));
-      TileBounds b = tile_bounds(sides, t);
+      line_.dot(i, line_, t, dots);
+      const TileSides sides = line_.tile_sides(i, kTileRows, line_.largest_norm(t));
+      TileBounds b = line_.tile_bounds(sides, t);
       b.row_bound = least;
       b.column_bound = none;
       found += filter_.survivors(dots, b, kTileRows, masks);
@@ -615,7 +350,7 @@ class Large {
     worker.counting = true;
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
-      const int64_t t = std::max(random() % blocks(), random() % blocks());
+      const int64_t t = std::max(random() % line_.blocks(), random() % line_.blocks());
       const int64_t one_in = std::max<int64_t>(2, t * kTilePanels / kTiles);
       if (coded_) {
         filter_block(t, one_in, random, frame_gap_, worker);
@@ -633,9 +368,9 @@ class Large {
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
     std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(threads_));
-    parallel_for(blocks(), threads_, [&](int64_t task, int slot) {
+    parallel_for(line_.blocks(), threads_, [&](int64_t task, int slot) {
       if (!workers[slot]) workers[slot] = std::make_unique<Worker>(*this);
-      const int64_t t = blocks() - 1 - task;  // the longest first
+      const int64_t t = line_.blocks() - 1 - task;  // the longest first
       if (coded_) {
         filter_block(t, one_in, Random{seed + uint64_t(t)}, frame_gap_, *workers[slot]);
       } else {
@@ -733,7 +468,7 @@ class Large {
       column_bound[j] = running = std::max(running, gap[columns + j]);
       column_rank[j] = running_rank = std::max(running_rank, rank_[columns + j]);
     }
-    const float largest = coded_ ? largest_norm(t) : 0;
+    const float largest = coded_ ? line_.largest_norm(t) : 0;
     F between = 0;  // the largest gap from the end of the row's panel to the start of the block
     int32_t between_rank = 0;
     for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
@@ -766,37 +501,6 @@ class Large {
     }
   }
 
-  // What the filter needs to know of 8 rows beside block t, and of block t beside them.
-  struct TileSides {
-    float twice[kTileRows];
-    float row_low[kTileRows];
-    float largest_row;
-  };
-
-  float largest_norm(int64_t t) const {
-    const int64_t begin = t * kTileColumns, end = std::min(m_, begin + kTileColumns);
-    return *std::max_element(coded_norm_.data() + begin, coded_norm_.data() + end);
-  }
-
-  TileSides tile_sides(int64_t i, int rows, float largest_column) const {
-    TileSides s = {};
-    float largest = 0;
-    for (int r = 0; r < rows; ++r) {
-      const int64_t p = i + r;
-      largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
-      s.twice[r] = 2 * scale_.data()[p];
-      s.row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
-    }
-    s.largest_row = 2 * largest * (1 + kSlack);
-    return s;
-  }
-
-  TileBounds tile_bounds(const TileSides& sides, int64_t t) const {
-    const int64_t c = t * kTileColumns;
-    return {sides.twice,     sides.row_low,       nullptr,           scale_.data() + c,
-            low_.data() + c, residue_.data() + c, sides.largest_row, nullptr};
-  }
-
   template <class F>
   void filter_tile(int64_t i, int64_t t, int rows, bool diagonal, const F* row_bound,
                    const int32_t* row_rank, const F* column_bound, const int32_t* column_rank,
@@ -810,17 +514,17 @@ class Large {
     const bool ask = !coded_ || diagonal || worker.counting || worker.streak < kLongStreak ||
                      worker.streak % kLongStreak == 0;
     if (coded_ && ask) {
-      sides = tile_sides(i, rows, largest_column);
-      dot(i, t, dots);
+      sides = line_.tile_sides(i, rows, largest_column);
+      line_.dot(i, line_, t, dots);
     }
-    if (!coded_) panel_keys(i, t, keys);
+    if (!coded_) line_.panel_keys(i, line_, t, cloud_.term, keys);
 
     const auto test = [&](const F* of_rows, const F* of_columns, int count, int from) {
       if (!coded_) {
         return table_.hits(keys + from * kTileColumns, reinterpret_cast<const T*>(of_rows),
                            reinterpret_cast<const T*>(of_columns), count, masks + from);
       }
-      TileBounds b = tile_bounds(sides, t);
+      TileBounds b = line_.tile_bounds(sides, t);
       b.row_scale += from;
       b.row_low += from;
       b.row_bound = reinterpret_cast<const float*>(of_rows);
@@ -917,7 +621,6 @@ class Large {
   const int64_t stride_;
   const Kernels<T>& table_;
   const Filter& filter_ = filter();
-  const Coder& coder_ = coder(stride_);
   bool coded_;
   T band_;
   Random random_;
@@ -934,17 +637,10 @@ class Large {
   std::vector<float> frame_gap_;
   UnionFind sets_;
 
-  Buffer<T>& panels_;  // by position, not coded
-  T largest_ = 0;      // coordinate
+  T largest_ = 0;  // coordinate
   bool lattice_ = false;
-  std::vector<T> centre_;
-  int exponent_ = 0;
-  int64_t groups_ = 0;
-  Buffer<char>& code_rows_;  // by position, coded
-  Buffer<char>& code_columns_;
-  const char* columns_ = nullptr;
-  Buffer<float> scale_, square_, low_, coded_norm_, residue_;
-  Buffer<int32_t> sum_;
+  Frame<T> frame_;
+  Lineup<T> line_;  // by position
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "cpu/lineup.h"
 #include "cpu/tree.h"
 
 namespace tsloss {
@@ -22,14 +23,8 @@ struct LargeCloud {
   std::function<Problem(int64_t i, T* row)> load;
 };
 
-// Memory that is worth keeping between calls.
 template <class T>
-struct LargeScratch {
-  Buffer<T> panels;
-  Buffer<char> code_rows;
-  Buffer<char> code_columns;
-  int64_t bytes() const { return panels.bytes() + code_rows.bytes() + code_columns.bytes(); }
-};
+using LargeScratch = typename Lineup<T>::Scratch;
 
 struct LargeResult {
   Finding finding;       // the first bad point, if any; then there is no tree

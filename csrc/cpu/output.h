@@ -15,8 +15,10 @@ namespace tsloss {
 template <class T>
 class Output {
  public:
-  Output(T* deaths, int64_t* edges, int64_t bars, int64_t cloud)
-      : deaths_(deaths + cloud * bars), edges_(edges + 2 * cloud * bars), bars_(bars) {}
+  Output(T* deaths, int64_t* edges, const BatchShape& shape, int64_t cloud)
+      : deaths_(deaths + shape.first_bar(cloud)),
+        edges_(edges + 2 * shape.first_bar(cloud)),
+        bars_(shape.bars_of(cloud)) {}
 
   void fill_padding(int64_t valid_points) {
     const int64_t used = std::max<int64_t>(valid_points - 1, 0);

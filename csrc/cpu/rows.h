@@ -22,6 +22,20 @@ Finding load_rows(const T* points, int64_t n, int64_t dim, W* rows, int64_t stri
   return {};
 }
 
+// All coordinates are integers, so small that squares and their sums are exact in T: fast keys are
+// exact, and ties are ties.
+template <class T>
+bool is_lattice_row(const T* x, int64_t dim) {
+  const T most = std::sqrt((sizeof(T) == 4 ? T(0x1p22) : T(0x1p51)) / T(dim > 1 ? dim : 1));
+  constexpr T kRound = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // beyond it are no fractions
+  int bad = 0;
+#pragma omp simd reduction(| : bad)
+  for (int64_t k = 0; k < dim; ++k) {
+    bad |= !(std::fabs(x[k]) <= most) | ((x[k] + kRound) - kRound != x[k]);
+  }
+  return bad == 0;
+}
+
 // A power of two as two factors, each within the range of double: x * first * second scales any x.
 struct PowerOfTwo {
   double first = 1;
@@ -64,5 +78,14 @@ inline Finding normalise_rows(int64_t n, int64_t dim, double* rows, int64_t stri
 
 // Only double reaches normalise_rows; this overload lets the float pipeline compile.
 inline Finding normalise_rows(int64_t, int64_t, float*, int64_t) { return {}; }
+
+// Point i, padded, and to unit length under cosine.
+template <class T, class W>
+Problem load_point(Metric metric, const T* points, int64_t dim, int64_t stride, int64_t i, W* row) {
+  const Finding found = load_rows(points + i * dim, 1, dim, row, stride);
+  if (found.problem != Problem::kNone) return found.problem;
+  if (metric == Metric::kCosine && dim > 0) return normalise_rows(1, dim, row, stride).problem;
+  return Problem::kNone;
+}
 
 }  // namespace tsloss

@@ -27,6 +27,19 @@ bool operator<(const Edge<T>& a, const Edge<T>& b) {
   return a.i != b.i ? a.i < b.i : a.j < b.j;
 }
 
+inline Term term_of(Metric metric) {
+  return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
+}
+
+// The length of an edge under the metric, from its key, or, if keys are not in range, from the
+// length that robust_length gives.
+inline double length_of(Metric metric, double key, bool in_range) {
+  if (!in_range) return metric == Metric::kSqeuclidean ? key * key : key;
+  if (metric == Metric::kEuclidean) return std::sqrt(key);
+  if (metric == Metric::kCosine) return 0.5 * key;  // 1 - cos of unit vectors
+  return key;
+}
+
 template <class T>
 struct PrimScratch {
   Buffer<T> best;
@@ -67,20 +80,6 @@ template <class T>
 T band_of(int64_t units, int64_t dim) {
   if (sizeof(T) == 8) units += dim / 16 + 8;
   return 1 + T(units + 4) * std::numeric_limits<T>::epsilon();
-}
-
-// All coordinates are integers, so small that squares and their sums are exact in T: fast keys are
-// exact, and ties are ties.
-template <class T>
-bool is_lattice_row(const T* x, int64_t dim) {
-  const T most = std::sqrt((sizeof(T) == 4 ? T(0x1p22) : T(0x1p51)) / T(dim > 1 ? dim : 1));
-  constexpr T kRound = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // beyond it are no fractions
-  int bad = 0;
-#pragma omp simd reduction(| : bad)
-  for (int64_t k = 0; k < dim; ++k) {
-    bad |= !(std::fabs(x[k]) <= most) | ((x[k] + kRound) - kRound != x[k]);
-  }
-  return bad == 0;
 }
 
 // Squares below this have lost digits to underflow, whatever the number of terms.

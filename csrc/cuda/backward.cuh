@@ -159,12 +159,13 @@ __device__ void add_cosine_slope(const Direction<P>& u, const Direction<P>& v, i
     death += gap * gap;
   }
   death = 0.5 * add_warp(death);
-  const double weight = u.power.times(g * u.inverse);
+  const double weight = g * u.inverse;
   for (int s = 0; s < count; ++s) {
     const int64_t k = k_of_lane + 32 * s;
     if (k >= dim) break;
     const double at = u.at(k);
-    sums[s] += weight * ((at - v.at(k)) - death * at);
+    // The power last: alone it may leave the range, and 0 times that is NaN.
+    sums[s] += u.power.times(weight * ((at - v.at(k)) - death * at));
   }
 }
 

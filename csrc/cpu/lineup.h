@@ -1,0 +1,226 @@
+// Points in a row, cut into panels of 16 and blocks of 48, as the filter of large clouds sees them:
+// low-precision codes, or panels of the points themselves. A tile is half a panel of one lineup
+// against a block of another (or the same).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "cpu/buffer.h"
+#include "cpu/kernels.h"
+#include "cpu/thread_pool.h"
+
+namespace tsloss {
+
+// Covers the rounding of norms and of the filter's few operations; see codes.inl.
+constexpr float kSlack = 1.0f / (1 << 17);
+// Squares of numbers below 1e-19 vanish in float; the cloud is scaled to about 1.
+constexpr float kTinyNorm = 1e-18f;
+constexpr float kTinySquare = 1e-34f;
+
+// The frame of the codes: rows less about their mean, scaled by a power of two so that the largest
+// coordinate is about 1. Any frame is right, if it is one for all; this one keeps digits.
+template <class T>
+class Frame {
+ public:
+  bool chosen() const { return !centre_.empty(); }
+
+  // row(p), p < count: some of the points. `largest`: the largest |coordinate| of all.
+  template <class Row>
+  void choose(int64_t count, int64_t stride, T largest, const Row& row) {
+    std::vector<double> sum(static_cast<size_t>(stride), 0.0);
+    for (int64_t p = 0; p < count; ++p) {
+      for (int64_t k = 0; k < stride; ++k) sum[k] += double(row(p)[k]) * (1.0 / double(count));
+    }
+    centre_.assign(sum.begin(), sum.end());
+    exponent_ = largest > 0 ? -std::ilogb(largest) - 2 : 0;
+  }
+
+  void enter(const T* x, float* t) const {
+    const int64_t stride = static_cast<int64_t>(centre_.size());
+    // Within these limits the scaling is exact in T; else it goes by way of double.
+    if (std::abs(exponent_) < (sizeof(T) == 4 ? 60 : 500)) {
+      const T scale = std::ldexp(T{1}, exponent_);
+      for (int64_t k = 0; k < stride; ++k) t[k] = static_cast<float>((x[k] - centre_[k]) * scale);
+    } else {
+      for (int64_t k = 0; k < stride; ++k) {
+        const long double d = static_cast<long double>(x[k]) - centre_[k];
+        t[k] = static_cast<float>(std::ldexp(d, exponent_));
+      }
+    }
+  }
+
+  // A bound on keys in this frame, rounded up.
+  float bound(T key) const {
+    const long double scaled = std::ldexp(static_cast<long double>(key), 2 * exponent_);
+    return static_cast<float>(scaled) * (1 + 0x1p-20f) + kTinySquare;
+  }
+
+ private:
+  std::vector<T> centre_;
+  int exponent_ = 0;
+};
+
+// What the filter needs to know of 8 rows beside a block, and of the block beside them.
+struct TileSides {
+  float twice[kTileRows];
+  float row_low[kTileRows];
+  float largest_row;
+};
+
+template <class T>
+class Lineup {
+ public:
+  // Memory that is worth keeping between calls.
+  struct Scratch {
+    Buffer<T> panels;
+    Buffer<char> code_rows;
+    Buffer<char> code_columns;
+    int64_t bytes() const { return panels.bytes() + code_rows.bytes() + code_columns.bytes(); }
+  };
+
+  Lineup(int64_t dim, Scratch& scratch)
+      : dim_(dim),
+        stride_(round_up(std::max<int64_t>(dim, 1), kLanes)),
+        coder_(coder(stride_)),
+        scratch_(scratch) {}
+
+  int64_t size() const { return m_; }
+  int64_t panels() const { return round_up(m_, kTileColumns) / kPanel; }
+  int64_t blocks() const { return panels() / kTilePanels; }
+  int64_t padded() const { return blocks() * kTileColumns; }
+
+  // row(p) -> point p, aligned and padded.
+  template <class Row>
+  void encode(int64_t m, const Frame<T>& frame, int threads, const Row& row) {
+    m_ = m;
+    groups_ = stride_ / coder_.group;
+    const int64_t bytes = checked_mul(padded(), stride_ * coder_.code_bytes);
+    char* first = scratch_.code_rows.reserve(bytes);
+    char* second = coder_.two_copies ? scratch_.code_columns.reserve(bytes) : first;
+    code_rows_ = first;
+    code_columns_ = second;
+    // Every product of two codes, summed over the dimension, stays within 32 bits.
+    const int largest =
+        coder_.code_bytes == 1
+            ? 127
+            : std::min(32767, static_cast<int>(std::sqrt(2147483647.0 / double(stride_))));
+    for (Buffer<float>* b : {&scale_, &square_, &low_, &coded_norm_, &residue_})
+      b->reserve(padded());
+    sum_.reserve(padded());
+    const int64_t panel_bytes = kPanel * stride_ * coder_.code_bytes;
+    parallel_for(blocks(), threads, [&](int64_t block, int) {
+      Buffer<float> buffer;
+      float* t = buffer.reserve(stride_);
+      for (int64_t p = block * kTileColumns; p < (block + 1) * kTileColumns; ++p) {
+        frame.enter(row(std::min(p, m_ - 1)), t);
+        char* a = first + p / kPanel * panel_bytes;
+        char* b = second + p / kPanel * panel_bytes;
+        const Coder::Encoded e = coder_.encode(t, stride_, largest, p % kPanel, a, b);
+        const float norm = float(std::sqrt(e.square));
+        scale_.data()[p] = e.scale;
+        square_.data()[p] = p < m_ ? float(e.square) : std::numeric_limits<float>::infinity();
+        low_.data()[p] = square_.data()[p] * (1 - kSlack);
+        coded_norm_.data()[p] = float(std::sqrt(e.coded)) * (1 + kSlack);
+        residue_.data()[p] = float(std::sqrt(e.residue)) * (1 + kSlack) + norm * 0x1p-22f +
+                             kTinyNorm * std::sqrt(float(stride_));
+        sum_.data()[p] = coder_.two_copies ? static_cast<int32_t>(-128 * e.sum) : 0;
+      }
+    });
+  }
+
+  // load(p, x) writes point p, padded, to an aligned row.
+  template <class Load>
+  void pack(int64_t m, int threads, const Load& load) {
+    m_ = m;
+    const int64_t size = dim_ * kPanel;
+    T* out = scratch_.panels.reserve(std::max<int64_t>(checked_mul(panels(), size), 1));
+    parallel_for(panels(), threads, [&](int64_t panel, int) {
+      Buffer<T> buffer;
+      T* x = buffer.reserve(kPanel * stride_);
+      const int64_t begin = std::min(panel * kPanel, m_ - 1);
+      const int64_t count = std::min(kPanel, m_ - begin);
+      for (int64_t l = 0; l < count; ++l) load(begin + l, x + l * stride_);
+      kernels<T>().pack(Rows<T>{x, stride_, stride_}, count, dim_, out + panel * size);
+    });
+  }
+
+  // ---- tiles: rows from i on, which is a multiple of 8, against block t of `columns` ----
+
+  // Products of codes, [8][48].
+  void dot(int64_t i, const Lineup& columns, int64_t t, int32_t* dots) const {
+    const int64_t panel_bytes = kPanel * stride_ * coder_.code_bytes;
+    const int64_t lane_bytes = coder_.group * coder_.code_bytes;
+    coder_.dot(code_rows_ + i / kPanel * panel_bytes + i % kPanel * lane_bytes,
+               columns.code_columns_ + t * kTilePanels * panel_bytes, groups_, sum_.data() + i,
+               dots);
+  }
+
+  // Keys of panels, [8][48].
+  void panel_keys(int64_t i, const Lineup& columns, int64_t t, Term term, T* keys) const {
+    const int64_t size = dim_ * kPanel;
+    kernels<T>().panel_tile(scratch_.panels.data() + i / kPanel * size + i % kPanel,
+                            columns.scratch_.panels.data() + t * kTilePanels * size, dim_, term,
+                            kTilePanels, keys);
+  }
+
+  float largest_norm(int64_t t) const {
+    const int64_t begin = t * kTileColumns, end = std::min(m_, begin + kTileColumns);
+    return *std::max_element(coded_norm_.data() + begin, coded_norm_.data() + end);
+  }
+
+  // `largest_column`: largest_norm of the block.
+  TileSides tile_sides(int64_t i, int rows, float largest_column) const {
+    TileSides s = {};
+    float largest = 0;
+    for (int r = 0; r < rows; ++r) {
+      const int64_t p = i + r;
+      largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
+      s.twice[r] = 2 * scale_.data()[p];
+      s.row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
+    }
+    s.largest_row = 2 * largest * (1 + kSlack);
+    return s;
+  }
+
+  // This lineup's block t beside rows that `sides` tells of; the bounds are left open.
+  TileBounds tile_bounds(const TileSides& sides, int64_t t) const {
+    const int64_t c = t * kTileColumns;
+    return {sides.twice,     sides.row_low,       nullptr,           scale_.data() + c,
+            low_.data() + c, residue_.data() + c, sides.largest_row, nullptr};
+  }
+
+  // Squared distances, [8][48], as near as codes know them.
+  void approximate(int64_t i, const Lineup& columns, int64_t t, int rows, float* near) const {
+    alignas(64) int32_t dots[kTileRows * kTileColumns];
+    dot(i, columns, t, dots);
+    float twice[kTileRows];
+    for (int64_t r = 0; r < kTileRows; ++r) twice[r] = 2 * scale_.data()[i + r];
+    const int64_t c = t * kTileColumns;
+    const TileBounds bounds{twice,
+                            square_.data() + i,
+                            nullptr,
+                            columns.scale_.data() + c,
+                            columns.square_.data() + c,
+                            nullptr,
+                            0.0f,
+                            nullptr};
+    filter().distances(dots, bounds, rows, near);
+  }
+
+ private:
+  const int64_t dim_, stride_;
+  const Coder& coder_;
+  Scratch& scratch_;
+  int64_t m_ = 0;
+  int64_t groups_ = 0;
+  const char* code_rows_ = nullptr;
+  const char* code_columns_ = nullptr;
+  Buffer<float> scale_, square_, low_, coded_norm_, residue_;
+  Buffer<int32_t> sum_;
+};
+
+}  // namespace tsloss

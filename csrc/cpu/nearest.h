@@ -1,0 +1,102 @@
+// Approximate nearest neighbours in some of the tiles of one lineup against another: what the first
+// forest of a large cloud is made of.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "cpu/lineup.h"
+
+namespace tsloss {
+
+template <class T>
+class Nearest {
+ public:
+  // With `coded` of codes, else of panels.
+  Nearest(const Lineup<T>& rows, const Lineup<T>& columns, bool coded, Term term)
+      : rows_(rows),
+        columns_(columns),
+        coded_(coded),
+        term_(term),
+        // `minima` looks at columns behind the row: all of them, if they are others.
+        shift_(&rows == &columns ? 0 : rows.padded()) {}
+
+  // Looks at panel `ip` of the rows beside the blocks from `first` on for which chosen(t);
+  // found(p, q, near) is told of a few near columns of each row.
+  template <class Chosen, class Found>
+  void row(int64_t ip, int64_t first, const Chosen& chosen, const Found& found) {
+    constexpr float kInf = std::numeric_limits<float>::infinity();
+    if (size_ == 0) {
+      size_ = columns_.padded() * kColumnCandidates;
+      std::fill_n(value_.reserve(size_), size_, kInf);
+      std::fill_n(index_.reserve(size_), size_, -1);
+    }
+    alignas(64) float row_value[kPanel * kPanel];
+    alignas(64) int32_t row_index[kPanel * kPanel];
+    alignas(64) float near[kTileRows * kTileColumns];
+    std::fill_n(row_value, kPanel * kPanel, kInf);
+    std::fill_n(row_index, kPanel * kPanel, -1);
+    for (int64_t t = first; t < columns_.blocks(); ++t) {
+      if (!chosen(t)) continue;
+      const int64_t at = (t * kColumnCandidates + ip % kColumnCandidates) * kTileColumns;
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t i = ip * kPanel + half * kTileRows;
+        const int rows = static_cast<int>(std::min(kTileRows, rows_.size() - i));
+        if (rows <= 0) break;
+        approximate(i, t, rows, near);
+        const Minima minima{row_value + half * kTileRows * kPanel,
+                            row_index + half * kTileRows * kPanel, value_.data() + at,
+                            index_.data() + at};
+        filter().minima(near, rows, static_cast<int32_t>(i),
+                        static_cast<int32_t>(shift_ + t * kTileColumns), minima);
+      }
+    }
+    for (int64_t r = 0; r < std::min(kPanel, rows_.size() - ip * kPanel); ++r) {
+      std::array<std::pair<float, int32_t>, kPanel> best;
+      for (int64_t l = 0; l < kPanel; ++l) {
+        best[l] = {row_value[r * kPanel + l], row_index[r * kPanel + l]};
+      }
+      std::partial_sort(best.begin(), best.begin() + kRowCandidates, best.end());
+      for (int64_t l = 0; l < kRowCandidates && best[l].second >= 0; ++l) {
+        const int64_t q = best[l].second - shift_;
+        if (q < columns_.size()) found(ip * kPanel + r, q, std::max(best[l].first, 0.0f));
+      }
+    }
+  }
+
+  // A few near rows of each column, of those that were looked at.
+  template <class Found>
+  void columns(const Found& found) const {
+    for (int64_t k = 0; k < size_; ++k) {
+      const int64_t block = k / (kColumnCandidates * kTileColumns);
+      const int64_t q = block * kTileColumns + k % kTileColumns;
+      if (index_.data()[k] < 0 || q >= columns_.size()) continue;
+      found(int64_t{index_.data()[k]}, q, std::max(value_.data()[k], 0.0f));
+    }
+  }
+
+ private:
+  static constexpr int64_t kRowCandidates = 4;
+  static constexpr int64_t kColumnCandidates = 4;
+
+  void approximate(int64_t i, int64_t t, int rows, float* near) const {
+    if (coded_) return rows_.approximate(i, columns_, t, rows, near);
+    alignas(64) T keys[kTileRows * kTileColumns];
+    rows_.panel_keys(i, columns_, t, term_, keys);
+    for (int64_t k = 0; k < kTileRows * kTileColumns; ++k) near[k] = static_cast<float>(keys[k]);
+  }
+
+  const Lineup<T>& rows_;
+  const Lineup<T>& columns_;
+  const bool coded_;
+  const Term term_;
+  const int64_t shift_;
+  int64_t size_ = 0;
+  Buffer<float> value_;
+  Buffer<int32_t> index_;
+};
+
+}  // namespace tsloss
