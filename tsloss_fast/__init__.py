@@ -5,15 +5,18 @@ from . import barcode
 from ._progress import progress
 from .functional import H0Persistence, h0_persistence, h0_persistence_from_distances
 from .loss import TSLoss
+from .ragged import H0PersistenceVarlen, h0_persistence_varlen
 
 __version__ = "0.1.0"
 
 __all__ = [
     "H0Persistence",
+    "H0PersistenceVarlen",
     "TSLoss",
     "__version__",
     "barcode",
     "h0_persistence",
     "h0_persistence_from_distances",
+    "h0_persistence_varlen",
     "progress",
 ]

@@ -247,3 +247,45 @@ def h0_from_distances(
     if distances.requires_grad and torch.is_grad_enabled():
         return _apply(_H0Distances, arguments)
     return _ops.h0_from_distances(*arguments)  # type: ignore[no-any-return]
+
+
+class _H0Ragged(torch.autograd.Function):
+    """Clouds of different sizes, one after the other; offsets as `_ops.h0_ragged` has them."""
+
+    @staticmethod
+    def forward(
+        points: Tensor, starts: Tensor, bars: Tensor, metric: str, check: bool
+    ) -> tuple[Tensor, Tensor]:
+        return _ops.h0_ragged(points, starts, bars, metric, check)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        points, starts, bars, metric, _ = inputs
+        deaths, edges = output
+        ctx.mark_non_differentiable(edges)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(points, deaths, edges, starts, bars)
+        ctx.metric = metric
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if grads[0] is None:
+            return None, None, None, None, None
+        points, deaths, edges, starts, bars = ctx.saved_tensors
+        if torch.is_grad_enabled() or not runs_directly(grads[0]):
+            in_all = edges + starts[:-1].repeat_interleave(bars.diff())[:, None]
+            result = _routing.route_gradient(
+                grads[0].unsqueeze(0), points.unsqueeze(0), in_all.unsqueeze(0), ctx.metric
+            ).squeeze(0)
+        else:
+            result = _ops.h0_ragged_backward(
+                grads[0], points, deaths, edges, starts, bars, ctx.metric
+            )
+        return result, None, None, None, None
+
+
+def h0_ragged(
+    points: Tensor, starts: Tensor, bars: Tensor, metric: str, check: bool
+) -> tuple[Tensor, Tensor]:
+    """Deaths (M,) and edges (M, 2) of clouds in points (T, D) on the CPU."""
+    return _apply(_H0Ragged, (points, starts, bars, metric, check))

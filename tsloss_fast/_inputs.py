@@ -88,6 +88,7 @@ def runs_directly(x: Any) -> bool:
         and x.is_cpu
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
         and x.layout is torch.strided
+        and not x.is_nested
         and not x.is_neg()  # lazily negated, and zeros without memory
         and not x._is_zerotensor()
         and not transforms_active()

@@ -62,7 +62,8 @@ def h0_persistence(
 
     Args:
         points: (N, D) or (..., N, D); float16, bfloat16, float32 or float64; any strides. Half
-            types are computed in float32 and give float32 deaths.
+            types are computed in float32 and give float32 deaths. Or a nested tensor (B, n*, D) of
+            jagged layout, whose deaths (B, (n-1)*) and edges (B, (n-1)*, 2) are jagged too.
         metric: "euclidean", "sqeuclidean", "cosine" (1 - cos) or "manhattan".
         lengths: (...) integers: the valid points of each cloud of a padded batch. The padding is
             never looked at.
@@ -98,6 +99,12 @@ def h0_persistence(
     """
     if lengths is None and runs_directly(points) and points.dim() >= 2 and metric in _ops.METRICS:  # type: ignore[union-attr]
         return H0Persistence(*_autograd.h0_direct(points, None, metric, check_finite is not False))  # type: ignore[arg-type]
+    if getattr(points, "is_nested", False):
+        from .ragged import h0_persistence_nested
+
+        if lengths is not None:
+            raise ValueError("lengths: a nested tensor has its own; leave them out")
+        return h0_persistence_nested(points, metric, check_finite)
     x = as_tensor(points, "points")
     if metric not in _ops.METRICS:
         raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")

@@ -1,0 +1,185 @@
+"""0-dimensional persistence of many clouds of different sizes, one after the other, without
+padding."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _autograd, _ops
+from ._inputs import (
+    HALF,
+    Array,
+    as_tensor,
+    computes_halves,
+    looks,
+    memory_errors,
+    shape_error,
+)
+from .functional import H0Persistence, h0_persistence
+
+# Where no kernel takes them as they are, clouds are padded to the largest of their kind: up to so
+# many points.
+_KINDS = (8, 16, 32, 64, 100, 200, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+class H0PersistenceVarlen(NamedTuple):
+    """The finite parts of the 0-dimensional barcodes of B clouds.
+
+    ``deaths`` (M,) and ``edges`` (M, 2), int64: those of cloud b stand from ``offsets[b]`` to
+    ``offsets[b + 1]``, deaths ascending, edges with the numbers of the points within their cloud,
+    smaller first. ``offsets`` (B+1,) int64. Tensors, or NumPy arrays where an array was given.
+    """
+
+    deaths: Any
+    edges: Any
+    offsets: Any
+
+
+@memory_errors
+def h0_persistence_varlen(
+    points: Tensor | Array,
+    offsets: Tensor | Array | Sequence[int],
+    metric: str = "euclidean",
+    check_finite: bool | None = None,
+) -> H0PersistenceVarlen:
+    """0-dimensional Vietoris-Rips persistence of clouds of different sizes, without padding.
+
+    Deaths, edges and gradients are those of `h0_persistence` on each cloud.
+
+    Args:
+        points: (T, D), the points of all clouds one after the other; types as `h0_persistence`.
+        offsets: (B+1,) integers, ascending, from 0 to T: cloud b has the points from offsets[b] to
+            offsets[b + 1]. A cloud may be empty.
+        metric, check_finite: as `h0_persistence`.
+
+    Returns:
+        deaths (M,), edges (M, 2) and their offsets (B+1,), where a cloud of n points has
+        max(n - 1, 0) bars.
+
+    Raises:
+        TypeError, ValueError, MemoryError, RuntimeError: as `h0_persistence`; ValueError also for
+            offsets that do not ascend from 0 to T.
+
+    On the CPU large clouds are computed by all threads together, small ones by one thread each,
+    the largest first. On other devices clouds of similar size are padded to one batch, and offsets
+    on the device are waited for. O(Σ n² D) time. `h0_persistence` takes a jagged nested tensor.
+    """
+    x = as_tensor(points, "points")
+    if metric not in _ops.METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")
+    if x.dim() != 2:
+        raise shape_error("points", x.shape, "(T, D), the points of all clouds in a row")
+    starts = _check_offsets(offsets, x.shape[0])
+    sizes = starts.diff()
+    bars = torch.zeros_like(starts)
+    torch.cumsum((sizes - 1).clamp(min=0), 0, out=bars[1:])
+    check = looks(check_finite, x.device)
+    if x.device.type == "cpu":
+        wide = x.float() if x.dtype in HALF else x
+        deaths, edges = _autograd.h0_ragged(wide, starts, bars, metric, check)
+    else:
+        if x.dtype in HALF and not computes_halves(x.device):
+            x = x.float()
+        deaths, edges = _by_kinds(x, starts, bars, metric)
+        if check:
+            _check_clouds(x, starts, deaths, bars, metric)
+    if isinstance(points, np.ndarray):
+        return H0PersistenceVarlen(deaths.numpy(), edges.numpy(), bars.numpy())
+    return H0PersistenceVarlen(deaths, edges, bars.to(x.device, copy=True))
+
+
+def h0_persistence_nested(points: Any, metric: str, check_finite: bool | None) -> H0Persistence:
+    """Of a jagged nested tensor (B, n*, D): jagged deaths (B, (n-1)*) and edges (B, (n-1)*, 2)."""
+    if points.layout is not torch.jagged:
+        raise TypeError(
+            "points: expected a nested tensor with layout=torch.jagged, got "
+            f"{points.layout}; make it with torch.nested.nested_tensor(..., layout=torch.jagged)"
+        )
+    if points.dim() != 3 or points._ragged_idx != 1 or points._lengths is not None:
+        raise ValueError(
+            "points: expected a contiguous jagged tensor (B, n*, D), ragged in its second "
+            f"dimension, got shape {tuple(points.shape)}; call points.contiguous()"
+        )
+    deaths, edges, bars = h0_persistence_varlen(
+        points.values(), points.offsets(), metric, check_finite
+    )
+    jagged = torch.nested.nested_tensor_from_jagged
+    return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
+
+
+def _check_offsets(offsets: Any, total: int) -> Tensor:
+    """(B+1,) int64 on the CPU."""
+    if not isinstance(offsets, Tensor):
+        array = np.asarray(offsets)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"offsets: expected integers, got {array.dtype.name}")
+        offsets = torch.from_numpy(array.astype(np.int64))
+    if offsets.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise TypeError(f"offsets: expected integers, got {offsets.dtype}")
+    if offsets.dim() != 1 or len(offsets) == 0:
+        raise shape_error("offsets", offsets.shape, "(B+1,), where each cloud begins, and T")
+    # A copy: it is kept for backward, and memory that is shared with NumPy may change until then.
+    starts: Tensor = offsets.detach().to("cpu", torch.int64, copy=True).contiguous()
+    if int(starts[0]) != 0 or int(starts[-1]) != total:
+        raise ValueError(
+            f"offsets: expected to begin with 0 and to end with {total} (the points of all "
+            f"clouds), got {int(starts[0])} and {int(starts[-1])}"
+        )
+    descents = (starts.diff() < 0).nonzero()
+    if len(descents):
+        b = int(descents[0])
+        raise ValueError(
+            f"offsets: expected ascending numbers, got {int(starts[b])} and then "
+            f"{int(starts[b + 1])} for cloud {b}"
+        )
+    return starts
+
+
+def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Clouds of similar size padded to one batch each."""
+    kinds: dict[int, list[int]] = {}
+    sizes = starts.diff().tolist()
+    for b, n in enumerate(sizes):
+        if n > 1:
+            kinds.setdefault(bisect.bisect_left(_KINDS, n), []).append(b)
+    total = int(bars[-1])
+    kind_of_deaths = _ops.type_of_deaths(x.dtype)
+    deaths = torch.zeros(total, dtype=kind_of_deaths, device=x.device)
+    edges = torch.zeros((total, 2), dtype=torch.int64, device=x.device)
+    for clouds in kinds.values():
+        chosen = torch.tensor(clouds)
+        lengths = starts.diff()[chosen]
+        most = int(lengths.max())
+        place = torch.arange(most)
+        rows = (starts[chosen, None] + place).clamp(max=max(x.shape[0] - 1, 0))
+        # The padding repeats a point; nobody looks at it.
+        padded = x[rows.to(x.device)]
+        h0 = h0_persistence(padded, metric, lengths.to(x.device), check_finite=False)
+        valid = place[:-1] < (lengths - 1)[:, None]
+        to = (bars[chosen, None] + place[:-1])[valid].to(x.device)
+        valid = valid.to(x.device)
+        deaths = deaths.index_put((to,), h0.deaths[valid])
+        edges = edges.index_put((to,), h0.edges[valid])
+    return deaths, edges
+
+
+def _check_clouds(x: Tensor, starts: Tensor, deaths: Tensor, bars: Tensor, metric: str) -> None:
+    """Raises for the first cloud whose deaths, or whose only point, are not finite."""
+    bad = torch.zeros(len(starts), dtype=torch.bool)
+    finite = torch.isfinite(deaths.detach()).cpu()
+    bad[torch.searchsorted(bars, (~finite).nonzero().flatten(), right=True) - 1] = True
+    alone = ((starts.diff() == 1).nonzero().flatten()).tolist()
+    for b in alone:
+        bad[b] = not bool(torch.isfinite(x[int(starts[b])]).all())
+    for b in bad.nonzero().flatten().tolist():
+        try:
+            h0_persistence(x[int(starts[b]) : int(starts[b + 1])].detach(), metric, None, True)
+        except ValueError as error:
+            named = str(error).replace("the cloud", f"cloud {b} of {len(starts) - 1}")
+            raise ValueError(named) from None
