@@ -1,0 +1,106 @@
+"""Which pairs of two blocks of points could be in the tree: by the native core on the CPU, or in
+plain torch on other devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import _core, _ops
+from .cloud import Block, Edges, stride_of
+
+if TYPE_CHECKING:
+    from .tree import Cloud
+
+
+class Filter(Protocol):
+    """Blocks stand in numbered slots; see csrc/cpu/shards.h."""
+
+    @property
+    def lost_digits(self) -> bool: ...
+
+    def set_forest(self, points: int, forest: Edges) -> None: ...
+
+    def load(self, slot: int, block: Block) -> None: ...
+
+    def near(self, a: int, b: int) -> Edges: ...
+
+    def between(self, a: int, b: int) -> Edges: ...
+
+    def edges(self, block: Block, a: Tensor, b: Tensor) -> Edges: ...
+
+
+def make_filter(cloud: Cloud, robust: bool, device: torch.device) -> Filter:
+    if device.type == "cpu":
+        return NativeFilter(cloud, robust)
+    from .torch_filter import TorchFilter
+
+    return TorchFilter(cloud, robust, device)
+
+
+class NativeFilter:
+    def __init__(self, cloud: Cloud, robust: bool) -> None:
+        self._stride, self._dtype = stride_of(cloud.dim), cloud.dtype
+        self._metric, self._robust = cloud.metric, robust
+        self._core = _core.ShardFilter(
+            _ops.DTYPES[cloud.dtype],
+            _ops.METRICS[cloud.metric],
+            cloud.dim,
+            cloud.largest,
+            cloud.lattice,
+            robust,
+            torch.get_num_threads(),
+        )
+        self._blocks: dict[int, Block] = {}  # keeps their memory
+
+    @property
+    def lost_digits(self) -> bool:
+        return self._core.lost_digits
+
+    def set_forest(self, points: int, forest: Edges) -> None:
+        count = points - 1
+        self._blocks.clear()
+        self._core.set_forest(
+            points,
+            _ops.pointer(forest.keys, "keys", (count,), torch.float64),
+            _ops.pointer(forest.ends, "edges", (count, 2), torch.int64),
+        )
+
+    def load(self, slot: int, block: Block) -> None:
+        count = len(block)
+        rows = _ops.pointer(block.rows, "rows", (count, self._stride), self._dtype)
+        ids = _ops.pointer(block.ids, "ids", (count,), torch.int64)
+        self._core.load(slot, rows, ids, count)
+        self._blocks[slot] = block
+
+    def near(self, a: int, b: int) -> Edges:
+        return self._result(self._core.near(a, b))
+
+    def between(self, a: int, b: int) -> Edges:
+        return self._result(self._core.between(a, b))
+
+    def _result(self, count: int) -> Edges:
+        keys = torch.empty(count, dtype=torch.float64)
+        ends = torch.empty((count, 2), dtype=torch.int64)
+        self._core.result(keys.data_ptr(), ends.data_ptr())
+        return Edges(keys, ends)
+
+    def edges(self, block: Block, a: Tensor, b: Tensor) -> Edges:
+        """Those between the points at a (M,) and b (M,) of a block."""
+        keys = torch.empty(len(a), dtype=torch.float64)
+        a, b = a.contiguous(), b.contiguous()
+        _core.exact_keys(
+            _ops.DTYPES[self._dtype],
+            _ops.METRICS[self._metric],
+            self._robust,
+            _ops.pointer(block.rows, "rows", (len(block), self._stride), self._dtype),
+            self._stride,
+            len(a),
+            _ops.pointer(a, "a", (len(a),), torch.int64),
+            _ops.pointer(b, "b", (len(a),), torch.int64),
+            keys.data_ptr(),
+        )
+        i, j = block.ids[a], block.ids[b]
+        return Edges(keys, torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1))

@@ -1,0 +1,288 @@
+"""0-dimensional persistence of one cloud whose points are shared out over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _core, _ops
+from .._inputs import HALF, as_tensor, shape_error
+from ..functional import H0Persistence
+from .cloud import Edges, MemoryShard, Shard, row_dtype, rows_of_block
+from .gradient import Owners, route_gradient
+from .peers import Peers
+from .tree import Cloud, Watch, components, spanning_tree
+
+_CALLER = "tsloss_fast.distributed.h0_persistence"
+_BLOCK_BYTES = 64 << 20
+
+
+def h0_persistence(
+    points: Tensor,
+    group: Any = None,
+    metric: str = "euclidean",
+    *,
+    block_bytes: int = _BLOCK_BYTES,
+) -> H0Persistence:
+    """0-dimensional Vietoris-Rips persistence of one cloud whose rows are sharded over processes.
+
+    Called by every process of the group with its own rows. The cloud is all rows in the order of
+    the ranks; deaths and edges are those that `tsloss_fast.h0_persistence` finds for it in one
+    process, to the last bit, and every process gets them.
+
+    Args:
+        points: (n, D), n of this process (0 is allowed, and they may differ), the same D and type
+            everywhere; types as `tsloss_fast.h0_persistence`. Or a `DTensor` (N, D) that is sharded
+            on its rows over one dimension of its mesh, whose processes are then the group.
+        group: a process group of torch.distributed; default: all processes. Messages go by its
+            backend: gloo, or NCCL for points on CUDA devices.
+        metric: "euclidean", "sqeuclidean", "cosine" (1 - cos) or "manhattan".
+        block_bytes: what travels at a time, > 0, the same everywhere. A process holds, beside its
+            rows, up to three times as much again (a copy, codes; in backward the gradient in
+            double), a few blocks and O(N) numbers.
+
+    Returns:
+        deaths (N-1,) ascending and edges (N-1, 2) int64 with numbers of the whole cloud, on the
+        device of `points`, the same on every process; a gradient flows to the rows of each.
+
+    Every process has to make the same use of the deaths, as it does where all compute the same
+    loss: backward() sends rows between them, and each takes the gradient for its own rows from the
+    loss it computed. The gradient can be taken once: second derivatives are not supported.
+
+    Raises:
+        TypeError, ValueError: as `tsloss_fast.h0_persistence`, on every process, with the number of
+            the bad point in the whole cloud.
+        PeerError: on the other processes where one could not take part (wrong arguments, no
+            memory), died, or did not answer within the timeout of the group; it names the step and
+            the rank. No process has a result. Over NCCL, torch itself ends processes whose
+            messages are late, and says which ones.
+        RuntimeError: torch.distributed is not initialised, an earlier call in the group did not
+            end, or a second derivative is taken.
+
+    With P processes: O(N² D / P) time for each; about N D / 2 numbers sent by each for P > 2, and
+    O(N log P). Source: csrc/README.md; the ring is that of systolic all-pairs algorithms.
+    """
+    if hasattr(points, "placements"):
+        points, group = _local_shard(points, group)
+    peers = Peers(group, _CALLER)
+    with peers.call():
+        local, error = _local_rows(points, metric, block_bytes)
+        if error is None:
+            error = _disagreement(peers, local, metric, block_bytes)
+        else:
+            peers.numbers("handshake", [-1] * 7)
+        peers.agree(error)
+        peers.use(local.device)
+        x = local.float() if local.dtype in HALF else local
+        return H0Persistence(*_Sharded.apply(x, metric, peers, block_bytes))  # type: ignore[no-untyped-call]
+
+
+def _local_rows(points: Any, metric: Any, block_bytes: Any) -> tuple[Tensor, Exception | None]:
+    """This process's rows, and what is wrong: an error must reach the other processes, or they
+    would wait for this one."""
+    try:
+        x = as_tensor(points, "points")
+        if x.dim() != 2:
+            raise shape_error("points", x.shape, "(n, D), the rows of this process")
+        if metric not in _ops.METRICS:
+            raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")
+        if not isinstance(block_bytes, int) or block_bytes < 1:
+            raise ValueError(f"block_bytes: expected a number above 0, got {block_bytes!r}")
+    except (TypeError, ValueError) as error:
+        return torch.empty((0, 0)), error
+    return x, None
+
+
+def _local_shard(points: Any, group: Any) -> tuple[Tensor, Any]:
+    """Errors are those of all processes, since what they come from is the same on all."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    mesh, placements = points.device_mesh, points.placements
+    sharded = [k for k, p in enumerate(placements) if p == Shard(0)]
+    others = [p for k, p in enumerate(placements) if k not in sharded]
+    if len(sharded) != 1 or any(p != Replicate() for p in others):
+        raise ValueError(
+            "points: expected a DTensor sharded on its rows over one dimension of the mesh, got "
+            f"placements {placements}; call points.redistribute(...) first"
+        )
+    own = mesh.get_group(sharded[0])
+    if group is not None and group is not own:
+        raise ValueError("group: a DTensor brings its own; leave it out")
+    return points.to_local(), own
+
+
+def _disagreement(peers: Peers, x: Tensor, metric: str, block_bytes: int) -> Exception | None:
+    """The error of this process if the processes' arguments do not fit together."""
+    types = [torch.float32, torch.float64, *HALF]
+    own = [
+        x.shape[1],
+        types.index(x.dtype),
+        _ops.METRICS[metric],
+        block_bytes,
+        x.device.type == "cuda",
+        x.requires_grad and torch.is_grad_enabled(),
+    ]
+    said = peers.numbers("handshake", [0, *own])
+    names = list(_ops.METRICS)
+
+    def words(numbers: list[float]) -> list[str]:
+        dim, dtype, number, size, on_device, gradient = (int(n) for n in numbers)
+        return [
+            f"{dim} columns",
+            str(types[dtype]),
+            f"metric {names[number]!r}",
+            f"block_bytes {size}",
+            "a CUDA device" if on_device else "the CPU",
+            "a gradient" if gradient else "no gradient (requires_grad=False, or torch.no_grad())",
+        ]
+
+    for r, (status, *theirs) in enumerate(said):
+        if status < 0:
+            return None  # that process will say
+        for mine, other in zip(
+            words(said[0][1:]) if said[0][0] == 0 else [], words(theirs), strict=False
+        ):
+            if mine != other:
+                return ValueError(
+                    f"points: expected the same on every rank, got {mine} on rank "
+                    f"{peers.ranks[0]} and {other} on rank {peers.ranks[r]}"
+                )
+    return None
+
+
+class _Sharded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, metric: str, peers: Peers, block_bytes: int) -> Any:
+        sizes = [int(n) for (n,) in peers.numbers("handshake", [points.shape[0]])]
+        starts = [0]
+        for n in sizes:
+            starts.append(starts[-1] + n)
+        owners = Owners(starts)
+        with torch.autocast(points.device.type, enabled=False):
+            deaths, edges = _solve(points, metric, peers, owners, block_bytes)
+        ctx.save_for_backward(points, edges)
+        ctx.rest = (metric, owners, peers, block_bytes)
+        ctx.mark_non_differentiable(edges)
+        ctx.set_materialize_grads(False)
+        return deaths, edges
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if grads[0] is None:
+            return None, None, None, None
+        points, edges = ctx.saved_tensors
+        with ctx.rest[2].call(), torch.no_grad():
+            gradient = route_gradient(grads[0], points, edges, *ctx.rest)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _Once.apply(gradient, points, grads[0])  # type: ignore[no-untyped-call]
+        return gradient, None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that depends on points and on what came from above, and refuses its own: torch's
+    once_differentiable would let it count as zero where only the points take part."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{_CALLER}: second derivatives are not supported")
+
+
+def _solve(
+    points: Tensor, metric: str, peers: Peers, owners: Owners, block_bytes: int
+) -> tuple[Tensor, Tensor]:
+    dim, dtype = points.shape[1], points.dtype
+    rows = rows_of_block(max(owners.sizes), dim, dtype, metric, block_bytes)
+
+    def load() -> MemoryShard:
+        return MemoryShard(points.detach().cpu(), metric, owners.starts[peers.rank], rows)
+
+    deaths, edges = solve(load, owners, dim, dtype, metric, peers, points.device)
+    return deaths.to(points.device), edges.to(points.device)
+
+
+def solve(
+    load: Callable[[], Shard],
+    owners: Owners,
+    dim: int,
+    dtype: torch.dtype,
+    metric: str,
+    peers: Peers,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Deaths and edges on the CPU of the cloud whose points `load` brings."""
+    total = owners.starts[-1]
+    error: Exception | None = None
+    shard: Any = None
+    try:
+        if total >= 2**31:
+            raise ValueError(f"points: expected fewer than 2**31 in all, got {total}")
+        shard = load()
+    except (ValueError, MemoryError, RuntimeError, OSError) as e:
+        error = e
+    peers.agree(error)
+    _check(peers, shard, dtype)
+    facts = peers.numbers(
+        "handshake", [shard.largest, float(shard.lattice), float(len(shard.sizes))]
+    )
+    most = max(int(f[2]) for f in facts)
+    sizes = peers.numbers("handshake", [*shard.sizes, *[0] * (most - len(shard.sizes))])
+    cloud = Cloud(
+        total,
+        dim,
+        row_dtype(dtype, metric),
+        metric,
+        max(f[0] for f in facts),
+        all(f[1] for f in facts),
+        [[int(n) for n in own[: int(f[2])]] for own, f in zip(sizes, facts, strict=True)],
+    )
+    tree = spanning_tree(cloud, shard, peers, device, watch or Watch())
+    edges = with_stars(tree.edges, total)
+    deaths = torch.empty(len(edges), dtype=dtype)
+    ends = torch.empty((len(edges), 2), dtype=torch.int64)
+    finding = _core.finish_tree(
+        _ops.DTYPES[dtype],
+        _ops.METRICS[metric],
+        tree.robust,
+        len(edges),
+        edges.keys.data_ptr(),
+        edges.ends.data_ptr(),
+        deaths.data_ptr(),
+        ends.data_ptr(),
+    )
+    if finding[0]:
+        _raise(peers, finding, dtype)
+    return deaths, ends
+
+
+def _raise(peers: Peers, finding: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    try:
+        _ops.raise_finding(finding, 1, "points", dtype)
+    except ValueError as error:
+        peers.together(error)
+
+
+def _check(peers: Peers, shard: Shard, dtype: torch.dtype) -> None:
+    """Raises on every process for the first bad point of the cloud."""
+    for problem, bad in peers.numbers("check of the points", [shard.problem, shard.bad]):
+        if problem:
+            _raise(peers, (int(problem), 0, int(bad), -1), dtype)
+
+
+def with_stars(tree: Edges, points: int) -> Edges:
+    """Coincident points joined to the first of them, as the order of ties demands: the search knows
+    only one copy in each process."""
+    zero = tree.keys == 0
+    label = components(Edges(tree.keys[zero], tree.ends[zero]), points)
+    copies = torch.nonzero(label != torch.arange(points)).squeeze(1)
+    stars = Edges(
+        torch.zeros(len(copies), dtype=torch.float64), torch.stack([label[copies], copies], 1)
+    )
+    return Edges.join([Edges(tree.keys[~zero], tree.ends[~zero]), stars])
