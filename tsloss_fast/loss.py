@@ -127,6 +127,12 @@ class TSLoss(nn.Module):
         """
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
+        if hasattr(points, "ds_id") and points.ndim == 1:
+            raise ValueError(
+                "points: the parameter is partitioned by DeepSpeed ZeRO-3 and empty outside the "
+                "forward of its module; pass what the module returns, for example "
+                "loss(embedding(torch.arange(rows)))"
+            )
         if self._fused and not return_terms and runs_directly(points) and points.dim() >= 2:
             sizes = check_lengths(lengths, points.shape[:-2], points.device)
             return _autograd.scale_free_loss(points, sizes, self)

@@ -38,7 +38,8 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
     Returns:
         (B, N, D), float64 if the prompt is float64 and float32 otherwise. Encoders run in float32
         with autocast off, because distances between bfloat16 points collapse. A `DTensor`
-        parameter (FSDP2) is gathered, its gradient goes back to the shards.
+        parameter (FSDP2) is gathered, its gradient goes back to the shards; embeddings and encoders
+        that DeepSpeed ZeRO-3 has partitioned are gathered by its hooks.
 
     Raises:
         TypeError: neither a module nor a floating tensor.
@@ -57,7 +58,7 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
         )
     model = unwrap(model)
     if isinstance(model, nn.Embedding):
-        return _as_clouds(model.weight)
+        return _as_clouds(_table(model))
 
     adapter, config = adapter_config(model, adapter)
     method = peft_method(config)
@@ -140,10 +141,10 @@ def _encoder_clouds(encoder: Any, config: Any, method: str) -> Tensor:
     # As in peft's get_prompt: at inference the embedding holds what the encoder once gave.
     frozen = config.inference_mode and method != "MULTITASK_PROMPT_TUNING"
     if method in PREFIXED:
-        flat = _whole(encoder.embedding.weight) if frozen else _run(encoder, tokens)[0]
+        flat = _whole(_table(encoder.embedding)) if frozen else _run(encoder, tokens)[0]
         return flat.reshape(tokens, 2 * config.num_layers, dim).transpose(0, 1)
     if frozen or method == "PROMPT_TUNING":
-        prompts = _as_clouds(encoder.embedding.weight)
+        prompts = _as_clouds(_table(encoder.embedding))
     elif method == "CPT":
         prompts = _context_clouds(encoder)
     elif method == "MULTITASK_PROMPT_TUNING":
@@ -163,11 +164,12 @@ def _encoder_clouds(encoder: Any, config: Any, method: str) -> Tensor:
 
 def _run(encoder: nn.Module, total: int, tasks: Tensor | None = None) -> Tensor:
     """The encoder's output (tasks or 1, total, D) in at least float32."""
-    parameters = dict(encoder.named_parameters())
+    parameters: dict[str, Tensor] = dict(encoder.named_parameters())
     device = next(iter(parameters.values())).device
     indices = torch.arange(total, device=device).expand(1 if tasks is None else len(tasks), -1)
     arguments = (indices,) if tasks is None else (indices, tasks)
-    whole = {name: _whole(parameter) for name, parameter in parameters.items()}
+    gathered = any(map(_of_zero3, parameters.values()))  # by DeepSpeed's hooks, in its forward
+    whole = parameters if gathered else {n: _whole(p) for n, p in parameters.items()}
     with torch.autocast(device.type, enabled=False):
         if all(whole[name] is parameters[name] for name in parameters):
             output: Tensor = encoder(*arguments)
@@ -206,14 +208,28 @@ def _as_clouds(points: Tensor) -> Tensor:
     return whole if whole.ndim == 3 else whole.unsqueeze(0)
 
 
+def _table(embedding: nn.Embedding) -> Tensor:
+    """The rows of an embedding. DeepSpeed ZeRO-3 has them whole only inside the module's forward
+    and backward, so they are asked for there."""
+    if not _of_zero3(embedding.weight):
+        return embedding.weight
+    rows: Tensor = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+    return rows
+
+
+def _of_zero3(parameter: Tensor) -> bool:
+    return hasattr(parameter, "ds_id")
+
+
 def _whole(tensor: Tensor) -> Tensor:
     """The tensor with all its shards and in at least float32; itself if nothing is to be done."""
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
-    if hasattr(tensor, "ds_id") and tensor.numel() == 0:
+    if _of_zero3(tensor) and tensor.numel() == 0:
         raise ValueError(
-            "the prompt is sharded by DeepSpeed ZeRO-3 and empty outside forward; use ZeRO-2, or "
-            "read it within peft.utils.integrations.gather_params_ctx"
+            "the parameter is partitioned by DeepSpeed ZeRO-3 and empty outside the forward of its "
+            "module; pass the module, or what it returns, for example "
+            "embedding(torch.arange(rows))"
         )
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half else tensor
