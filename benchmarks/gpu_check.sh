@@ -205,7 +205,7 @@ fi
 # No plugin of that machine, and no option of ours that needs one.
 step tests 130 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "${run[@]}" -m pytest -v -rs -m gpu --tb=short --maxfail=25 \
   -c "$root/pyproject.toml" --rootdir "$root" -o addopts= -o faulthandler_timeout=60 -p no:cacheprovider \
-  "$root/tests/test_cuda_device.py"
+  "$root/tests/test_cuda_device.py" "$root/tests/distributed/test_over_nccl.py"
 while read -r line; do
   skip "a test" "$line"
 done < <(grep '^SKIPPED' "$out/tests.log" 2>/dev/null)

@@ -28,6 +28,7 @@ from tsloss_fast import (
     functional,
     h0_persistence,
     h0_persistence_from_distances,
+    h0_persistence_varlen,
 )
 from tsloss_fast.loss import late_counts
 
@@ -414,3 +415,24 @@ def test_large_clouds_on_the_device() -> None:
         got, wanted = h0_persistence(x.cuda()), h0_persistence(x)
         assert torch.equal(got.edges.cpu(), wanted.edges)
         assert torch.equal(got.deaths.cpu(), wanted.deaths)
+
+
+@gpu
+@pytest.mark.parametrize("dtype", ALL_TYPES)
+def test_clouds_of_different_sizes_on_the_device(dtype: torch.dtype) -> None:
+    sizes = [3, 0, 700, 1, 45, 2, 100, 2049, 101, 1]
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(sum(sizes), 24, generator=generator).to(dtype).requires_grad_()
+    offsets = torch.tensor([0, *sizes]).cumsum(0)
+    on_device = x.detach().cuda().requires_grad_()
+    got, wanted = h0_persistence_varlen(on_device, offsets), h0_persistence_varlen(x, offsets)
+    assert torch.equal(got.deaths.cpu(), wanted.deaths)
+    assert torch.equal(got.edges.cpu(), wanted.edges)
+    assert torch.equal(got.offsets.cpu(), wanted.offsets)
+    got.deaths.sum().backward()
+    wanted.deaths.sum().backward()
+    assert on_device.grad is not None
+    assert x.grad is not None
+    scale = x.grad.abs().max().item()
+    tolerance = 32 * torch.finfo(dtype).eps * scale
+    assert torch.allclose(on_device.grad.cpu(), x.grad, rtol=0, atol=tolerance)
