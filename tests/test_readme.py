@@ -1,5 +1,6 @@
 """What the README shows is what runs and what was measured."""
 
+import os
 import re
 import subprocess
 import sys
@@ -53,6 +54,46 @@ def test_the_tracker_example_runs_as_printed(tmp_path: Path) -> None:
     assert len(re.findall(r"\d+\.\d*", means)) == 41
     assert "inf" in diagrams
     assert (tmp_path / "runs/mine/topology.arrows").exists()
+
+
+def launch_example(name: str, folder: Path) -> str:
+    """Saves the block that begins `# name: command`, and runs the command as printed."""
+    block = next(b for b in python_blocks() if b.startswith(f"# {name}: "))
+    (folder / name).write_text(block, encoding="utf-8")
+    command = block.splitlines()[0].partition(": ")[2].split()
+    command[0] = str(Path(sys.executable).with_name(command[0]))
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_torchrun_example_runs_as_printed(tmp_path: Path) -> None:
+    out = launch_example("cloud.py", tmp_path)
+    assert re.search(r"^5999 bars, \d+ of them within the first process$", out, re.M)
+
+
+@pytest.mark.slow
+def test_the_accelerate_example_runs_as_printed(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="needs the tuning extra")
+    out = launch_example("prompt.py", tmp_path)
+    assert 0 <= float(out.strip().splitlines()[-1]) < 10
+
+
+def test_the_barcode_of_a_vocabulary_is_what_was_printed() -> None:
+    """`benchmarks/results/barcode.txt`: the command, and what it said."""
+    text = README.read_text(encoding="utf-8")
+    shown = re.search(r"<!-- barcode -->\n```\n(.*?)```\n<!-- /barcode -->", text, re.S)
+    assert shown is not None
+    assert shown[1] == (ROOT / "benchmarks/results/barcode.txt").read_text(encoding="utf-8")
 
 
 def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
