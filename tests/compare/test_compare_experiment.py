@@ -83,6 +83,11 @@ def command(design: Path, out: Path, *more: str) -> list[str]:
     return [*start, "--threads", "1", *more]
 
 
+def heed_interrupts() -> None:
+    """In a new process: what a shell starts in the background inherits that they are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for(what: Callable[[], bool], process: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not what():
@@ -197,7 +202,9 @@ def test_killed_and_interrupted_experiments_end_as_one_that_was_not(
     first = runs()
 
     # Interrupted, while a cohort is underway.
-    with subprocess.Popen(command(design, out), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(design, out), stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         wait_for(lambda: runs() > first, process)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
