@@ -101,6 +101,24 @@ def test_kernel_objects_share_no_weak_symbol(tmp_path: Path, isa: str, arch: str
     assert [s for s in defined if s[0] in "VWu"] == []
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("readelf"), reason="needs Linux and readelf"
+)
+def test_the_module_is_hardened() -> None:
+    """Relocations are read-only after loading, the stack is not executable, and overruns of stack
+    arrays are noticed."""
+    text = subprocess.run(
+        ["readelf", "-lWd", "--dyn-syms", _core.__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "GNU_RELRO" in text
+    assert re.search(r"BIND_NOW|FLAGS.*NOW", text)
+    assert re.search(r"GNU_STACK\s+\S+ \S+ \S+ \S+ \S+ RW ", text)
+    assert "__stack_chk_fail" in text
+
+
 def test_import_is_light() -> None:
     code = """
 import sys, time, torch
