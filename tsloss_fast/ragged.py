@@ -144,8 +144,8 @@ def _check_offsets(offsets: Any, total: int) -> Tensor:
 def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Clouds of similar size padded to one batch each."""
     kinds: dict[int, list[int]] = {}
-    sizes = starts.diff().tolist()
-    for b, n in enumerate(sizes):
+    sizes = starts.diff()
+    for b, n in enumerate(sizes.tolist()):
         if n > 1:
             kinds.setdefault(bisect.bisect_left(_KINDS, n), []).append(b)
     total = int(bars[-1])
@@ -154,7 +154,7 @@ def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Ten
     edges = torch.zeros((total, 2), dtype=torch.int64, device=x.device)
     for clouds in kinds.values():
         chosen = torch.tensor(clouds)
-        lengths = starts.diff()[chosen]
+        lengths = sizes[chosen]
         most = int(lengths.max())
         place = torch.arange(most)
         rows = (starts[chosen, None] + place).clamp(max=max(x.shape[0] - 1, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +44,7 @@ def route_gradient(
     grad = grad.double()
     first, end = owners.range(peers.rank)
     a, b = edges.T.contiguous()
-    own_a, own_b = (a >= first) & (a < end), (b >= first) & (b < end)
+    own_a, own_b = _within(a, (first, end)), _within(b, (first, end))
     rows = max(block_bytes // (max(points.shape[1], 1) * 8), 1)
 
     inner = torch.nonzero(own_a & own_b).squeeze(1)
@@ -55,43 +54,37 @@ def route_gradient(
         result.index_add_(0, i, grad[part, None] * at_i)
         result.index_add_(0, j, grad[part, None] * at_j)
 
+    # Edges with one end here, as seen from it.
+    at_a, at_b = own_a & ~own_b, own_b & ~own_a
+    near = torch.cat([a[at_a], b[at_b]]) - first
+    far = torch.cat([b[at_a], a[at_b]])
+    weight = torch.cat([grad[at_a], grad[at_b]])
     for k in range(1, peers.size):
         to, source = (peers.rank + k) % peers.size, (peers.rank - k) % peers.size
-        wanted = _ends_within(edges, owners.range(to), (first, end))
-        coming = _ends_within(edges, (first, end), owners.range(source))
-        sent, arriving = list(wanted.split(rows)), list(coming.split(rows))
+        sent = near[_within(far, owners.range(to))].unique().split(rows)
+        theirs = torch.nonzero(_within(far, owners.range(source))).squeeze(1)
+        arriving = far[theirs].unique().split(rows)
         for step in range(max(len(sent), len(arriving))):
-            what = f"exchange of the gradient (step {k} of {peers.size - 1})"
-            messages: Any = ([], [])
-            if step < len(sent) and len(sent[step]):
-                outgoing = points[sent[step] - first].to(peers.device).contiguous()
-                messages[0].append((to, outgoing))
-            far = points.new_empty((0, points.shape[1]))
-            ids = arriving[step] if step < len(arriving) else coming[:0]
-            if len(ids):
-                far = points.new_empty((len(ids), points.shape[1]), device=peers.device)
-                messages[1].append((source, far))
-            peers.exchange(what, *messages)
-            far = far.to(points.device)
-            for near_end, far_end in ((a, b), (b, a)):
-                mine = (near_end >= first) & (near_end < end)
-                place = torch.searchsorted(ids, far_end).clamp(max=max(len(ids) - 1, 0))
-                if len(ids) == 0:
-                    continue
-                part = torch.nonzero(mine & (ids[place] == far_end)).squeeze(1)
-                for some in part.split(rows):
-                    i = near_end[some] - first
-                    y = far[place[some]].double()
-                    at_i, _ = _routing.edge_slopes(points[i].double(), y, metric)
-                    result.index_add_(0, i, grad[some, None] * at_i)
+            outgoing, incoming = [], []
+            if step < len(sent):
+                outgoing.append((to, points[sent[step]].to(peers.device).contiguous()))
+            if step < len(arriving):
+                ids = arriving[step]
+                block = points.new_empty((len(ids), points.shape[1]), device=peers.device)
+                incoming.append((source, block))
+            peers.exchange(
+                f"exchange of the gradient (step {k} of {peers.size - 1})", outgoing, incoming
+            )
+            if not incoming or len(ids) == 0:
+                continue
+            block = block.to(points.device)
+            here = theirs[(far[theirs] >= ids[0]) & (far[theirs] <= ids[-1])]
+            for part in here.split(rows):
+                y = block[torch.searchsorted(ids, far[part])].double()
+                at_i, _ = _routing.edge_slopes(points[near[part]].double(), y, metric)
+                result.index_add_(0, near[part], weight[part, None] * at_i)
     return result.to(points.dtype)
 
 
-def _ends_within(edges: Tensor, near: tuple[int, int], far: tuple[int, int]) -> Tensor:
-    """The points in `far` of edges whose other end is in `near`, ascending."""
-    found = []
-    for x, y in (edges.unbind(1), edges.flip(1).unbind(1)):
-        mask = (x >= near[0]) & (x < near[1]) & (y >= far[0]) & (y < far[1])
-        found.append(y[mask])
-    ids: Tensor = torch.cat(found).unique()
-    return ids
+def _within(points: Tensor, range_of: tuple[int, int]) -> Tensor:
+    return (points >= range_of[0]) & (points < range_of[1])

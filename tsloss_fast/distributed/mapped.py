@@ -26,7 +26,6 @@ class MappedShard:
         first: int,
         end: int,
         rows: int,
-        tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._read, self._metric = read, metric
         self._ranges = [(a, min(a + rows, end)) for a in range(first, end, rows)]
@@ -44,7 +43,6 @@ class MappedShard:
             joined.append(loaded.joined)
             self.largest = max(self.largest, loaded.largest)
             self.lattice = self.lattice and loaded.lattice
-            tick()
         self.joined = Edges.join(joined)
 
     def _load(self, c: int) -> Loaded:

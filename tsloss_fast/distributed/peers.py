@@ -135,17 +135,17 @@ class Peers:
             for peer, tensor in messages:
                 if tensor.numel() == 0:
                     continue
-                waits.append((peer, kind))
+                waits.append(peer)
                 works.append(dist.P2POp(kind, tensor, self.ranks[peer], self.group))
         if not works:
             return Exchange(self, what, [], [])
         try:
             started = dist.batch_isend_irecv(works)
         except RuntimeError as error:
-            self.fail(what, waits[0][0], error)
+            self.fail(what, waits[0], error)
         if len(started) != len(works):  # some backends give one for all
             waits = waits[: len(started)]
-        return Exchange(self, what, [peer for peer, _ in waits], started)
+        return Exchange(self, what, waits, started)
 
     def exchange(
         self,
