@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tsloss_fast.distributed.peers import Exchange, Peers
@@ -47,8 +46,7 @@ class SimulatedPeers(Peers):
     def __init__(
         self, rank: int, size: int, queues: dict[tuple[int, int], queue.Queue[Tensor]]
     ) -> None:
-        self.group, self.rank, self.size, self.ranks = None, rank, size, list(range(size))
-        self.device, self.caller = torch.device("cpu"), "simulation"
+        self._place(rank, list(range(size)), "simulation")
         self._queues = queues
         self.traffic = Traffic()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +61,7 @@ def oracle(shape: tuple[int, int, int], metric: str) -> str:
     return digest(np.sqrt(deaths) if metric == "euclidean" else deaths, edges)
 
 
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    from tsloss_fast import _core
-
-    before, threads = _core.isa(), torch.get_num_threads()
-    yield
-    _core.set_overrides()
-    _core.set_isa(before)
-    torch.set_num_threads(threads)
-
-
+@pytest.mark.usefixtures("core_defaults")
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 def test_edges_and_deaths_have_the_expected_hash(shape: tuple[int, int, int], metric: str) -> None:

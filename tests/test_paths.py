@@ -17,7 +17,7 @@ from oracles import Array, assert_barcode, exact_distances, kruskal, needs_long_
 
 from tsloss_fast import H0Persistence, _core, h0_persistence
 
-pytestmark = needs_long_double
+pytestmark = [needs_long_double, pytest.mark.usefixtures("core_defaults")]
 
 SMALL, PACKED, LARGE = 1, 2, 3
 DIMENSIONS = (1, 2, 15, 16, 17, 63, 64, 65)
@@ -46,15 +46,6 @@ LARGE_WAYS = (
     Way("large by distances, poor sample", LARGE, 1000000, -1, 0, seed=7),
     Way("large by codes, poor sample", LARGE, 1000000, -1, 1, seed=8),
 )
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    before, threads = _core.isa(), torch.get_num_threads()
-    yield
-    _core.set_overrides()
-    _core.set_isa(before)
-    torch.set_num_threads(threads)
 
 
 def every_way(points: Array, metric: str = "euclidean") -> Iterator[tuple[str, H0Persistence]]:

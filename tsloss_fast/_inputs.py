@@ -26,6 +26,21 @@ def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
     return ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}")
 
 
+def of_zero3(x: Any) -> bool:
+    """Whether DeepSpeed ZeRO-3 manages this parameter."""
+    return hasattr(x, "ds_id")
+
+
+def refuse_partitioned(x: Tensor, name: str) -> None:
+    """Raises for a parameter that ZeRO-3 has put away: it is whole inside its module alone."""
+    if of_zero3(x) and x.numel() == 0:
+        raise ValueError(
+            f"{name}: the parameter is partitioned by DeepSpeed ZeRO-3 and empty outside the "
+            "forward of its module; pass what the module returns, for example "
+            "embedding(torch.arange(rows)), or to prompt_clouds the module itself"
+        )
+
+
 def as_tensor(x: Any, name: str) -> Tensor:
     """A floating-point tensor that shares memory with x where it can."""
     if isinstance(x, np.ndarray):

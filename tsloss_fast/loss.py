@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from . import _autograd, _ops, barcode
-from ._inputs import HALF, Lengths, check_lengths, runs_directly, transforms_active
+from ._inputs import (
+    HALF,
+    Lengths,
+    check_lengths,
+    refuse_partitioned,
+    runs_directly,
+    transforms_active,
+)
 from ._late import LateCounts
 from .functional import h0_persistence
 
@@ -127,12 +134,7 @@ class TSLoss(nn.Module):
         """
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
-        if hasattr(points, "ds_id") and points.ndim == 1:
-            raise ValueError(
-                "points: the parameter is partitioned by DeepSpeed ZeRO-3 and empty outside the "
-                "forward of its module; pass what the module returns, for example "
-                "loss(embedding(torch.arange(rows)))"
-            )
+        refuse_partitioned(points, "points")
         if self._fused and not return_terms and runs_directly(points) and points.dim() >= 2:
             sizes = check_lengths(lengths, points.shape[:-2], points.device)
             return _autograd.scale_free_loss(points, sizes, self)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tsloss_fast._atomic import whole_file
+
 from .adapters import OTHERS, all_adapters
 from .checks import CHECKS
 from .run import run, table
@@ -52,9 +54,8 @@ def main() -> int:
     text = "\n".join(lines).rstrip() + "\n"
     print(text)
     if options.output:
-        temporary = options.output.with_name(f".tmp-{options.output.name}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(options.output)
+        with whole_file(options.output) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     wrong = [
         o
         for a, of in zip(adapters, outcomes, strict=True)

@@ -302,8 +302,8 @@ def on_a_part(rank: int) -> None:
         distributed.h0_persistence(distribute_tensor(torch.zeros(4, 2), mesh, [Replicate()]))
 
 
-def test_a_wrong_dtensor_concerns_its_mesh_alone(four: Processes) -> None:
-    errors = four.errors(on_a_part)
+def test_a_wrong_dtensor_concerns_its_mesh_alone(processes_of: Any) -> None:
+    errors = processes_of(4).errors(on_a_part)
     for error in errors[:2]:
         assert isinstance(error, ValueError)
         assert "expected a DTensor sharded on its rows" in str(error)

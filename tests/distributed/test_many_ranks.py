@@ -59,7 +59,7 @@ def test_every_rank_has_the_tree_of_one_process(name: str, size: int) -> None:
 def test_the_model_counts_the_bytes_of_the_ring() -> None:
     n, d = 2400, 32
     for size in (2, 3, 4, 8):
-        _, _, sent = scaling.simulate(size, n, d)
+        _, sent = scaling.simulate(size, n, d)
         assert sent["ring"] == pytest.approx(scaling.Model(n, d, size).ring_bytes(), rel=0.01)
         merged = sum(count for step, count in sent.items() if "merge" in step)
         assert merged <= scaling.Model(n, d, size).tree_bytes() + 1000

@@ -6,8 +6,6 @@ Run as a script, this file is one rank.
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 if __name__ != "__main__":
     pytest.importorskip("deepspeed", reason="needs deepspeed, which installs on Linux alone")
 
-from processes import free_port
+from ranks import run_ranks
 from test_loss_in_sharded_models import WEIGHT, N, Prompted, data
 
 from tsloss_fast import TSLoss
@@ -87,32 +85,7 @@ def routed(given: str, accumulation: int, half: bool) -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks saved."""
     folder = tmp_path_factory.mktemp("zero3")
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "DS_ACCELERATOR": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=240)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    run_ranks(__file__, folder, DS_ACCELERATOR="cpu")
     return folder
 
 

@@ -6,13 +6,12 @@ Run as a script, this file is one rank: it trains through the real Trainer and w
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 
 if __name__ != "__main__":
     from tiny_llama import NEEDS
@@ -105,31 +104,7 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(WORLD),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    workers = []
-    for rank in range(WORLD):
-        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with (folder / f"rank{rank}.log").open("w") as log:
-            command = [sys.executable, __file__, str(folder)]
-            workers.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [worker.wait(timeout=240) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    logs = "\n".join((folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(WORLD))
-    assert codes == [0] * WORLD, logs
+    run_ranks(__file__, folder, WORLD, HF_HUB_OFFLINE="1")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 

@@ -5,15 +5,13 @@ Run as a script, this file is one rank.
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ranks import run_ranks
 
 if __name__ != "__main__":
     from tiny_llama import NEEDS
@@ -68,32 +66,7 @@ def main(folder: str) -> None:
 def test_a_sharded_prompt_is_gathered_by_all_and_recorded_by_one(tmp_path: Path) -> None:
     from tsloss_fast.analysis import read_record
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [rank.communicate(timeout=240)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
+    run_ranks(__file__, tmp_path)
     for name in ("topology.arrows", "rows.arrows"):
         record = read_record(tmp_path / name)
         assert record.steps().tolist() == [0, 3, 6, 7]

@@ -54,15 +54,13 @@ class Peers:
                 "and call torch.distributed.init_process_group() first"
             )
         self.group: Any = dist.group.WORLD if group is None else group
-        self.rank = dist.get_rank(self.group)
-        if self.rank < 0:
+        rank = dist.get_rank(self.group)
+        if rank < 0:
             raise ValueError(
                 f"{caller}: this process (rank {dist.get_rank()}) is not in the group; call it in "
                 "the processes of the group alone"
             )
-        self.size = dist.get_world_size(self.group)
-        self.ranks = dist.get_process_group_ranks(self.group)
-        self.caller = caller
+        self._place(rank, dist.get_process_group_ranks(self.group), caller)
         # The same on every rank, whatever the points of each are.
         on_cpu = "cpu" in self._backends()
         self.device = torch.device("cpu" if on_cpu else "cuda")
@@ -75,6 +73,10 @@ class Peers:
             )
         _calls[self._name] += 1
         self._key = f"tsloss_fast/failed/{self._name}/{_calls[self._name]}"
+
+    def _place(self, rank: int, ranks: list[int], caller: str) -> None:
+        self.rank, self.ranks, self.size, self.caller = rank, ranks, len(ranks), caller
+        self.device = torch.device("cpu")
         self._in_step = False
 
     def _backends(self) -> dict[str, str]:
@@ -93,10 +95,7 @@ class Peers:
     def alone(cls, caller: str) -> Peers:
         """One process, without torch.distributed."""
         peers = cls.__new__(cls)
-        peers.group, peers.rank, peers.size, peers.ranks = None, 0, 1, [0]
-        peers.device, peers.caller = torch.device("cpu"), caller
-        peers._name = peers._key = ""
-        peers._in_step = False
+        peers._place(0, [0], caller)
         return peers
 
     @contextlib.contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsloss_fast._inputs import of_zero3, refuse_partitioned
+
 __all__ = ["cloud_names", "prompt_clouds"]
 
 # Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.
@@ -168,7 +170,7 @@ def _run(encoder: nn.Module, total: int, tasks: Tensor | None = None) -> Tensor:
     device = next(iter(parameters.values())).device
     indices = torch.arange(total, device=device).expand(1 if tasks is None else len(tasks), -1)
     arguments = (indices,) if tasks is None else (indices, tasks)
-    gathered = any(map(_of_zero3, parameters.values()))  # by DeepSpeed's hooks, in its forward
+    gathered = any(map(of_zero3, parameters.values()))  # by DeepSpeed's hooks, in its forward
     whole = parameters if gathered else {n: _whole(p) for n, p in parameters.items()}
     with torch.autocast(device.type, enabled=False):
         if all(whole[name] is parameters[name] for name in parameters):
@@ -211,25 +213,16 @@ def _as_clouds(points: Tensor) -> Tensor:
 def _table(embedding: nn.Embedding) -> Tensor:
     """The rows of an embedding. DeepSpeed ZeRO-3 has them whole only inside the module's forward
     and backward, so they are asked for there."""
-    if not _of_zero3(embedding.weight):
+    if not of_zero3(embedding.weight):
         return embedding.weight
     rows: Tensor = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
     return rows
-
-
-def _of_zero3(parameter: Tensor) -> bool:
-    return hasattr(parameter, "ds_id")
 
 
 def _whole(tensor: Tensor) -> Tensor:
     """The tensor with all its shards and in at least float32; itself if nothing is to be done."""
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
-    if _of_zero3(tensor) and tensor.numel() == 0:
-        raise ValueError(
-            "the parameter is partitioned by DeepSpeed ZeRO-3 and empty outside the forward of its "
-            "module; pass the module, or what it returns, for example "
-            "embedding(torch.arange(rows))"
-        )
+    refuse_partitioned(tensor, "prompt")
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return tensor.float() if half else tensor
