@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+import tsloss_fast
 from tsloss_fast import _core
 from tsloss_fast.distributed import h0_persistence
 from tsloss_fast.distributed.cloud import (
@@ -114,18 +115,22 @@ def gaussian(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
+def median_seconds(work: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def measure_rates(n: int, d: int, repeats: int) -> Rates:
     """One thread of this machine."""
     points = gaussian(n, d)
     halves = [gaussian(n, d, 1), gaussian(n, d, 2)]
 
-    def seconds(work: Any) -> float:
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+    def seconds(work: Callable[[], object]) -> float:
+        return median_seconds(work, repeats)
 
     load = seconds(lambda: MemoryShard(points, "euclidean", 0, n)) / (n * d)
     cloud = Cloud(2 * n, d, torch.float32, "euclidean", 6.0, False, [[n], [n]])
@@ -146,8 +151,6 @@ def measure_rates(n: int, d: int, repeats: int) -> Rates:
 
 
 def _tree_of(points: torch.Tensor) -> Edges:
-    import tsloss_fast
-
     h0 = tsloss_fast.h0_persistence(points)
     return Edges(h0.deaths.double() ** 2, h0.edges).forest(len(points))
 
@@ -177,18 +180,6 @@ def measure_processes(size: int, n: int, d: int, repeats: int, folder: Path) -> 
     path = folder / f"{size}.txt"
     mp.spawn(_one_rank, (size, port, n, d, repeats, str(path)), nprocs=size)  # type: ignore[no-untyped-call]
     return float(path.read_text())
-
-
-def measure_alone(n: int, d: int, repeats: int) -> float:
-    import tsloss_fast
-
-    points = gaussian(n, d)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        tsloss_fast.h0_persistence(points)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def simulate(size: int, n: int, d: int) -> tuple[float, dict[str, int]]:
@@ -287,7 +278,8 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
         f"points, float32, blocks of 64 MB, one thread a process; medians of {options.repeats}.\n"
     )
     yield "## Measured\n"
-    alone = measure_alone(n, d, options.repeats)
+    whole = gaussian(n, d)
+    alone = median_seconds(lambda: tsloss_fast.h0_persistence(whole), options.repeats)
     rows = [["`tsloss_fast.h0_persistence`", "1", duration(alone), "1.00"]]
     with tempfile.TemporaryDirectory() as folder:
         for size in (1, 2):

@@ -174,9 +174,8 @@ def _check_clouds(x: Tensor, starts: Tensor, deaths: Tensor, bars: Tensor, metri
     bad = torch.zeros(len(starts), dtype=torch.bool)
     finite = torch.isfinite(deaths.detach()).cpu()
     bad[torch.searchsorted(bars, (~finite).nonzero().flatten(), right=True) - 1] = True
-    alone = ((starts.diff() == 1).nonzero().flatten()).tolist()
-    for b in alone:
-        bad[b] = not bool(torch.isfinite(x[int(starts[b])]).all())
+    alone = (starts.diff() == 1).nonzero().flatten()
+    bad[alone] = ~torch.isfinite(x[starts[alone].to(x.device)]).all(1).cpu()
     for b in bad.nonzero().flatten().tolist():
         try:
             h0_persistence(x[int(starts[b]) : int(starts[b + 1])].detach(), metric, None, True)
