@@ -130,9 +130,8 @@ def test_each_broken_implementation_is_found_out() -> None:
 def test_every_input_is_what_its_line_says_each_time() -> None:
     for check in CHECKS:
         for expression in check.inputs:
-            one, two = evaluate(expression), evaluate(expression)
-            assert type(one) is type(two)
-            assert one.shape == two.shape
+            one, two = (torch.as_tensor(evaluate(expression)) for _ in range(2))
+            assert torch.equal(one.nan_to_num(7.5), two.nan_to_num(7.5))
             assert "\n" not in expression
 
 
