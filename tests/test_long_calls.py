@@ -129,6 +129,30 @@ def test_progress_never_falls_and_comes_near_its_end(
         assert len(set(seen)) > len(seen) / 2
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("batch", "n", "d"), [(1, 6000, 20), (40, 900, 30), (2, 900, 2000)])
+def test_a_callback_that_raised_is_not_called_again(
+    batch: int, n: int, d: int, threads: int
+) -> None:
+    points = torch.randn(batch, n, d, generator=torch.Generator().manual_seed(0))
+    calls: list[float] = []
+
+    def stop(fraction: float) -> None:
+        calls.append(fraction)
+        raise RuntimeError("enough")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    _core.set_overrides(poll_milliseconds=0)
+    try:
+        with progress(stop), pytest.raises(RuntimeError, match="enough"):
+            h0_persistence(points, "manhattan")
+    finally:
+        _core.set_overrides()
+        torch.set_num_threads(before)
+    assert len(calls) == 1
+
+
 def test_short_calls_are_silent_and_the_context_ends() -> None:
     seen: list[float] = []
     with progress(seen.append):

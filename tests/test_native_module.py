@@ -1,4 +1,4 @@
-"""The native module as built: stub and objects; how it bears threads, forks and lack of memory."""
+"""The native module as built: stub, objects and hardening; how it bears lack of memory."""
 
 import ast
 import os
@@ -193,61 +193,6 @@ print(float(h0_persistence(points[:10]).deaths.sum()))
 """
     done = run_python(code)
     assert done.stdout.split() == ["MemoryError", "0.0"], done.stderr
-
-
-def test_a_forked_child_computes_with_threads_of_its_own() -> None:
-    points = torch.randn(600, 64, generator=torch.Generator().manual_seed(2))
-    expected = h0_persistence(points).deaths  # the pool now has threads that a child will not have
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            same = torch.equal(h0_persistence(points).deaths, expected)
-            os.write(write, b"same" if same else b"different")
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(write)
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    assert os.read(read, 100) == b"same"
-    os.close(read)
-
-
-class _Barcodes(torch.utils.data.Dataset[torch.Tensor]):
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(index)
-        return h0_persistence(torch.randn(40, 8, generator=generator)).deaths
-
-
-def test_dataloader_workers_compute_barcodes() -> None:
-    h0_persistence(torch.randn(600, 64))
-    loader = torch.utils.data.DataLoader(_Barcodes(), num_workers=2, multiprocessing_context="fork")
-    for index, deaths in enumerate(loader):
-        assert torch.equal(deaths[0], _Barcodes()[index])
-
-
-def test_many_python_threads_get_the_same_bits() -> None:
-    points = torch.randn(300, 50, generator=torch.Generator().manual_seed(3))
-    expected = h0_persistence(points)
-    results: list[bool] = []
-
-    def work() -> None:
-        for _ in range(5):
-            got = h0_persistence(points)
-            same = torch.equal(got.deaths, expected.deaths)
-            results.append(same and torch.equal(got.edges, expected.edges))
-
-    workers = [threading.Thread(target=work) for _ in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert results == [True] * 40
 
 
 def test_the_gil_is_released_during_a_long_call() -> None:

@@ -69,12 +69,16 @@ class Monitor {
   using Clock = std::chrono::steady_clock;
 
   void poll(double fraction) {
+    // Who has said no is not asked again: a Python callback that raised may not be called with its
+    // exception on the way.
+    if (stopped_) throw Interrupted();
     const Clock::time_point now = Clock::now();
     if (now - last_ < std::chrono::milliseconds(overrides().poll_milliseconds)) return;
     last_ = now;
     // A path that is given up for another has promised too much: what was said stands.
     reached_ = std::max(reached_, begin_ + (end_ - begin_) * fraction);
-    if (!poll_(context_, reached_)) throw Interrupted();
+    stopped_ = !poll_(context_, reached_);
+    if (stopped_) throw Interrupted();
   }
 
   Poll poll_;
@@ -83,6 +87,7 @@ class Monitor {
   double begin_ = 0;
   double end_ = 1;
   double reached_ = 0;
+  bool stopped_ = false;
   Monitor* before_;
 };
 

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -20,6 +21,9 @@ namespace {
 
 // How long the caller waits for others before it looks around.
 constexpr std::chrono::milliseconds kPatience{50};
+
+class ThreadPool;
+ThreadPool* current_pool();
 
 class ThreadPool {
  public:
@@ -51,6 +55,7 @@ class ThreadPool {
     }
     wake_.notify_all();
     work(0);
+    must_not_be_forked();
     std::unique_lock<std::mutex> lock(state_);
     invited_ = 0;  // whoever has not come by now is not needed
     while (!idle_.wait_for(lock, kPatience, [&] { return active_ == 0; })) {
@@ -93,9 +98,21 @@ class ThreadPool {
     } catch (...) {
       stop(std::current_exception());
     }
+    must_not_be_forked();
+  }
+
+  // A progress callback may fork. The child has not the threads that hold the rest of the work, and
+  // a mutex may be locked by one of them: it leaves the call before it asks for either.
+  void must_not_be_forked() const {
+    if (current_pool() != this)
+      throw std::runtime_error(
+          "the process was forked within this call, by its progress callback: the call cannot go "
+          "on "
+          "in the child. Fork before it, or leave the child with os._exit");
   }
 
   void stop(std::exception_ptr error) {
+    must_not_be_forked();
     next_.store(end_, std::memory_order_relaxed);
     std::lock_guard<std::mutex> lock(state_);
     if (!error_) error_ = std::move(error);
@@ -108,6 +125,7 @@ class ThreadPool {
           Monitor::Part part(double(task) / double(end_), double(task + 1) / double(end_));
           run_(context_, task, slot);
         }
+        must_not_be_forked();
         done_.fetch_add(1, std::memory_order_relaxed);
         if (slot == 0) Monitor::tick(double(task + 1) / double(end_));
       }
@@ -137,6 +155,8 @@ class ThreadPool {
 ThreadPool* pool = new ThreadPool;
 [[maybe_unused]] const int registered =
     pthread_atfork(nullptr, nullptr, [] { pool = new ThreadPool; });
+
+ThreadPool* current_pool() { return pool; }
 
 }  // namespace
 
