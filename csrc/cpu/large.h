@@ -1,6 +1,7 @@
 // The exact minimum spanning tree of a large cloud without N^2 memory; see ../README.md.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -38,11 +39,23 @@ struct LargeResult {
 template <class T>
 LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch);
 
-// For tests; see Large::keeps. kept is n x n.
+// For tests: kept (n, n) says for each pair i < j whether the filter keeps it if the bound is its
+// own exact key times `factor`. At a factor of 1 it has to.
 template <class T>
 void filter_keeps(const LargeCloud<T>& cloud, double factor, uint8_t* kept);
 
 // Whether the filter works on codes, for which it wants cloud.rows.
 bool filters_by_codes(Term term, int64_t dim);
+
+// That of the keys which the filter's survivors get; see band_of. 1: they are exact already.
+template <class T>
+T band_of_filter(bool coded, bool lattice, int64_t dim) {
+  if (lattice) return 1;
+  const Kernels<T>& table = kernels<T>();
+  const int64_t stride = round_up(std::max<int64_t>(dim, 1), kLanes);
+  int64_t units = table.rounding(stride);
+  if (!coded) units = std::max(units, table.panel_rounding(dim));
+  return band_of<T>(units, stride);
+}
 
 }  // namespace tsloss

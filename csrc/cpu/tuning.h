@@ -40,6 +40,8 @@ constexpr double kBlurredMany = 0.9;
 constexpr int64_t kFewPoints = 2560;
 // A half tile (8 x 48 pairs) with more hits than this is evaluated whole.
 constexpr int kDenseHits = 64;
+// After this many such half tiles in a row, only one in as many is filtered before.
+constexpr int64_t kLongStreak = 16;
 
 // Below this many multiply-adds a second thread costs more than it brings.
 constexpr double kParallelWork = 1 << 19;

@@ -1,0 +1,98 @@
+// The points of a large cloud in an order, and the keys of their pairs.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/buffer.h"
+#include "cpu/forest.h"
+#include "cpu/large.h"
+#include "cpu/lineup.h"
+#include "cpu/thread_pool.h"
+#include "cpu/tree.h"
+
+namespace tsloss {
+
+template <class T>
+struct LargePoints {
+  LargePoints(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch)
+      : cloud(cloud),
+        threads(threads),
+        stride(round_up(std::max<int64_t>(cloud.dim, 1), kLanes)),
+        table(kernels<T>()),
+        coded(cloud.rows.data != nullptr),
+        line(cloud.dim, scratch) {}
+
+  const LargeCloud<T>& cloud;
+  const int threads;
+  const int64_t stride;
+  const Kernels<T>& table;
+  bool coded;            // the filter works on codes
+  T band = 1;            // keys that differ by no more than this factor may be the wrong way round
+  T largest = 0;         // coordinate
+  bool lattice = false;  // keys are exact
+  int64_t m = 0;         // different points
+  std::vector<int32_t> ids;    // their numbers, ascending
+  std::vector<int32_t> order;  // by position: number in ids
+  Frame<T> frame;
+  Lineup<T> line;  // by position
+
+  int32_t id(int64_t position) const { return ids[order[position]]; }
+  const T* row(int64_t position) const { return cloud.rows[id(position)]; }
+
+  void choose_band() { band = band_of_filter<T>(coded, lattice, cloud.dim); }
+
+  Link<T> link(T key, int64_t p, int64_t q) const {
+    const int32_t a = order[p], b = order[q];
+    return {key, std::min(a, b), std::max(a, b)};
+  }
+
+  // Direct keys of links, whose ends are numbers in ids.
+  void evaluate(std::vector<Link<T>>& links) {
+    constexpr int64_t kGrain = 256;
+    const int64_t count = static_cast<int64_t>(links.size());
+    parallel_for((count + kGrain - 1) / kGrain, threads, [&](int64_t task, int) {
+      const int64_t begin = task * kGrain, end = std::min(count, begin + kGrain);
+      if (!coded) {
+        for (int64_t k = begin; k < end; ++k) {
+          links[k].key = static_cast<T>(exact_key(links[k].i, links[k].j));
+        }
+        return;
+      }
+      Pair pairs[kGrain] = {};
+      T keys[kGrain];
+      for (int64_t k = begin; k < end; ++k) {
+        pairs[k - begin] = {ids[links[k].i], ids[links[k].j]};
+      }
+      table.pairs(cloud.rows, cloud.term, pairs, end - begin, keys);
+      for (int64_t k = begin; k < end; ++k) links[k].key = keys[k - begin];
+    });
+  }
+
+  // The key that decides: in double, the same on every path.
+  double exact_key(int32_t i, int32_t j) const {
+    if (coded) {
+      return table.refine(cloud.rows[ids[i]], cloud.rows[ids[j]], stride, cloud.term);
+    }
+    static thread_local Buffer<T> buffer;
+    T* x = buffer.reserve(2 * stride);
+    cloud.load(ids[i], x);
+    cloud.load(ids[j], x + stride);
+    return table.refine(x, x + stride, stride, cloud.term);
+  }
+
+  // Brings the points into order: as codes, or as panels.
+  void gather() {
+    const auto point = [&](int64_t p) { return row(p); };
+    if (!coded) {
+      line.pack(m, threads, [&](int64_t p, T* x) { cloud.load(id(p), x); });
+      return;
+    }
+    // At first they are in random order.
+    if (!frame.chosen()) frame.choose(std::min<int64_t>(m, 256), stride, largest, point);
+    line.encode(m, frame, threads, point);
+  }
+};
+
+}  // namespace tsloss

@@ -1,0 +1,130 @@
+// Blocks of the points of a sharded cloud, the forest that orders them, and the edges between them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/forest.h"
+#include "cpu/large.h"
+#include "cpu/lineup.h"
+#include "cpu/shards.h"
+
+namespace tsloss {
+
+// An edge by the numbers of its points in the cloud, and by those in the blocks at hand.
+struct Found : Edge<double> {
+  int32_t a;
+  int32_t b;
+};
+
+// Keeps the minimum spanning forest of edges whose a, b are below n.
+inline void keep_found_forest(std::vector<Found>& found, UnionFind& sets, int64_t n) {
+  std::sort(found.begin(), found.end());
+  sets.reset(n);
+  size_t kept = 0;
+  for (const Found& f : found) {
+    const int64_t x = sets.find(f.a), y = sets.find(f.b);
+    if (x == y) continue;
+    sets.unite(x, y);
+    found[kept++] = f;
+  }
+  found.resize(kept);
+}
+
+template <class T>
+double key_of(const T* x, const T* y, int64_t stride, Term term, bool robust) {
+  if (robust) return robust_length(x, y, stride, term);
+  return kernels<T>().refine(x, y, stride, term);
+}
+
+// Points in the order of the forest.
+template <class T>
+struct Block {
+  explicit Block(int64_t dim) : line(dim, scratch) {}
+
+  typename Lineup<T>::Scratch scratch;
+  Lineup<T> line;
+  Rows<T> rows{};
+  const int64_t* ids = nullptr;
+  std::vector<int32_t> order;     // by place: index in the block
+  std::vector<int32_t> position;  // by place: that in the order of all points
+  // By place: the largest rank between the position before (exclusive) and this one.
+  std::vector<int32_t> rank;
+
+  int64_t size() const { return static_cast<int64_t>(order.size()); }
+  const T* row(int64_t place) const { return rows[order[place]]; }
+  int64_t id(int64_t place) const { return ids[order[place]]; }
+};
+
+// What the blocks of one cloud share: how keys are computed, and the forest.
+template <class T>
+struct ShardForest {
+  explicit ShardForest(const ShardCloud& cloud)
+      : cloud(cloud),
+        stride(round_up(std::max<int64_t>(cloud.dim, 1), kLanes)),
+        table(kernels<T>()),
+        coded(filters_by_codes(cloud.term, cloud.dim)),
+        band(band_of_filter<T>(coded, cloud.lattice, cloud.dim)) {}
+
+  const ShardCloud cloud;
+  const int64_t stride;
+  const Kernels<T>& table;
+  const bool coded;
+  const T band;
+  Frame<T> frame;
+
+  std::vector<Edge<double>> edges;  // by rank
+  std::vector<int32_t> position;    // by number
+  std::vector<int32_t> rank;        // by position; see merge_order
+  std::vector<T> height;            // by rank, as an upper bound of keys
+  std::vector<float> frame_height;
+
+  void set(int64_t n, const double* keys, const int64_t* ends) {
+    edges.clear();
+    for (int64_t k = 0; k + 1 < n; ++k) edges.push_back({keys[k], ends[2 * k], ends[2 * k + 1]});
+    std::vector<int32_t> order(static_cast<size_t>(n));
+    rank.resize(order.size());
+    position.resize(order.size());
+    forest_order(n, ends, order.data(), rank.data());
+    for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
+    height.resize(edges.size());
+    std::transform(edges.begin(), edges.end(), height.begin(),
+                   [&](const Edge<double>& e) { return static_cast<T>(e.length) * band; });
+    frame_height.clear();
+  }
+
+  void place(Block<T>& block) const {
+    const auto at = [&](int32_t index) { return position[block.ids[index]]; };
+    std::sort(block.order.begin(), block.order.end(),
+              [&](int32_t x, int32_t y) { return at(x) < at(y); });
+    for (const int32_t index : block.order) block.position.push_back(at(index));
+    block.rank.assign(block.order.size(), 0);
+    for (int64_t p = 1; p < block.size(); ++p) {
+      block.rank[p] = largest_rank(block.position[p - 1], block.position[p]);
+    }
+  }
+
+  // The longest edge of the forest on the path between the points at two positions, from < to.
+  int32_t largest_rank(int64_t from, int64_t to) const {
+    return *std::max_element(rank.begin() + from + 1, rank.begin() + to + 1);
+  }
+
+  double exact_key(const T* x, const T* y) const {
+    return key_of(x, y, stride, cloud.term, cloud.robust);
+  }
+
+  Found edge(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q, double key) const {
+    const int64_t i = a.id(p), j = b.id(q);
+    const int32_t offset = &a == &b ? 0 : static_cast<int32_t>(a.size());
+    return {{key, std::min(i, j), std::max(i, j)}, a.order[p], offset + b.order[q]};
+  }
+
+  void add_near(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q,
+                std::vector<Found>& found) const {
+    if (a.id(p) == b.id(q)) return;  // a point that stands in both
+    found.push_back(edge(a, b, p, q, exact_key(a.row(p), b.row(q))));
+  }
+};
+
+}  // namespace tsloss
