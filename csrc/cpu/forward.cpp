@@ -257,41 +257,7 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
   return log.first();
 }
 
-template <class T>
-void keys_of(Metric metric, const BatchShape& shape, const T* points, T* distances, int threads) {
-  const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
-  Buffer<T> rows;
-  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
-  for (int64_t cloud = 0; cloud < shape.batch; ++cloud) {
-    const int64_t n = shape.points;
-    load_rows(points + cloud * n * shape.dim, n, shape.dim, rows.data(), stride);
-    if (n == 0) continue;
-    keys_by_rows(Rows<T>{rows.data(), stride, stride}, n, term_of(metric), threads,
-                 distances + cloud * n * n, n);
-  }
-}
-
-template <class T>
-void keeps_of(const BatchShape& shape, const T* points, double factor, uint8_t* kept) {
-  const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
-  Buffer<T> rows;
-  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
-  load_rows(points, shape.points, shape.dim, rows.data(), stride);
-  const LargeCloud<T> cloud{
-      shape.points, shape.dim, Term::kSquared, {rows.data(), stride, stride}, nullptr};
-  filter_keeps(cloud, factor, kept);
-}
-
 }  // namespace
-
-void filter_keeps(Dtype dtype, const BatchShape& shape, const void* points, double factor,
-                  uint8_t* kept) {
-  if (dtype == Dtype::kFloat64) {
-    keeps_of(shape, static_cast<const double*>(points), factor, kept);
-  } else {
-    keeps_of(shape, static_cast<const float*>(points), factor, kept);
-  }
-}
 
 Finding h0_forward(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
                    void* deaths, int64_t* edges, int threads) {
@@ -305,17 +271,6 @@ Finding h0_forward(Dtype dtype, Metric metric, const BatchShape& shape, const vo
     return forward<float, double>(metric, shape, x, out, edges, threads);
   }
   return forward<float, float>(metric, shape, x, out, edges, threads);
-}
-
-void pairwise_keys(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
-                   void* distances, int threads) {
-  if (dtype == Dtype::kFloat64) {
-    keys_of(metric, shape, static_cast<const double*>(points), static_cast<double*>(distances),
-            threads);
-  } else {
-    keys_of(metric, shape, static_cast<const float*>(points), static_cast<float*>(distances),
-            threads);
-  }
 }
 
 }  // namespace tsloss

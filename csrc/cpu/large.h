@@ -39,11 +39,6 @@ struct LargeResult {
 template <class T>
 LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch);
 
-// For tests: kept (n, n) says for each pair i < j whether the filter keeps it if the bound is its
-// own exact key times `factor`. At a factor of 1 it has to.
-template <class T>
-void filter_keeps(const LargeCloud<T>& cloud, double factor, uint8_t* kept);
-
 // Whether the filter works on codes, for which it wants cloud.rows.
 bool filters_by_codes(Term term, int64_t dim);
 

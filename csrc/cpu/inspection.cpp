@@ -1,0 +1,109 @@
+// What tests and the curious look at: the keys that the tree sees, and what the filter lets
+// through.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "cpu/dense.h"
+#include "cpu/large.h"
+#include "cpu/large_points.h"
+#include "cpu/rows.h"
+#include "tsloss.h"
+
+namespace tsloss {
+namespace {
+
+template <class T>
+void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
+  LargeScratch<T> scratch;
+  LargePoints<T> points(cloud, 1, scratch);
+  points.m = cloud.n;
+  points.ids.resize(static_cast<size_t>(points.m));
+  std::iota(points.ids.begin(), points.ids.end(), 0);
+  points.order = points.ids;
+  for (int64_t i = 0; i < points.m; ++i) {
+    for (int64_t k = 0; k < points.stride; ++k) {
+      points.largest = std::max(points.largest, std::fabs(cloud.rows[i][k]));
+    }
+  }
+  points.gather();
+  for (int64_t i = 0; i < points.m; i += kTileRows) {
+    const int rows = static_cast<int>(std::min(kTileRows, points.m - i));
+    for (int64_t t = 0; t < points.line.blocks(); ++t) {
+      alignas(64) int32_t dots[kTileRows * kTileColumns];
+      points.line.dot(i, points.line, t, dots);
+      const TileSides sides = points.line.tile_sides(i, rows, points.line.largest_norm(t));
+      for (int r = 0; r < rows; ++r) {
+        alignas(64) float bound[kTileColumns];
+        const float none = -std::numeric_limits<float>::infinity();
+        std::fill_n(bound, kTileColumns, none);
+        const int64_t end = std::min(points.m - t * kTileColumns, kTileColumns);
+        for (int64_t j = 0; j < end; ++j) {
+          const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
+          bound[j] = points.frame.bound(
+              static_cast<T>(points.exact_key(static_cast<int32_t>(i + r), q) * factor));
+        }
+        uint64_t mask;
+        TileBounds b = points.line.tile_bounds(sides, t);
+        b.row_scale += r;
+        b.row_low += r;
+        b.row_bound = &none;
+        b.column_bound = bound;
+        filter().survivors(dots + r * kTileColumns, b, 1, &mask);
+        for (int64_t j = 0; j < end; ++j) {
+          kept[(i + r) * points.m + t * kTileColumns + j] = (mask >> j) & 1;
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void keys_of(Metric metric, const BatchShape& shape, const T* points, T* distances, int threads) {
+  const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
+  Buffer<T> rows;
+  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
+  for (int64_t cloud = 0; cloud < shape.batch; ++cloud) {
+    const int64_t n = shape.points;
+    load_rows(points + cloud * n * shape.dim, n, shape.dim, rows.data(), stride);
+    if (n == 0) continue;
+    keys_by_rows(Rows<T>{rows.data(), stride, stride}, n, term_of(metric), threads,
+                 distances + cloud * n * n, n);
+  }
+}
+
+template <class T>
+void keeps_of(const BatchShape& shape, const T* points, double factor, uint8_t* kept) {
+  const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
+  Buffer<T> rows;
+  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
+  load_rows(points, shape.points, shape.dim, rows.data(), stride);
+  const LargeCloud<T> cloud{
+      shape.points, shape.dim, Term::kSquared, {rows.data(), stride, stride}, nullptr};
+  keeps_of(cloud, factor, kept);
+}
+
+}  // namespace
+
+void filter_keeps(Dtype dtype, const BatchShape& shape, const void* points, double factor,
+                  uint8_t* kept) {
+  if (dtype == Dtype::kFloat64) {
+    keeps_of(shape, static_cast<const double*>(points), factor, kept);
+  } else {
+    keeps_of(shape, static_cast<const float*>(points), factor, kept);
+  }
+}
+
+void pairwise_keys(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
+                   void* distances, int threads) {
+  if (dtype == Dtype::kFloat64) {
+    keys_of(metric, shape, static_cast<const double*>(points), static_cast<double*>(distances),
+            threads);
+  } else {
+    keys_of(metric, shape, static_cast<const float*>(points), static_cast<float*>(distances),
+            threads);
+  }
+}
+
+}  // namespace tsloss
