@@ -17,6 +17,23 @@ _LEAST_BLOCK = 1024
 
 
 @dataclass
+class Cloud:
+    """What all processes know of the cloud."""
+
+    points: int
+    dim: int
+    dtype: torch.dtype  # of the rows
+    metric: str
+    largest: float
+    lattice: bool
+    sizes: list[list[int]]  # different points of each block of each process
+
+    @property
+    def counts(self) -> list[int]:
+        return [sum(blocks) for blocks in self.sizes]
+
+
+@dataclass
 class Edges:
     """Keys (M,) float64 and edges (M, 2) int64, on the CPU."""
 

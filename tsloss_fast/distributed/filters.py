@@ -3,16 +3,13 @@ plain torch on other devices."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .. import _core, _ops
-from .cloud import Block, Edges, stride_of
-
-if TYPE_CHECKING:
-    from .tree import Cloud
+from .cloud import Block, Cloud, Edges, stride_of
 
 
 class Filter(Protocol):

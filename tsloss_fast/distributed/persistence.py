@@ -11,10 +11,11 @@ from torch import Tensor
 from .. import _core, _ops
 from .._inputs import HALF, as_tensor, shape_error
 from ..functional import H0Persistence
-from .cloud import Edges, MemoryShard, Shard, row_dtype, rows_of_block
+from .cloud import Cloud, Edges, MemoryShard, Shard, row_dtype, rows_of_block
 from .gradient import Owners, route_gradient
 from .peers import Peers
-from .tree import Cloud, Watch, components, spanning_tree
+from .tree import components, spanning_tree
+from .watch import Watch
 
 _CALLER = "tsloss_fast.distributed.h0_persistence"
 _BLOCK_BYTES = 64 << 20

@@ -11,17 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _core, _ops
-from .cloud import LANES, Block, Edges, stride_of
-
-if TYPE_CHECKING:
-    from .tree import Cloud
+from .cloud import LANES, Block, Cloud, Edges, stride_of
 
 _TILE = 2048
 _PAIR_BYTES = 64 << 20  # of the rows whose exact keys are computed at once

@@ -14,15 +14,17 @@ the order of the points by which it is asked of all pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import _core, _ops
-from .cloud import Block, Edges, Shard, stride_of
+from .cloud import Block, Cloud, Edges, Shard, stride_of
 from .filters import make_filter
+from .merge import merge
 from .peers import Exchange, Peers
+from .watch import Begun, Watch
 
 SAMPLE_POINTS = 4096  # at most
 _SAMPLE_ONE_IN = 16
@@ -35,48 +37,9 @@ _FEW = 256
 
 
 @dataclass
-class Cloud:
-    """What all processes know of the cloud."""
-
-    points: int
-    dim: int
-    dtype: torch.dtype  # of the rows
-    metric: str
-    largest: float
-    lattice: bool
-    sizes: list[list[int]]  # different points of each block of each process
-
-    @property
-    def counts(self) -> list[int]:
-        return [sum(blocks) for blocks in self.sizes]
-
-
-@dataclass
 class Tree:
     edges: Edges
     robust: bool  # keys are lengths
-
-
-@dataclass
-class Begun:
-    """What is done of a stage: so many units, what they found, and whether digits were lost."""
-
-    units: int = 0
-    found: list[Edges] = field(default_factory=list)
-    lost: bool = False
-
-
-class Watch:
-    """Who wants to know how far the search is, and may have it begin where it was left."""
-
-    def begin(self, stage: str, units: int) -> Begun:
-        """A stage of so many units: "sample", "own pairs" or "ring" of a search, and each again if
-        squares are lost."""
-        return Begun()
-
-    def done(self, begun: Begun, forest: Edges) -> None:
-        """How far the stage is. What a process leaves out, `forest` and what it found rule out: who
-        goes on has to know both."""
 
 
 def spanning_tree(
@@ -119,10 +82,12 @@ class _Search:
         self._loaded.clear()
         forest = self._first_forest()
         self._set_forest(forest)
-        forest = self._merge("merge of the own pairs", forest, self._own_pairs(forest))
+        forest = merge(
+            self.peers, self.cloud.points, "merge of the own pairs", forest, self._own_pairs(forest)
+        )
         if self.peers.size > 1:
             self._set_forest(forest)
-            forest = self._merge("last merge", forest, self._ring(forest))
+            forest = merge(self.peers, self.cloud.points, "last merge", forest, self._ring(forest))
         self.lost_digits = self.lost_digits or self.filter.lost_digits
         return forest
 
@@ -163,7 +128,7 @@ class _Search:
             begun.found.append(self.filter.near(self._load_own(c, _OWN), _SAMPLE))
             self._done(begun, c + 1, Edges.none())
         found = Edges.join([self.shard.joined, *begun.found])
-        forest = self._merge("merge of the sample", Edges.none(), found)
+        forest = merge(self.peers, self.cloud.points, "merge of the sample", Edges.none(), found)
         return self._connected(forest, sample)
 
     def _sample(self) -> Block:
@@ -301,48 +266,6 @@ class _Search:
                 continue
             found.append(self.filter.between(self._load_own(a, _OWN), _VISITOR))
             self._compact(found)
-
-    # ---- 4 ----
-
-    def _merge(self, what: str, forest: Edges, found: Edges) -> Edges:
-        """The minimum spanning forest of `forest`, which all have, and what each one found."""
-        peers, n = self.peers, self.cloud.points
-        merged = Edges.join([forest, found]).forest(n)
-        new = merged.without(forest, n)
-        step = 1
-        while step < peers.size:
-            if peers.rank % (2 * step) == step:
-                self._send(what, new, peers.rank - step)
-                break
-            if peers.rank + step < peers.size:
-                other = self._receive(what, peers.rank + step)
-                merged = Edges.join([merged, other]).forest(n)
-                new = merged.without(forest, n)
-            step *= 2
-        # And back, down the same tree.
-        if peers.rank > 0:
-            new = self._receive(what, peers.rank - step)
-        step //= 2
-        while step > 0:
-            if peers.rank + step < peers.size:
-                self._send(what, new, peers.rank + step)
-            step //= 2
-        return Edges.join([forest, new]).forest(n)
-
-    def _send(self, what: str, edges: Edges, peer: int) -> None:
-        device = self.peers.device
-        count = torch.tensor([len(edges)], device=device)
-        parts = [count, edges.keys.to(device), edges.ends.to(device)]
-        self.peers.exchange(what, [(peer, t) for t in parts])
-
-    def _receive(self, what: str, peer: int) -> Edges:
-        device = self.peers.device
-        count = torch.empty(1, dtype=torch.int64, device=device)
-        self.peers.exchange(what, [], [(peer, count)])
-        keys = torch.empty(int(count), dtype=torch.float64, device=device)
-        ends = torch.empty((int(count), 2), dtype=torch.int64, device=device)
-        self.peers.exchange(what, [], [(peer, keys), (peer, ends)])
-        return Edges(keys.cpu(), ends.cpu())
 
 
 def sample_size(points: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from tsloss_fast import _core
 from tsloss_fast._atomic import PREFIX, whole_file
 from tsloss_fast.distributed.cloud import Edges
-from tsloss_fast.distributed.tree import Begun, Watch
+from tsloss_fast.distributed.watch import Begun, Watch
 
 __all__ = ["Work"]
 
