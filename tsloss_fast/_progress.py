@@ -25,6 +25,15 @@ def progress(callback: Callable[[float], Any] | None = None) -> Iterator[None]:
             seconds.
 
     The fraction is an estimate. Short calls say nothing. Ctrl-C stops a call with or without this.
+
+    Example:
+        >>> import torch
+        >>> from tsloss_fast import h0_persistence
+        >>> points = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
+        >>> with progress():
+        ...     h0 = h0_persistence(points)
+        >>> len(h0.deaths)
+        2999
     """
     bar = _Bar() if callback is None else None
     _core.set_progress(callback or bar)

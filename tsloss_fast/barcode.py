@@ -3,7 +3,12 @@
 `deaths` is (..., M) as `h0_persistence` gives it: the M = N-1 finite deaths of each cloud in
 ascending order, all births 0. `lengths` (...) gives the number of *points* of each cloud of a
 padded batch; a cloud of n points has n - 1 bars, and the padding is ignored. Without bars every
-functional is 0.
+functional is 0. `lengths_a` and `lengths_b` are the same for the two barcodes of a distance.
+
+Deaths may be of any floating type and on any device; results are of the same. Where nothing else is
+said, they are in the units of the deaths and take O(M) a cloud. Every function raises `TypeError`
+for deaths that are no floating tensor, and `ValueError` for shapes, lengths and parameters that do
+not fit.
 """
 
 from __future__ import annotations
@@ -17,6 +22,23 @@ from torch import Tensor
 from . import _ops
 from ._inputs import Lengths, check_lengths, runs_directly
 from .functional import H0Persistence
+
+__all__ = [  # noqa: RUF022 - in the order in which one reads of them
+    "total_persistence",
+    "mean_death",
+    "variance",
+    "relative_variance",
+    "coefficient_of_variation",
+    "redundancy",
+    "scale_free_terms",
+    "total_deviation",
+    "persistent_entropy",
+    "betti_curve",
+    "num_components",
+    "bottleneck_distance",
+    "wasserstein_distance",
+    "single_linkage",
+]
 
 
 def _require_deaths(deaths: Tensor, name: str = "deaths") -> None:
@@ -77,9 +99,13 @@ def _power(x: Tensor, p: float) -> Tensor:
 
 
 def total_persistence(deaths: Tensor, p: float = 1.0, lengths: Lengths | None = None) -> Tensor:
-    """Sum of deaths**p, (...). p > 0.
+    """Sum of deaths**p, (...), in the units of the deaths to the power p > 0.
 
     Source: Cohen-Steiner et al., Lipschitz Functions Have L_p-Stable Persistence, 2010.
+
+    Example:
+        >>> total_persistence(torch.tensor([1.0, 2.0, 3.0]), p=2).item()
+        14.0
     """
     if not p > 0:
         raise ValueError(f"p: expected a number above 0, got {p}")
@@ -88,23 +114,38 @@ def total_persistence(deaths: Tensor, p: float = 1.0, lengths: Lengths | None = 
 
 
 def total_deviation(deaths: Tensor, eta: float, lengths: Lengths | None = None) -> Tensor:
-    """Sum of |death - eta|, (...): how far the bars are from one length.
+    """Sum of ``|death - eta|``, (...): how far the bars are from one length.
 
     Source: Hofer et al., Connectivity-Optimized Representation Learning via Persistent Homology,
     ICML 2019.
+
+    Example:
+        >>> total_deviation(torch.tensor([1.0, 2.0, 4.0]), eta=2.0).item()
+        3.0
     """
     deaths, mask, _ = _bars(deaths, lengths)
     return _masked((deaths - eta).abs(), mask).sum(-1)
 
 
 def mean_death(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
-    """Mean of the finite deaths, (...)."""
+    """Mean of the finite deaths, (...).
+
+    Example:
+        >>> mean_death(torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), lengths=[4, 2]).tolist()
+        [2.0, 4.0]
+    """
     deaths, _, count = _bars(deaths, lengths)
     return _mean(deaths, count)
 
 
 def variance(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
-    """Population variance of the finite deaths, (...): no correction for the sample size."""
+    """Population variance of the finite deaths, (...), in squared units: no correction for the
+    sample size.
+
+    Example:
+        >>> variance(torch.tensor([1.0, 3.0])).item()
+        1.0
+    """
     deaths, mask, count = _bars(deaths, lengths)
     return _mean(_masked((deaths - _mean(deaths, count, keepdim=True)).square(), mask), count)
 
@@ -114,7 +155,13 @@ def scale_free_terms(
     rho: float | None,
     lengths: Lengths | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """`relative_variance` and, unless rho is None, `redundancy`, (...) each, with shared work."""
+    """`relative_variance` and, unless rho is None, `redundancy`, (...) each, with shared work.
+
+    Example:
+        >>> spread, short = scale_free_terms(torch.tensor([0.5, 2.0, 2.0, 3.5]), rho=0.5)
+        >>> spread.item(), short.item()
+        (0.28125, 0.0625)
+    """
     deaths, mask, count = _bars(deaths, lengths)
     relative, positive = relative_deaths(deaths, count)
     spread = _mean(_masked((relative - positive.to(deaths.dtype)).square(), mask), count)
@@ -126,13 +173,24 @@ def scale_free_terms(
 
 
 def relative_variance(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
-    """Variance over the squared mean, (...): 0 for equal bars, and unchanged when the cloud is
-    scaled."""
+    """Variance over the squared mean, (...), without a unit: 0 for equal bars, and unchanged when
+    the cloud is scaled.
+
+    Example:
+        >>> relative_variance(torch.tensor([1.0, 3.0])).item()
+        0.25
+    """
     return scale_free_terms(deaths, None, lengths)[0]
 
 
 def coefficient_of_variation(deaths: Tensor, lengths: Lengths | None = None) -> Tensor:
-    """Standard deviation of the deaths over their mean, (...). Derivative 0 where it is 0."""
+    """Standard deviation of the deaths over their mean, (...), without a unit. Derivative 0 where
+    it is 0.
+
+    Example:
+        >>> coefficient_of_variation(torch.tensor([1.0, 3.0])).item()
+        0.5
+    """
     square = relative_variance(deaths, lengths)
     zero = square == 0
     root = torch.where(zero, torch.ones_like(square), square).sqrt()
@@ -142,7 +200,12 @@ def coefficient_of_variation(deaths: Tensor, lengths: Lengths | None = None) -> 
 def redundancy(deaths: Tensor, rho: float = 0.5, lengths: Lengths | None = None) -> Tensor:
     """Mean of relu(1 - death / (rho · mean death))², (...): how far the short bars are below rho
     of the mean. A short bar is two points that nearly coincide. 0 where all deaths are 0.
-    Scale-free."""
+    Scale-free, so without a unit.
+
+    Example:
+        >>> redundancy(torch.tensor([0.5, 2.0, 2.0, 3.5])).item()  # one bar is half of rho · mean
+        0.0625
+    """
     if not rho > 0:
         raise ValueError(f"rho: expected a number above 0, got {rho}")
     short = scale_free_terms(deaths, rho, lengths)[1]
@@ -163,6 +226,13 @@ def persistent_entropy(
     `base` then cancels.
 
     Source: Chintakunta et al., An entropy-based persistence barcode, Pattern Recognition 48, 2015.
+
+    Example:
+        >>> equal = torch.ones(8)
+        >>> round(persistent_entropy(equal, base=2).item(), 4)
+        3.0
+        >>> round(persistent_entropy(equal, normalize=True).item(), 4)
+        1.0
     """
     if base is not None and not (base > 0 and base != 1):
         raise ValueError(f"base: expected a positive number other than 1, got {base}")
@@ -184,7 +254,12 @@ def betti_curve(
 
     A bar is alive at s where 0 <= s < death; the infinite bar always. With `smoothing` 0: exact
     counts, int64, which have no derivative. Above 0: each step is replaced by sigmoid((death - s)
-    / smoothing) and the result is differentiable in deaths and scales.
+    / smoothing) and the result is differentiable in deaths and scales. Scales and smoothing are in
+    the units of the deaths. O(M S).
+
+    Example:
+        >>> betti_curve(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0, 5.0])).tolist()
+        [3, 2, 1]
     """
     if smoothing < 0:
         raise ValueError(f"smoothing: expected a number >= 0, got {smoothing}")
@@ -207,7 +282,12 @@ def betti_curve(
 def num_components(
     deaths: Tensor, scale: float | Tensor, lengths: Lengths | None = None, smoothing: float = 0.0
 ) -> Tensor:
-    """Number of connected components at one scale, (...); see `betti_curve`."""
+    """Number of connected components at one scale, (...); `smoothing` as in `betti_curve`.
+
+    Example:
+        >>> num_components(torch.tensor([1.0, 2.0]), 1.5).item()
+        2
+    """
     scales = torch.as_tensor(scale, dtype=deaths.dtype, device=deaths.device).reshape(1)
     return betti_curve(deaths, scales, lengths, smoothing).squeeze(-1)
 
@@ -241,11 +321,15 @@ def bottleneck_distance(
 ) -> Tensor:
     """Bottleneck distance (...) between the finite parts of two H0 barcodes (..., M) and (..., M').
 
-    The ground metric is L∞, as in GUDHI and Hera: |a - b| between two bars, a/2 from a bar to the
-    diagonal. Closed form, O(M log M): since all births are 0, matching the k-th longest bar with
-    the k-th longest is optimal, each pair at min(|a - b|, max(a, b)/2). (Exchange argument: a bar
-    above 2r must be matched within r, and then it can be with the longest of the other side.) The
-    infinite bars match each other at no cost.
+    The ground metric is L∞, as in GUDHI and Hera: ``|a - b|`` between two bars, a/2 from a bar to
+    the diagonal. Closed form, O(M log M): since all births are 0, matching the k-th longest bar
+    with the k-th longest is optimal, each pair at ``min(|a - b|, max(a, b) / 2)``. (Exchange
+    argument: a bar above 2r must be matched within r, and then it can be with the longest of the
+    other side.) The infinite bars match each other at no cost.
+
+    Example:
+        >>> bottleneck_distance(torch.tensor([1.0, 4.0]), torch.tensor([3.5])).item()
+        0.5
     """
     a, b = _pair(a, b, lengths_a, lengths_b)
     if a.shape[-1] == 0:
@@ -262,11 +346,15 @@ def wasserstein_distance(
 ) -> Tensor:
     """p-Wasserstein distance (...), p >= 1, between the finite parts of two H0 barcodes.
 
-    The ground metric is L∞, as in GUDHI and Hera (`internal_p=inf`): |a - b| between two bars, a/2
-    from a bar to the diagonal. Unlike for the bottleneck distance, matching in order of length is
-    not optimal ({4} against {5, 3.9}: 4-3.9 and 5 alone beat 4-5 and 3.9 alone), but an optimal
-    matching never crosses, since |a - b|**p is convex: dynamic programming over the sorted bars,
-    O(M·M') in M vectorised steps, in float64. Differentiable through the optimal matching.
+    The ground metric is L∞, as in GUDHI and Hera (`internal_p=inf`): ``|a - b|`` between two bars,
+    a/2 from a bar to the diagonal. Unlike for the bottleneck distance, matching in order of length
+    is not optimal ({4} against {5, 3.9}: 4-3.9 and 5 alone beat 4-5 and 3.9 alone), but an optimal
+    matching never crosses, since ``|a - b|**p`` is convex: dynamic programming over the sorted
+    bars, O(M·M') in M vectorised steps, in float64. Differentiable through the optimal matching.
+
+    Example:
+        >>> wasserstein_distance(torch.tensor([1.0, 4.0]), torch.tensor([3.5])).item()
+        1.0
     """
     if not p >= 1:
         raise ValueError(f"p: expected a number >= 1, got {p}")
@@ -329,7 +417,18 @@ def single_linkage(h0: H0Persistence) -> Tensor:
     O(N log N). `scipy.cluster.hierarchy` takes one cloud's matrix, detached and on the CPU, as it
     is.
 
-    Raises ValueError for padded clouds: slice each to its own n - 1 bars first.
+    Raises:
+        ValueError: for padded clouds: slice each to its own n - 1 bars first.
+
+    Source: Gower & Ross, Minimum Spanning Trees and Single Linkage Cluster Analysis, Applied
+    Statistics 18, 1969.
+
+    Example:
+        >>> from tsloss_fast import h0_persistence
+        >>> h0 = h0_persistence(torch.tensor([[0.0], [1.0], [3.0]]))
+        >>> single_linkage(h0)
+        tensor([[0., 1., 1., 2.],
+                [2., 3., 2., 3.]], dtype=torch.float64)
     """
     deaths, edges = torch.as_tensor(h0[0]), torch.as_tensor(h0[1])
     if bool((edges < 0).any()):

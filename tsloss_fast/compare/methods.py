@@ -63,7 +63,7 @@ class Method:
     Attributes:
         name: as the tables call it.
         loss: "ce" (nothing is added), "l2" (mean squared norm), "pairwise" (mean distance),
-            "hofer" (Σ |death − η|, η being the mean death of the first prompt), "surrogate" or
+            "hofer" (``Σ |death − η|``, η being the mean death of the first prompt), "surrogate" or
             "exact" (TSLoss).
         connectivity, redundancy, compactness, loops: weights of the terms within TSLoss.
         scale: the weight at which the term is about as large as in the literature or in our
@@ -173,6 +173,9 @@ def essence(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_method(given: str | Mapping[str, Any]) -> Method:
     """A method by its name, or from a mapping of `Method`'s fields.
+
+    Args:
+        given: the name or the mapping.
 
     A mapping whose `name` is a built-in's and that has no `loss` changes that built-in.
 

@@ -64,6 +64,9 @@ class ResultsFile:
 def read_results(path: str | os.PathLike[str]) -> list[Record]:
     """The lines of a results file, or of all results files (`*.jsonl`) of a folder.
 
+    Args:
+        path: the file or the folder.
+
     Raises:
         FileNotFoundError: there is no such file, or the folder has none.
         ValueError: a line is no JSON object, or has no kind.

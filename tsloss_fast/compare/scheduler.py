@@ -36,7 +36,7 @@ class State:
     plan: Plan
     began: float = field(default_factory=time.monotonic)
     underway: dict[int, tuple[str, dict[str, Any]]] = field(default_factory=dict)
-    """By process: the job's label and its last message."""
+    """The job's label and its last message, by process."""
     new_runs: int = 0
 
 
@@ -51,7 +51,8 @@ class _Worker:
 
 
 def divide_threads(processes: int, threads: int | None = None) -> int:
-    """Threads of each process: as given, or the cores of this process divided."""
+    """Threads of each of some processes: as many threads as given, or the cores of this process
+    divided."""
     if threads is not None:
         return threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -79,6 +80,7 @@ def run_experiment(
         threads: of each process; by default the cores divided.
         device: "cpu", "cuda" (processes take the devices in turn) or one such as "cuda:1".
         view: called whenever something changed.
+        checkpoint_every: steps after which a cohort writes its state; what a kill costs at most.
 
     Raises:
         ExperimentInterrupted: after an interrupt. Nothing that was computed is lost but the steps

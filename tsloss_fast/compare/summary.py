@@ -55,7 +55,11 @@ def summarize(records: Iterable[Record]) -> str:
 
 
 def story_tables(records: Iterable[Record]) -> str:
-    """Two compact tables, of final accuracy and of the area under it, and how much is chance."""
+    """Two compact tables, of final accuracy and of the area under it, and how much is chance.
+
+    Args:
+        records: as `summarize`.
+    """
     everything = list(records)
     experiment = read_experiment(everything)
     if not experiment.groups:
@@ -74,7 +78,15 @@ def story_tables(records: Iterable[Record]) -> str:
 
 def story_table(records: Iterable[Record], outcome: str = "final_accuracy") -> str:
     """Method × group: the paired difference in one outcome, bold where its interval excludes zero
-    and there are 5 seeds at least."""
+    and there are 5 seeds at least.
+
+    Args:
+        records: as `summarize`.
+        outcome: the name of one.
+
+    Raises:
+        KeyError: there is no such outcome.
+    """
     experiment = read_experiment(records)
     chosen = OUTCOMES[outcome]
     cells = {
@@ -99,7 +111,8 @@ def story_table(records: Iterable[Record], outcome: str = "final_accuracy") -> s
 
 
 def edge_warnings(experiment: Experiment, group: RunGroup) -> list[str]:
-    """Chosen values at the end of what was tried: the best may lie beyond."""
+    """Chosen values at the end of what was tried: the best may lie beyond. A sentence for each, of
+    one group of the experiment."""
     found = []
     for choice in _choices(experiment, group).values():
         for name, word in (("lr", "learning rate"), ("weight", "weight")):

@@ -65,6 +65,21 @@ def h0_persistence(
 
     With P processes: O(N² D / P) time for each; about N D / 2 numbers sent by each for P > 2, and
     O(N log P). Source: csrc/README.md; the ring is that of systolic all-pairs algorithms.
+
+    Example:
+        A group of one process; under torchrun the same call, with each process's own rows, finds
+        the same::
+
+            >>> import torch.distributed as dist
+            >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            >>> rows = torch.tensor([[0.0], [1.0], [3.0]], requires_grad=True)
+            >>> deaths, edges = h0_persistence(rows)
+            >>> deaths.tolist(), edges.tolist()
+            ([1.0, 2.0], [[0, 1], [1, 2]])
+            >>> deaths[1].backward()
+            >>> rows.grad.flatten().tolist()
+            [0.0, -1.0, 1.0]
+            >>> dist.destroy_process_group()
     """
     if hasattr(points, "placements"):
         points, group = _local_shard(points, group)

@@ -1,9 +1,4 @@
-"""The topology of the prompt, recorded while a transformers Trainer trains it.
-
-trainer = Trainer(model=add_soft_prompt(model, initial), args=args, train_dataset=data)
-PromptTopologyCallback().attach(trainer)
-trainer.train()
-"""
+"""The topology of the prompt, recorded while a transformers Trainer trains it."""
 
 from __future__ import annotations
 
@@ -46,6 +41,27 @@ class PromptTopologyCallback(TrainerCallback):
 
     In the list `callbacks=[…]` it comes after TensorBoard and the other reporters, which then do
     not see its values (`state.log_history` and the record do); `attach` puts it before them.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+        >>> from tsloss_fast.analysis import read_record
+        >>> from tsloss_fast.tuning import add_soft_prompt
+        >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+        >>> model = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
+        >>> model = add_soft_prompt(model, torch.randn(5, 8))
+        >>> data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 4
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     arguments = TrainingArguments(
+        ...         folder, max_steps=2, report_to="none", save_strategy="no", use_cpu=True
+        ...     )
+        ...     trainer = Trainer(model=model, args=arguments, train_dataset=data)
+        ...     callback = PromptTopologyCallback().attach(trainer)
+        ...     result = trainer.train()  # doctest: +ELLIPSIS
+        ...     record = read_record(folder)
+        {...}
+        >>> record.steps().tolist()
+        [0, 1, 2]
     """
 
     def __init__(

@@ -22,14 +22,16 @@ _WRAPPERS = frozenset({"DeepSpeedEngine", "FullyShardedDataParallel"})
 def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tensor:
     """The virtual tokens of a model as clouds of points, with their gradient.
 
-    | peft method                       | clouds                                               |
-    |-----------------------------------|------------------------------------------------------|
-    | PROMPT_TUNING                     | 1: the embedding                                     |
-    | P_TUNING                          | 1: the output of the encoder                         |
-    | MULTITASK_PROMPT_TUNING           | one per task (and per encoder and decoder)           |
-    | CPT                               | 1: token embeddings plus the projected change        |
-    | PREFIX_TUNING (projected or not)  | 2 per layer: its keys and its values                 |
-    | ADAPTION_PROMPT                   | one per adapted layer                                |
+    ================================  ==============================================
+    peft method                       clouds
+    ================================  ==============================================
+    PROMPT_TUNING                     1: the embedding
+    P_TUNING                          1: the output of the encoder
+    MULTITASK_PROMPT_TUNING           one per task (and per encoder and decoder)
+    CPT                               1: token embeddings plus the projected change
+    PREFIX_TUNING (projected or not)  2 per layer: its keys and its values
+    ADAPTION_PROMPT                   one per adapted layer
+    ================================  ==============================================
 
     Args:
         model: a peft model, alone or wrapped by `DistributedDataParallel`, `DataParallel`,
@@ -50,6 +52,11 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
 
     Cost: one run of the prompt encoder where there is one, otherwise a view. Call it outside
     `model.forward`, once per training step.
+
+    Example:
+        >>> prompt = nn.Embedding(10, 16)
+        >>> prompt_clouds(prompt).shape
+        torch.Size([1, 10, 16])
     """
     if isinstance(model, Tensor):
         return _as_clouds(model)
@@ -79,8 +86,20 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
 def cloud_names(model: nn.Module, adapter: str | None = None) -> list[str]:
     """What each cloud of `prompt_clouds` is: "layer 3 keys", "task 1", "prompt".
 
+    Args:
+        model, adapter: as `prompt_clouds`, whose cost it has.
+
     Raises:
         ValueError: as `prompt_clouds`.
+
+    Example:
+        >>> from peft import PrefixTuningConfig, get_peft_model
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=2)
+        >>> model = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
+        >>> prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+        >>> cloud_names(get_peft_model(model, prefix))
+        ['layer 0 keys', 'layer 0 values', 'layer 1 keys', 'layer 1 values']
     """
     with torch.no_grad():
         clouds = len(prompt_clouds(model, adapter))

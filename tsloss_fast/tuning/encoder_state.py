@@ -1,15 +1,8 @@
 """The part of a prompt encoder that peft's checkpoints leave out.
 
 peft saves the prompt that an encoder gives, not the encoder: enough to use the prompt, not enough
-to go on training it. These two functions keep the rest in one file beside peft's own:
-
-    model.save_pretrained(folder)
-    save_prompt_encoder(model, folder)
-    ...
-    model = peft.PeftModel.from_pretrained(base, folder, is_trainable=True)
-    load_prompt_encoder(model, folder)
-
-`TSLossTrainer` does it in every checkpoint and on every resume.
+to go on training it. These two functions keep the rest in one file beside peft's own.
+`TSLossTrainer` calls them in every checkpoint and on every resume.
 """
 
 from __future__ import annotations
@@ -43,6 +36,28 @@ def save_prompt_encoder(
 
     Returns:
         The file, or None for a method whose peft checkpoint is complete.
+
+    Raises:
+        ValueError: the model has no such adapter.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import PromptEncoderConfig, get_peft_model
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+        >>> base = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
+        >>> p_tuning = PromptEncoderConfig(
+        ...     task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=8
+        ... )
+        >>> model = get_peft_model(base, p_tuning)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)  # enough to use the prompt
+        ...     written = save_prompt_encoder(model, folder).name
+        ...     again = get_peft_model(model.get_base_model(), p_tuning)
+        ...     load_prompt_encoder(again, folder)  # enough to go on training it
+        >>> written
+        'prompt_encoder.safetensors'
     """
     state = prompt_encoder_state(model, adapter)
     return write_tensors(Path(folder) / ENCODER_FILE, state) if state else None
@@ -53,7 +68,9 @@ def load_prompt_encoder(
 ) -> None:
     """Read back what `save_prompt_encoder` wrote, into the same kind of adapter.
 
-    A peft model loaded for inference only (`is_trainable=False`) has no encoder to fill.
+    Make the adapter with `get_peft_model` and the configuration that was saved, as in the example
+    of `save_prompt_encoder`: what `peft.PeftModel.from_pretrained` gives is for inference only, and
+    has no encoder to fill.
 
     Raises:
         FileNotFoundError: there is no such file in the folder.

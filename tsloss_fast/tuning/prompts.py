@@ -52,6 +52,18 @@ def initial_prompt(
 
     Warns:
         UserWarning: some virtual tokens coincide, with their number.
+
+    Cost: N rows of the embedding, and for "vocabulary" a permutation of the token ids.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        >>> words = models.WordLevel({f"word{i}": i for i in range(16)}, unk_token="word0")
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
+        >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+        >>> model = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
+        >>> initial_prompt(model, tokenizer, num_virtual_tokens=5).shape
+        torch.Size([5, 8])
     """
     count = _check_count(num_virtual_tokens)
     if method not in METHODS:
@@ -96,6 +108,17 @@ def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
     Raises:
         ValueError, TypeError: the shape or dtype is wrong, a value is not finite, or the model
             already has an adapter.
+
+    Source: Lester, Al-Rfou & Constant, The Power of Scale for Parameter-Efficient Prompt Tuning,
+    EMNLP 2021.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+        >>> model = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
+        >>> model = add_soft_prompt(model, torch.randn(5, 8))
+        >>> [tuple(p.shape) for p in model.parameters() if p.requires_grad]
+        [(5, 8)]
     """
     from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
 

@@ -48,9 +48,9 @@ class TuneResult:
     folder: Path
     prompt: Tensor
     final: Mapping[str, Any]
-    """The last evaluation: a line of the log, with the rates that belong beside an accuracy."""
+    """The last evaluation, a line of the log, with the rates that belong beside an accuracy."""
     resumed_from: int
-    """The step of the checkpoint that this call started from; 0 for a fresh run."""
+    """The step of the checkpoint that this call started from, 0 for a fresh run."""
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> list[int]:

@@ -41,7 +41,7 @@ class Task:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The distinct answers of all splits, sorted: what a restricted accuracy chooses from."""
+        """The distinct answers of all splits, sorted, which a restricted accuracy chooses from."""
         return tuple(sorted({item.answer for item in (*self.train, *self.validation, *self.test)}))
 
     @property
@@ -51,7 +51,8 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the splits: two runs with the same digest saw the same data."""
+        """SHA-256 of the splits, in hexadecimal. Two runs with the same digest saw the same
+        data."""
         splits = [
             [(item.question, item.answer) for item in split]
             for split in (self.train, self.validation, self.test)
@@ -148,11 +149,11 @@ def load_task(
         difficulty: of a generated task: the operands of an expression (1 … 8, by default 3), the
             instructions of a walk (3 … 8, by default 4), the kinds of things (2 … 6, by default
             3), the people of a chain (2 … 8, by default 3). The other tasks have none.
-        split: `"sample"`: the splits of a seed are disjoint, but a test item of one seed may be
-            a training item of another. `"by_item"`: the question alone decides whether an item is
-            for training (half of all items), validation or testing (`tsloss_fast.tuning.splits`
-            has the shares), so that over all seeds no test item is ever trained on or validated
-            with. The size of a split then has no influence on the others.
+        split: `"sample"`: the splits of a seed are disjoint, but a test item of one seed may be a
+            training item of another. `"by_item"`: the question alone decides whether an item is for
+            training (half of all items), validation (a fifth) or testing, so that over all seeds no
+            test item is ever trained on or validated with. The size of a split then has no
+            influence on the others.
 
     Raises:
         ValueError: a split is too small or more items are asked for than there are; a difficulty
@@ -162,6 +163,11 @@ def load_task(
         FileNotFoundError: `name_or_path` is neither a built-in task nor a file.
         ModuleNotFoundError: the package of `rotten_tomatoes` is missing; the message has the
             command that installs it.
+
+    Example:
+        >>> task = load_task("boolean", train_size=8, test_size=4)
+        >>> len(task.train), len(task.test), task.answers
+        (8, 4, (' False', ' True'))
     """
     for size, value, least in (
         ("train_size", train_size, 1),

@@ -1,21 +1,8 @@
 """TSLoss inside the Trainer of transformers and the SFTTrainer of TRL.
 
-    trainer = TSLossTrainer(model=add_soft_prompt(model, initial), args=args, train_dataset=data)
-
-    class Trainer(TSLossMixin, trl.SFTTrainer): ...
-
 In a loop of one's own, with accelerate, Lightning or neither, the term is simply added. It is the
 same on every rank, so the average of the gradients leaves it as it is; with accumulation,
-accelerate divides it together with the loss:
-
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    ts_loss = TSLoss()
-    for batch in loader:
-        with accelerator.accumulate(model):
-            loss = model(**batch).loss + 10.0 * ts_loss(prompt_clouds(model))
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+accelerate divides it together with the loss. The README has such a loop.
 """
 
 from __future__ import annotations
@@ -74,7 +61,8 @@ class TSLossMixin(_Trainer):
         ts_weight: λ ≥ 0. At 0 the term is measured and logged, and has no part in the training.
         ts_clouds: from the unwrapped model to points (B, N, D) or (N, D) with gradient;
             `prompt_clouds` by default.
-        Everything else goes to the trainer.
+
+    Everything else goes to the trainer. `TSLossTrainer` has an example.
 
     Raises:
         TypeError, ValueError: a wrong argument; a model without virtual tokens; prefix tuning with
@@ -228,4 +216,28 @@ class TSLossMixin(_Trainer):
 
 
 class TSLossTrainer(TSLossMixin, Trainer):
-    """`transformers.Trainer` with TSLoss; see `TSLossMixin` for the arguments it adds."""
+    """`transformers.Trainer` with TSLoss. `TSLossMixin` says what it adds: the arguments `ts_loss`,
+    `ts_weight` and `ts_clouds`.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+        >>> from tsloss_fast.tuning import add_soft_prompt
+        >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+        >>> model = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
+        >>> model = add_soft_prompt(model, torch.randn(5, 8))
+        >>> data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 4
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     arguments = TrainingArguments(
+        ...         folder, max_steps=2, logging_steps=1, report_to="none", save_strategy="no",
+        ...         use_cpu=True,
+        ...     )
+        ...     trainer = TSLossTrainer(
+        ...         model=model, args=arguments, train_dataset=data, ts_weight=10.0
+        ...     )
+        ...     result = trainer.train()  # doctest: +ELLIPSIS
+        {...}
+        >>> logged = [entry for entry in trainer.state.log_history if "tsloss/total" in entry]
+        >>> [name for name in logged[0] if name.startswith("tsloss/")]
+        ['tsloss/total', 'tsloss/connectivity', 'tsloss/redundancy']
+    """

@@ -48,7 +48,9 @@ def tune(
         RunFolderError: the folder belongs to another configuration or process, or is damaged.
         TuningInterrupted: after an interrupt (SIGINT); nothing that was computed is lost.
         FloatingPointError: the loss became NaN or infinite.
-        ValueError, and what `load_task` and `load_model` raise.
+        ValueError: the task has too few items, or none of that difficulty.
+        FileNotFoundError, ModuleNotFoundError: as `load_task`.
+        ModelNotAvailableError: as `load_model`.
     """
     report: Progress = progress or (lambda record: None)
     task = load_task(

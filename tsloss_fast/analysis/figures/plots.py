@@ -61,6 +61,11 @@ def plot_barcode(
     Raises:
         TypeError: not numbers, no list, no Axes.
         ValueError: another shape, NaN, an infinite birth, a death before its birth, max_bars < 1.
+
+    Example:
+        >>> axes = plot_barcode([np.array([[0.0, 1.0], [0.0, np.inf]])])
+        >>> axes.get_xlabel()
+        'scale'
     """
     found = as_diagrams(diagrams)
     require_at_least(1, max_bars, "max_bars")

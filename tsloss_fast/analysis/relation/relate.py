@@ -150,7 +150,7 @@ def relate(
 
     Args:
         runs: as `load_runs` gives them, each once.
-        quantities: columns of numbers of the record, dimension 0, or with the prefix "h1_" of
+        quantities: columns of numbers of the record, dimension 0, or with the prefix ``h1_`` of
             dimension 1; the mean over clouds, at steps that all clouds have. By default
             `QUANTITIES`.
         outcomes: names in `Run.measured`. By default `OUTCOMES`.

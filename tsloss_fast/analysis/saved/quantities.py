@@ -108,7 +108,13 @@ def measure(
             `max_edge_length`.
         ImportError: GUDHI, scikit-learn or SciPy is needed for dimension 1 and not installed.
 
-    O(N² D) time without H1; with it, O(N²) memory and up to O(N³) more time.
+    O(N² D) time without H1; with it, O(N²) memory and up to O(N³) more time. Source: the authors'
+    numbers are those of the analysis code of arXiv 2602.16500.
+
+    Example:
+        >>> numbers = measure(np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]))
+        >>> numbers["h0_bars"], numbers["paper_h0_bars"], numbers["paper_cut_h0_bars"]
+        (2, 3, 3)
     """
     if not max_edge_length >= 0:
         raise ValueError(f"max_edge_length: expected a number >= 0, got {max_edge_length}")

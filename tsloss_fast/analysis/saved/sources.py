@@ -1,14 +1,16 @@
 """Clouds of points out of whatever a prompt tuning leaves: one iterator for every format.
 
-| what                                | clouds                                                   |
-|-------------------------------------|----------------------------------------------------------|
-| `topology.arrows` of a tracked run  | at each step at which the points were kept, all clouds   |
-| a run's folder                      | its record; without one, its `prompts/`; then `control/` |
-| a folder saved by peft              | its prompts; `adapters.py` says which they are           |
-| `.pt`, `.pth`                       | a tensor, or a dict with one; never pickled code         |
-| `.safetensors`, `.npz`              | the one tensor that can be a cloud, or those of `key`    |
-| `.npy`                              | its array                                                |
-| any other folder                    | all of these in it, at any depth, in natural order       |
+==================================  ======================================================
+what                                clouds
+==================================  ======================================================
+`topology.arrows` of a tracked run  at each step at which the points were kept, all clouds
+a run's folder                      its record; without one, its `prompts/`; then `control/`
+a folder saved by peft              its prompts; `adapters.py` says which they are
+`.pt`, `.pth`                       a tensor, or a dict with one; never pickled code
+`.safetensors`, `.npz`              the one tensor that can be a cloud, or those of `key`
+`.npy`                              its array
+any other folder                    all of these in it, at any depth, in natural order
+==================================  ======================================================
 
 A tensor (N, D) is one cloud, (B, N, D) are B of them.
 """

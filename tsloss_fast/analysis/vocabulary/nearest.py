@@ -48,6 +48,12 @@ class Vocabulary:
         ValueError: another shape, more names than rows, no name at all, or a row with a name that
             holds NaN, infinity or numbers beyond 1e150.
         TypeError: `embeddings` is no dense floating tensor.
+
+    Example:
+        >>> vocabulary = Vocabulary(torch.eye(3), ["red", "green", "blue"])
+        >>> found = vocabulary.nearest(torch.tensor([[0.9, 0.1, 0.0]]), k=2)
+        >>> found.tokens
+        [['red', 'green']]
     """
 
     def __init__(self, embeddings: Tensor | npt.NDArray[Any], tokens: Sequence[str | None]) -> None:
@@ -74,7 +80,7 @@ class Vocabulary:
     def nearest(self, points: Tensor | npt.NDArray[Any], k: int = 8) -> Neighbours:
         """The k tokens nearest to each of the points, or all that have a name if they are fewer.
 
-        A matrix product finds the few rows that can be among the k nearest: |p|² + |e|² - 2p·e is
+        A matrix product finds the few rows that can be among the k nearest: ‖p‖² + ‖e‖² - 2p·e is
         used with a bound of its rounding, never as a distance. Those few are measured by direct
         differences in float64, which decide the order. O(N·V·D) time. Memory is bounded but for
         the table itself: 32 MB a block of V.
@@ -149,7 +155,8 @@ class Vocabulary:
 
 
 def load_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a model, without loading the model and without any network.
+    """The vocabulary of a model, without loading the model and without any network. Its memory is
+    that of the table.
 
     Only the table of embeddings is read: from a GGUF file, or from (sharded) safetensors. Where a
     model scales its embeddings in forward (Gemma), so is the table. Special tokens have no name.
