@@ -177,6 +177,16 @@ def test_connectivity_and_redundancy_do_not_depend_on_the_scale(scale: float, me
     torch.testing.assert_close(b.grad * scale, a.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_gradient_does_not_change_the_scale_to_first_order(metric: str) -> None:
+    """Euler's theorem: where f(c·x) = f(x), the gradient is orthogonal to x."""
+    x = torch.from_numpy(crowded(20, 4)).requires_grad_()
+    TSLoss(metric=metric)(x).backward()
+    assert x.grad is not None
+    assert (x.grad * x).abs().sum() > 0.1
+    assert abs((x.grad * x).sum()) < 1e-12
+
+
 @pytest.mark.parametrize("form", EUCLIDEAN)
 def test_float32_points_far_from_the_origin_keep_their_loss(form: str) -> None:
     # Above 25 points a Gram formula would lose every distance here.
