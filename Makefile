@@ -14,7 +14,7 @@ SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name 
 # Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-wheel conformance lint format bench evidence experiments venv clean
+.PHONY: demo test test-wheel docs conformance lint format bench evidence experiments venv clean
 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
 demo: venv
@@ -33,6 +33,10 @@ test: venv
 # folder, so that nothing of the source tree can be imported by accident.
 test-wheel: venv
 	.ci/test-wheel
+
+# build/docs/index.html: the tutorial is run, and any warning is an error.
+docs: venv
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs build/docs
 
 # Which implementation of H0 persistence gets what right.
 conformance: venv

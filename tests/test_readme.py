@@ -38,6 +38,12 @@ def test_the_plain_loop_runs_as_printed_and_evens_out_the_bars(tmp_path: Path) -
     assert max(deaths) / min(deaths) < 1.05
 
 
+def test_no_example_is_left_out() -> None:
+    """Three are run in their order, the others by the name of their file."""
+    others = [block.splitlines()[0].split(":")[0] for block in python_blocks()[3:]]
+    assert others == ["# cloud.py", "# prompt.py"]
+
+
 @pytest.mark.slow
 def test_the_trainer_example_runs_as_printed(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="needs the tuning extra")
