@@ -36,7 +36,7 @@ test-wheel: venv
 
 # build/docs/index.html: the tutorial is run, and any warning is an error.
 docs: venv
-	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html tsloss_fast/docs build/docs
 
 # Which implementation of H0 persistence gets what right.
 conformance: venv

@@ -23,7 +23,7 @@ import torch
 import tsloss_fast
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
+DOCS = ROOT / "tsloss_fast/docs"
 PACKAGE = Path(tsloss_fast.__file__).parent
 
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="needs the source tree")

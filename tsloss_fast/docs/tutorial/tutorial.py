@@ -3,8 +3,8 @@ Tutorial
 ========
 
 From a point cloud to the record of a training. Everything here is one script,
-``docs/tutorial/tutorial.py``; it needs the extra ``analysis``, no network, and less than a minute.
-What it prints stands below each part as it was printed when this page was built.
+``tutorial.py`` beside the sources of these pages; it needs the extra ``analysis``, no network, and
+about a minute. What it prints stands below each part as it was printed when this page was built.
 
 A cloud and its barcode
 -----------------------
