@@ -41,9 +41,9 @@ def h0_persistence(
         group: a process group of torch.distributed; default: all processes. Messages go by its
             backend: gloo, or NCCL for points on CUDA devices.
         metric: "euclidean", "sqeuclidean", "cosine" (1 - cos) or "manhattan".
-        block_bytes: what travels at a time, > 0, the same everywhere. A process holds, beside its
-            rows, up to three times as much again (a copy, codes; in backward the gradient in
-            double), a few blocks and O(N) numbers.
+        block_bytes: what travels at a time (by default 64 MiB), > 0, the same everywhere. A process
+            holds, beside its rows, up to three times as much again (a copy, codes; in backward the
+            gradient in double), a few blocks and O(N) numbers.
 
     Returns:
         deaths (N-1,) ascending and edges (N-1, 2) int64 with numbers of the whole cloud, on the
