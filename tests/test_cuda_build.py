@@ -3,6 +3,7 @@ and without a driver."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from tsloss_fast import _core, doctor
 assert tsloss_fast.__file__.startswith({path!r}[0]), tsloss_fast.__file__
 assert _core.has_cuda
 assert doctor.report()["cuda kernels"] == "built for sm_90 and later", doctor.report()
+assert doctor.report()["variant"] == "CUDA {toolkit}", doctor.report()
+assert tsloss_fast.__version__ == "1.2+cu" + "{toolkit}".replace(".", "")
 print(tsloss_fast.h0_persistence(torch.tensor([[0.0], [1.0], [3.0]])).deaths.tolist())
 for op in ("h0", "h0_backward", "h0_from_distances"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key("tsloss_fast::" + op, "CUDA")
@@ -50,6 +53,13 @@ if not torch.cuda.is_available():
 """
 
 
+def toolkit() -> str:
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release (\d+\.\d+)", said)
+    assert found is not None
+    return found[1]
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package, whose native module has the kernels (for one architecture)."""
@@ -60,6 +70,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "TSLOSS_WERROR": "ON",
         "CMAKE_CUDA_ARCHITECTURES": "90",
         "CMAKE_BUILD_TYPE": "Release",
+        "SKBUILD_PROJECT_VERSION_FULL": f"1.2+cu{toolkit().replace('.', '')}",
         "pybind11_DIR": pybind11.get_cmake_dir(),
         "Python_EXECUTABLE": sys.executable,
     }
@@ -82,7 +93,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_build_with_kernels_imports_and_registers_them(package: Path) -> None:
     path = [str(package), *dict.fromkeys(sysconfig.get_paths()[k] for k in ("purelib", "platlib"))]
     done = subprocess.run(
-        [sys.executable, "-S", "-c", PROGRAM.format(path=path)],
+        [sys.executable, "-S", "-c", PROGRAM.format(path=path, toolkit=toolkit())],
         capture_output=True,
         text=True,
         check=False,

@@ -1,13 +1,13 @@
 """Exact 0-dimensional persistence of point clouds, differentiable in PyTorch, and the topological
 soft prompt loss (TSLoss) on top of it."""
 
-from . import barcode
+from . import _core, barcode
 from ._progress import progress
 from .functional import H0Persistence, h0_persistence, h0_persistence_from_distances
 from .loss import TSLoss
 from .ragged import H0PersistenceVarlen, h0_persistence_varlen
 
-__version__ = "0.1.0"
+__version__ = _core.version
 
 __all__ = [
     "H0Persistence",

@@ -12,7 +12,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["remove_folder", "remove_temporaries", "sync", "whole_file", "whole_folder"]
+__all__ = [
+    "not_a_link",
+    "remove_folder",
+    "remove_temporaries",
+    "sync",
+    "whole_file",
+    "whole_folder",
+]
 
 PREFIX = ".tmp-"
 
@@ -21,6 +28,8 @@ PREFIX = ".tmp-"
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; rename it to `path` if the block ends without error."""
     temporary = _temporary(path)
+    # What lies there was left by a killed process, or is a link: its target may be anything.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         sync(temporary)
@@ -54,7 +63,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that, at any moment, it is there whole or its name is gone."""
-    if path.exists():
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         # Not the name that `whole_folder` is filling to take this folder's place.
         doomed = path.with_name(f"{PREFIX}old-{path.name}")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -65,10 +76,27 @@ def remove_folder(path: Path) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed processes left in a folder. The caller must be its only writer."""
     for entry in folder.glob(f"{PREFIX}*"):
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def not_a_link(path: str | os.PathLike[str], flags: int) -> int:
+    """An `opener` for files that are changed in place. A folder that came from elsewhere can hold
+    a link to any file of its user, which must not be cut or written to in its stead.
+
+    Raises:
+        OSError: it is a symbolic link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if not os.path.islink(path):
+            raise
+        raise OSError(
+            error.errno, "is a symbolic link, which is not written through: remove it", str(path)
+        ) from error
 
 
 def _temporary(path: Path) -> Path:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+version: str  # that of the metadata it was built with
 compiler: str
 has_cuda: bool
 cuda_architectures: str  # as CMake has them, with spaces between
+cuda_toolkit: str  # "13.0.88"; "" without CUDA kernels
 
 def h0_forward(
     dtype: int,

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tsloss_fast._text import one_line
+
 __all__ = ["main"]
 
 INTERRUPTED = 130
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     # These say in words what is wrong; of others the type is half of the message (a KeyError).
     plain = (ValueError, TypeError, RuntimeError, OSError, ImportError, ArithmeticError)
     if message and isinstance(error, plain):
@@ -63,7 +65,7 @@ def _one_line(error: Exception) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     # Deprecations are for developers of libraries, not for the user of a command.
     if issubclass(category, UserWarning):
-        print(f"tsloss: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

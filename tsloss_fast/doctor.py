@@ -52,6 +52,21 @@ def _runs_on(name: str, capability: tuple[int, int]) -> bool:
     return built <= capability and (found[4] != "-real" or built[0] == capability[0])
 
 
+def _installed() -> str:
+    """The version; with that of the native module, should it be left over from another one."""
+    version = _version("tsloss-fast")
+    if version == _core.version:
+        return version
+    return f"{version}, with the native module of {_core.version}: install it again"
+
+
+def _variant() -> str:
+    """What the label of a wheel's version says, also where there is none."""
+    if not _core.has_cuda:
+        return "CPU"
+    return f"CUDA {'.'.join(_core.cuda_toolkit.split('.')[:2])}"
+
+
 def _cuda() -> tuple[str, str]:
     built = _core.cuda_architectures.split()
     kernels = "not built (CPU kernels only; TSLOSS_CUDA=ON pip install . builds them)"
@@ -82,7 +97,8 @@ def report() -> dict[str, str]:
     """
     kernels, device = _cuda()
     facts = {
-        "tsloss-fast": _version("tsloss-fast"),
+        "tsloss-fast": _installed(),
+        "variant": _variant(),
         "python": f"{platform.python_version()} ({platform.platform()})",
         "processor": platform.processor() or platform.machine(),
         "instruction set": _isa(),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import sync
+from tsloss_fast._atomic import not_a_link, sync
 from tsloss_fast._json_lines import read_json_lines
 
 __all__ = ["ResultsFile", "read_results"]
@@ -28,7 +28,7 @@ class ResultsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = open(path, "ab", buffering=0, opener=not_a_link)  # noqa: SIM115
         try:
             self.records = read_json_lines(path)
             whole = path.read_bytes().rfind(b"\n") + 1

@@ -18,7 +18,7 @@ from tsloss_fast.compare.design import Design, trial_key
 from tsloss_fast.compare.plan import Job, Plan
 from tsloss_fast.compare.results import ResultsFile, read_results
 from tsloss_fast.compare.worker import work
-from tsloss_fast.tuning.run_folder import exclusive
+from tsloss_fast.tuning.run_folder import RunFolderError, exclusive
 
 __all__ = ["ExperimentInterrupted", "State", "divide_threads", "run_experiment"]
 
@@ -86,12 +86,18 @@ def run_experiment(
         ExperimentInterrupted: after an interrupt. Nothing that was computed is lost but the steps
             since each cohort's last state.
         RuntimeError: a process died or a training failed; what was finished is in the file.
-        RunFolderError: another process holds the folder.
+        RunFolderError: another process holds the folder, or a part of it is a symbolic link.
         ValueError: the results are damaged.
     """
     with ExitStack() as stack:
         stack.enter_context(exclusive(out))
         states = out / STATES / design.name
+        for folder in (states.parent, states):
+            # States of old jobs are removed below.
+            if folder.is_symlink():
+                raise RunFolderError(
+                    f"{folder} is a symbolic link: remove it, or use another folder"
+                )
         states.mkdir(parents=True, exist_ok=True)
         remove_temporaries(states)
         results = ResultsFile(out / f"{design.name}.jsonl")
@@ -100,7 +106,7 @@ def run_experiment(
         _declare(results, design)
         _choose(results, plan)
         jobs = {f"{job.identity}.pt" for job in plan.ready()}
-        for left in states.iterdir():
+        for left in states.glob("*.pt"):
             # Of a job that is done, or cut in another way now.
             if left.name not in jobs:
                 left.unlink()

@@ -106,8 +106,10 @@ def _from_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             f"install it with: {INSTALL_TUNING}"
         )
     folder, gguf_file = str(file.parent), file.name
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf_file, dtype=dtype, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file, trust_remote_code=False)
     model.is_quantized = False
     for attribute in ("hf_quantizer", "quantization_method"):
         if hasattr(model, attribute):
@@ -120,8 +122,18 @@ def _from_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _from_pretrained(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # False: with the default transformers would ask on the terminal.
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelNotAvailableError(
+            f"the model {name!r} comes with code of its own, which is never executed here: look at "
+            "it, load the model with transformers yourself, and train it with TSLossTrainer"
+        ) from error
     except OSError as error:
         # transformers has one error for a wrong name, a missing file and a missing network.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"

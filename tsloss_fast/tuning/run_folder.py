@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import sync, whole_file
+from tsloss_fast._atomic import not_a_link, sync, whole_file
 from tsloss_fast._json_lines import read_json_lines
 
 __all__ = [
@@ -41,7 +41,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         RunFolderError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = not_a_link(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,7 +126,7 @@ class MetricsLog:
     def __init__(self, folder: Path, offset: int) -> None:
         path = folder / METRICS
         # Append mode creates the file, and lets it be cut.
-        self._file = path.open("ab", buffering=0)
+        self._file = open(path, "ab", buffering=0, opener=not_a_link)  # noqa: SIM115
         size = path.stat().st_size
         if size < offset:
             self._file.close()

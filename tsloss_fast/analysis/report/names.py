@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tsloss_fast._text import escape_invisible, shorten
 from tsloss_fast.analysis.record import TopologyRecord
 from tsloss_fast.analysis.runs import Run
-from tsloss_fast.analysis.text import escape_invisible, shorten
 from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
 __all__ = ["VocabularyNames", "find_names", "in_embedding_space", "named", "visible"]

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._text import escape_invisible, one_line
 from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
 from tsloss_fast.analysis.saved.sources import (
     Cloud,
@@ -202,12 +203,12 @@ def _place(cloud: Cloud) -> str:
 
 def _say(message: object) -> None:
     # tqdm moves its bar out of the way.
-    need("tqdm").tqdm.write(f"tsloss: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    need("tqdm").tqdm.write(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> str:
-    common, names = _shortened([row["source"] for row in rows])
-    labels = [row["label"] for row in rows]
+    common, names = _shortened([escape_invisible(row["source"]) for row in rows])
+    labels = [escape_invisible(row["label"]) for row in rows]
     blocks = [_block("", ["source", *names], ["label", *labels] if any(labels) else None)]
     for title, columns in _SHOWN.items():
         cells = [

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tsloss_fast import __version__, _ops
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._text import escape_invisible
 from tsloss_fast.analysis.table.table import Table, open_table
 from tsloss_fast.analysis.table.work import Work
 from tsloss_fast.barcode import single_linkage
@@ -204,7 +205,7 @@ def _write(out: Path, deaths: Tensor, edges: Tensor, points: int) -> None:
 def _tell(
     table: Table, metric: str, deaths: Tensor, processes: int, seconds: float, out: Path
 ) -> None:
-    name = f" {table.key}" if table.key else ""
+    name = f" {escape_invisible(table.key)}" if table.key else ""
     print(f"{table.path.name}{name}: {table.rows} x {table.dim} ({table.stored}), {metric}")
     if len(deaths):
         middle = deaths.double().median()

@@ -99,7 +99,9 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
     if fields.get("general.architecture") not in _UNSCALED:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+        config = AutoConfig.from_pretrained(
+            str(file.parent), gguf_file=file.name, trust_remote_code=False
+        )
         embeddings = _scaled(embeddings, _on_meta(config).get_input_embeddings())
 
     byte_level = fields.get("tokenizer.ggml.model") == "gpt2"
@@ -134,8 +136,10 @@ def _from_folder(folder: Path, name: str) -> tuple[Tensor, list[str | None]]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Runs name their models. Code in one is not executed, and nobody is asked to allow it.
+        options = {"local_files_only": True, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(str(folder), **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise _not_available(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["escape_invisible", "shorten"]
+__all__ = ["escape_invisible", "one_line", "shorten"]
 
 
 def escape_invisible(text: str, keep: str = "") -> str:
@@ -15,6 +15,11 @@ def escape_invisible(text: str, keep: str = "") -> str:
         c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
         for c in text
     )
+
+
+def one_line(text: str) -> str:
+    """A message for a terminal: what a file put into it cannot move the cursor or end the line."""
+    return escape_invisible(" ".join(text.split()))
 
 
 def shorten(text: str, longest: int) -> str:
