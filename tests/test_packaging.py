@@ -33,7 +33,7 @@ def pyproject() -> dict:
 
 @pytest.fixture
 def provider() -> ModuleType:
-    path = ROOT / "release" / "version_label.py"
+    path = ROOT / "csrc" / "version_label.py"
     spec = importlib.util.spec_from_file_location("version_label", path)
     assert spec is not None
     assert spec.loader is not None
