@@ -6,7 +6,8 @@
 # Needs a python3 (or $PYTHON) with torch for CUDA, numpy, pytest, scikit-build-core and pybind11; the CUDA
 # toolkit, cmake, and ninja or make; no network. Builds the package with CUDA kernels into a folder of its
 # own, runs the tests that need a device, measures the table of goals, and runs compute-sanitizer where it
-# is found. Takes at most $GPU_CHECK_SECONDS (460): what comes too late is named.
+# is found. Takes at most $GPU_CHECK_SECONDS (460): what comes too late is named. With more, as a slow host
+# needs, every step may take longer in the same proportion.
 #
 # Writes report.md, report.json, gpu.md and gpu.json (the table), kernels.md (the time of every kernel) and
 # a log of each step to OUT_DIR. Without a device it rehearses the measurement on the CPU. Exit status: 0 if
@@ -53,6 +54,7 @@ attempt() {
   code=late
   took=0
   if [ $left -lt 5 ]; then return; fi
+  if [ "$total" -gt 460 ]; then limit=$((limit * total / 460)); fi
   if [ "$limit" -gt $left ]; then limit=$left; fi
   timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1 &
   child=$!
@@ -205,7 +207,7 @@ fi
 # No plugin of that machine, and no option of ours that needs one.
 step tests 130 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "${run[@]}" -m pytest -v -rs -m gpu --tb=short --maxfail=25 \
   -c "$root/pyproject.toml" --rootdir "$root" -o addopts= -o faulthandler_timeout=60 -p no:cacheprovider \
-  "$root/tests/test_cuda_device.py" "$root/tests/distributed/test_over_nccl.py"
+  "$root"/tests/gpu/test_cuda_{device,hardware}.py "$root/tests/distributed/test_over_nccl.py"
 while read -r line; do
   skip "a test" "$line"
 done < <(grep '^SKIPPED' "$out/tests.log" 2>/dev/null)

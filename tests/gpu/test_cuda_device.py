@@ -6,21 +6,19 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cuda_host
 import pytest
 import torch
 from clouds import gaussian
+from cuda_checks import ALL_TYPES, HALVES, HAVE_DEVICE
 from cuda_host import METRICS, HostKernels
 
 from tsloss_fast import (
     TSLoss,
     _autograd,
-    _core,
     _inputs,
     _late,
     _ops,
@@ -28,13 +26,7 @@ from tsloss_fast import (
     functional,
     h0_persistence,
     h0_persistence_from_distances,
-    h0_persistence_varlen,
 )
-from tsloss_fast.loss import late_counts
-
-HAVE_DEVICE = torch.cuda.is_available() and _core.has_cuda
-HALVES = (torch.float16, torch.bfloat16)
-ALL_TYPES = (torch.float32, torch.float64, *HALVES)
 
 
 class FakeNative:
@@ -66,13 +58,6 @@ class FakeNative:
                    deaths, edges, findings, (cuda_host.SHARED, 512))  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not cuda_host.HAVE_SOURCES:
-        pytest.skip("needs the source tree and g++")
-    return cuda_host.build(tmp_path_factory.mktemp("library"), "library")
-
-
 @pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where tensors go so that the CUDA operators take them."""
@@ -81,8 +66,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
             pytest.skip("needs a CUDA device and a build with CUDA kernels")
         yield "cuda"
         return
-    kernels = HostKernels(request.getfixturevalue("library"))
-    kernels.set_options()
+    kernels = request.getfixturevalue("kernels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_ops_cuda, "_core", FakeNative(kernels))
         patch.setattr(_ops_cuda, "_stream", lambda device: 77)
@@ -262,177 +246,3 @@ def test_where_a_check_waits_for_nothing() -> None:
     assert [_inputs.looks(c, cpu) for c in (None, True, False)] == [True, True, False]
     assert [_inputs.looks(c, cuda) for c in (None, True, False)] == [False, True, False]
     assert not _inputs.computes_halves(cpu)
-
-
-# From here on only hardware can tell.
-
-needs_device = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not HAVE_DEVICE, reason="needs a CUDA device and a build with CUDA kernels"),
-]
-
-
-def gpu(function: Any) -> Any:
-    for mark in needs_device:
-        function = mark(function)
-    return function
-
-
-@gpu
-def test_no_call_waits_for_the_device() -> None:
-    x = torch.randn(3, 50, 8, device="cuda", requires_grad=True)
-    loss = TSLoss().cuda()
-    loss(x).backward()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            loss(x).backward()
-            h0_persistence(x.detach().bfloat16())
-            h0_persistence(torch.zeros(600, 3, device="cuda"))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@gpu
-def test_coincident_clouds_warn_a_call_later() -> None:
-    loss = TSLoss().cuda()
-    x = torch.zeros(2, 5, 3, device="cuda")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loss(x)
-    torch.cuda.synchronize()
-    with pytest.warns(UserWarning, match="coincide in 2 of 2"):
-        loss(x)
-    assert loss not in late_counts._underway
-
-
-@gpu
-@pytest.mark.parametrize(
-    "shape", [(300, 20, 64), (3, 100, 400), (3, 200, 40), (1, 700, 16), (1, 9000, 3)]
-)
-def test_graphs_replay_to_the_last_bit(shape: tuple[int, ...]) -> None:
-    static = torch.randn(shape, device="cuda", requires_grad=True)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            torch.autograd.grad(h0_persistence(static).deaths.sum(), static)
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        deaths, edges = h0_persistence(static)
-        (grad,) = torch.autograd.grad(deaths.sum(), static)
-    for seed in range(3):
-        torch.manual_seed(seed)
-        fresh = torch.randn(shape, device="cuda", requires_grad=True)
-        with torch.no_grad():
-            static.copy_(fresh)
-        graph.replay()
-        wanted = h0_persistence(fresh)
-        assert torch.equal(deaths, wanted.deaths)
-        assert torch.equal(edges, wanted.edges)
-        assert torch.equal(grad, torch.autograd.grad(wanted.deaths.sum(), fresh)[0])
-
-
-@gpu
-def test_streams_do_not_meet() -> None:
-    clouds = [torch.randn(4, 90, 30, device="cuda") for _ in range(4)]
-    wanted = [h0_persistence(c).edges for c in clouds]
-    torch.cuda.synchronize()
-    streams = [torch.cuda.Stream() for _ in clouds]
-    for _ in range(20):
-        got = []
-        for cloud, stream in zip(clouds, streams, strict=True):
-            with torch.cuda.stream(stream):
-                got.append(h0_persistence(cloud).edges)
-        torch.cuda.synchronize()
-        for g, w in zip(got, wanted, strict=True):
-            assert torch.equal(g, w)
-
-
-@gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
-def test_the_device_of_the_points_computes() -> None:
-    x = torch.randn(3, 40, 8)
-    for index in range(torch.cuda.device_count()):
-        got = h0_persistence(x.to(f"cuda:{index}"))
-        assert got.deaths.device.index == index
-        assert torch.equal(got.edges.cpu(), h0_persistence(x).edges)
-    assert torch.cuda.current_device() == 0
-
-
-@gpu
-@pytest.mark.parametrize(
-    "n", [2, 5, 20, 44, 45, 65, 99, 100, 101, 129, 224, 225, 330, 512, 513, 1000, 2049]
-)
-@pytest.mark.parametrize("dim", [1, 3, 31, 33, 128, 129, 777])
-def test_sizes_around_every_edge_on_the_device(n: int, dim: int) -> None:
-    generator = torch.Generator().manual_seed(n * dim)
-    for dtype in ALL_TYPES if n <= 513 else ALL_TYPES[:2]:
-        x = torch.randn(2, n, dim, generator=generator).to(dtype)
-        got = h0_persistence(x.cuda())
-        wanted = h0_persistence(x)
-        assert torch.equal(got.edges.cpu(), wanted.edges)
-        assert torch.equal(got.deaths.cpu(), wanted.deaths)
-
-
-@gpu
-def test_random_clouds_on_the_device() -> None:
-    """10,000 clouds of many kinds, edge for edge."""
-    generator = torch.Generator().manual_seed(5)
-    for k in range(100):
-        n = int(torch.randint(2, 140, (), generator=generator))
-        dim = int(torch.randint(1, 70, (), generator=generator))
-        x = torch.randn(100, n, dim, generator=generator)
-        x = (x, x.round(), x * 1e-20 + 1e3, (4 * x).round() / 4)[k % 4]
-        metric = list(METRICS)[k // 4 % 4]
-        lengths = torch.randint(0, n + 1, (100,), generator=generator)
-        got = h0_persistence(x.cuda(), metric, lengths.cuda())
-        wanted = h0_persistence(x, metric, lengths, check_finite=False)
-        assert torch.equal(got.deaths.cpu().nan_to_num(-1), wanted.deaths.nan_to_num(-1)), (k, n)
-        fine = ~wanted.deaths.isnan().any(1)
-        assert torch.equal(got.edges.cpu()[fine], wanted.edges[fine]), (k, n, dim, metric)
-
-
-@gpu
-def test_junk_in_memory_changes_nothing() -> None:
-    clouds = [torch.randn(8, 100, 33, device="cuda"), torch.randn(1, 1500, 5, device="cuda")]
-    for x in clouds:
-        wanted = h0_persistence(x)
-        for fill in (0, 255):
-            torch.cuda.empty_cache()
-            junk = torch.full((1 << 28,), fill, dtype=torch.uint8, device="cuda")
-            del junk
-            got = h0_persistence(x)
-            assert torch.equal(got.edges, wanted.edges)
-            assert torch.equal(got.deaths, wanted.deaths)
-
-
-@gpu
-def test_large_clouds_on_the_device() -> None:
-    for n, dim in ((8192, 16), (8193, 16), (65_536, 2)):
-        x = torch.randn(n, dim, generator=torch.Generator().manual_seed(n))
-        got, wanted = h0_persistence(x.cuda()), h0_persistence(x)
-        assert torch.equal(got.edges.cpu(), wanted.edges)
-        assert torch.equal(got.deaths.cpu(), wanted.deaths)
-
-
-@gpu
-@pytest.mark.parametrize("dtype", ALL_TYPES)
-def test_clouds_of_different_sizes_on_the_device(dtype: torch.dtype) -> None:
-    sizes = [3, 0, 700, 1, 45, 2, 100, 2049, 101, 1]
-    generator = torch.Generator().manual_seed(8)
-    x = torch.randn(sum(sizes), 24, generator=generator).to(dtype).requires_grad_()
-    offsets = torch.tensor([0, *sizes]).cumsum(0)
-    on_device = x.detach().cuda().requires_grad_()
-    got, wanted = h0_persistence_varlen(on_device, offsets), h0_persistence_varlen(x, offsets)
-    assert torch.equal(got.deaths.cpu(), wanted.deaths)
-    assert torch.equal(got.edges.cpu(), wanted.edges)
-    assert torch.equal(got.offsets.cpu(), wanted.offsets)
-    got.deaths.sum().backward()
-    wanted.deaths.sum().backward()
-    assert on_device.grad is not None
-    assert x.grad is not None
-    scale = x.grad.abs().max().item()
-    tolerance = 32 * torch.finfo(dtype).eps * scale
-    assert torch.allclose(on_device.grad.cpu(), x.grad, rtol=0, atol=tolerance)

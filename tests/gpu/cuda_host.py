@@ -1,59 +1,39 @@
-"""The CUDA kernels on the host executor (csrc/simt), called from Python; and the programs that the
+"""The CUDA kernels on the host executor (csrc/simt): called from Python, and as programs that the
 sanitizers watch. Needs g++ and the source tree."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from native_builds import ADDRESS, ORDERS, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build
+from source_tree import ROOT
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "tests/native/simt_kernels.cpp"
 METRICS = {"euclidean": 0, "sqeuclidean": 1, "cosine": 2, "manhattan": 3}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-ORDERS = {"forward": 0, "reverse": 1, "lifo": 2, "random": 3}
 SHARED = 227 << 10  # bytes of a block of an H100
-HAVE_SOURCES = bool(shutil.which("g++")) and (ROOT / "csrc/simt").is_dir()
-
-_COMMON = ["g++", "-std=gnu++17", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-_ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-# What the kernels are compiled with, and what the executor.
-_KINDS: dict[str, tuple[list[str], list[str]]] = {
-    "library": (["-O1", "-fPIC"], ["-O2", "-fPIC"]),
-    "plain": (["-O1", "-DSIMT_PROGRAM"], ["-O2"]),
-    "address": (["-O1", "-DSIMT_PROGRAM", *_ADDRESS], ["-O1", *_ADDRESS]),
-    "thread": (["-O1", "-DSIMT_PROGRAM", "-fsanitize=thread"], ["-O1", "-DSIMT_TSAN"]),
-    "coverage": (["-O0", "-DSIMT_PROGRAM", "--coverage"], ["-O2"]),
-}
 
 
-def build(folder: Path, kind: str) -> Path:
-    """A library for ctypes ("library"), or a program of one of the other kinds."""
-    kernels, executor = _KINDS[kind]
-    include = f"-I{ROOT / 'csrc'}"
+def build_library(folder: Path) -> Path:
+    return build(folder, "simt_kernels.so", SOURCE, ["-O1", "-fPIC"], link=["-shared"])
 
-    def compile_one(source: Path) -> str:
-        target = str(folder / f"{source.stem}.o")
-        flags = kernels if source == SOURCE else executor
-        command = [*_COMMON, include, *flags, "-c", str(source), "-o", target]
-        subprocess.run(command, check=True, cwd=folder)
-        return target
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, [SOURCE, *sorted((ROOT / "csrc/simt").glob("*.cpp"))]))
-    target = folder / kind
-    link = ["-shared"] if kind == "library" else [f for f in kernels if f.startswith("-fsan")]
-    link += ["--coverage"] if kind == "coverage" else []
-    subprocess.run(["g++", *link, *objects, "-o", str(target)], check=True)
-    return target
+def build_program(folder: Path, kind: str) -> Path:
+    """A program that runs all kernels: plain, or with what watches them."""
+    program = "-DSIMT_PROGRAM"
+    recipes: dict[str, tuple[list[str], list[str], list[str]]] = {
+        "plain": (["-O1", program], PLAIN, []),
+        # Optimised it is compiled for longer than all runs of it take.
+        "address": (["-O0", program, *ADDRESS], UNDER_ADDRESS, ADDRESS),
+        "thread": (["-O1", program, "-fsanitize=thread"], UNDER_THREAD, ["-fsanitize=thread"]),
+        "coverage": (["-O0", program, "--coverage"], PLAIN, ["--coverage"]),
+    }
+    return build(folder, f"simt_kernels-{kind}", SOURCE, *recipes[kind])
 
 
 class Outcome(NamedTuple):

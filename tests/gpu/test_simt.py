@@ -1,48 +1,35 @@
 """The host executor of CUDA kernels sees what is wrong with a kernel, and names the place."""
 
-import os
-import shutil
+from __future__ import annotations
+
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from native_builds import ADDRESS, HAVE_SOURCES, ORDERS, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build
+from source_tree import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "tests/native/simt_defects.cpp"
-ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-ORDERS = {"forward": 0, "reverse": 1, "lifo": 2, "random": 3}
+# What the kernels are compiled with, and what the executor.
+KINDS: dict[str, tuple[list[str], list[str]]] = {
+    "plain": ([], PLAIN),
+    "contexts": (["-DSIMT_UCONTEXT"], [*PLAIN, "-DSIMT_UCONTEXT"]),
+    "address": (ADDRESS, UNDER_ADDRESS),
+    "thread": (["-fsanitize=thread"], UNDER_THREAD),
+    "preempt": (["-fsanitize-coverage=trace-pc"], PLAIN),
+}
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("g++") or not (ROOT / "csrc/simt").is_dir(),
-    reason="needs the source tree and g++",
-)
-
-
-def build(folder: Path, kind: str) -> Path:
-    """Kernels are compiled with the sanitizer; the executor only with that for addresses."""
-    common = ["g++", "-std=gnu++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-    common += ["-Werror", f"-I{ROOT / 'csrc'}"]
-    kernels = {"plain": [], "contexts": ["-DSIMT_UCONTEXT"], "address": ADDRESS}
-    kernels |= {"thread": ["-fsanitize=thread"], "preempt": ["-fsanitize-coverage=trace-pc"]}
-    executor = {"thread": ["-DSIMT_TSAN"], "preempt": []}.get(kind, kernels[kind])
-    objects = []
-    for source in [SOURCE, *sorted((ROOT / "csrc/simt").glob("*.cpp"))]:
-        target = folder / f"{source.stem}.o"
-        flags = kernels[kind] if source == SOURCE else executor
-        subprocess.run([*common, *flags, "-c", str(source), "-o", str(target)], check=True)
-        objects.append(str(target))
-    program = folder / kind
-    subprocess.run([*common, *kernels[kind], *objects, "-o", str(program)], check=True)
-    return program
+pytestmark = pytest.mark.skipif(not HAVE_SOURCES, reason="needs the source tree and g++")
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    kinds = ["plain", "contexts", "address", "thread", "preempt"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        built = pool.map(lambda kind: build(tmp_path_factory.mktemp(kind), kind), kinds)
-    return dict(zip(kinds, built, strict=True))
+def programs(build_folder: Path) -> dict[str, Path]:
+    return {
+        kind: build(
+            build_folder, f"simt_defects-{kind}", SOURCE, ["-O1", *kernels], executor, kernels
+        )
+        for kind, (kernels, executor) in KINDS.items()
+    }
 
 
 def run(program: Path, *arguments: object) -> tuple[int, str]:

@@ -1,0 +1,1 @@
+"""The CUDA kernels against what else a GPU could do, and against the goals."""

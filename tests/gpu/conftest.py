@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cuda_host import HostKernels, build_library
+from fake_machine import SCRIPT, TOOLS, Machine
+from native_builds import HAVE_SOURCES
+
+
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "native_builds"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kernels(build_folder: Path) -> HostKernels:
+    if not HAVE_SOURCES:
+        pytest.skip("needs the source tree and g++")
+    return HostKernels(build_library(build_folder))
+
+
+@pytest.fixture(autouse=True)
+def usual_options(request: pytest.FixtureRequest) -> None:
+    """No test finds the schedule of another."""
+    if "kernels" in request.fixturenames:
+        request.getfixturevalue("kernels").set_options()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Machine:
+    if not SCRIPT.exists() or not all(map(shutil.which, TOOLS)):
+        pytest.skip("needs the source tree and the tools of the script")
+    return Machine(tmp_path)
