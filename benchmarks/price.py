@@ -24,6 +24,7 @@ from tsloss_fast import TSLoss
 
 from .differentiable import Edges, edge_lengths, gudhi_edges, gudhi_rips_edges, plain_loss
 from .machine import machine
+from .markdown import table_head, table_row
 from .measure import load_average, norm_difference, relative_difference
 from .records import TOLERANCE
 from .report import duration, multiple, small
@@ -205,8 +206,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
     )
     header = ["what the loss acts on", "step without it", "tsloss_fast", "share", "GUDHI", "share"]
     header += ["GUDHI from", "GUDHI / tsloss_fast", "difference of the loss", "of its gradient"]
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + " --- |" * len(header)
+    yield from table_head(header)
     prices = []
     for tokens, prefixes in _QUICK if options.quick else _ROWS:
         training = _Training(base, tokenizer, tokens, prefixes)
@@ -216,7 +216,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
         for loss in (price.ours, price.gudhi):
             cells += [duration(loss), f"{100 * price.share(loss):.3f} %"]
         cells += [price.way, multiple(price.gudhi / price.ours)]
-        yield "| " + " | ".join([*cells, small(price.value), small(price.gradient)]) + " |"
+        yield table_row([*cells, small(price.value), small(price.gradient)])
     more = ", ".join(f"{100 * (p.dearer - 1):+.2f} % ({p.name})" for p in prices)
     yield f"\nA step with GUDHI's loss takes, beside one with ours: {more}."
     value, gradient = max(p.value for p in prices), max(p.gradient for p in prices)

@@ -17,6 +17,7 @@ import torch
 from tsloss_fast import _core, h0_persistence, h0_persistence_varlen
 
 from .machine import machine
+from .markdown import table_head, table_row
 from .measure import load_average
 from .report import duration, multiple
 from .suite import print_and_write
@@ -75,11 +76,10 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
     )
     header = ["clouds", "threads", "`h0_persistence_varlen`", "threads used", "padded, `lengths`"]
     header += ["threads used", "one call a cloud", "memory of the padded"]
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + " --- |" * len(header)
+    yield from table_head(header)
     for batch, most, dim in options.shapes:
         for threads in options.threads:
-            yield "| " + " | ".join(_row(batch, most, dim, threads, options.repeats)) + " |"
+            yield table_row(_row(batch, most, dim, threads, options.repeats))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

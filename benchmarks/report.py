@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .goals import assess
+from .markdown import table_lines
 from .records import TOLERANCE, Measurement, Results, Row, baselines_of
 from .workloads import KINDS
 
@@ -165,16 +166,18 @@ def markdown(results: Results, picture: str | None = None) -> str:
             [c.value + (f" ({c.note})" if c.note else "") for c in row] for _, row in table.body
         ]
         names = [label.strip() for label, _ in table.body]
-        out += _pipes(["", *table.header], [[n, *c] for n, c in zip(names, cells, strict=True)])
+        lines = [[n, *c] for n, c in zip(names, cells, strict=True)]
+        out += table_lines(["", *table.header], lines, numbers=True)
     if notes := remarks(results):
         out += ["", *(f"- {note}" for note in notes)]
     if assessed := assess(results.rows):
         out += ["", "## Goals", "", _GOALS, ""]
-        out += _pipes(["work", "against", "goal", "measured", ""], assessed)
+        out += table_lines(["work", "against", "goal", "measured", ""], assessed, numbers=True)
     out += ["", "## Every measurement", "", _MEANING, ""]
     header = ["work", "implementation", "minimum", "median", "CPU", "samples", "/ ours (minimum)"]
     header += ["/ ours (median)", "difference", "error"]
-    out += _pipes(header, [_details(row, m) for row in results.rows for m in row.measurements])
+    details = [_details(row, m) for row in results.rows for m in row.measurements]
+    out += table_lines(header, details, numbers=True)
     about = {(m.label, m.about): None for row in results.rows for m in row.measurements}
     out += ["", "## What was called", "", *(f"- {name}: {what}." for name, what in about)]
     out += ["", "## Machine and versions", ""]
@@ -205,8 +208,3 @@ def _details(row: Row, m: Measurement) -> list[str]:
         m.mismatch or small(m.difference),
         small(m.error),
     ]
-
-
-def _pipes(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    return ["| " + " | ".join(row) + " |" for row in rows]

@@ -14,6 +14,7 @@ import torch
 
 from tsloss_fast import _core, h0_persistence
 
+from .markdown import table_row
 from .measure import interleave
 from .report import duration
 from .suite import print_and_write
@@ -95,7 +96,7 @@ def measure(contests: Sequence[Contest], seconds: float) -> Iterator[str]:
             faster = min(times, key=lambda name: times[name])
             ratio = times[second] / times[first]
             cells = [f"{n} × {d}", duration(times[first]), duration(times[second])]
-            yield "| " + " | ".join([*cells, f"{ratio:.2f}", faster]) + " |"
+            yield table_row([*cells, f"{ratio:.2f}", faster])
 
 
 def constant(name: str) -> int | None:

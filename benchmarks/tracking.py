@@ -23,6 +23,7 @@ from torch import Tensor
 from tsloss_fast.analysis.h1 import h1_diagram
 from tsloss_fast.analysis.tracker import TopologyTracker
 
+from .markdown import table_head, table_row
 from .report import duration
 from .suite import print_and_write
 
@@ -121,8 +122,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
     )
     header = ["what is recorded", "step", "record", "slowest record", "share of a step"]
     header += ["GUDHI, H0 alone", "H1 (thread)", "bytes a record"]
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + " --- |" * len(header)
+    yield from table_head(header)
     worst = 0.0
     for tokens, clouds in ((10, None), (20, None), (100, None), (10, 60)):
         name = (
@@ -134,7 +134,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
         worst = max(worst, row["share"] if clouds is None else 0.0)
         cells = [row["name"], *(duration(row[key]) for key in ("step", "record", "worst"))]
         cells += [f"{100 * row['share']:.2f} %", duration(row["gudhi"]), duration(row["h1"])]
-        yield "| " + " | ".join([*cells, f"{row['bytes']:,.0f}"]) + " |"
+        yield table_row([*cells, f"{row['bytes']:,.0f}"])
     verdict = "met" if worst <= _GOAL else "missed"
     share = f"largest share {100 * worst:.2f} %"
     yield f"\nGoal, at most 1 % of a step for a prompt: {verdict} ({share})."

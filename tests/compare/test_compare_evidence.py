@@ -16,7 +16,8 @@ pytest.importorskip("yaml", reason=NEEDS)
 pytest.importorskip("matplotlib", reason=NEEDS)
 pytest.importorskip("scipy", reason=NEEDS)
 
-from tsloss_fast.benchmarks.evidence import main, write
+from tsloss_fast.benchmarks.evidence import write
+from tsloss_fast.benchmarks.evidence.__main__ import main
 
 from tsloss_fast.compare.design import Design, trial_key
 

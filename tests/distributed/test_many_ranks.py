@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from clouds import clusters, copies, gaussian, grid, rng
-from tsloss_fast.benchmarks import ragged, scaling
+from tsloss_fast.benchmarks import ragged
+from tsloss_fast.benchmarks.scaling.__main__ import main
+from tsloss_fast.benchmarks.scaling.measure import simulate
+from tsloss_fast.benchmarks.scaling.model import Model
 from tsloss_fast.benchmarks.simulated import run
 
 import tsloss_fast
@@ -59,17 +62,17 @@ def test_every_rank_has_the_tree_of_one_process(name: str, size: int) -> None:
 def test_the_model_counts_the_bytes_of_the_ring() -> None:
     n, d = 2400, 32
     for size in (2, 3, 4, 8):
-        _, sent = scaling.simulate(size, n, d)
-        assert sent["ring"] == pytest.approx(scaling.Model(n, d, size).ring_bytes(), rel=0.01)
+        _, sent = simulate(size, n, d)
+        assert sent["ring"] == pytest.approx(Model(n, d, size).ring_bytes(), rel=0.01)
         merged = sum(count for step, count in sent.items() if "merge" in step)
-        assert merged <= scaling.Model(n, d, size).tree_bytes() + 1000
+        assert merged <= Model(n, d, size).tree_bytes() + 1000
 
 
 @pytest.mark.slow
 def test_the_tables_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--points", "400", "--simulated", "400", "--block", "256", "--ranks", "1", "2"]
     out = tmp_path / "scaling.md"
-    assert scaling.main([*small, "--repeats", "1", "--output", str(out)]) == 0
+    assert main([*small, "--repeats", "1", "--output", str(out)]) == 0
     page = out.read_text()
     for part in ("Measured", "Simulated", "Modelled", "| 512 |"):
         assert part in page

@@ -1,0 +1,1 @@
+"""One cloud over many processes: measured on this machine, and modelled for more."""
