@@ -1,19 +1,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from torch_threads import torch_threads
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts back the threads that a test chooses."""
+    with torch_threads():
+        yield
+
+
+@pytest.fixture
+def saved_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The matplotlib figures that a test writes to files."""
+    from matplotlib.figure import Figure
+
+    figures: list[Any] = []
+    savefig = Figure.savefig
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> None:
+        figures.append(self)
+        savefig(self, *args, **{**kwargs, "dpi": 30})  # Fewer points are drawn sooner.
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return figures
 
 
 @pytest.fixture
 def core_defaults() -> Iterator[None]:
     """Puts back whatever a test chooses: the instruction set, the path and the threads."""
-    import torch
-
     from tsloss_fast import _core
 
-    before, threads = _core.isa(), torch.get_num_threads()
-    yield
+    before = _core.isa()
+    with torch_threads():
+        yield
     _core.set_overrides()
     _core.set_isa(before)
-    torch.set_num_threads(threads)

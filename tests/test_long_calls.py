@@ -92,6 +92,7 @@ def test_progress_goes_from_none_to_all_and_an_exception_in_it_stops_the_call() 
     assert torch.equal(again.deaths, expected.deaths)
 
 
+@pytest.mark.usefixtures("core_defaults")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("metric", "batch", "n", "d", "overrides"),
@@ -108,15 +109,10 @@ def test_progress_never_falls_and_comes_near_its_end(
 ) -> None:
     points = torch.randn(batch, n, d, generator=torch.Generator().manual_seed(0))
     seen: list[float] = []
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     _core.set_overrides(**overrides, poll_milliseconds=0)
-    try:
-        with progress(seen.append):
-            h0_persistence(points, metric)
-    finally:
-        _core.set_overrides()
-        torch.set_num_threads(before)
+    with progress(seen.append):
+        h0_persistence(points, metric)
     assert seen == sorted(seen)
     assert all(0 < fraction <= 1 for fraction in seen)
     if threads == 1:
@@ -129,6 +125,7 @@ def test_progress_never_falls_and_comes_near_its_end(
         assert len(set(seen)) > len(seen) / 2
 
 
+@pytest.mark.usefixtures("core_defaults")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("batch", "n", "d"), [(1, 6000, 20), (40, 900, 30), (2, 900, 2000)])
 def test_a_callback_that_raised_is_not_called_again(
@@ -141,15 +138,10 @@ def test_a_callback_that_raised_is_not_called_again(
         calls.append(fraction)
         raise RuntimeError("enough")
 
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     _core.set_overrides(poll_milliseconds=0)
-    try:
-        with progress(stop), pytest.raises(RuntimeError, match="enough"):
-            h0_persistence(points, "manhattan")
-    finally:
-        _core.set_overrides()
-        torch.set_num_threads(before)
+    with progress(stop), pytest.raises(RuntimeError, match="enough"):
+        h0_persistence(points, "manhattan")
     assert len(calls) == 1
 
 

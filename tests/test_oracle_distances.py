@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -25,13 +23,6 @@ from oracles import (
 from tsloss_fast import h0_persistence, h0_persistence_from_distances
 
 pytestmark = needs_long_double
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def dissimilarities(n: int, seed: int, dtype: type, levels: int | None = None) -> Array:

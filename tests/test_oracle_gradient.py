@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -14,13 +13,6 @@ from oracles import METRICS, RELATIVE, TIGHT, Array, bits, edge_gradient, needs_
 from tsloss_fast import h0_persistence
 
 pytestmark = needs_long_double
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def gradient(

@@ -49,13 +49,6 @@ pytestmark = needs_long_double
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_vnni")
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=INSTRUCTION_SETS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param not in _core.supported_isas():

@@ -11,6 +11,7 @@ import torch
 from clouds import catalogue, gaussian, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_threads import torch_threads
 
 import tsloss_fast
 from tsloss_fast import h0_persistence, h0_persistence_varlen, ragged
@@ -40,12 +41,8 @@ def assert_each_alone(points: torch.Tensor, starts: list[int], result: Any, metr
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_each_cloud_is_what_it_would_be_alone(metric: str, d: int, threads: int) -> None:
     points, starts = packed(SIZES, d)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         assert_each_alone(points, starts, h0_persistence_varlen(points, starts, metric), metric)
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -63,12 +60,8 @@ def test_the_catalogue_in_one_call(dtype: type) -> None:
 def test_a_cloud_for_all_threads_beside_small_ones() -> None:
     sizes = (30, 1500, 2, 800, 0, 7)
     points, starts = packed(sizes, 96)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         assert_each_alone(points, starts, h0_persistence_varlen(points, starts), "euclidean")
-    finally:
-        torch.set_num_threads(before)
 
 
 @settings(deadline=None, max_examples=80)
@@ -87,12 +80,8 @@ def test_any_sizes(
     x = rng(seed).integers(-2, 3, (n, d)) if integers else rng(seed).standard_normal((n, d))
     points = torch.from_numpy(x.astype(np.float32))
     starts = np.cumsum([0, *sizes]).tolist()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         assert_each_alone(points, starts, h0_persistence_varlen(points, starts, metric), metric)
-    finally:
-        torch.set_num_threads(before)
 
 
 def gradient_of(points: torch.Tensor, deaths: Any) -> torch.Tensor:
@@ -106,12 +95,8 @@ def gradient_of(points: torch.Tensor, deaths: Any) -> torch.Tensor:
 def test_the_gradient_is_that_of_each_cloud_alone(metric: str, threads: int) -> None:
     points, starts = packed(SIZES, 33)
     x, y = points.clone().requires_grad_(), points.clone().requires_grad_()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         found = gradient_of(x, h0_persistence_varlen(x, starts, metric).deaths)
-    finally:
-        torch.set_num_threads(before)
     alone = torch.cat(
         [h0_persistence(y[a:b], metric).deaths for a, b in itertools.pairwise(starts)]
     )

@@ -80,6 +80,13 @@ def make_run(
     return folder
 
 
+def make_pair(folder: Path) -> Path:
+    """A run and its control."""
+    make_run(folder)
+    make_run(folder / "control", loss="ce", seed=1)
+    return folder
+
+
 def hostile_vocabulary(points: int = 12, features: int = 16) -> Vocabulary:
     """One row beside each point of the first cloud at the start, with a hostile name each."""
     rows = start(1, points, features)[0]

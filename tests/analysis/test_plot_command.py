@@ -58,19 +58,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    found: list[Figure] = []
-    savefig = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        found.append(self)
-        savefig(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return found
-
-
 def plot(*arguments: object) -> int:
     return plot_command.main([str(argument) for argument in arguments])
 
@@ -91,14 +78,16 @@ def test_the_kinds_of_the_help_are_those_that_are_drawn() -> None:
 @pytest.mark.parametrize("kind", plot_figure.KINDS)
 @pytest.mark.filterwarnings("error")
 def test_every_kind_is_drawn_for_a_run_and_for_a_run_with_its_control(
-    kind: str, run: Path, pair: Path, tmp_path: Path, figures: list[Figure]
+    kind: str, run: Path, pair: Path, tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     panels = {"components": 1, "curves": 5, "all": 10}
     for folder, count in ((run, 1), (pair, 2)):
         out = tmp_path / "new" / f"{kind}-{count}.svg"
         assert plot(kind, folder, "-o", out) == 0
         assert out.read_bytes().startswith(MAGIC[".svg"])
-        assert len(figures[-1].axes) == panels.get(kind, count) + 4 * (kind == "all") * (count - 1)
+        assert len(saved_figures[-1].axes) == panels.get(kind, count) + 4 * (kind == "all") * (
+            count - 1
+        )
     assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".svg"}
 
 
@@ -127,7 +116,7 @@ def test_text_stays_text(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_last_step_is_drawn_and_another_one_if_it_is_chosen(
-    run: Path, tmp_path: Path, figures: list[Figure]
+    run: Path, tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     record = read_record(run / RECORD)
     for options, step, cloud in (
@@ -136,20 +125,20 @@ def test_the_last_step_is_drawn_and_another_one_if_it_is_chosen(
         (["--step", 0, "--cloud", 1], 0, 1),
     ):
         plot("dendrogram", run, "-o", tmp_path / "a.svg", *options)
-        (axes,) = figures[-1].axes
+        (axes,) = saved_figures[-1].axes
         (merges,) = axes.collections
         heights = sorted(float(s[1, 1]) for s in merges.get_segments())
         np.testing.assert_array_equal(heights, record.row(step, cloud)["deaths"])
         name = "cross-entropy + 10 × TSLoss"
-        title = " ".join(figures[-1].get_suptitle().split())
+        title = " ".join(saved_figures[-1].get_suptitle().split())
         assert title == f"{name}, step {step}, layer {cloud}"
 
 
 def test_barcodes_side_by_side_have_one_scale(
-    pair: Path, tmp_path: Path, figures: list[Figure]
+    pair: Path, tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     plot("barcode", pair, "-o", tmp_path / "a.svg")
-    left, right = figures[-1].axes
+    left, right = saved_figures[-1].axes
     assert left.get_xlim() == right.get_xlim()
     titles = [" ".join(axes.get_title(loc="left").split()) for axes in (left, right)]
     assert titles == [
@@ -159,11 +148,11 @@ def test_barcodes_side_by_side_have_one_scale(
 
 
 def test_curves_are_the_quantities_asked_for_and_the_control_is_dashed(
-    pair: Path, tmp_path: Path, figures: list[Figure]
+    pair: Path, tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     quantities = ["--quantity", "entropy_gap", "--quantity", "accuracy"]
     plot("curves", pair, "-o", tmp_path / "a.svg", *quantities, "--title", "Curves")
-    gap, accuracy = figures[-1].axes
+    gap, accuracy = saved_figures[-1].axes
     assert (gap.get_ylabel(), accuracy.get_ylabel()) == ("ln(bars) − entropy (nats)", "accuracy")
     for axes in (gap, accuracy):
         run, control = (line for line in axes.lines if len(line.get_xdata()))
@@ -174,7 +163,7 @@ def test_curves_are_the_quantities_asked_for_and_the_control_is_dashed(
         np.testing.assert_array_equal(line.get_ydata(), record.series("entropy_gap"))
     assert list(accuracy.lines[0].get_ydata()) == [0, 0.1, 0.2, 0.3]
     assert accuracy.get_ylim() == (0, 1.03)
-    (legend,) = figures[-1].legends
+    (legend,) = saved_figures[-1].legends
     assert legend.get_title().get_text() == "Curves"
     assert [text.get_text() for text in legend.get_texts()] == [
         "cross-entropy + 10 × TSLoss",
@@ -183,7 +172,7 @@ def test_curves_are_the_quantities_asked_for_and_the_control_is_dashed(
 
 
 def test_dimension_one_is_drawn_where_it_was_recorded(
-    tmp_path: Path, figures: list[Figure], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, saved_figures: list[Figure], capsys: pytest.CaptureFixture[str]
 ) -> None:
     zero = {"cloud": 0, "n_points": 2, "n_features": 1, "births": [0.0], "deaths": [1.0]}
     one = {"cloud": 0, "n_points": 2, "n_features": 1, "births": [1.0], "deaths": [3.0]}
@@ -194,19 +183,19 @@ def test_dimension_one_is_drawn_where_it_was_recorded(
     writer.close()
     out = tmp_path / "a.svg"
     plot("barcode", tmp_path, "-o", out, "--step", 0)
-    labels = [text.get_text() for text in figures[-1].axes[0].get_yticklabels()]
+    labels = [text.get_text() for text in saved_figures[-1].axes[0].get_yticklabels()]
     assert labels == ["H₀\n2 bars", "H₁\n1 bar"]
     plot("barcode", tmp_path, "-o", out)
-    labels = [text.get_text() for text in figures[-1].axes[0].get_yticklabels()]
+    labels = [text.get_text() for text in saved_figures[-1].axes[0].get_yticklabels()]
     assert labels == ["H₀\n2 bars"]
     # Without a metric in the record the axis claims none.
-    assert figures[-1].axes[0].get_xlabel() == "scale"
+    assert saved_figures[-1].axes[0].get_xlabel() == "scale"
     plot("curves", tmp_path, "-o", out, "--quantity", "bars:1")
-    assert figures[-1].axes[0].get_ylabel() == "H₁: bars"
+    assert saved_figures[-1].axes[0].get_ylabel() == "H₁: bars"
     # What was never kept cannot be mapped, and the rest still makes one figure.
     assert "holds no points to map" in error_of(capsys, "map", tmp_path, "-o", out)
     plot("all", tmp_path, "-o", out, "--quantity", "bars:1")
-    assert len(figures[-1].axes) == 5
+    assert len(saved_figures[-1].axes) == 5
 
 
 def test_size_and_resolution_are_as_asked(run: Path, tmp_path: Path) -> None:

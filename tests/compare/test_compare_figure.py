@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,25 +38,12 @@ def shown_texts(figure: Figure) -> list[Text]:
     return [text for text in texts if text.get_text()]
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        figures.append(self)
-        savefig(self, *args, **{**kwargs, "dpi": 30})  # Fewer points are drawn sooner.
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return figures
-
-
 def panels(figure: Figure, name: str) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_label() == name]
 
 
 def test_the_curve_of_a_method_is_its_mean_and_the_band_its_range(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     runs = [
         make_run("ce", 0, accuracy=[0.5, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]),
@@ -65,7 +51,7 @@ def test_the_curve_of_a_method_is_its_mean_and_the_band_its_range(
         make_run("tsloss", 0, accuracy=0.9),
     ]
     draw([make_design(), *runs], tmp_path / "figure.png")
-    (axes,) = panels(drawn[0], "curves")
+    (axes,) = panels(saved_figures[0], "curves")
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines["ce"].get_xdata()) == list(range(0, 70, 10))
     assert list(lines["ce"].get_ydata()) == pytest.approx([0.5, 0.55, 0.6, 0.7, 0.7, 0.7, 0.7])
@@ -77,17 +63,17 @@ def test_the_curve_of_a_method_is_its_mean_and_the_band_its_range(
 
 
 def test_the_rates_without_training_are_lines_with_their_numbers(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     draw([make_design(), *make_pairs([0.1] * 5)], tmp_path / "figure.png")
-    (axes,) = panels(drawn[0], "curves")
+    (axes,) = panels(saved_figures[0], "curves")
     levels = [line.get_ydata()[0] for line in axes.lines if line.get_label().startswith("_")]
     assert sorted(levels) == pytest.approx([0.5, 0.55])
     assert [t.get_text() for t in axes.texts] == ["zero-shot 0.50", "majority 0.55"]
 
 
 def test_the_forest_has_the_differences_and_steps_as_a_share_of_all(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     runs = make_pairs([0.1, -0.05, 0.15, 0.2, 0.3])
     experiment = read_experiment([make_design(), *runs])
@@ -97,7 +83,7 @@ def test_the_forest_has_the_differences_and_steps_as_a_share_of_all(
         ("final_accuracy", 1),
         ("steps_to_accuracy", 1 / 60),
     ):
-        (axes,) = panels(drawn[0], name)
+        (axes,) = panels(saved_figures[0], name)
         _, interval, point = axes.lines
         ends = [found[name].low * scale, found[name].high * scale]
         assert list(interval.get_xdata()) == pytest.approx(ends)
@@ -110,7 +96,10 @@ def test_the_forest_has_the_differences_and_steps_as_a_share_of_all(
         assert filled == found[name].claim
     assert found["final_accuracy"].claim
     assert found["steps_to_ce"] is None
-    (accuracy,), (steps,) = panels(drawn[0], "final_accuracy"), panels(drawn[0], "steps_to_ce")
+    (accuracy,), (steps,) = (
+        panels(saved_figures[0], "final_accuracy"),
+        panels(saved_figures[0], "steps_to_ce"),
+    )
     assert accuracy.get_xlabel() == "better →"
     assert steps.get_xlabel().startswith("← better")
     # The tinted side is the better one.
@@ -118,7 +107,9 @@ def test_the_forest_has_the_differences_and_steps_as_a_share_of_all(
     assert steps.patches[0].get_extents().x0 < steps.transData.transform((0, 0))[0] - 1
 
 
-def test_a_method_keeps_its_colour_in_every_group(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_method_keeps_its_colour_in_every_group(
+    tmp_path: Path, saved_figures: list[Figure]
+) -> None:
     records = make_experiment(METHODS, ["boolean", "reviews"], seeds=2)
     lacking = [
         r
@@ -128,11 +119,11 @@ def test_a_method_keeps_its_colour_in_every_group(tmp_path: Path, drawn: list[Fi
     draw(lacking, tmp_path / "figure.png")
     looks = method_colours(read_experiment(lacking))
     assert len(set(looks.values())) == len(METHODS)
-    for axes in panels(drawn[0], "curves"):
+    for axes in panels(saved_figures[0], "curves"):
         for line in axes.lines:
             if not line.get_label().startswith("_"):
                 assert line.get_color() == looks[line.get_label()][0]
-    first, second = panels(drawn[0], "final_accuracy")
+    first, second = panels(saved_figures[0], "final_accuracy")
     for axes in (first, second):
         for label in axes.get_yticklabels():
             assert label.get_color() == looks[label.get_text()][0]
@@ -143,7 +134,7 @@ def test_a_method_keeps_its_colour_in_every_group(tmp_path: Path, drawn: list[Fi
 
 
 def test_no_text_touches_another_with_twelve_methods_and_four_groups(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     tasks = ["boolean", "reviews", "object_counting", "navigate"]
     records = make_experiment(METHODS, tasks, seeds=2)
@@ -151,7 +142,7 @@ def test_no_text_touches_another_with_twelve_methods_and_four_groups(
         if record["trial"]["task"] == "reviews":
             record["reference"]["zero_shot_restricted_accuracy"] = 0.549
     draw(records, tmp_path / "figure.png")
-    (figure,) = drawn
+    (figure,) = saved_figures
     page, boxes = figure.bbox, []
     for text in shown_texts(figure):
         assert text.get_fontsize() >= 8.5
@@ -174,13 +165,13 @@ def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Path) -> No
 
 
 def test_more_than_four_groups_go_on_in_another_picture(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     tasks = ["a", "b", "c", "d", "e"]
     paths = draw(make_experiment(["ce", "l2"], tasks, seeds=2), tmp_path / "figure.png")
     assert [path.name for path in paths] == ["figure.png", "figure-2.png"]
     assert all(path.exists() for path in paths)
-    assert [len(panels(figure, "curves")) for figure in drawn] == [4, 1]
+    assert [len(panels(figure, "curves")) for figure in saved_figures] == [4, 1]
 
 
 def test_what_is_underway_is_drawn_as_far_as_it_is(tmp_path: Path) -> None:

@@ -5,34 +5,30 @@ What is right comes from long double distances and SciPy's minimum spanning tree
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from oracles import (
-    RELATIVE,
-    Array,
-    UnionFind,
-    edge_gradient,
-    exact_distances,
-    kruskal,
-    oracle_deaths,
-    scipy_tree,
+
+from .adapter import Adapter
+from .judges import (
+    Judge,
+    NotOffered,
+    alone_and_in_a_batch,
+    finite_gradient,
+    matrix_refused,
+    refused,
+    right,
+    right_gradient,
+    right_in_double,
+    right_of_matrix,
+    right_tree,
+    same_for_all_isometries,
+    same_for_all_orders,
+    stable,
+    unchanged,
 )
-from torch import Tensor
-
-from .adapter import Adapter, gradient_of
-
-__all__ = ["CHECKS", "Check", "NotOffered", "evaluate"]
-
-
-class NotOffered(Exception):
-    """The implementation has no such thing."""
-
-
-Judge = Callable[[Adapter, Any], str | None]
 
 
 @dataclass(frozen=True)
@@ -65,183 +61,6 @@ def evaluate(expression: str) -> Any:
         return np.random.default_rng(seed).standard_normal
 
     return eval(expression, {"np": np, "torch": torch, "rng": rng})
-
-
-# ---- of points ----
-
-
-def tensor(points: Any) -> Tensor:
-    return points if isinstance(points, Tensor) else torch.from_numpy(points)
-
-
-def known(points: Tensor) -> Array:
-    """The points as NumPy has them, half types exactly widened."""
-    array: Array = (points if points.dtype.itemsize > 2 else points.float()).numpy()
-    return array
-
-
-SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
-
-
-def lengths_wrong(deaths: Array, expected: Array, dtype: np.dtype[Any] = SINGLE) -> str | None:
-    """Relative errors above 1e-6, or for DOUBLE above 1e-13."""
-    if deaths.shape != expected.shape:
-        return f"{len(deaths)} finite bars, expected {len(expected)}"
-    if np.isnan(deaths).any():
-        return "NaN among the deaths"
-    error = np.abs(deaths.astype(np.longdouble) - expected)
-    unit = np.longdouble(np.finfo(deaths.dtype).smallest_subnormal)
-    excess = error / (RELATIVE[dtype] * expected + unit)
-    if len(excess) and excess.max() > 1:
-        k = int(excess.argmax())
-        return f"death {k} of {len(deaths)} is {deaths[k]:.17g}, expected {float(expected[k]):.17g}"
-    return None
-
-
-def right(adapter: Adapter, points: Any) -> str | None:
-    """All deaths, to six digits."""
-    x = tensor(points)
-    deaths, _ = adapter.points(x).sorted()
-    return lengths_wrong(deaths, oracle_deaths(known(x)))
-
-
-def right_in_double(adapter: Adapter, points: Any) -> str | None:
-    """To thirteen digits."""
-    deaths, _ = adapter.points(tensor(points)).sorted()
-    return lengths_wrong(deaths, oracle_deaths(points), DOUBLE)
-
-
-def right_tree(adapter: Adapter, points: Any) -> str | None:
-    """The critical edges are a spanning tree, each as long as its bar."""
-    x = tensor(points)
-    deaths, edges = adapter.points(x).sorted()
-    if edges is None:
-        raise NotOffered
-    n = len(x)
-    if len(edges) != n - 1:
-        return f"{len(edges)} edges, expected {n - 1}"
-    forest = UnionFind(n)
-    if not all(forest.join(int(i), int(j)) for i, j in edges):
-        return "the edges hold a cycle"
-    i, j = edges.T.astype(np.int64)
-    return lengths_wrong(deaths, exact_distances(known(x))[i, j])
-
-
-def refused(adapter: Adapter, points: Any) -> str | None:
-    """An error that the caller sees, not a barcode."""
-    try:
-        deaths, _ = adapter.points(tensor(points)).sorted()
-    except Exception:
-        return None
-    return f"no error; {len(deaths)} finite bars, the longest {max(deaths, default=0.0)}"
-
-
-def same_for_all_orders(adapter: Adapter, points: Any) -> str | None:
-    first, _ = adapter.points(tensor(points)).sorted()
-    for seed in range(3):
-        order = np.random.default_rng(seed).permutation(len(points))
-        other, _ = adapter.points(tensor(points[order])).sorted()
-        if first.shape != other.shape or (first != other).any():
-            return (
-                f"other deaths for points[np.random.default_rng({seed}).permutation(len(points))]"
-            )
-    return None
-
-
-def same_for_all_isometries(adapter: Adapter, points: Any) -> str | None:
-    """Coordinates exchanged and reflected, which no rounding disturbs."""
-    first, _ = adapter.points(tensor(points)).sorted()
-    expected = oracle_deaths(points)
-    for name, moved in (("points[:, ::-1]", points[:, ::-1]), ("-points", -points)):
-        other, _ = adapter.points(tensor(np.ascontiguousarray(moved))).sorted()
-        wrong = lengths_wrong(other, expected)
-        if wrong or first.shape != other.shape:
-            return f"{name}: {wrong}"
-    return None
-
-
-def stable(adapter: Adapter, points: Any) -> str | None:
-    """Cohen-Steiner, Edelsbrunner and Harer: the bottleneck distance of the diagrams is at most
-    twice the largest move of a point. Of equally many bars born at 0 it is at most, and here taken
-    as, the largest difference of the sorted deaths, for which the bound holds too."""
-    first, _ = adapter.points(tensor(points)).sorted()
-    for seed, size in ((0, 1e-6), (1, 1e-2), (2, 10.0)):
-        step = np.random.default_rng(seed).standard_normal(points.shape)
-        step *= size / np.linalg.norm(step, axis=1, keepdims=True)
-        other, _ = adapter.points(tensor(points + step)).sorted()
-        if first.shape != other.shape:
-            return f"{len(first)} bars, then {len(other)}"
-        moved = np.abs(first - other).max()
-        if not moved <= 2 * size + 1e-6 * first.max():  # six digits, as elsewhere
-            return f"points moved by {size}, a death by {moved}"
-    return None
-
-
-def unchanged(adapter: Adapter, points: Any) -> str | None:
-    x = tensor(points)
-    before = x.clone()
-    wrong = right(adapter, x)
-    return wrong if torch.equal(x, before) else "the input was changed"
-
-
-def alone_and_in_a_batch(adapter: Adapter, points: Any) -> str | None:
-    if adapter.batch is None:
-        raise NotOffered
-    for b, answer in enumerate(adapter.batch(tensor(points))):
-        alone = adapter.points(tensor(points[b]))
-        for x, y in zip(answer.sorted(), alone.sorted(), strict=True):
-            if not np.array_equal(x, y):
-                return f"cloud {b} has another barcode alone"
-    return None
-
-
-# ---- gradients ----
-
-
-def routed(adapter: Adapter, points: Any, weights: Array) -> Array:
-    gradient = gradient_of(adapter, tensor(points), torch.from_numpy(weights))
-    if gradient is None:
-        raise NotOffered
-    return gradient.numpy()
-
-
-def right_gradient(adapter: Adapter, points: Any) -> str | None:
-    """Without ties there is one tree, and the gradient is that of its lengths."""
-    weights = np.linspace(-1, 2, len(points) - 1)
-    found = routed(adapter, points, weights)
-    _, edges = kruskal(exact_distances(points))
-    expected = edge_gradient(points, edges, weights, "euclidean")
-    error = float(np.abs(found - expected).max())
-    return None if error <= 1e-6 else f"off by {error:.3g}"
-
-
-def finite_gradient(adapter: Adapter, points: Any) -> str | None:
-    """Where points coincide or lengths tie: finite, and it moves no centre of mass."""
-    found = routed(adapter, points, np.ones(len(points) - 1))
-    if not np.isfinite(found).all():
-        return "not finite"
-    drift = float(np.abs(found.sum(0)).max())
-    return None if drift <= 1e-6 else f"it sums to {drift:.3g}"
-
-
-# ---- of matrices ----
-
-
-def right_of_matrix(adapter: Adapter, matrix: Any) -> str | None:
-    if adapter.matrix is None:
-        raise NotOffered
-    deaths, _ = adapter.matrix(matrix).sorted()
-    return lengths_wrong(deaths, scipy_tree(matrix.astype(np.longdouble)))
-
-
-def matrix_refused(adapter: Adapter, matrix: Any) -> str | None:
-    if adapter.matrix is None:
-        raise NotOffered
-    try:
-        deaths, _ = adapter.matrix(matrix).sorted()
-    except Exception:
-        return None
-    return f"no error; deaths {np.array2string(deaths[:4], precision=4)}"
 
 
 CLUSTERS = "np.concatenate([c + 1e-{w} * rng({s})(({n}, {d})) for c in (-1e3, 1e3)])"

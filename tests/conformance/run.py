@@ -12,7 +12,8 @@ from typing import Any
 
 from .adapter import Adapter
 from .adapters import all_adapters
-from .checks import CHECKS, Check, NotOffered
+from .checks import CHECKS, Check
+from .judges import NotOffered
 
 __all__ = ["Outcome", "ask", "run", "table"]
 

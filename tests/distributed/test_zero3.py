@@ -16,8 +16,8 @@ import torch
 if __name__ != "__main__":
     pytest.importorskip("deepspeed", reason="needs deepspeed, which installs on Linux alone")
 
+from prompted import WEIGHT, N, Prompted, data
 from ranks import run_ranks
-from test_loss_in_sharded_models import WEIGHT, N, Prompted, data
 
 from tsloss_fast import TSLoss
 

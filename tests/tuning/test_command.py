@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_llama import NEEDS
+from torch_threads import torch_threads
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
@@ -31,10 +32,8 @@ SIZES = ["--train-size", "20", "--test-size", "10", "--virtual-tokens", "6"]
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As in the child processes: bits are promised for one thread count."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 def test_tune_with_a_control_writes_and_names_everything(

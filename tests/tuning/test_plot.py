@@ -43,21 +43,8 @@ def make_run(folder: Path, steps: int = 20, slope: float = 1.0) -> Path:
     return folder
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        figures.append(self)
-        savefig(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return figures
-
-
 def test_each_quantity_is_drawn_for_the_run_and_its_control(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     runs = {
         "with the loss": make_run(tmp_path / "a"),
@@ -66,7 +53,7 @@ def test_each_quantity_is_drawn_for_the_run_and_its_control(
     picture = plot_runs(runs, tmp_path / "out" / "plot.png")
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [path.name for path in picture.parent.iterdir()] == ["plot.png"]
-    (figure,) = drawn
+    (figure,) = saved_figures
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == [
         "Cross-entropy of the answers",
@@ -94,20 +81,22 @@ def test_each_quantity_is_drawn_for_the_run_and_its_control(
 
 
 def test_accuracy_stands_beside_the_majority_and_zero_shot_rates(
-    tmp_path: Path, drawn: list[Figure]
+    tmp_path: Path, saved_figures: list[Figure]
 ) -> None:
     plot_runs({"a": make_run(tmp_path / "a")}, tmp_path / "plot.png")
-    axes = drawn[0].axes[1]
+    axes = saved_figures[0].axes[1]
     levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert sorted(levels) == [0.375, 0.625]
     texts = {text.get_text() for text in axes.texts}
     assert {"majority answer 0.62", "zero-shot, given the answers' form 0.38"} <= texts
 
 
-def test_labels_at_the_ends_of_lines_do_not_touch(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_labels_at_the_ends_of_lines_do_not_touch(
+    tmp_path: Path, saved_figures: list[Figure]
+) -> None:
     runs = {name: make_run(tmp_path / name, slope=1 + i / 1e3) for i, name in enumerate("abc")}
     plot_runs(runs, tmp_path / "plot.png")
-    axes = drawn[0].axes[2]
+    axes = saved_figures[0].axes[2]
     labels = [text for text in axes.texts if text.get_text() == "3.2"]
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
     assert len(boxes) == 3

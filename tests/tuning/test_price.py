@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,13 +19,8 @@ from tsloss_fast.benchmarks.differentiable import plain_loss
 
 from tsloss_fast import TSLoss
 
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The benchmark sets them."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+# The benchmark sets the threads of torch.
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def test_the_table_prices_a_prompt_and_the_prefixes_of_all_layers(

