@@ -5,8 +5,15 @@ namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
 
+// Clang forgets the alignment if an alias template has it.
 template <class T>
-using Eight __attribute__((vector_size(8 * sizeof(T)), may_alias, aligned(sizeof(T)))) = T;
+struct EightOf {
+  typedef T Type __attribute__((vector_size(8 * sizeof(T)), may_alias, aligned(sizeof(T))));
+};
+template <class T>
+using Eight = typename EightOf<T>::Type;
+static_assert(alignof(Eight<float>) == alignof(float) && alignof(Eight<double>) <= sizeof(double),
+              "rows of a matrix begin anywhere");
 
 // Row r becomes column r of 8 x 8 numbers: three rounds of exchanges between pairs of vectors.
 template <class T>
