@@ -88,9 +88,13 @@ struct ShardForest {
     position.resize(order.size());
     forest_order(n, ends, order.data(), rank.data());
     for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
+    // A square that has lost digits does not rule out others that have: they are looked at, and so
+    // noticed.
+    const double least = cloud.term == Term::kSquared ? double(underflow_limit<T>(cloud.dim)) : 0;
     height.resize(edges.size());
-    std::transform(edges.begin(), edges.end(), height.begin(),
-                   [&](const Edge<double>& e) { return static_cast<T>(e.length) * band; });
+    std::transform(edges.begin(), edges.end(), height.begin(), [&](const Edge<double>& e) {
+      return static_cast<T>(std::max(e.length, least)) * band;
+    });
     frame_height.clear();
   }
 

@@ -136,6 +136,14 @@ def test_every_size(group: Processes, n: int, d: int) -> None:
         assert_same(group, np.ascontiguousarray(gaussian(n, d)), way=way)
 
 
+@pytest.mark.parametrize("scale", [1e-165, 1e-200, 1e-300])
+def test_squares_that_are_lost_are_noticed_where_codes_filter(
+    group: Processes, scale: float
+) -> None:
+    """All keys are 0, and so are the bounds of the filter."""
+    assert_same(group, scale * gaussian(150, 64, dtype=np.float64), way="uneven")
+
+
 LARGE = {
     "gaussian": gaussian(2500, 96),
     "low dimension": gaussian(3000, 3),
