@@ -360,12 +360,6 @@ def test_a_parameter_and_a_read_only_array_are_taken_without_a_warning() -> None
         h0_persistence_from_distances(np.zeros((3, 3)))
 
 
-def test_memory_that_cannot_be_had_is_a_memory_error() -> None:
-    # 2^46 points of dimension 0 take no memory; their bars would take 2^48 bytes.
-    with pytest.raises(MemoryError):
-        h0_persistence(torch.empty(2**46, 0))
-
-
 def test_a_refused_call_leaves_nothing_behind() -> None:
     expected = h0_persistence(POINTS)
     for call, error, _ in WRONG.values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -156,8 +158,36 @@ def has_kernel(device: torch.device) -> bool:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+def _out_of_memory(error: Exception, function: str, x: Any) -> str | None:
+    """What to say if that is what the error is about: how much `function` wanted for its first
+    argument. torch reports it as RuntimeError, Python has MemoryError for it."""
+    text = str(error)
+    overflow = "Storage size calculation overflowed" in text
+    if isinstance(error, MemoryError):
+        if _SAID.match(text):  # by a public function that this one called
+            return None
+    elif "DefaultCPUAllocator" not in text and not overflow:
+        return None
+    found = re.search(r"(\d+) bytes", text)
+    if overflow:
+        sizes = re.search(r"sizes=\[([\d, ]*)\]", text)
+        shape = sizes[1].split(",") if sizes else x.shape
+        amount = f"{math.prod(map(int, shape)) * max(x.itemsize, 4)} bytes"  # halves are widened
+    elif isinstance(x, np.ndarray) and text.startswith("Unable to allocate"):
+        amount = f"{x.size * x.itemsize} bytes"
+    else:
+        amount = found[0] if found else "more memory"
+    return (
+        f"{function} needs {amount} at once for an input of shape {tuple(x.shape)} and type "
+        f"{x.dtype}, and cannot have them; give it fewer points, or fewer clouds at a time"
+    )
+
+
+_SAID = re.compile(r"\w+ needs ")
+
+
 def memory_errors(function: _F) -> _F:
-    """torch reports memory that cannot be had as RuntimeError; Python has MemoryError for it."""
+    """MemoryError that says how much was wanted, whoever could not get it."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -165,10 +195,11 @@ def memory_errors(function: _F) -> _F:
             return function(*args, **kwargs)
         try:
             return function(*args, **kwargs)
-        except RuntimeError as error:
-            text = str(error)
-            if "DefaultCPUAllocator" in text or "Storage size calculation overflowed" in text:
-                raise MemoryError(text) from error
-            raise
+        except (RuntimeError, MemoryError) as error:
+            x = args[0] if args else next(iter(kwargs.values()))
+            message = _out_of_memory(error, function.__name__, x)
+            if message is None:
+                raise
+            raise MemoryError(message) from error
 
     return wrapped  # type: ignore[return-value]

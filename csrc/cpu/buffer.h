@@ -6,6 +6,7 @@
 #endif
 
 #include <cstdint>
+#include <cstdio>
 #include <limits>
 #include <new>
 
@@ -13,9 +14,23 @@ namespace tsloss {
 
 constexpr int64_t kAlignment = 64;
 
-// Product of sizes, or std::bad_alloc where it does not fit: such memory cannot be had.
-inline int64_t checked_mul(int64_t a, int64_t b) {
-  if (a != 0 && b > std::numeric_limits<int64_t>::max() / a) throw std::bad_alloc();
+// Memory that cannot be had, and how much that was; the text stands in the exception itself.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(double bytes) noexcept {
+    std::snprintf(text_, sizeof text_, "tsloss_fast: cannot allocate %.0f bytes", bytes);
+  }
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[96];
+};
+
+// Product of sizes: that of things of `unit` bytes, which cannot be had where it does not fit.
+inline int64_t checked_mul(int64_t a, int64_t b, int64_t unit = 1) {
+  if (a != 0 && b > std::numeric_limits<int64_t>::max() / a) {
+    throw OutOfMemory(double(a) * double(b) * double(unit));
+  }
   return a * b;
 }
 
@@ -37,7 +52,9 @@ class Buffer {
       const int64_t bytes = checked_mul(count, static_cast<int64_t>(sizeof(T)));
       release();
       large_ = bytes >= kHugePage;
-      data_ = static_cast<T*>(::operator new(static_cast<size_t>(bytes), alignment()));
+      data_ =
+          static_cast<T*>(::operator new(static_cast<size_t>(bytes), alignment(), std::nothrow));
+      if (!data_) throw OutOfMemory(double(bytes));
       capacity_ = count;
 #if defined(__linux__)
       // Fresh memory comes in pages of 4 KiB, at a microsecond or more each, unless asked
@@ -46,6 +63,10 @@ class Buffer {
 #endif
     }
     return data_;
+  }
+
+  T* reserve(int64_t rows, int64_t columns) {
+    return reserve(checked_mul(rows, columns, static_cast<int64_t>(sizeof(T))));
   }
 
   T* data() const { return data_; }

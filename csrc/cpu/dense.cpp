@@ -116,7 +116,7 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
                 DenseScratch<T>& scratch, std::vector<Edge<double>>& tree) {
   const Kernels<T>& table = kernels<T>();
   const int64_t stride = round_up(n, kLanes);
-  T* keys = scratch.keys.reserve(checked_mul(n, stride));
+  T* keys = scratch.keys.reserve(n, stride);
   const double share = double(dim) / double(dim + kPrimAsDimensions);
   Monitor::Part part(0, share);
   if (packed) {

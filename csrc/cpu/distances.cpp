@@ -155,7 +155,7 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
     }
     if (n < 2) return;
     if (!symmetric) {
-      T* mean = s.mean.reserve(checked_mul(n, n));
+      T* mean = s.mean.reserve(n, n);
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < n; ++j) {
           mean[i * n + j] = T(0.5) * d[i * stride + j] + T(0.5) * d[j * stride + i];

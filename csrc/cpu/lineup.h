@@ -137,7 +137,7 @@ class Lineup {
   void pack(int64_t m, int threads, const Load& load) {
     m_ = m;
     const int64_t size = dim_ * kPanel;
-    T* out = scratch_.panels.reserve(std::max<int64_t>(checked_mul(panels(), size), 1));
+    T* out = scratch_.panels.reserve(panels(), std::max<int64_t>(size, 1));
     parallel_for(panels(), threads, [&](int64_t panel, int) {
       Buffer<T> buffer;
       T* x = buffer.reserve(kPanel * stride_);
