@@ -149,6 +149,11 @@ class TSLoss(nn.Module):
         weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D)
         time and memory).
         """
+        if not isinstance(points, Tensor):
+            raise TypeError(
+                f"points: expected a torch.Tensor, got {type(points).__name__}; convert it, for "
+                "example torch.as_tensor(points)"
+            )
         if hasattr(points, "full_tensor"):
             points = points.full_tensor()
         refuse_partitioned(points, "points")

@@ -166,9 +166,11 @@ class Router {
       *weight = 2 * c_.grad[e];
       return true;
     }
-    *weight = c_.deaths[e] == 0 ? T{0} : c_.grad[e] / c_.deaths[e];  // 0: coincident points
-    return c_.deaths[e] == 0 || (std::fabs(c_.deaths[e]) >= std::numeric_limits<T>::min() &&
-                                 (!std::isinf(*weight) || std::isinf(c_.grad[e])));
+    const T g = c_.grad[e], d = c_.deaths[e];
+    constexpr T kLeast = std::numeric_limits<T>::min();  // below it digits are lost
+    *weight = d == 0 ? T{0} : g / d;                     // 0: coincident points
+    return d == 0 || (std::fabs(d) >= kLeast && (std::fabs(*weight) >= kLeast || g == 0) &&
+                      (!std::isinf(*weight) || std::isinf(g)));
   }
 
   void route_one(const Step& s, int64_t begin, int64_t end) const {
@@ -239,13 +241,14 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
       return;
     }
     const int64_t tasks = (n + kVertexGrain - 1) / kVertexGrain;
-    double* unit = units[slot].reserve(checked_mul(n, shape.dim));
+    double* unit = units[slot].reserve(n, shape.dim);
     double* norm = norms[slot].reserve(n);
     parallel_for(tasks, inner, [&](int64_t task, int) {
       for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
         // Vertices without edges are padding, whose numbers are not even looked at.
         if (tree.start[v] == tree.start[v + 1]) continue;
         norm[v] = normalise(c.points + v * c.dim, c.dim, unit + v * c.dim);
+        if (norm[v] == 0) std::fill_n(unit + v * c.dim, c.dim, 0.0);
       }
     });
     c.units = unit;
@@ -255,7 +258,10 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
         T* row = out + (first + v) * c.dim;
         std::fill_n(row, c.dim, T{0});
         for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
-          add_cosine(c, v, c.other(tree.edge[k], v), double(c.grad[tree.edge[k]]), row);
+          const int64_t e = tree.edge[k];
+          // Of a cloud without angles, too, the gradient is NaN.
+          const double g = std::isnan(c.deaths[e]) ? double(c.deaths[e]) : double(c.grad[e]);
+          add_cosine(c, v, c.other(e, v), g, row);
         }
       }
     });

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -132,7 +134,9 @@ class CloudSolver {
     const Finding found = load_all();
     if (found.problem != Problem::kNone) return found;
     scratch_.tree.resize(static_cast<size_t>(n_ - 1));
-    prim_robust(rows(), n_, term_, threads_, scratch_.tree.data());
+    // An angle whose square is lost is 0, whatever the path.
+    keys_in_range_ = metric_ == Metric::kCosine;
+    prim_robust(rows(), n_, term_, keys_in_range_, threads_, scratch_.tree.data());
     return {};
   }
 
@@ -157,7 +161,7 @@ class CloudSolver {
 
   Finding load_all() {
     Monitor::Part part(0, kLoadShare);
-    W* rows = scratch_.rows.reserve(checked_mul(n_, stride_));
+    W* rows = scratch_.rows.reserve(n_, stride_);
     loaded_ = true;
     const int64_t grain = std::max<int64_t>(kLoadNumbers / stride_, 1);
     FindingLog log;
@@ -211,6 +215,10 @@ class CloudSolver {
 template <class T, class W>
 Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deaths, int64_t* edges,
                 int threads) {
+  if (shape.points > std::numeric_limits<int32_t>::max()) {
+    throw std::invalid_argument("points: expected fewer than 2**31 in a cloud, got " +
+                                std::to_string(shape.points));
+  }
   const double stride = double(round_up(std::max<int64_t>(shape.dim, 1), kLanes));
   const double pairs = double(shape.points) * double(shape.points) / 2;
   if (double(shape.batch) * pairs * stride < kParallelWork) threads = 1;

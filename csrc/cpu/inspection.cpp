@@ -63,7 +63,7 @@ template <class T>
 void keys_of(Metric metric, const BatchShape& shape, const T* points, T* distances, int threads) {
   const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
   Buffer<T> rows;
-  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
+  rows.reserve(std::max<int64_t>(shape.points, 1), stride);
   for (int64_t cloud = 0; cloud < shape.batch; ++cloud) {
     const int64_t n = shape.points;
     load_rows(points + cloud * n * shape.dim, n, shape.dim, rows.data(), stride);
@@ -77,7 +77,7 @@ template <class T>
 void keeps_of(const BatchShape& shape, const T* points, double factor, uint8_t* kept) {
   const int64_t stride = round_up(std::max<int64_t>(shape.dim, 1), kLanes);
   Buffer<T> rows;
-  rows.reserve(checked_mul(std::max<int64_t>(shape.points, 1), stride));
+  rows.reserve(std::max<int64_t>(shape.points, 1), stride);
   load_rows(points, shape.points, shape.dim, rows.data(), stride);
   const LargeCloud<T> cloud{
       shape.points, shape.dim, Term::kSquared, {rows.data(), stride, stride}, nullptr};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/rows.h"
 #include "tsloss.h"
 
 namespace tsloss {
@@ -18,18 +19,25 @@ int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, d
     const int64_t count = std::max<int64_t>(shape.valid(b) - 1, 0);
     std::fill_n(grad, bars, T{0});
     if (count == 0) continue;
-    double mean = 0;
-    for (int64_t k = 0; k < count; ++k) mean += double(deaths[k]);
-    mean /= double(count);
-    if (mean == 0) {
+    double largest = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      const double d = double(deaths[k]);
+      if (d > largest || std::isnan(d)) largest = d;
+    }
+    if (largest == 0) {
       ++coincident;
       continue;
     }
+    // Deaths of about 1, whose sum and its inverse stay in the range of double. The scale is exact.
+    const PowerOfTwo scale(std::isfinite(largest) ? -std::ilogb(largest) : 0);
+    double mean = 0;
+    for (int64_t k = 0; k < count; ++k) mean += scale(double(deaths[k]));
+    mean /= double(count);
     // With r = d / m, s = max(0, 1 - r / rho): d mean((r - 1)^2) / d d_k
     //   = 2 / (M m) (r_k - 1 - mean((r - 1) r)), and likewise for s^2.
     double spread = 0, pull = 0, shortness = 0, lift = 0;
     for (int64_t k = 0; k < count; ++k) {
-      const double r = double(deaths[k]) / mean;
+      const double r = scale(double(deaths[k])) / mean;
       const double s = std::max(0.0, 1 - r / rho);
       spread += (r - 1) * (r - 1);
       pull += (r - 1) * r;
@@ -39,10 +47,11 @@ int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, d
     total += (connectivity * spread + redundancy * shortness) / double(count);
     const double unit = 2 / (double(count) * mean * double(shape.batch));
     for (int64_t k = 0; k < count; ++k) {
-      const double r = double(deaths[k]) / mean;
+      const double r = scale(double(deaths[k])) / mean;
       const double s = std::max(0.0, 1 - r / rho);
-      grad[k] = static_cast<T>(unit * (connectivity * (r - 1 - pull / double(count)) +
-                                       redundancy * (lift / double(count) - s / rho)));
+      const double slope = unit * (connectivity * (r - 1 - pull / double(count)) +
+                                   redundancy * (lift / double(count) - s / rho));
+      grad[k] = static_cast<T>(scale(slope));
     }
   }
   *loss = static_cast<T>(shape.batch > 0 ? total / double(shape.batch) : 0.0);

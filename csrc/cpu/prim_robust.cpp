@@ -63,11 +63,13 @@ double robust_length(const T* x, const T* y, int64_t dim, Term term) {
 }
 
 template <class T>
-void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<double>* edges) {
+void prim_robust(const Rows<T>& rows, int64_t n, Term term, bool by_keys, int threads,
+                 Edge<double>* edges) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   std::vector<double> best(static_cast<size_t>(n), kInf);
   std::vector<int64_t> from(static_cast<size_t>(n), n);
   std::vector<char> in_tree(static_cast<size_t>(n), 0);
+  const auto measure = by_keys ? kernels<T>().refine : robust_length<T>;
   constexpr int64_t kGrain = 64;
   const int64_t tasks = (n + kGrain - 1) / kGrain;
   int64_t u = 0;
@@ -76,7 +78,7 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<do
     parallel_for(tasks, n * rows.dim > (1 << 16) ? threads : 1, [&](int64_t task, int) {
       for (int64_t j = task * kGrain; j < std::min(n, (task + 1) * kGrain); ++j) {
         if (in_tree[j]) continue;
-        const double length = robust_length(rows[u], rows[j], rows.dim, term);
+        const double length = measure(rows[u], rows[j], rows.dim, term);
         if (length < best[j] || (length == best[j] && u < from[j])) {
           best[j] = length;
           from[j] = u;
@@ -99,7 +101,7 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<do
 
 template double robust_length(const float*, const float*, int64_t, Term);
 template double robust_length(const double*, const double*, int64_t, Term);
-template void prim_robust(const Rows<float>&, int64_t, Term, int, Edge<double>*);
-template void prim_robust(const Rows<double>&, int64_t, Term, int, Edge<double>*);
+template void prim_robust(const Rows<float>&, int64_t, Term, bool, int, Edge<double>*);
+template void prim_robust(const Rows<double>&, int64_t, Term, bool, int, Edge<double>*);
 
 }  // namespace tsloss

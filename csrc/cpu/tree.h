@@ -63,10 +63,12 @@ template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
                 Edge<T>* edges, const std::function<bool(int64_t u)>& look = {});
 
-// The same tree with lengths that neither overflow nor underflow, one pair at a time: for clouds
-// whose squares leave the range of T. Edges carry lengths rather than squared keys, in double.
+// The same tree, one pair at a time, for clouds whose squares leave the range of T: by lengths that
+// neither overflow nor underflow, which edges then carry rather than squared keys, in double; or by
+// exact keys after all, where a square that is lost counts as 0.
 template <class T>
-void prim_robust(const Rows<T>& rows, int64_t n, Term term, int threads, Edge<double>* edges);
+void prim_robust(const Rows<T>& rows, int64_t n, Term term, bool by_keys, int threads,
+                 Edge<double>* edges);
 
 // The length of one pair, computed as prim_robust does.
 template <class T>
