@@ -1,5 +1,5 @@
 // The CUDA kernels on the host executor: a library for ctypes (cuda_host.py), and a program for the
-// sanitizers that runs all kernels and prints what came out. See test_cuda_kernels.py.
+// sanitizers that runs all kernels and prints what came out. See test_cuda_programs.py.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
