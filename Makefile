@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
+FUZZ_SECONDS ?= 60
 DEMO_DIR ?= runs/demo
 EXPERIMENTS := default ablation degenerate long schedules prefix
 EVIDENCE_DIR ?= benchmarks/results/evidence
@@ -14,8 +15,8 @@ SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name 
 # Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-wheel test-torch docs conformance lint format bench evidence experiments venv dist lock \
-  audit clean
+.PHONY: demo test test-wheel test-torch docs conformance fuzz valgrind lint format bench evidence experiments \
+  venv dist lock audit clean
 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
 demo: venv
@@ -46,6 +47,14 @@ test-torch:
 # Which implementation of H0 persistence gets what right.
 conformance: venv
 	PYTHONPATH=tests $(BIN)/python -m conformance --output benchmarks/results/conformance.md
+
+# The native core on inputs that a fuzzer makes up (tests/native/findings.md has what it found), and
+# under valgrind. An input that breaks something is left in build/fuzz.
+fuzz: venv
+	$(BIN)/python tests/native_build.py fuzz build/fuzz --seconds $(FUZZ_SECONDS)
+
+valgrind: venv
+	$(BIN)/python tests/native_build.py valgrind build/valgrind
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,16 +1,21 @@
-"""The native core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
+"""The native core under sanitizers: several callers at once, arbitrary inputs, no memory.
+
+tests/native has the programs; csrc/cpu is compiled once for AddressSanitizer and
+UndefinedBehaviorSanitizer, once for ThreadSanitizer, with thresholds at which small clouds take
+every path.
+"""
 
 import os
+import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from native_build import FUZZ, SANITIZERS, Core, build_core, unpack_corpus
+from source_tree import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-ARCHITECTURES = {"isa_avx2": "x86-64-v3", "isa_avx512": "x86-64-v4"}
-EXTRA = {"isa_avx512vnni": ["-march=x86-64-v4", "-mavx512vnni"]}
+MUTATIONS = 300
 
 pytestmark = [
     pytest.mark.sanitizer,
@@ -22,31 +27,47 @@ pytestmark = [
 ]
 
 
-def build(folder: Path, sanitizer: str) -> Path:
-    common = ["g++", "-std=gnu++17", "-O1", "-g", f"-fsanitize={sanitizer}", "-Wno-psabi"]
-    common += ["-fopenmp-simd", "-fno-sanitize-recover=all", "-DTSLOSS_X86", f"-I{ROOT / 'csrc'}"]
-
-    def compile_one(source: Path) -> str:
-        arch = ARCHITECTURES.get(source.stem)
-        target = folder / f"{source.stem}.o"
-        flags = EXTRA.get(source.stem, [f"-march={arch}"] if arch else [])
-        subprocess.run([*common, *flags, "-c", str(source), "-o", str(target)], check=True)
-        return str(target)
-
-    sources = [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), ROOT / "tests/native/stress.cpp"]
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        objects = list(executor.map(compile_one, sources))
-    program = folder / "stress"
-    subprocess.run([*common, *objects, "-lpthread", "-o", str(program)], check=True)
-    return program
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Core:
+    return build_core(tmp_path_factory.mktemp("address"), SANITIZERS, low=True)
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_the_core_is_clean_under_sanitizers_with_several_callers(
-    tmp_path: Path, sanitizer: str
-) -> None:
-    program = build(tmp_path, sanitizer)
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "same bits for any number of threads\n"
+def output(program: Path, *arguments: object) -> str:
+    """What it prints, if it ends well and no sanitizer has anything to say."""
+    done = subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=program.parent,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert done.stderr == ""
+    return done.stdout
+
+
+def test_several_callers_touch_no_foreign_memory(core: Core) -> None:
+    program = core.program("stress", ["stress.cpp"])
+    assert output(program) == "same bits for any number of threads\n"
+
+
+def test_several_callers_do_not_race(tmp_path: Path) -> None:
+    flags = ["-fsanitize=thread", "-fno-sanitize-recover=all"]
+    program = build_core(tmp_path, flags, low=True).program("stress", ["stress.cpp"])
+    assert output(program) == "same bits for any number of threads\n"
+
+
+def test_inputs_that_a_fuzzer_found_and_others_like_them_give_right_results(core: Core) -> None:
+    program = core.program("fuzz", [*FUZZ, "fuzz_driver.cpp"])
+    count = unpack_corpus(core.folder / "known")
+    assert count > 100
+    printed = output(program, core.folder / "known", MUTATIONS)
+    assert printed == f"{count} inputs and {MUTATIONS} mutations\n"
+
+
+def test_every_allocation_may_fail(core: Core) -> None:
+    printed = output(core.program("allocations", ["allocations.cpp"]))
+    found = re.fullmatch(r"no failed allocation of (\d+) does harm\n", printed)
+    assert found, printed
+    assert int(found[1]) > 3000

@@ -93,7 +93,7 @@ def report() -> dict[str, str]:
 
     Example:
         >>> list(report())[:5]
-        ['tsloss-fast', 'python', 'processor', 'instruction set', 'threads']
+        ['tsloss-fast', 'variant', 'python', 'processor', 'instruction set']
     """
     kernels, device = _cuda()
     facts = {

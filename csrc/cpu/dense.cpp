@@ -123,6 +123,8 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
     keys_by_panels(rows, n, dim, term, threads, scratch.panels, keys, stride);
   } else {
     keys_by_rows(rows, n, term, threads, keys, stride);
+    // Prim reads whole vectors. What stands behind a row could change nothing, but is defined.
+    for (int64_t i = 0; i < n; ++i) std::fill(keys + i * stride + n, keys + (i + 1) * stride, T{0});
   }
   part.is(share, (share + 1) / 2);  // unless the tree is contested, this is all
   std::vector<Edge<T>>& edges = scratch.edges;

@@ -1,12 +1,14 @@
 // Runs the native core on random and ugly batches from three threads at once, for the sanitizers to
-// watch. Exits with 1 if a result depends on the number of threads.
+// watch. Exits with 1 if a result depends on the number of threads. usage: stress [REPETITIONS]
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "cpu/tuning.h"
+#include "sharded.h"
 #include "tsloss.h"
 
 using namespace tsloss;
@@ -51,10 +53,10 @@ Results<T> compute(Metric metric, const BatchShape& shape, const std::vector<dou
   return r;
 }
 
-bool random_batches() {
+bool random_batches(int repetitions) {
   std::mt19937 random(1);
   std::normal_distribution<double> normal;
-  for (int repetition = 0; repetition < 40; ++repetition) {
+  for (int repetition = 0; repetition < repetitions; ++repetition) {
     const int64_t batch = random() % 5, n = random() % 90, dim = random() % 40;
     std::vector<double> points(static_cast<size_t>(batch * n * dim));
     for (double& v : points) v = random() % 7 == 0 ? 0 : normal(random);
@@ -121,10 +123,48 @@ bool single_clouds() {
   return good;
 }
 
+// One cloud in shards, by distances, codes and lengths, from three threads at once: the tree of the
+// whole cloud.
+template <class T>
+bool in_shards(Metric metric, int64_t n, int64_t dim, double scale) {
+  std::mt19937 random(3);
+  std::normal_distribution<double> normal;
+  std::vector<double> points(static_cast<size_t>(n * dim));
+  for (double& v : points) v = scale * normal(random);
+  const std::vector<T> x(points.begin(), points.end());
+  const Results<T> whole = compute<T>(metric, {1, n, dim}, points, 1);
+  bool good[3] = {};
+  const auto work = [&](int index, int threads) {
+    Results<T> r{std::vector<T>(n - 1), whole.grad, std::vector<int64_t>(2 * n - 2)};
+    fuzz::Edges tree;
+    fuzz::sharded_h0<T, T>(metric, x.data(), n, dim, {0, n / 3, n / 3, n}, threads, r.deaths.data(),
+                           r.edges.data(), &tree);
+    good[index] = r == whole;
+  };
+  std::thread first(work, 0, 3), second(work, 1, 2);
+  work(2, 4);
+  first.join();
+  second.join();
+  return good[0] && good[1] && good[2];
+}
+
+bool shards() {
+  bool good = true;
+  for (const char* name : supported_isas()) {
+    set_isa(name);
+    good = good && in_shards<float>(Metric::kEuclidean, 300, 50, 1) &&
+           in_shards<double>(Metric::kEuclidean, 200, 50, 1e-200) &&
+           in_shards<float>(Metric::kManhattan, 200, 5, 1) &&
+           in_shards<double>(Metric::kSqeuclidean, 300, 7, 1);
+  }
+  return good;
+}
+
 }  // namespace
 
-int main() {
-  const bool good = random_batches() && single_clouds();
+int main(int argc, char** argv) {
+  const int repetitions = argc > 1 ? std::atoi(argv[1]) : 40;
+  const bool good = random_batches(repetitions) && single_clouds() && shards();
   std::puts(good ? "same bits for any number of threads" : "DIFFERENT BITS");
   return good ? 0 : 1;
 }

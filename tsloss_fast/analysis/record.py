@@ -292,8 +292,9 @@ class RecordWriter:
             if self.kept.damaged_bytes and keep >= 0 and (last is None or last < keep):
                 # More is gone than the half row that a kill leaves after the step to go on from.
                 aside = put_aside(self.path)
+                where = "before its first row" if last is None else f"after step {last}"
                 warnings.warn(
-                    f"{self.path} is damaged after step {last}, and the {self.kept.damaged_bytes} "
+                    f"{self.path} is damaged {where}, and the {self.kept.damaged_bytes} "
                     f"bytes that follow cannot be read: the damaged file is now {aside.name}",
                     UserWarning,
                     stacklevel=3,
