@@ -61,6 +61,19 @@ def test_a_small_gradient_of_a_long_bar_keeps_its_digits(dtype: torch.dtype, far
     torch.testing.assert_close(gradient, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_huge_gradient_of_a_squared_bar_has_no_infinity_where_points_agree(
+    dtype: torch.dtype,
+) -> None:
+    """Twice the gradient is infinite, and infinity times 0 is no number."""
+    points = torch.tensor([[0.0, 1.0, 0.0], [0.25, 1.0, 0.0]], dtype=dtype)
+    huge = torch.full((1,), torch.finfo(dtype).max, dtype=dtype)
+    deaths = h0_persistence(leaf := points.requires_grad_(), "sqeuclidean").deaths
+    (gradient,) = torch.autograd.grad(deaths, leaf, huge)
+    half = float(huge / 2)
+    assert gradient.tolist() == [[-half, 0, 0], [half, 0, 0]]
+
+
 @pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-200, 1e307])
 def test_the_loss_of_deaths_at_the_ends_of_float64_is_that_of_others(scale: float) -> None:
     deaths = torch.tensor([[1.0, 2.0, 2.0, 3.0, 8.0]], dtype=torch.float64)

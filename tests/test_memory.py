@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from python_process import run_python
+from source_tree import ROOT
 
 from tsloss_fast import h0_persistence, h0_persistence_from_distances, h0_persistence_varlen
 
@@ -100,3 +104,56 @@ print(float(h0_persistence(points[:10]).deaths.sum()))
     text, after = done.stdout.splitlines()
     assert f"h0_persistence needs {20000 * 64 * 8} bytes at once" in text
     assert after == "0.0"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (ROOT / "csrc").is_dir() or not shutil.which("g++"), reason="needs the source tree and g++"
+)
+def test_every_failed_allocation_of_the_core_is_a_memory_error(tmp_path: Path) -> None:
+    """As tests/native/allocations.cpp, through the binding."""
+    library = tmp_path / "failing_new.so"
+    source = ROOT / "tests/native/failing_new.cpp"
+    command = ["g++", "-std=gnu++17", "-O1", "-shared", "-fPIC", str(source), "-o", str(library)]
+    subprocess.run(command, check=True)
+    done = run_python(
+        """
+import ctypes, os, torch
+from tsloss_fast import _core
+library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+points = torch.randn(300, 60, generator=torch.Generator().manual_seed(0))
+deaths, edges, grad = torch.empty(299), torch.empty(299, 2, dtype=torch.int64), points.clone()
+
+def call(threads):
+    _core.h0_forward(0, 2, points.data_ptr(), 0, deaths.data_ptr(), edges.data_ptr(), 1, 300, 60,
+                     threads)
+    _core.h0_backward(0, 2, deaths.data_ptr(), points.data_ptr(), deaths.data_ptr(),
+                      edges.data_ptr(), grad.data_ptr(), 1, 300, 60, threads)
+
+def results(threads):
+    call(threads)
+    return deaths.clone(), edges.clone(), grad.clone()
+
+errors = 0
+for threads in (1, 3):
+    for path in (1, 2, 3):
+        _core.set_overrides(path)
+        expected = results(threads)
+        for every in (0, 1):
+            k, failed = 0, 1
+            while failed:
+                library.fail_allocation(k, every)
+                try:
+                    call(threads)
+                except MemoryError:
+                    errors += 1
+                failed = library.failed_allocations()
+                library.fail_allocation(-1, 0)
+                assert all(map(torch.equal, results(threads), expected)), k
+                k += 1
+print(errors)
+""",
+        LD_PRELOAD=str(library),
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100

@@ -164,7 +164,7 @@ class Router {
     if (c_.metric == Metric::kManhattan) return false;
     if (c_.metric == Metric::kSqeuclidean) {
       *weight = 2 * c_.grad[e];
-      return true;
+      return !std::isinf(*weight) || std::isinf(c_.grad[e]);
     }
     const T g = c_.grad[e], d = c_.deaths[e];
     constexpr T kLeast = std::numeric_limits<T>::min();  // below it digits are lost
@@ -183,6 +183,8 @@ class Router {
       T part;
       if (c_.metric == Metric::kManhattan) {
         part = x[k] > y[k] ? g : x[k] < y[k] ? -g : std::isnan(d) ? d : T{0};
+      } else if (c_.metric == Metric::kSqeuclidean) {  // 2 g leaves the range of T
+        part = static_cast<T>(2 * (double(g) * (double(x[k]) - double(y[k]))));
       } else {  // g / d leaves the range of T, or is about to lose digits
         part = static_cast<T>(double(g) * ((double(x[k]) - double(y[k])) / double(d)));
       }

@@ -91,7 +91,7 @@ struct Slope {
 
   __device__ Slope(Metric metric, D g, D death)
       : absolute(metric == Metric::kManhattan), weight(g), at_tie(death != death ? death : D{0}) {
-    if (metric == Metric::kSqeuclidean) weight = 2 * g;
+    if (metric == Metric::kSqeuclidean) power = PowerOfTwo(1);  // 2 g may leave the range
     if (metric != Metric::kEuclidean) return;
     if (!(death > 0 && static_cast<double>(death) <= kLargestDouble)) {
       // Coincident points, points too far apart, and no numbers.

@@ -19,59 +19,14 @@
 
 #include "cpu/buffer.h"
 #include "cpu/tuning.h"
+#include "failing_new.h"
 #include "sharded.h"
 
 namespace {
 
-std::atomic<long> left{-1};  // allocations until one fails; below 0: none does
-std::atomic<bool> from_then_on{false};
-std::atomic<long> failures{0};
 std::atomic<bool> no_threads{false};
 
-bool fails() {
-  if (left.load() < 0) return false;
-  const long before = left.fetch_sub(1);
-  if (before > 0) return false;
-  left.store(from_then_on ? 0 : -1);
-  ++failures;
-  return true;
-}
-
-void* allocate(size_t size, size_t alignment) noexcept {
-  if (fails()) return nullptr;
-  if (alignment <= alignof(std::max_align_t)) return std::malloc(std::max<size_t>(size, 1));
-  void* memory = nullptr;
-  return posix_memalign(&memory, alignment, std::max<size_t>(size, 1)) == 0 ? memory : nullptr;
-}
-
-void* allocate_or_throw(size_t size, size_t alignment) {
-  void* memory = allocate(size, alignment);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
 }  // namespace
-
-void* operator new(size_t n) { return allocate_or_throw(n, 1); }
-void* operator new[](size_t n) { return allocate_or_throw(n, 1); }
-void* operator new(size_t n, std::align_val_t a) { return allocate_or_throw(n, size_t(a)); }
-void* operator new[](size_t n, std::align_val_t a) { return allocate_or_throw(n, size_t(a)); }
-void* operator new(size_t n, const std::nothrow_t&) noexcept { return allocate(n, 1); }
-void* operator new[](size_t n, const std::nothrow_t&) noexcept { return allocate(n, 1); }
-void* operator new(size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
-  return allocate(n, size_t(a));
-}
-void* operator new[](size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
-  return allocate(n, size_t(a));
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
 
 extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
                               void* (*run)(void*), void* argument) {
@@ -83,6 +38,9 @@ extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attribute
 namespace {
 
 using namespace tsloss;
+using failing::failures;
+using failing::from_then_on;
+using failing::left;
 using fuzz::Array;
 
 struct Result {

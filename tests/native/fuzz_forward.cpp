@@ -174,10 +174,15 @@ void forward_and_backward(Input& in) {
   require(same_numbers(one, many), "the same gradient for any number of threads");
   for (int64_t c = 0; c < s.batch; ++c) {
     int64_t point;
-    if (problem_of(batch.cloud(c), s.valid(c), s.dim, batch.metric, &point) != Problem::kNone) {
-      continue;
+    const int64_t n = s.valid(c);
+    const T* gradient = one.data() + s.first_point(c) * s.dim;
+    if (problem_of(batch.cloud(c), n, s.dim, batch.metric, &point) == Problem::kNone) {
+      check_gradient(batch, c, r, weights, gradient);
+    } else if (n > 1 && batch.metric == Metric::kCosine) {
+      const bool none =
+          std::all_of(gradient, gradient + n * s.dim, [](T g) { return std::isnan(g); });
+      require(none, "a cloud without angles has no gradient");
     }
-    check_gradient(batch, c, r, weights, one.data() + s.first_point(c) * s.dim);
   }
 }
 
