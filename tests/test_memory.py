@@ -31,6 +31,11 @@ TOO_LARGE: dict[str, tuple[Callable[[], object], int, str]] = {
         2**56,
         "(8589934592, 1048576)",
     ),
+    "points that are not the first argument": (
+        lambda: h0_persistence(metric="manhattan", points=ONE.expand(2**33, 2**20)),
+        2**55,
+        "(8589934592, 1048576)",
+    ),
     "half types, which are widened": (
         lambda: h0_persistence(HALF.expand(2**33, 2**20)),
         2**55,

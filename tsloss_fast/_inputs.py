@@ -159,8 +159,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _out_of_memory(error: Exception, function: str, x: Any) -> str | None:
-    """What to say if that is what the error is about: how much `function` wanted for its first
-    argument. torch reports it as RuntimeError, Python has MemoryError for it."""
+    """What to say if that is what the error is about: how much `function` wanted for x, its tensor
+    or array. torch reports it as RuntimeError, Python has MemoryError for it."""
     text = str(error)
     overflow = "Storage size calculation overflowed" in text
     if isinstance(error, MemoryError):
@@ -196,7 +196,9 @@ def memory_errors(function: _F) -> _F:
         try:
             return function(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = next((v for v in (*args, *kwargs.values()) if hasattr(v, "itemsize")), None)
+            if x is None:
+                raise
             message = _out_of_memory(error, function.__name__, x)
             if message is None:
                 raise

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/random.h"
 #include "tsloss.h"
 
 namespace fuzz {
@@ -46,14 +47,7 @@ class Input {
   const uint8_t* end_;
 };
 
-struct Random {
-  uint64_t state;
-  uint64_t operator()() {
-    uint64_t z = (state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
+struct Random : tsloss::Random {
   double uniform() { return double((*this)() >> 11) * 0x1p-53; }
   double normal() {
     double sum = 0;
