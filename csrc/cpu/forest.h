@@ -63,13 +63,14 @@ void sort_by_key(std::vector<Link<T>>& links, std::vector<Link<T>>& scratch) {
 }
 
 // Kruskal: keeps of the sorted links those of the minimum spanning forest. Among equal keys the
-// first in the list wins.
-template <class E>
-void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n) {
+// first in the list wins. The ends of a link, below n, are those of its members `end`, `other`.
+template <class E, class End = decltype(E::i)>
+void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n, End E::* end = &E::i,
+                 End E::* other = &E::j) {
   sets.reset(n);
   size_t kept = 0;
   for (const E& link : links) {
-    const int64_t a = sets.find(link.i), b = sets.find(link.j);
+    const int64_t a = sets.find(link.*end), b = sets.find(link.*other);
     if (a == b) continue;
     sets.unite(a, b);
     links[kept++] = link;

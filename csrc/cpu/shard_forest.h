@@ -21,15 +21,7 @@ struct Found : Edge<double> {
 // Keeps the minimum spanning forest of edges whose a, b are below n.
 inline void keep_found_forest(std::vector<Found>& found, UnionFind& sets, int64_t n) {
   std::sort(found.begin(), found.end());
-  sets.reset(n);
-  size_t kept = 0;
-  for (const Found& f : found) {
-    const int64_t x = sets.find(f.a), y = sets.find(f.b);
-    if (x == y) continue;
-    sets.unite(x, y);
-    found[kept++] = f;
-  }
-  found.resize(kept);
+  keep_forest(found, sets, n, &Found::a, &Found::b);
 }
 
 template <class T>
