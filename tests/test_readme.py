@@ -133,10 +133,20 @@ def test_the_evidence_is_made_from_the_raw_results(tmp_path: Path) -> None:
     assert readme.read_text(encoding="utf-8") == README.read_text(encoding="utf-8")
 
 
+def headings(page: Path) -> set[str]:
+    """What links to a part of it may name."""
+    titles = re.findall(r"^#+ (.+)", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_the_files_and_commands_that_the_readme_names_exist() -> None:
     text = README.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-        assert (ROOT / target).exists(), target
+        path, _, heading = target.partition("#")
+        page = ROOT / path if path else README
+        assert page.exists(), target
+        if heading:
+            assert heading in headings(page), target
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in re.findall(r"^make (\w+)", text, re.M):
         assert re.search(rf"^{command}:", makefile, re.M), command
