@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("plotly")
 
-from report_runs import hostile_vocabulary, make_pair, make_run
+from report_runs import hostile_vocabulary, make_run
 
 from tsloss_fast.analysis.record import RecordWriter, read_record
 from tsloss_fast.analysis.report import data as report_data
@@ -23,16 +23,7 @@ from tsloss_fast.analysis.report.map import maps
 from tsloss_fast.analysis.report.names import VocabularyNames
 from tsloss_fast.analysis.runs import load_runs
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pair(tmp_path_factory.mktemp("report") / "run")
-
-
-@pytest.fixture(autouse=True)
-def short_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Megabytes of plotly in every page tell these tests nothing."""
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "var Plotly = {};")
+pytestmark = pytest.mark.usefixtures("short_script")
 
 
 def test_every_bar_of_the_page_is_the_records(runs: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("plotly")
 
-from report_runs import HOSTILE, hostile_vocabulary, make_pair, make_run
+from report_runs import HOSTILE, hostile_vocabulary, make_run
 
 from tsloss_fast import cli
 from tsloss_fast.analysis.report import command as report
@@ -24,16 +24,7 @@ from tsloss_fast.analysis.report.data import page_data
 from tsloss_fast.analysis.report.names import VocabularyNames, find_names, visible
 from tsloss_fast.analysis.runs import load_runs
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pair(tmp_path_factory.mktemp("report") / "run")
-
-
-@pytest.fixture(autouse=True)
-def short_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Megabytes of plotly in every page tell these tests nothing."""
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "var Plotly = {};")
+pytestmark = pytest.mark.usefixtures("short_script")
 
 
 @pytest.fixture
