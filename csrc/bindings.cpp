@@ -1,5 +1,5 @@
 // Pointers and sizes in, GIL released, nothing else. Checks of shape and type belong to the caller
-// (tsloss_fast/_ops.py), which alone knows tensors.
+// (tsloss_fast/_ops_cpu.py), which alone knows tensors.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

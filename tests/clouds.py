@@ -225,3 +225,12 @@ def huge_stride(points: torch.Tensor) -> torch.Tensor:
     view = storage.as_strided((n, d), (stride, 1))
     view.copy_(points)
     return view
+
+
+def dissimilarities(n: int, seed: int, dtype: type, levels: int | None = None) -> NDArray:
+    """A symmetric matrix with a zero diagonal that need not come from points; `levels` makes ties
+    and zeros."""
+    r = np.random.default_rng(seed)
+    values = r.random((n, n)) if levels is None else r.integers(0, levels, (n, n))
+    upper = np.triu(values, 1).astype(dtype)
+    return upper + upper.T

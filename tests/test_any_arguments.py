@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tsloss_fast import (
     H0Persistence,
     TSLoss,
-    _ops,
+    _native,
     barcode,
     h0_persistence,
     h0_persistence_from_distances,
@@ -44,7 +44,7 @@ LAYOUTS = (
     *["contiguous"] * 6,
     *("transposed", "expanded", "overlapping", "stepped", "offset", "meta", "sparse", "negated"),
 )
-metrics = st.sampled_from([*_ops.METRICS, *_ops.METRICS, "minkowski", "", None, 0])
+metrics = st.sampled_from([*_native.METRICS, *_native.METRICS, "minkowski", "", None, 0])
 # Most sizes fit together.
 sizes = st.sampled_from([3, 3, 3, 3, 2, 0, 1, 4])
 
@@ -161,7 +161,7 @@ def test_a_gradient_through_edges_that_were_changed(data: st.DataObject, dtype: 
     for _ in range(data.draw(st.integers(0, 3))):
         at = [data.draw(st.integers(0, size - 1)) for size in edges.shape]
         edges[tuple(at)] = data.draw(numbers)
-    metric = data.draw(st.sampled_from(list(_ops.METRICS)))
+    metric = data.draw(st.sampled_from(list(_native.METRICS)))
     grad = check(torch.ops.tsloss_fast.h0_backward, deaths, points, deaths, edges, metric)
     assert grad is None or grad.shape == points.shape
     merges = check(barcode.single_linkage, H0Persistence(deaths, edges))
@@ -182,7 +182,7 @@ def test_the_loss(points: Any, sizes: Any) -> None:
 def test_a_pointer_is_that_of_memory_that_is_there(x: Any, shape: Any, dtype: Any) -> None:
     if not isinstance(x, torch.Tensor):
         return
-    address = check(_ops.pointer, x, "x", shape, dtype)
+    address = check(_native.pointer, x, "x", shape, dtype)
     if address is not None:
         assert x.device.type == "cpu"
         assert x.is_contiguous()

@@ -1,8 +1,8 @@
 """The error bound of the low-precision filter: no pair is lost whose distance is within the bound.
 
-`_ops.filter_keeps(points, factor)` gives every pair its own squared distance times `factor` as the
-bound. At 1 all pairs must be kept, or a tree edge could be lost; well below 1 almost none should
-be, or the filter would be of no use, and this test could not fail.
+`_ops_cpu.filter_keeps(points, factor)` gives every pair its own squared distance times `factor` as
+the bound. At 1 all pairs must be kept, or a tree edge could be lost; well below 1 almost none
+should be, or the filter would be of no use, and this test could not fail.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsloss_fast import _core, _ops
+from tsloss_fast import _core, _ops_cpu
 
 
 @pytest.fixture(scope="module", params=_core.supported_isas(), autouse=True)
@@ -29,7 +29,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 def assert_nothing_is_lost(points: np.ndarray) -> None:
     for dtype in (np.float32, np.float64):
         x = torch.from_numpy(np.ascontiguousarray(points.astype(dtype)))
-        kept = _ops.filter_keeps(x)
+        kept = _ops_cpu.filter_keeps(x)
         assert kept.all(), (~kept).nonzero()[:5].tolist()
 
 
@@ -39,9 +39,9 @@ def test_the_filter_loses_nothing_and_filters(d: int) -> None:
     assert_nothing_is_lost(points)
     x = torch.from_numpy(points.astype(np.float32))
     off_diagonal = ~torch.eye(60, dtype=torch.bool)
-    assert _ops.filter_keeps(x, 0.25)[off_diagonal].float().mean() < 0.2
+    assert _ops_cpu.filter_keeps(x, 0.25)[off_diagonal].float().mean() < 0.2
     if d >= 16:
-        assert not _ops.filter_keeps(x, 0.5)[off_diagonal].any()
+        assert not _ops_cpu.filter_keeps(x, 0.5)[off_diagonal].any()
 
 
 def adversarial(seed: int, n: int, d: int, kind: str) -> np.ndarray:

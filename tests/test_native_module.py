@@ -15,7 +15,7 @@ import torch
 from python_process import run_python
 
 import tsloss_fast
-from tsloss_fast import _core, _ops, h0_persistence, h0_persistence_from_distances
+from tsloss_fast import _core, _native, _ops_cpu, h0_persistence, h0_persistence_from_distances
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = Path(tsloss_fast.__file__).with_name("_core.pyi")
@@ -149,7 +149,7 @@ def test_a_large_cloud_has_the_edges_of_its_matrix_on_a_grid_of_ties() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randint(0, 12, (n, 5), generator=generator).float()
     large = h0_persistence(points, "sqeuclidean")
-    matrix = _ops.pairwise_keys(points[None])[0]
+    matrix = _ops_cpu.pairwise_keys(points[None])[0]
     dense = h0_persistence_from_distances(matrix)
     assert torch.equal(large.edges, dense.edges)
     assert torch.equal(large.deaths, dense.deaths)
@@ -183,8 +183,8 @@ def test_every_pointer_is_checked_before_it_reaches_the_native_code() -> None:
         (torch.zeros(2, 3, device="meta"), (2, 3), torch.float32),
     ]:
         with pytest.raises(TypeError, match="points"):
-            _ops.pointer(bad, "points", shape, dtype)
-    assert _ops.pointer(good, "points", (2, 3), torch.float32) == good.data_ptr()
+            _native.pointer(bad, "points", shape, dtype)
+    assert _native.pointer(good, "points", (2, 3), torch.float32) == good.data_ptr()
 
 
 def test_numpy_arrays_of_any_layout_are_taken() -> None:

@@ -2,18 +2,15 @@
 
 Whatever was done before (another thread count, instruction set or path, other clouds in the batch)
 and however a cloud is passed (padded, in a row with others, as distances), it has one barcode, to
-the last bit. `Barcodes` does the transformations, `Records` a tracker that is killed and goes on.
+the last bit.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import pickle
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,17 +30,14 @@ from tsloss_fast import (
     H0Persistence,
     TSLoss,
     _core,
-    _ops,
+    _ops_cpu,
     h0_persistence,
     h0_persistence_from_distances,
     h0_persistence_varlen,
     reference,
 )
-from tsloss_fast.analysis import TopologyTracker, read_record
 
-STEPS = settings(deadline=None, derandomize=True, max_examples=30, stateful_step_count=30)
 seeds = st.integers(0, 2**32 - 1)
-
 
 pytestmark = pytest.mark.usefixtures("core_defaults")
 
@@ -168,7 +162,7 @@ class Barcodes(RuleBasedStateMachine):
     def from_distances(self, own: Known) -> None:
         if not own.lattice or own.metric not in ("sqeuclidean", "manhattan"):
             return
-        keys = _ops.pairwise_keys(own.points[None], own.metric)[0]
+        keys = _ops_cpu.pairwise_keys(own.points[None], own.metric)[0]
         assert own.is_that_of(*h0_persistence_from_distances(keys))
 
     @rule(own=pool, how=st.sampled_from([copy.deepcopy, copy.copy, "pickle", "save"]))
@@ -262,67 +256,7 @@ class Barcodes(RuleBasedStateMachine):
         assert torch.equal(other(own.points * factor), first(own.points * factor))
 
 
-class Records(RuleBasedStateMachine):
-    """A tracker against a list of what was recorded."""
-
-    @initialize(seed=seeds)
-    def start(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name)
-        self.step = 0
-        self.deaths: dict[int, np.ndarray] = {}
-        self.tracker = self.open(None)
-
-    def open(self, resume: int | None) -> TopologyTracker:
-        return TopologyTracker(self.path, h1_every=None, points_every=3, resume=resume)
-
-    @rule(forward=st.integers(1, 4), n=st.integers(1, 6))
-    def record(self, forward: int, n: int) -> None:
-        self.step += forward
-        points = self.random.standard_normal((n, 3))
-        self.tracker.record(self.step, points)
-        self.deaths[self.step] = h0_persistence(points).deaths
-
-    @rule()
-    def record_an_old_step(self) -> None:
-        if self.deaths:
-            with pytest.raises(ValueError, match="is not above the last recorded step"):
-                self.tracker.record(max(self.deaths), np.zeros((2, 2)))
-
-    @rule(back=st.integers(0, 6), half=st.integers(0, 40))
-    def go_on(self, back: int, half: int) -> None:
-        """From an earlier step, after a kill that left half a row."""
-        self.tracker.close()
-        if half:
-            with (self.path / "topology.arrows").open("ab") as file:
-                file.write(self.random.bytes(half))
-        self.step = max(self.step - back, 0)
-        self.deaths = {s: d for s, d in self.deaths.items() if s <= self.step}
-        last = max(self.deaths, default=None)
-        where = "before its first row" if last is None else f"after step {last}"
-        # Rows that are to be dropped hide the damage behind them.
-        damaged = half > 0 and last != self.step
-        with pytest.warns(UserWarning, match=where) if damaged else contextlib.nullcontext():
-            self.tracker = self.open(self.step)
-
-    @rule()
-    def read(self) -> None:
-        self.tracker.flush()
-        record = read_record(self.path)
-        assert record.steps().tolist() == sorted(self.deaths)
-        for step, deaths in self.deaths.items():
-            assert np.array_equal(record.row(step)["deaths"], deaths)
-            assert record.diagrams(step)[0].shape == (len(deaths) + 1, 2)
-
-    def teardown(self) -> None:
-        if hasattr(self, "tracker"):
-            self.read()
-            self.tracker.close()
-            self.folder.cleanup()
-
-
 TestBarcodes = Barcodes.TestCase
-TestBarcodes.settings = STEPS
-TestRecords = Records.TestCase
-TestRecords.settings = settings(STEPS, max_examples=12)
+TestBarcodes.settings = settings(
+    deadline=None, derandomize=True, max_examples=30, stateful_step_count=30
+)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _ops, _routing
+from . import _native, _ops, _ops_cpu, _routing
 from ._inputs import runs_directly, transforms_active
 
 
@@ -53,7 +53,7 @@ class _H0Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
-        deaths, edges = _ops.h0_direct(points, lengths, metric, check)
+        deaths, edges = _ops_cpu.h0_direct(points, lengths, metric, check)
         _Routed.keep(ctx, points, deaths, edges, metric)
         return deaths, edges
 
@@ -71,7 +71,7 @@ class _H0Direct(torch.autograd.Function):
             result = _routing.route_gradient(grad, points, edges, ctx.metric)
             return result.reshape(shape), None, None, None
         return (
-            _ops.h0_backward_direct(grads[0], points, deaths, edges, ctx.metric),
+            _ops_cpu.h0_backward_direct(grads[0], points, deaths, edges, ctx.metric),
             None,
             None,
             None,
@@ -107,7 +107,7 @@ class _H0Forward(_H0Transformed):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         points, edges = ctx.saved_for_forward
-        kind = _ops.type_of_deaths(points.dtype)
+        kind = _native.type_of_deaths(points.dtype)
         tangent, wide = tangents[0].to(kind), points.to(kind)
         return _routing.route_tangent(tangent, wide, edges, ctx.metric), None
 
@@ -197,7 +197,7 @@ def h0_direct(points: Tensor, lengths: Tensor | None, metric: str, check: bool) 
     """The same of points (..., N, D) that `runs_directly`."""
     if points.requires_grad and torch.is_grad_enabled():
         return _H0Direct.apply(points, lengths, metric, check)  # type: ignore[no-untyped-call]
-    return _ops.h0_direct(points, lengths, metric, check)
+    return _ops_cpu.h0_direct(points, lengths, metric, check)
 
 
 class _ScaleFreeLoss(torch.autograd.Function):
@@ -207,8 +207,8 @@ class _ScaleFreeLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, lengths: Tensor | None, loss: Any) -> Any:
         weights = loss.weights
-        deaths, edges = _ops.h0_direct(points, lengths, loss.metric, True)
-        value, slope, coincident = _ops.scale_free_loss(
+        deaths, edges = _ops_cpu.h0_direct(points, lengths, loss.metric, True)
+        value, slope, coincident = _ops_cpu.scale_free_loss(
             deaths, lengths, weights["connectivity"], weights["redundancy"], loss.rho
         )
         ctx.save_for_backward(points, deaths, edges, slope, lengths)
@@ -228,7 +228,7 @@ class _ScaleFreeLoss(torch.autograd.Function):
                 value = ctx.loss.by_operations(x, lengths)
                 (result,) = torch.autograd.grad(value, x, grad, create_graph=True)
             return result, None, None
-        routed = _ops.h0_backward_direct(slope * grad, points, deaths, edges, ctx.loss.metric)
+        routed = _ops_cpu.h0_backward_direct(slope * grad, points, deaths, edges, ctx.loss.metric)
         return routed, None, None
 
 
@@ -250,13 +250,13 @@ def h0_from_distances(
 
 
 class _H0Ragged(torch.autograd.Function):
-    """Clouds of different sizes, one after the other; offsets as `_ops.h0_ragged` has them."""
+    """Clouds of different sizes, one after the other; offsets as `_ops_cpu.h0_ragged` has them."""
 
     @staticmethod
     def forward(
         points: Tensor, starts: Tensor, bars: Tensor, metric: str, check: bool
     ) -> tuple[Tensor, Tensor]:
-        return _ops.h0_ragged(points, starts, bars, metric, check)
+        return _ops_cpu.h0_ragged(points, starts, bars, metric, check)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -278,7 +278,7 @@ class _H0Ragged(torch.autograd.Function):
                 grads[0].unsqueeze(0), points.unsqueeze(0), in_all.unsqueeze(0), ctx.metric
             ).squeeze(0)
         else:
-            result = _ops.h0_ragged_backward(
+            result = _ops_cpu.h0_ragged_backward(
                 grads[0], points, deaths, edges, starts, bars, ctx.metric
             )
         return result, None, None, None, None

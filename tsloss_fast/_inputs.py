@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _core
-from ._ops import check_lengths_range
+from ._native import METRICS, check_lengths_range
 
 Array = npt.NDArray[Any]
 Lengths = Tensor | Array | Sequence[Any] | int
@@ -26,6 +26,11 @@ transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_activ
 
 def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
     return ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}")
+
+
+def check_metric(metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
 
 
 def of_zero3(x: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _core, _ops
+from . import _core, _native
 
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _FORWARD, _BACKWARD, _FROM_DISTANCES = 0, 1, 2
@@ -36,7 +36,7 @@ def _lengths(lengths: Tensor | None, t: Tensor, check: bool) -> Tensor | None:
         raise ValueError(f"lengths: expected shape ({t.shape[0]},), got {tuple(lengths.shape)}")
     lengths = lengths.to(device=t.device, dtype=torch.int64).contiguous()
     if check:
-        _ops.check_lengths_range(lengths, t.shape[1])
+        _native.check_lengths_range(lengths, t.shape[1])
     return lengths
 
 
@@ -52,7 +52,7 @@ def _raise_first(findings: Tensor, what: str, dtype: torch.dtype) -> None:
     if len(bad):
         cloud = int(bad[0])
         problem, i, j = rows[cloud].tolist()
-        _ops.raise_finding((problem, cloud, i, j), len(rows), what, dtype)
+        _native.raise_finding((problem, cloud, i, j), len(rows), what, dtype)
 
 
 def h0(
@@ -61,12 +61,12 @@ def h0(
     points, number = _prepare(points, "points")
     batch, n, dim = points.shape
     valid = _lengths(lengths, points, check_finite)
-    deaths, edges = _ops.empty_bars(points)
+    deaths, edges = _native.empty_bars(points)
     if batch == 0:
         return deaths, edges
     device = points.device.index or 0
     findings = torch.empty((batch, 3), dtype=torch.int64, device=points.device)
-    code = _ops.METRICS[metric]
+    code = _native.METRICS[metric]
     workspace = _workspace(_FORWARD, number, code, points, dim, device)
     _core.cuda_h0_forward(
         number,
@@ -94,21 +94,21 @@ def h0_backward(
     points, number = _prepare(points, "points")
     batch, n, dim = points.shape
     bars = max(n - 1, 0)
-    kind = _ops.type_of_deaths(points.dtype)
+    kind = _native.type_of_deaths(points.dtype)
     where = points.device
     grad_points = torch.empty_like(points)
     device = where.index or 0
-    code = _ops.METRICS[metric]
+    code = _native.METRICS[metric]
     workspace = _workspace(_BACKWARD, number, code, points, dim, device)
     # Names keep what `contiguous` made until the kernels are queued.
     grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
     _core.cuda_h0_backward(
         number,
         code,
-        _ops.pointer(grad_deaths, "grad_deaths", (batch, bars), kind, where),
+        _native.pointer(grad_deaths, "grad_deaths", (batch, bars), kind, where),
         points.data_ptr(),
-        _ops.pointer(deaths, "deaths", (batch, bars), kind, where),
-        _ops.pointer(edges, "edges", (batch, bars, 2), torch.int64, where),
+        _native.pointer(deaths, "deaths", (batch, bars), kind, where),
+        _native.pointer(edges, "edges", (batch, bars, 2), torch.int64, where),
         grad_points.data_ptr(),
         workspace.data_ptr(),
         batch,
@@ -131,7 +131,7 @@ def h0_from_distances(
             f"got {distances.dtype}, {tuple(distances.shape)}"
         )
     valid = _lengths(lengths, distances, check_finite)
-    deaths, edges = _ops.empty_bars(distances)
+    deaths, edges = _native.empty_bars(distances)
     if batch == 0:
         return deaths, edges
     device = distances.device.index or 0

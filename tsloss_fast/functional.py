@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _autograd, _ops
+from . import _autograd
 from ._inputs import (
     HALF,
     Array,
     Lengths,
     as_tensor,
     check_lengths,
+    check_metric,
     computes_halves,
     has_kernel,
     looks,
@@ -24,6 +25,7 @@ from ._inputs import (
     shape_error,
     warn_reference,
 )
+from ._native import METRICS
 
 # How much an entry of a distance matrix may differ from its mirror image, relative to the larger.
 _SYMMETRY = {
@@ -118,7 +120,7 @@ def h0_persistence(
                 [ 0.0000,  0.0000],
                 [ 0.0000,  0.0000]])
     """
-    if lengths is None and runs_directly(points) and points.dim() >= 2 and metric in _ops.METRICS:  # type: ignore[union-attr]
+    if lengths is None and runs_directly(points) and points.dim() >= 2 and metric in METRICS:  # type: ignore[union-attr]
         return H0Persistence(*_autograd.h0_direct(points, None, metric, check_finite is not False))  # type: ignore[arg-type]
     if getattr(points, "is_nested", False):
         from .ragged import h0_persistence_nested
@@ -127,8 +129,7 @@ def h0_persistence(
             raise ValueError("lengths: a nested tensor has its own; leave them out")
         return h0_persistence_nested(points, metric, check_finite)
     x = as_tensor(points, "points")
-    if metric not in _ops.METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")
+    check_metric(metric)
     if x.dim() < 2:
         raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
     batch = x.shape[:-2]

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _autograd, _ops, barcode
+from . import _autograd, barcode
 from ._inputs import (
     HALF,
     Lengths,
     check_lengths,
+    check_metric,
     refuse_partitioned,
     runs_directly,
     transforms_active,
@@ -115,8 +116,7 @@ class TSLoss(nn.Module):
                 raise ValueError(f"{name}: expected a finite weight >= 0, got {weight}")
         if form != "exact" and (compactness or loops):
             raise ValueError(f"compactness and loops belong to form='exact', not to {form!r}")
-        if metric not in _ops.METRICS:
-            raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")
+        check_metric(metric)
         if form == "surrogate" and metric != "euclidean":
             raise ValueError(f"form='surrogate' is defined for metric='euclidean', got {metric!r}")
         positive = {"rho": rho, "alpha": alpha, "p": p, "reference": reference}

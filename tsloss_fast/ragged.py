@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _autograd, _ops
+from . import _autograd, _native
 from ._inputs import (
     HALF,
     Array,
     as_tensor,
+    check_metric,
     computes_halves,
     looks,
     memory_errors,
@@ -81,8 +82,7 @@ def h0_persistence_varlen(
         [[0, 1]]
     """
     x = as_tensor(points, "points")
-    if metric not in _ops.METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(_ops.METRICS)}, got {metric!r}")
+    check_metric(metric)
     if x.dim() != 2:
         raise shape_error("points", x.shape, "(T, D), the points of all clouds in a row")
     starts = _check_offsets(offsets, x.shape[0])
@@ -159,7 +159,7 @@ def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Ten
         if n > 1:
             kinds.setdefault(bisect.bisect_left(_KINDS, n), []).append(b)
     total = int(bars[-1])
-    kind_of_deaths = _ops.type_of_deaths(x.dtype)
+    kind_of_deaths = _native.type_of_deaths(x.dtype)
     deaths = torch.zeros(total, dtype=kind_of_deaths, device=x.device)
     edges = torch.zeros((total, 2), dtype=torch.int64, device=x.device)
     for clouds in kinds.values():

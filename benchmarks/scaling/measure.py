@@ -17,6 +17,7 @@ import tsloss_fast
 from tsloss_fast.distributed import h0_persistence
 from tsloss_fast.distributed.cloud import (
     Block,
+    Cloud,
     Edges,
     MemoryShard,
     rows_of_block,
@@ -25,7 +26,6 @@ from tsloss_fast.distributed.filters import NativeFilter
 from tsloss_fast.distributed.gradient import Owners
 from tsloss_fast.distributed.peers import Peers
 from tsloss_fast.distributed.persistence import solve
-from tsloss_fast.distributed.tree import Cloud
 
 from ..simulated import run
 from .model import Rates

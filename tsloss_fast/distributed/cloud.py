@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .. import _core, _ops
+from .. import _core, _native
 
 LANES = 16
 _BLOCK_MULTIPLE = 48  # of the core's tiles
@@ -57,8 +57,8 @@ class Edges:
         count = _core.spanning_forest(
             points,
             len(keys),
-            _ops.pointer(keys, "keys", (len(keys),), torch.float64),
-            _ops.pointer(ends, "edges", (len(keys), 2), torch.int64),
+            _native.pointer(keys, "keys", (len(keys),), torch.float64),
+            _native.pointer(ends, "edges", (len(keys), 2), torch.int64),
         )
         return Edges(keys[:count].clone(), ends[:count].clone())
 
@@ -131,9 +131,9 @@ def load(points: Tensor, metric: str, first: int) -> Loaded:
     ids = torch.empty(n, dtype=torch.int64)
     joined = torch.empty((max(n - 1, 0), 2), dtype=torch.int64)
     problem, bad, count, largest, lattice = _core.load_shard(
-        _ops.DTYPES[points.dtype],
-        _ops.METRICS[metric],
-        _ops.pointer(points, "points", (n, dim), points.dtype),
+        _native.DTYPES[points.dtype],
+        _native.METRICS[metric],
+        _native.pointer(points, "points", (n, dim), points.dtype),
         n,
         dim,
         rows.data_ptr(),

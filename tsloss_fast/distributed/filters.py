@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .. import _core, _ops
+from .. import _core, _native
 from .cloud import Block, Cloud, Edges, stride_of
 
 
@@ -42,8 +42,8 @@ class NativeFilter:
         self._stride, self._dtype = stride_of(cloud.dim), cloud.dtype
         self._metric, self._robust = cloud.metric, robust
         self._core = _core.ShardFilter(
-            _ops.DTYPES[cloud.dtype],
-            _ops.METRICS[cloud.metric],
+            _native.DTYPES[cloud.dtype],
+            _native.METRICS[cloud.metric],
             cloud.dim,
             cloud.largest,
             cloud.lattice,
@@ -61,14 +61,14 @@ class NativeFilter:
         self._blocks.clear()
         self._core.set_forest(
             points,
-            _ops.pointer(forest.keys, "keys", (count,), torch.float64),
-            _ops.pointer(forest.ends, "edges", (count, 2), torch.int64),
+            _native.pointer(forest.keys, "keys", (count,), torch.float64),
+            _native.pointer(forest.ends, "edges", (count, 2), torch.int64),
         )
 
     def load(self, slot: int, block: Block) -> None:
         count = len(block)
-        rows = _ops.pointer(block.rows, "rows", (count, self._stride), self._dtype)
-        ids = _ops.pointer(block.ids, "ids", (count,), torch.int64)
+        rows = _native.pointer(block.rows, "rows", (count, self._stride), self._dtype)
+        ids = _native.pointer(block.ids, "ids", (count,), torch.int64)
         self._core.load(slot, rows, ids, count)
         self._blocks[slot] = block
 
@@ -89,14 +89,14 @@ class NativeFilter:
         keys = torch.empty(len(a), dtype=torch.float64)
         a, b = a.contiguous(), b.contiguous()
         _core.exact_keys(
-            _ops.DTYPES[self._dtype],
-            _ops.METRICS[self._metric],
+            _native.DTYPES[self._dtype],
+            _native.METRICS[self._metric],
             self._robust,
-            _ops.pointer(block.rows, "rows", (len(block), self._stride), self._dtype),
+            _native.pointer(block.rows, "rows", (len(block), self._stride), self._dtype),
             self._stride,
             len(a),
-            _ops.pointer(a, "a", (len(a),), torch.int64),
-            _ops.pointer(b, "b", (len(a),), torch.int64),
+            _native.pointer(a, "a", (len(a),), torch.int64),
+            _native.pointer(b, "b", (len(a),), torch.int64),
             keys.data_ptr(),
         )
         i, j = block.ids[a], block.ids[b]

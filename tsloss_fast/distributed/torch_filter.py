@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _core, _ops
+from .. import _core, _native
 from .cloud import LANES, Block, Cloud, Edges, stride_of
 
 _TILE = 2048
@@ -240,7 +240,7 @@ def _merge_order(forest: Edges, points: int) -> tuple[Tensor, Tensor]:
     of the edge by which the one before is met; see csrc/cpu/forest.h."""
     order = torch.empty(points, dtype=torch.int32)
     rank = torch.empty(points, dtype=torch.int32)
-    ends = _ops.pointer(forest.ends, "edges", (points - 1, 2), torch.int64)
+    ends = _native.pointer(forest.ends, "edges", (points - 1, 2), torch.int64)
     _core.merge_order(points, ends, order.data_ptr(), rank.data_ptr())
     return order.long(), rank.long()
 

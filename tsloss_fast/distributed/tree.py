@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import _core, _ops
+from .. import _core, _native
 from .cloud import Block, Cloud, Edges, Shard, stride_of
 from .filters import make_filter
 from .merge import merge
@@ -51,8 +51,8 @@ def spanning_tree(
     search = _Search(cloud, shard, peers, device, watch)
     tree = search.tree(robust=False)
     good = _core.keys_in_range(
-        _ops.DTYPES[cloud.dtype],
-        _ops.METRICS[cloud.metric],
+        _native.DTYPES[cloud.dtype],
+        _native.METRICS[cloud.metric],
         cloud.dim,
         len(tree),
         tree.keys.data_ptr(),

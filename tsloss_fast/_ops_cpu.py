@@ -1,0 +1,275 @@
+"""The operators on the CPU, and what else of the native core works on CPU tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import _core
+from ._native import DTYPES, METRICS, check_lengths_range, empty_bars, pointer, raise_finding
+
+
+def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
+    """A plain contiguous float32/float64 CPU tensor and its dtype code."""
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float32 or float64, got {t.dtype}")
+    if t.dim() != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {tuple(t.shape)}")
+    return t.contiguous(), DTYPES[t.dtype]
+
+
+def _prepare_lengths(lengths: Tensor | None, batch: int, points: int) -> Tensor | None:
+    if lengths is None:
+        return None
+    if tuple(lengths.shape) != (batch,):
+        raise ValueError(f"lengths: expected shape ({batch},), got {tuple(lengths.shape)}")
+    lengths = lengths.to(torch.int64).contiguous()
+    check_lengths_range(lengths, points)
+    return lengths
+
+
+def h0(
+    points: Tensor, lengths: Tensor | None, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    points, _ = _prepare(points, "points", 3)
+    return h0_direct(points, lengths, metric, check_finite)
+
+
+def h0_direct(
+    points: Tensor, lengths: Tensor | None, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    """The operator without the dispatcher, which takes half as long as a small cloud.
+
+    points (..., N, D): a plain float32 or float64 CPU tensor; lengths of shape (...).
+    """
+    points = points.contiguous()
+    dtype = points.dtype
+    *batch_shape, n, dim = points.shape
+    batch = math.prod(batch_shape)
+    bars = max(n - 1, 0)
+    if lengths is not None:
+        lengths = _prepare_lengths(lengths.reshape(-1), batch, n)
+    deaths = torch.empty((*batch_shape, bars), dtype=dtype)
+    edges = torch.empty((*batch_shape, bars, 2), dtype=torch.int64)
+    finding = _core.h0_forward(
+        DTYPES[dtype],
+        METRICS[metric],
+        points.data_ptr(),
+        0 if lengths is None else lengths.data_ptr(),
+        deaths.data_ptr(),
+        edges.data_ptr(),
+        batch,
+        n,
+        dim,
+        torch.get_num_threads(),
+    )
+    if finding[0] and check_finite:
+        raise_finding(finding, batch, "points", dtype)
+    return deaths, edges
+
+
+def h0_backward(
+    grad_deaths: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
+) -> Tensor:
+    points, _ = _prepare(points, "points", 3)
+    return h0_backward_direct(grad_deaths, points, deaths, edges, metric)
+
+
+def h0_backward_direct(
+    grad_deaths: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
+) -> Tensor:
+    """The operator without the dispatcher; shapes as `h0_direct` gives them."""
+    points = points.contiguous()
+    *batch_shape, n, dim = points.shape
+    bars = max(n - 1, 0)
+    shape = (*batch_shape, bars)
+    grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
+    grad_points = torch.empty_like(points)
+    _core.h0_backward(
+        DTYPES[points.dtype],
+        METRICS[metric],
+        pointer(grad_deaths, "grad_deaths", shape, points.dtype),
+        points.data_ptr(),
+        pointer(deaths, "deaths", shape, points.dtype),
+        pointer(edges, "edges", (*shape, 2), torch.int64),
+        grad_points.data_ptr(),
+        math.prod(batch_shape),
+        n,
+        dim,
+        torch.get_num_threads(),
+    )
+    return grad_points
+
+
+def _ragged_shape(starts: Tensor, dim: int) -> tuple[int, int, int]:
+    """The batch, the most points of a cloud, and the dimension."""
+    sizes = starts.diff()
+    return len(sizes), int(sizes.max()) if len(sizes) else 0, dim
+
+
+def h0_ragged(
+    points: Tensor, starts: Tensor, bars: Tensor, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    """Deaths (M,) and edges (M, 2) of clouds of different sizes in points (T, D), a plain float32
+    or float64 CPU tensor. Cloud b has the points from starts[b] to starts[b + 1] and the bars from
+    bars[b] to bars[b + 1]; these are right, int64, and on the CPU."""
+    points = points.contiguous()
+    batch, most, dim = _ragged_shape(starts, points.shape[1])
+    total = int(bars[-1])
+    deaths = torch.empty(total, dtype=points.dtype)
+    edges = torch.empty((total, 2), dtype=torch.int64)
+    finding = _core.h0_forward(
+        DTYPES[points.dtype],
+        METRICS[metric],
+        points.data_ptr(),
+        0,
+        deaths.data_ptr(),
+        edges.data_ptr(),
+        batch,
+        most,
+        dim,
+        torch.get_num_threads(),
+        pointer(starts, "starts", (batch + 1,), torch.int64),
+        pointer(bars, "bars", (batch + 1,), torch.int64),
+    )
+    if finding[0] and check_finite:
+        raise_finding(finding, batch, "points", points.dtype)
+    return deaths, edges
+
+
+def h0_ragged_backward(
+    grad_deaths: Tensor,
+    points: Tensor,
+    deaths: Tensor,
+    edges: Tensor,
+    starts: Tensor,
+    bars: Tensor,
+    metric: str,
+) -> Tensor:
+    """The gradient (T, D) at the points of `h0_ragged`."""
+    points, grad_deaths = points.contiguous(), grad_deaths.contiguous()
+    batch, most, dim = _ragged_shape(starts, points.shape[1])
+    grad_points = torch.empty_like(points)
+    shape = (int(bars[-1]),)
+    _core.h0_backward(
+        DTYPES[points.dtype],
+        METRICS[metric],
+        pointer(grad_deaths, "grad_deaths", shape, points.dtype),
+        points.data_ptr(),
+        pointer(deaths, "deaths", shape, points.dtype),
+        pointer(edges, "edges", (*shape, 2), torch.int64),
+        grad_points.data_ptr(),
+        batch,
+        most,
+        dim,
+        torch.get_num_threads(),
+        pointer(starts, "starts", (batch + 1,), torch.int64),
+        pointer(bars, "bars", (batch + 1,), torch.int64),
+    )
+    return grad_points
+
+
+def scale_free_loss(
+    deaths: Tensor,
+    lengths: Tensor | None,
+    connectivity: float,
+    redundancy: float,
+    rho: float,
+) -> tuple[Tensor, Tensor, int]:
+    """The mean over clouds of the scale-free terms of deaths (..., M), its derivatives (..., M),
+    and the number of clouds whose bars are all 0; see csrc/tsloss.h."""
+    loss = torch.empty((), dtype=deaths.dtype)
+    grad = torch.empty_like(deaths)
+    bars = deaths.shape[-1]
+    batch = math.prod(deaths.shape[:-1])
+    if lengths is not None:
+        lengths = lengths.reshape(-1).contiguous()
+    coincident = _core.scale_free_loss(
+        DTYPES[deaths.dtype],
+        deaths.data_ptr(),
+        0 if lengths is None else pointer(lengths, "lengths", (batch,), torch.int64),
+        connectivity,
+        redundancy,
+        rho,
+        loss.data_ptr(),
+        grad.data_ptr(),
+        batch,
+        bars + 1,
+    )
+    return loss, grad, coincident
+
+
+def h0_from_distances(
+    distances: Tensor, lengths: Tensor | None, symmetry_tolerance: float, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    distances, code = _prepare(distances, "distances", 3)
+    batch, n = distances.shape[:2]
+    lengths = _prepare_lengths(lengths, batch, n)
+    deaths, edges = empty_bars(distances)
+    bars = deaths.shape[1]
+    finding = _core.h0_from_distances(
+        code,
+        pointer(distances, "distances", (batch, n, n), distances.dtype),
+        0 if lengths is None else pointer(lengths, "lengths", (batch,), torch.int64),
+        symmetry_tolerance,
+        pointer(deaths, "deaths", (batch, bars), distances.dtype),
+        pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        batch,
+        n,
+        torch.get_num_threads(),
+    )
+    if finding[0] and (check_finite or finding[0] != 1):
+        raise_finding(finding, batch, "distances", distances.dtype)
+    return deaths, edges
+
+
+def linkage_merges(edges: Tensor) -> Tensor:
+    """Edges (B, N-1, 2) of whole clouds -> merges (B, N-1, 3) int64 on the CPU; see
+    csrc/tsloss.h."""
+    edges = edges.to("cpu", torch.int64).contiguous()
+    batch, bars, _ = edges.shape
+    merges = torch.empty((batch, bars, 3), dtype=torch.int64)
+    _core.single_linkage(
+        pointer(edges, "edges", (batch, bars, 2), torch.int64),
+        pointer(merges, "merges", (batch, bars, 3), torch.int64),
+        batch,
+        bars + 1,
+    )
+    return merges
+
+
+def pairwise_keys(points: Tensor, metric: str = "euclidean") -> Tensor:
+    """The keys (B, N, N) that the tree is built on, from points (B, N, D); for tests."""
+    points, code = _prepare(points, "points", 3)
+    batch, n, dim = points.shape
+    keys = points.new_zeros((batch, n, n))
+    _core.pairwise_keys(
+        code,
+        METRICS[metric],
+        pointer(points, "points", (batch, n, dim), points.dtype),
+        pointer(keys, "keys", (batch, n, n), points.dtype),
+        batch,
+        n,
+        dim,
+        torch.get_num_threads(),
+    )
+    return keys
+
+
+def filter_keeps(points: Tensor, factor: float = 1.0) -> Tensor:
+    """Whether the low-precision filter keeps each pair (N, N) of points (N, D) if the bound is its
+    own squared distance times ``factor``; for tests."""
+    points, code = _prepare(points, "points", 2)
+    n, dim = points.shape
+    kept = torch.zeros((n, n), dtype=torch.uint8)
+    _core.filter_keeps(
+        code,
+        pointer(points, "points", (n, dim), points.dtype),
+        factor,
+        pointer(kept, "kept", (n, n), torch.uint8),
+        n,
+        dim,
+    )
+    return kept.bool()
