@@ -102,8 +102,8 @@ void bind_shards(py::module_& m) {
   m.def(
       "merge_order",
       [](int64_t n, Address edges, Address order, Address rank) {
-        forest_order(n, in_i64(edges), static_cast<int32_t*>(out(order)),
-                     static_cast<int32_t*>(out(rank)));
+        merge_order(n, in_i64(edges), static_cast<int32_t*>(out(order)),
+                    static_cast<int32_t*>(out(rank)));
       },
       release(), py::arg("n"), py::arg("edges"), py::arg("order"), py::arg("rank"));
 
