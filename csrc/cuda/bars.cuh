@@ -1,7 +1,7 @@
 // The bars of a cloud, where they belong, and what was found wrong with it.
 #pragma once
 
-#include "cuda/numbers.cuh"
+#include "cuda/cloud.cuh"
 
 namespace tsloss {
 namespace cuda {
@@ -31,6 +31,12 @@ struct Bars {
     }
   }
 };
+
+template <class D>
+__device__ __forceinline__ Bars<D> bars_of(int64_t cloud, const Batch& batch, D* deaths,
+                                           int64_t* edges) {
+  return {deaths + cloud * batch.bars(), edges + 2 * cloud * batch.bars(), batch.bars()};
+}
 
 __device__ __forceinline__ void put_finding(int64_t* finding, int64_t what, int64_t i, int64_t j) {
   finding[0] = what;

@@ -10,7 +10,6 @@
 #pragma once
 
 #include "cuda/bars.cuh"
-#include "cuda/cloud.cuh"
 
 namespace tsloss {
 namespace cuda {
@@ -214,7 +213,7 @@ __global__ void __launch_bounds__(kTreeThreads, 1)
   float* copy = reinterpret_cast<float*>(memory + bytes_of_vertices(batch.points));
   const int64_t c = blockIdx.x;
   const int n = batch.valid(c);
-  const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
+  const Bars<D> bars = bars_of(c, batch, deaths, edges);
   const u64 problem = facts[c].problem;
   if (!begin_bars(bars, n, problem, clouds.first(problem, batch), clouds.second(problem, batch),
                   findings + 3 * c)) {

@@ -62,6 +62,26 @@ struct Forest {
   __device__ __forceinline__ u32* bounds_of(int64_t row) const { return bounds + row * segments; }
 };
 
+// body(number, forest, points) for the clouds of a block whose trees are not finished. Grid: (any,
+// clouds).
+template <class F>
+__device__ __forceinline__ void for_growing(const Batch& batch, const Forest& forests, F&& body) {
+  for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
+    const Forest forest = forests.at(c);
+    const int n = batch.valid(c);
+    if (!forest.finished(n)) body(c, forest, n);
+  }
+}
+
+// body(row) for the rows of a warp.
+template <class F>
+__device__ __forceinline__ void for_rows(int n, F&& body) {
+  for (int64_t row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < n;
+       row += static_cast<int64_t>(gridDim.x) * (blockDim.x / 32)) {
+    body(row);
+  }
+}
+
 // Grid: (any, clouds).
 __global__ void __launch_bounds__(256, 4)
     clear_forest(Batch batch, const Facts* facts, Forest forests) {

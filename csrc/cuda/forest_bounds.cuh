@@ -73,12 +73,8 @@ struct ComputedKeys {
 __global__ void __launch_bounds__(256, 4)
     bound_segments(Batch batch, StoredKeys stored, Forest forests) {
   const int lane = threadIdx.x % 32;
-  for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
-    const Forest forest = forests.at(c);
-    const int n = batch.valid(c);
-    if (forest.finished(n)) continue;
-    for (int64_t row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < n;
-         row += static_cast<int64_t>(gridDim.x) * (blockDim.x / 32)) {
+  for_growing(batch, forests, [&](int64_t c, const Forest& forest, int n) {
+    for_rows(n, [&](int64_t row) {
       const float* keys = stored.keys + c * stored.cloud_stride + row * stored.stride;
       for (int64_t s = 0; s < forest.segments; ++s) {
         u32 least = kNoKey;
@@ -89,8 +85,8 @@ __global__ void __launch_bounds__(256, 4)
         least = __reduce_min_sync(kAll, least);
         if (lane == 0) forest.bounds_of(row)[s] = least;
       }
-    }
-  }
+    });
+  });
 }
 
 // bounds by way of keys that nobody stores. Grid: (tiles of the upper triangle, clouds).

@@ -94,17 +94,12 @@ struct Row {
 template <class Keys>
 __global__ void __launch_bounds__(256, 2)
     find_least_keys(Keys keys, Batch batch, const Facts* facts, Band band, Forest forests) {
-  for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
-    const Forest forest = forests.at(c);
-    const int n = batch.valid(c);
-    if (forest.finished(n)) continue;
+  for_growing(batch, forests, [&](int64_t c, const Forest& forest, int n) {
     const auto source = keys.of(c, batch, facts[c]);
-    for (int64_t row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < n;
-         row += static_cast<int64_t>(gridDim.x) * (blockDim.x / 32)) {
-      Row<decltype(keys.of(c, batch, facts[c]))>{source, forest, static_cast<int>(row), n, band}
-          .find_least();
-    }
-  }
+    for_rows(n, [&](int64_t row) {
+      Row<decltype(source)>{source, forest, static_cast<int>(row), n, band}.find_least();
+    });
+  });
 }
 
 // Second kernel: Component::exact. Grid: (any, clouds).
@@ -112,18 +107,13 @@ template <class Keys, class Clouds>
 __global__ void __launch_bounds__(256, 2)
     decide_contests(Keys keys, Clouds clouds, Batch batch, const Facts* facts, Band band,
                     Forest forests) {
-  for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
-    const Forest forest = forests.at(c);
-    const int n = batch.valid(c);
-    if (forest.finished(n)) continue;
+  for_growing(batch, forests, [&](int64_t c, const Forest& forest, int n) {
     const auto source = keys.of(c, batch, facts[c]);
     const auto cloud = clouds.cloud(c, batch, facts[c]);
-    for (int64_t row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < n;
-         row += static_cast<int64_t>(gridDim.x) * (blockDim.x / 32)) {
-      Row<decltype(keys.of(c, batch, facts[c]))>{source, forest, static_cast<int>(row), n, band}
-          .decide(cloud);
-    }
-  }
+    for_rows(n, [&](int64_t row) {
+      Row<decltype(source)>{source, forest, static_cast<int>(row), n, band}.decide(cloud);
+    });
+  });
 }
 
 // Third kernel: picks the edges and joins the components. A block for each cloud.
@@ -191,7 +181,7 @@ __global__ void __launch_bounds__(kRankThreads, 8)
   for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
     const Forest forest = forests.at(c);
     const int n = batch.valid(c), count = max(n - 1, 0);
-    const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
+    const Bars<D> bars = bars_of(c, batch, deaths, edges);
     const int64_t mine = static_cast<int64_t>(blockIdx.x) * kRankThreads + threadIdx.x;
     const u64 problem = facts[c].problem;
     const bool good = problem == kNoExact;

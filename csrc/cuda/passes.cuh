@@ -28,10 +28,13 @@ inline Length length_of(Metric metric) {
   }
 }
 
+inline dim3 dim3_of(int64_t x, int64_t y = 1, int64_t z = 1) {
+  return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
+}
+
 // Grids of a piece of a batch: a thread or a warp of 8 for each point, up to some number of blocks.
 inline dim3 grid_of(int64_t blocks, int64_t clouds) {
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, 8192)),
-              static_cast<unsigned>(std::min(clouds, kMostGrid)));
+  return dim3_of(std::clamp<int64_t>(blocks, 1, 8192), std::min(clouds, kMostGrid));
 }
 
 // The trees of a piece of a batch whose bounds are known, by all rounds.
@@ -45,12 +48,11 @@ void grow_forest(Launch& launch, const TreePlan& plan, Keys keys, Clouds clouds,
            forest);
     launch("decide_contests", decide_contests<Keys, Clouds>, rows, dim3(256), 0, keys, clouds,
            batch, facts, band, forest);
-    launch("join_components", join_components, dim3(static_cast<unsigned>(batch.clouds)),
-           dim3(static_cast<unsigned>(joining)), 0, batch, forest);
+    launch("join_components", join_components, dim3_of(batch.clouds), dim3_of(joining), 0, batch,
+           forest);
   }
   launch("rank_bars", rank_bars<Clouds, D>,
-         dim3(static_cast<unsigned>(ceil_div(batch.points, kRankThreads)),
-              static_cast<unsigned>(std::min(batch.clouds, kMostGrid))),
+         dim3_of(ceil_div(batch.points, kRankThreads), std::min(batch.clouds, kMostGrid)),
          dim3(kRankThreads), 0, clouds, batch, facts, forest, how, out.deaths, out.edges,
          out.findings);
 }
@@ -63,9 +65,9 @@ void grow_stored(Launch& launch, const TreePlan& plan, Clouds clouds, const Batc
   const int64_t n = batch.points, of_cloud = plan.keys_of_cloud(n);
   if (plan.small) {
     const unsigned threads = n <= 32 ? 128 : n <= 128 ? 256 : kTreeThreads;
-    launch("cloud_tree", cloud_tree<Clouds, D>, dim3(static_cast<unsigned>(batch.clouds)),
-           dim3(threads), plan.shared, clouds, batch, facts, keys, of_cloud, plan.in_shared, band,
-           how, out.deaths, out.edges, out.findings);
+    launch("cloud_tree", cloud_tree<Clouds, D>, dim3_of(batch.clouds), dim3(threads), plan.shared,
+           clouds, batch, facts, keys, of_cloud, plan.in_shared, band, how, out.deaths, out.edges,
+           out.findings);
     return;
   }
   const StoredKeys stored{keys, of_cloud, n};
@@ -87,21 +89,21 @@ void small_trees(Launch& launch, const BatchShape& shape, const Device& device, 
   float* sums = carver.take<float>(shape.batch * plan.parts() * plan.sums);
   if (only_count) return;
   const Batch batch{shape.batch, n, shape.dim, shape.lengths};
-  const dim3 threads(static_cast<unsigned>(plan.tiling.threads));
-  const unsigned clouds = static_cast<unsigned>(std::min(shape.batch, kMostGrid));
+  const dim3 threads = dim3_of(plan.tiling.threads);
+  const int64_t clouds = std::min(shape.batch, kMostGrid);
   if (plan.slices > 1) {
-    launch("sum_slices", sum_slices<P, kTerm>, dim3(static_cast<unsigned>(plan.slices), clouds),
-           threads, plan.staging, points, batch, plan.tiling, plan.slice, sums, facts);
+    launch("sum_slices", sum_slices<P, kTerm>, dim3_of(plan.slices, clouds), threads, plan.staging,
+           points, batch, plan.tiling, plan.slice, sums, facts);
     if (plan.added) {
-      launch("add_parts", add_parts, dim3(static_cast<unsigned>(ceil_div(plan.sums, 128)), clouds),
-             dim3(128), 0, batch, static_cast<int>(plan.slices), sums);
+      launch("add_parts", add_parts, dim3_of(ceil_div(plan.sums, 128), clouds), dim3(128), 0, batch,
+             static_cast<int>(plan.slices), sums);
     }
   }
   const Slices slices{sums, facts, static_cast<int>(plan.parts()),
                       static_cast<int>(plan.added ? 1 : plan.parts())};
-  launch("small_cloud", small_cloud<P, kTerm, D>, dim3(static_cast<unsigned>(shape.batch)), threads,
-         plan.shared, PointClouds<P, kTerm>{points, ranged}, batch, known, slices, plan.tiling,
-         plan.band, how, out.deaths, out.edges, out.findings);
+  launch("small_cloud", small_cloud<P, kTerm, D>, dim3_of(shape.batch), threads, plan.shared,
+         PointClouds<P, kTerm>{points, ranged}, batch, known, slices, plan.tiling, plan.band, how,
+         out.deaths, out.edges, out.findings);
 }
 
 // The trees of clouds whose facts are known.
@@ -113,25 +115,23 @@ void point_trees(Launch& launch, const BatchShape& shape, const TreePlan& plan, 
   const Band band = band_for(shape.dim, kChunk + shape.dim / kChunk + plan.splits);
   by_pieces(shape, plan, out, [&](int64_t c, const Batch& batch, const Outputs<D>& mine) {
     const PointClouds<P, kTerm> clouds{points + c * n * shape.dim, ranged};
-    const unsigned tiles = static_cast<unsigned>(plan.tiles);
-    const unsigned count = static_cast<unsigned>(batch.clouds);
     if (!plan.stored) {
       launch("clear_forest", clear_forest, grid_of(ceil_div(n, 256), batch.clouds), dim3(256), 0,
              batch, facts + c, forest);
-      launch("bound_tiles", bound_tiles<P, kTerm>, dim3(tiles, count), dim3(kTileThreads), 0,
-             clouds.points, batch, facts + c, ranged, forest);
+      launch("bound_tiles", bound_tiles<P, kTerm>, dim3_of(plan.tiles, batch.clouds),
+             dim3(kTileThreads), 0, clouds.points, batch, facts + c, ranged, forest);
       grow_forest(launch, plan, ComputedKeys<P, kTerm>{clouds.points, ranged}, clouds, batch,
                   facts + c, forest, band, how, mine);
       return;
     }
     if (n > 1) {
       launch("distance_tiles", distance_tiles<P, kTerm>,
-             dim3(tiles, static_cast<unsigned>(plan.splits), count), dim3(kTileThreads), 0,
-             clouds.points, batch, facts + c, ranged, plan.slice, keys);
+             dim3_of(plan.tiles, plan.splits, batch.clouds), dim3(kTileThreads), 0, clouds.points,
+             batch, facts + c, ranged, plan.slice, keys);
       if (plan.splits > 1) {
         launch("sum_splits", sum_splits,
-               dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(n * n, 256), 1024)), count),
-               dim3(256), 0, batch, static_cast<int>(plan.splits), keys);
+               dim3_of(std::min<int64_t>(ceil_div(n * n, 256), 1024), batch.clouds), dim3(256), 0,
+               batch, static_cast<int>(plan.splits), keys);
       }
     }
     grow_stored(launch, plan, clouds, batch, facts + c, keys, forest, band, how, mine);
@@ -140,8 +140,7 @@ void point_trees(Launch& launch, const BatchShape& shape, const TreePlan& plan, 
 
 template <class Launch>
 void clear(Launch& launch, int64_t clouds, Facts* facts) {
-  launch("clear_facts", clear_facts, dim3(static_cast<unsigned>(ceil_div(clouds, 256))), dim3(256),
-         0, clouds, facts);
+  launch("clear_facts", clear_facts, dim3_of(ceil_div(clouds, 256)), dim3(256), 0, clouds, facts);
 }
 
 // What clouds are made of before there are trees.
@@ -149,11 +148,11 @@ template <class P, class Launch>
 void look(Launch& launch, const BatchShape& shape, const P* points, Facts* facts, double* units) {
   clear(launch, shape.batch, facts);
   if (shape.points == 0) return;
-  launch("look_at_points", look_at_points<P>,
-         dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(shape.points, 8), 1024)),
-              static_cast<unsigned>(std::min(shape.batch, kMostGrid))),
-         dim3(256), 0, points, Batch{shape.batch, shape.points, shape.dim, shape.lengths}, facts,
-         units);
+  launch(
+      "look_at_points", look_at_points<P>,
+      dim3_of(std::min<int64_t>(ceil_div(shape.points, 8), 1024), std::min(shape.batch, kMostGrid)),
+      dim3(256), 0, points, Batch{shape.batch, shape.points, shape.dim, shape.lengths}, facts,
+      units);
 }
 
 // points -> deaths, edges and findings. Returns the bytes of workspace; with null workspace it does
@@ -212,9 +211,8 @@ int64_t h0_from_distances(Launch& launch, const BatchShape& shape, const Device&
     const MatrixClouds<P> clouds{distances + c * n * n};
     if (n > 0) {
       launch("look_at_matrices", look_at_matrices<P>,
-             dim3(static_cast<unsigned>(across * (across + 1) / 2),
-                  static_cast<unsigned>(batch.clouds)),
-             dim3(256), 0, clouds.distances, batch, tolerance, facts + c, keys);
+             dim3_of(across * (across + 1) / 2, batch.clouds), dim3(256), 0, clouds.distances,
+             batch, tolerance, facts + c, keys);
     }
     grow_stored(launch, plan, clouds, batch, facts + c, keys, forest, band_for(0, kChunk),
                 Length::kKey, mine);
@@ -238,15 +236,14 @@ int64_t h0_backward(Launch& launch, Metric metric, const BatchShape& shape, int6
 
   const Batch batch{shape.batch, n, shape.dim, nullptr};
   if (listed) {
-    launch("find_incident_edges", find_incident_edges, dim3(static_cast<unsigned>(shape.batch)),
+    launch("find_incident_edges", find_incident_edges, dim3_of(shape.batch),
            dim3(kIncidenceThreads), 0, edges, batch, start, next, incident);
   }
   const bool cosine = metric == Metric::kCosine;  // the norm of a point takes all of it
   const int64_t slices = cosine ? 1 : ceil_div(shape.dim, kGradientSlice);
   launch("route_gradient", cosine ? route_gradient<P, D, true> : route_gradient<P, D, false>,
-         dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(n, 4), 1 << 20)),
-              static_cast<unsigned>(std::min(slices, kMostGrid)),
-              static_cast<unsigned>(std::min(shape.batch, kMostGrid))),
+         dim3_of(std::min<int64_t>(ceil_div(n, 4), 1 << 20), std::min(slices, kMostGrid),
+                 std::min(shape.batch, kMostGrid)),
          dim3(128), 0, metric, grad_deaths, points, deaths, edges, batch, listed ? start : nullptr,
          incident, grad_points);
   return carver.bytes();

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kFusedThreads, sizeof(P) == 8 || kTerm == Term
   float* sums = keys + (batch.points * batch.points + 3) / 4 * 4;
   const int64_t c = blockIdx.x;
   const int n = batch.valid(c);
-  const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
+  const Bars<D> bars = bars_of(c, batch, deaths, edges);
 
   // The first time as the numbers are, and once more if they have to be scaled.
   bool there = slices.count > 0;
