@@ -78,7 +78,7 @@ struct ShardForest {
     std::vector<int32_t> order(static_cast<size_t>(n));
     rank.resize(order.size());
     position.resize(order.size());
-    forest_order(n, ends, order.data(), rank.data());
+    merge_order(n, ends, order.data(), rank.data());
     for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
     // A square that has lost digits does not rule out others that have: they are looked at, and so
     // noticed.

@@ -90,7 +90,7 @@ int64_t spanning_forest(int64_t n, int64_t count, double* keys, int64_t* edges) 
   return static_cast<int64_t>(links.size());
 }
 
-void forest_order(int64_t n, const int64_t* edges, int32_t* order, int32_t* rank) {
+void merge_order(int64_t n, const int64_t* edges, int32_t* order, int32_t* rank) {
   std::vector<Link<double>> links;
   for (int64_t k = 0; k + 1 < n; ++k) {
     links.push_back(

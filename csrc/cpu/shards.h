@@ -81,7 +81,7 @@ void exact_keys(Dtype dtype, Metric metric, bool robust, const void* rows, int64
 
 // edges (n-1, 2) of a tree, ascending -> the order (n) of the points, and by position the rank (n)
 // of the edge by which the one before is met, 0 for the first; see forest.h.
-void forest_order(int64_t n, const int64_t* edges, int32_t* order, int32_t* rank);
+void merge_order(int64_t n, const int64_t* edges, int32_t* order, int32_t* rank);
 
 // Whether keys can be trusted; see CloudSolver::in_range. Dtype: that of the rows.
 bool keys_in_range(Dtype dtype, Metric metric, int64_t dim, int64_t count, const double* keys);

@@ -72,6 +72,21 @@ __device__ PointCloud<P, kTerm> point_cloud(const P* points, const Batch& batch,
   return {points + cloud * batch.points * batch.dim, batch.dim, scale_of(facts.largest), robust};
 }
 
+// Clouds by number, for the trees.
+template <class P, Term kTerm>
+struct PointClouds {
+  const P* points;
+  bool ranged;
+
+  __device__ PointCloud<P, kTerm> cloud(int64_t c, const Batch& batch, const Facts& facts) const {
+    return point_cloud<P, kTerm>(points, batch, c, facts, ranged);
+  }
+  __device__ int64_t first(u64 problem, const Batch&) const {
+    return problem == kNoExact ? -1 : static_cast<int64_t>(problem >> 8);
+  }
+  __device__ int64_t second(u64, const Batch&) const { return -1; }
+};
+
 // Of an entry and its mirror image, which differ by rounding at most.
 template <class P>
 __device__ __forceinline__ P mean_of(P a, P b) {
@@ -89,6 +104,32 @@ struct MatrixCloud {
     return bits_of(mean_of(distances[i * stride + j], distances[j * stride + i]));
   }
   __device__ __forceinline__ double length(u64 exact, Length) const { return double_of(exact); }
+};
+
+// The nearest of the points that a warp looks at, by exact keys.
+template <class Cloud>
+struct Nearest {
+  const Cloud& cloud;
+  int row;
+  u64 exact = kNoExact;
+  int partner = -1;
+
+  __device__ Nearest(const Cloud& of, int point) : cloud(of), row(point) {}
+
+  // Points base + k for the bits k of `hits`, two at a time and in ascending order: among equals
+  // the first makes the smallest edge, and nothing is below 0.
+  __device__ void take(int base, u32 hits) {
+    while (hits && exact != 0) {
+      const int one = __ffs(static_cast<int>(hits)) - 1;
+      hits &= hits - 1;
+      const int two = hits ? __ffs(static_cast<int>(hits)) - 1 : one;
+      hits &= hits - 1;
+      const u64 found = cloud.exact(row, base + (threadIdx.x % 32 < 16 ? one : two));
+      const u64 first = __shfl_sync(kAll, found, 0), second = __shfl_sync(kAll, found, 16);
+      if (first < exact) exact = first, partner = base + one;
+      if (second < exact) exact = second, partner = base + two;
+    }
+  }
 };
 
 // Tile number t of the upper triangle of a square of `across` tiles, row by row.

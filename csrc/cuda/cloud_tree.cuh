@@ -9,7 +9,7 @@
 // keys of those within are computed.
 #pragma once
 
-#include "cuda/block_keys.cuh"
+#include "cuda/bars.cuh"
 
 namespace tsloss {
 namespace cuda {
@@ -38,64 +38,6 @@ __host__ __device__ inline int64_t bytes_of_vertices(int64_t n) {
 __device__ __forceinline__ u32 edge_of(int i, int j) {
   return i < j ? u32(i) << 16 | u32(j) : u32(j) << 16 | u32(i);
 }
-
-// Bars of one cloud, where they belong.
-template <class D>
-struct Bars {
-  D* deaths;
-  int64_t* edges;
-  int64_t count;  // with padding
-
-  __device__ __forceinline__ void put(int64_t at, D death, int64_t i, int64_t j) const {
-    deaths[at] = death;
-    edges[2 * at] = i;
-    edges[2 * at + 1] = j;
-  }
-  // A path, that a gradient can be routed through as NaN; then the padding.
-  __device__ __forceinline__ void fill(int64_t begin, int64_t valid, int64_t rank,
-                                       int64_t ranks) const {
-    for (int64_t k = begin + rank; k < count; k += ranks) fill_one(k, valid);
-  }
-  __device__ __forceinline__ void fill_one(int64_t k, int64_t valid) const {
-    if (k < valid) {
-      put(k, static_cast<D>(double_of(0x7ff8ull << 48)), k, k + 1);
-    } else {
-      put(k, D{0}, -1, -1);
-    }
-  }
-};
-
-__device__ __forceinline__ void put_finding(int64_t* finding, int64_t what, int64_t i, int64_t j) {
-  finding[0] = what;
-  finding[1] = i;
-  finding[2] = j;
-}
-
-// The nearest of the points that a warp looks at, by exact keys.
-template <class Cloud>
-struct Nearest {
-  const Cloud& cloud;
-  int row;
-  u64 exact = kNoExact;
-  int partner = -1;
-
-  __device__ Nearest(const Cloud& of, int point) : cloud(of), row(point) {}
-
-  // Points base + k for the bits k of `hits`, two at a time and in ascending order: among equals
-  // the first makes the smallest edge, and nothing is below 0.
-  __device__ void take(int base, u32 hits) {
-    while (hits && exact != 0) {
-      const int one = __ffs(static_cast<int>(hits)) - 1;
-      hits &= hits - 1;
-      const int two = hits ? __ffs(static_cast<int>(hits)) - 1 : one;
-      hits &= hits - 1;
-      const u64 found = cloud.exact(row, base + (threadIdx.x % 32 < 16 ? one : two));
-      const u64 first = __shfl_sync(kAll, found, 0), second = __shfl_sync(kAll, found, 16);
-      if (first < exact) exact = first, partner = base + one;
-      if (second < exact) exact = second, partner = base + two;
-    }
-  }
-};
 
 // The rows of a warp: its lanes look at the columns of a row together.
 template <class Cloud>
@@ -257,19 +199,6 @@ __device__ void write_bars(const Cloud& cloud, int n, Length how, Vertex* v, con
   }
 }
 
-// What is written where there is no tree: findings, padding, and NaN for a cloud with a problem.
-// Returns whether there is one.
-template <class D>
-__device__ bool begin_bars(const Bars<D>& bars, int n, u64 problem, int64_t first, int64_t second,
-                           int64_t* finding) {
-  const bool good = problem == kNoExact;
-  if (threadIdx.x == 0) {
-    put_finding(finding, good ? 0 : static_cast<int64_t>(problem & 0xff), first, second);
-  }
-  bars.fill(good ? max(n - 1, 0) : 0, n - 1, threadIdx.x, blockDim.x);
-  return good && n > 1;
-}
-
 // keys: (clouds, cloud_stride) with fast keys (points, points) at the beginning of each cloud's.
 // in_shared: whether they are copied to dynamic shared memory, which has room for the vertices and,
 // if so, for them. A block for each cloud. `Clouds` makes a cloud of its number.
@@ -284,7 +213,7 @@ __global__ void __launch_bounds__(kTreeThreads, 1)
   float* copy = reinterpret_cast<float*>(memory + bytes_of_vertices(batch.points));
   const int64_t c = blockIdx.x;
   const int n = batch.valid(c);
-  const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
+  const Bars<D> bars = bars_of(c, batch, deaths, edges);
   const u64 problem = facts[c].problem;
   if (!begin_bars(bars, n, problem, clouds.first(problem, batch), clouds.second(problem, batch),
                   findings + 3 * c)) {
@@ -299,87 +228,6 @@ __global__ void __launch_bounds__(kTreeThreads, 1)
   }
   boruvka(cloud, in_shared ? copy : mine, in_shared ? n : batch.points, n, band, v, found);
   write_bars(cloud, n, how, v, bars, findings + 3 * c);
-}
-
-// Clouds by number, for cloud_tree.
-template <class P, Term kTerm>
-struct PointClouds {
-  const P* points;
-  bool ranged;
-
-  __device__ PointCloud<P, kTerm> cloud(int64_t c, const Batch& batch, const Facts& facts) const {
-    return point_cloud<P, kTerm>(points, batch, c, facts, ranged);
-  }
-  __device__ int64_t first(u64 problem, const Batch&) const {
-    return problem == kNoExact ? -1 : static_cast<int64_t>(problem >> 8);
-  }
-  __device__ int64_t second(u64, const Batch&) const { return -1; }
-};
-
-// Sums that blocks before have left, and what those saw; or nothing, if `count` is 0.
-struct Slices {
-  const float* sums;   // (clouds, any, 16 tiles)
-  const Facts* facts;  // (clouds, any)
-  int stored;          // for each cloud
-  int count;           // of sums that are not yet added
-};
-
-// Everything for clouds of up to kFusedCloud points, which are read once unless `slices` has the
-// sums. `known`: facts, or null. A block for each cloud. Dynamic shared memory has the vertices,
-// the keys, and two chunks of the points.
-template <class P, Term kTerm, class D>
-__global__ void __launch_bounds__(kFusedThreads, sizeof(P) == 8 || kTerm == Term::kAbsolute ? 1 : 2)
-    small_cloud(PointClouds<P, kTerm> clouds, Batch batch, const Facts* known, Slices slices,
-                Tiling tiling, Band band, Length how, D* deaths, int64_t* edges,
-                int64_t* findings) {
-  using S = typename PointCloud<P, kTerm>::Staged;
-  TSLOSS_DYNAMIC_SHARED(memory);
-  TSLOSS_SHARED(u32, found, 1);
-  TSLOSS_SHARED(Facts, seen, 1);
-  Vertex* v = reinterpret_cast<Vertex*>(memory);
-  float* keys = reinterpret_cast<float*>(memory + bytes_of_vertices(batch.points));
-  float* sums = keys + (batch.points * batch.points + 3) / 4 * 4;
-  const int64_t c = blockIdx.x;
-  const int n = batch.valid(c);
-  const Bars<D> bars{deaths + c * batch.bars(), edges + 2 * c * batch.bars(), batch.bars()};
-
-  // The first time as the numbers are, and once more if they have to be scaled.
-  bool there = slices.count > 0;
-  double scale = 1;
-  for (;;) {
-    if (threadIdx.x == 0) *seen = {kNoExact, 0, kNoExact};
-    __syncthreads();
-    if (there) {
-      const Facts* of_slice = slices.facts + c * slices.stored;
-      u64 problem = kNoExact, largest = 0, smallest = kNoExact;
-      for (int s = threadIdx.x; s < slices.stored; s += blockDim.x) {
-        problem = min(problem, of_slice[s].problem);
-        largest = max(largest, of_slice[s].largest);
-        smallest = min(smallest, of_slice[s].smallest);
-      }
-      join_facts(problem, largest, smallest, seen);
-    } else if (n > 0) {
-      const PointCloud<P, kTerm> cloud{clouds.points + c * batch.points * batch.dim, batch.dim,
-                                       scale, false};
-      join_facts(block_sums(cloud, n, tiling, 0, batch.dim, reinterpret_cast<S*>(sums), sums),
-                 seen);
-    }
-    __syncthreads();
-    if (known || scale != 1 || scale_of(seen->largest) == 1 || seen->problem != kNoExact) break;
-    scale = scale_of(seen->largest);
-    there = false;
-    __syncthreads();
-  }
-  const Facts facts = known ? known[c] : *seen;
-  if (!begin_bars(bars, n, facts.problem, clouds.first(facts.problem, batch), -1,
-                  findings + 3 * c)) {
-    return;
-  }
-  const int64_t stride = 16 * tiles_of(batch.points);
-  spread_keys(n, there ? slices.sums + c * slices.stored * stride : sums, there ? slices.count : 1,
-              stride, keys);
-  boruvka(clouds.cloud(c, batch, facts), keys, n, n, band, v, found);
-  write_bars(clouds.cloud(c, batch, facts), n, how, v, bars, findings + 3 * c);
 }
 
 }  // namespace cuda

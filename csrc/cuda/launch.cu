@@ -5,7 +5,7 @@
 #include <tuple>
 #include <utility>
 
-#include "cuda/plan.cuh"
+#include "cuda/passes.cuh"
 
 namespace tsloss {
 namespace cuda {

@@ -111,8 +111,7 @@ T read_modify_write(T* at, F change) {
 inline void copy_later(void* to, const void* from, size_t bytes, Site site) {
   if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
     throw Error("misaligned copy: " + std::to_string(bytes) +
-                " bytes from or to an address that is no multiple, at " + site.file + ":" +
-                std::to_string(site.line));
+                " bytes from or to an address that is no multiple, at " + name(site));
   }
   running->copies.push_back({to, from, bytes});
 }

@@ -50,6 +50,7 @@ struct Site {
   const char* file;
   int line;
 };
+std::string name(Site site);  // as messages have it
 
 // Of a copy that the thread has not waited for yet.
 struct LateCopy {

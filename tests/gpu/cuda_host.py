@@ -13,27 +13,27 @@ from native_builds import ADDRESS, ORDERS, PLAIN, UNDER_ADDRESS, UNDER_THREAD, b
 from source_tree import ROOT
 from torch import Tensor
 
-SOURCE = ROOT / "tests/native/simt_kernels.cpp"
+LIBRARY = ROOT / "tests/native/simt_library.cpp"
+PROGRAM = ROOT / "tests/native/simt_program.cpp"
 METRICS = {"euclidean": 0, "sqeuclidean": 1, "cosine": 2, "manhattan": 3}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 SHARED = 227 << 10  # bytes of a block of an H100
 
 
 def build_library(folder: Path) -> Path:
-    return build(folder, "simt_kernels.so", SOURCE, ["-O1", "-fPIC"], link=["-shared"])
+    return build(folder, "simt_library.so", LIBRARY, ["-O1", "-fPIC"], link=["-shared"])
 
 
 def build_program(folder: Path, kind: str) -> Path:
     """A program that runs all kernels: plain, or with what watches them."""
-    program = "-DSIMT_PROGRAM"
     recipes: dict[str, tuple[list[str], list[str], list[str]]] = {
-        "plain": (["-O1", program], PLAIN, []),
+        "plain": (["-O1"], PLAIN, []),
         # Optimised it is compiled for longer than all runs of it take.
-        "address": (["-O0", program, *ADDRESS], UNDER_ADDRESS, ADDRESS),
-        "thread": (["-O1", program, "-fsanitize=thread"], UNDER_THREAD, ["-fsanitize=thread"]),
-        "coverage": (["-O0", program, "--coverage"], PLAIN, ["--coverage"]),
+        "address": (["-O0", *ADDRESS], UNDER_ADDRESS, ADDRESS),
+        "thread": (["-O1", "-fsanitize=thread"], UNDER_THREAD, ["-fsanitize=thread"]),
+        "coverage": (["-O0", "--coverage"], PLAIN, ["--coverage"]),
     }
-    return build(folder, f"simt_kernels-{kind}", SOURCE, *recipes[kind])
+    return build(folder, f"simt_program-{kind}", PROGRAM, *recipes[kind])
 
 
 class Outcome(NamedTuple):

@@ -116,7 +116,7 @@ def test_no_barrier_can_be_dropped_unnoticed(programs: dict[str, Path]) -> None:
 def test_every_line_of_the_kernels_runs(programs: dict[str, Path]) -> None:
     program = programs["coverage"]
     assert run(program)[0] == 0
-    (notes,) = program.parent.glob("simt_kernels-*.gcno")
+    (notes,) = program.parent.glob("simt_program-*.gcno")
     said = subprocess.run(
         ["gcov", "-r", "-s", str(ROOT / "csrc"), notes.name],
         cwd=program.parent,

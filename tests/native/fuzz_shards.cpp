@@ -28,7 +28,7 @@ void check_order(int64_t n, const std::vector<int64_t>& ends) {
   Array<int64_t> edges(2 * (n - 1));
   std::copy(ends.begin(), ends.end(), edges.data());
   Array<int32_t> order(n), rank(n);
-  forest_order(n, edges.data(), order.data(), rank.data());
+  merge_order(n, edges.data(), order.data(), rank.data());
   std::vector<int64_t> place(static_cast<size_t>(n), -1), label(place.size());
   for (int64_t p = 0; p < n; ++p) place[order[p]] = p;
   require(std::count(place.begin(), place.end(), -1) == 0, "an order of all points");

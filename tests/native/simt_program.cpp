@@ -1,143 +1,14 @@
-// The CUDA kernels on the host executor: a library for ctypes (cuda_host.py), and a program for the
-// sanitizers that runs all kernels and prints what came out. See test_cuda_programs.py.
+// Runs all CUDA kernels on the host executor, under sanitizers, and prints what came out. See
+// tests/gpu/test_cuda_programs.py.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "cuda/plan.cuh"
+#include "simt_kernels.h"
 
-namespace {
-
-using tsloss::BatchShape;
-using tsloss::Metric;
-using namespace tsloss::cuda;
-
-std::string message;
-
-struct HostLaunch {
-  template <class... P, class... A>
-  void operator()(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, int64_t shared,
-                  A&&... arguments) {
-    try {
-      simt::launch(kernel, grid, block, static_cast<size_t>(shared), arguments...);
-    } catch (const std::exception& error) {
-      throw std::runtime_error(std::string("kernel ") + name + ": " + error.what());
-    }
-  }
-};
-
-// Workspace of its exact size, which holds junk.
-struct Workspace {
-  explicit Workspace(int64_t bytes) : memory(std::malloc(static_cast<size_t>(bytes) + 1)) {
-    std::memset(memory, simt::options.fill, static_cast<size_t>(bytes) + 1);
-  }
-  ~Workspace() { std::free(memory); }
-  void* memory;
-};
-
-template <class F>
-int guarded(F&& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return 1;
-  }
-}
-
-template <class F>
-void with_type(int dtype, F&& body) {
-  if (dtype == 0) body(float{}, float{});
-  if (dtype == 1) body(double{}, double{});
-  if (dtype == 2) body(Half{}, float{});
-  if (dtype == 3) body(BFloat16{}, float{});
-}
-
-}  // namespace
-
-extern "C" {
-
-const char* last_message() { return message.c_str(); }
-
-void set_options(int order, uint64_t seed, int preempt, int resident, int fill) {
-  simt::options.order = static_cast<simt::Order>(order);
-  simt::options.seed = seed;
-  simt::options.preempt = static_cast<unsigned>(preempt);
-  simt::options.resident = static_cast<unsigned>(resident);
-  simt::options.fill = static_cast<unsigned char>(fill);
-  simt::options.stack_bytes = size_t{128} << 10;
-#ifndef SIMT_PROGRAM
-  simt::options.switches = uint64_t{1} << 32;  // large clouds are no livelock
-#endif
-}
-
-int forward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, const void* x,
-            const int64_t* lengths, void* deaths, int64_t* edges, int64_t* findings, int processors,
-            int64_t shared, int64_t small, int64_t stored, int64_t fused) {
-  return guarded([&] {
-    const BatchShape shape{batch, points, dim, lengths};
-    const Device device{processors, shared, small, stored, fused};
-    with_type(dtype, [&](auto number, auto death) {
-      using P = decltype(number);
-      using D = decltype(death);
-      HostLaunch launch;
-      const P* in = static_cast<const P*>(x);
-      const Outputs<D> out{static_cast<D*>(deaths), edges, findings};
-      const Metric m = static_cast<Metric>(metric);
-      const Workspace work(h0_forward(launch, m, shape, device, in, out, nullptr));
-      h0_forward(launch, m, shape, device, in, out, work.memory);
-    });
-  });
-}
-
-int from_distances(int dtype, int64_t batch, int64_t points, const void* distances,
-                   const int64_t* lengths, double tolerance, void* deaths, int64_t* edges,
-                   int64_t* findings, int64_t shared, int64_t small) {
-  return guarded([&] {
-    const BatchShape shape{batch, points, 0, lengths};
-    const Device device{4, shared, small};
-    const auto run = [&](auto number) {
-      using P = decltype(number);
-      HostLaunch launch;
-      const P* in = static_cast<const P*>(distances);
-      const Outputs<P> out{static_cast<P*>(deaths), edges, findings};
-      const Workspace work(h0_from_distances(launch, shape, device, in, tolerance, out, nullptr));
-      h0_from_distances(launch, shape, device, in, tolerance, out, work.memory);
-    };
-    if (dtype == 0) run(float{});
-    if (dtype == 1) run(double{});
-  });
-}
-
-int backward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, const void* grad,
-             const void* x, const void* deaths, const int64_t* edges, void* out, int64_t small) {
-  return guarded([&] {
-    const BatchShape shape{batch, points, dim, nullptr};
-    with_type(dtype, [&](auto number, auto death) {
-      using P = decltype(number);
-      using D = decltype(death);
-      HostLaunch launch;
-      const auto call = [&](void* workspace) {
-        return h0_backward(launch, static_cast<Metric>(metric), shape, small,
-                           static_cast<const D*>(grad), static_cast<const P*>(x),
-                           static_cast<const D*>(deaths), edges, static_cast<P*>(out), workspace);
-      };
-      const Workspace work(call(nullptr));
-      call(work.memory);
-    });
-  });
-}
-
-}  // extern "C"
-
-#ifdef SIMT_PROGRAM
 namespace {
 
 uint64_t state, digest;
@@ -298,6 +169,7 @@ int main(int count, char** arguments) {
   if (count != 7) return 2;
   const auto number = [&](int k) { return std::atoi(arguments[k]); };
   set_options(number(1), static_cast<uint64_t>(number(2)), number(3), 2, number(4));
+  simt::options.switches = simt::Options().switches;  // no case is a large cloud
   simt::options.drop = arguments[5];
   const auto cases = all_cases();
   for (size_t k = 0; k < cases.size(); ++k) {
@@ -310,4 +182,3 @@ int main(int count, char** arguments) {
   }
   for (const std::string& site : simt::barrier_sites()) std::printf("barrier %s\n", site.c_str());
 }
-#endif

@@ -1,0 +1,2 @@
+// The CUDA kernels on the host executor as a library for ctypes; see tests/gpu/cuda_host.py.
+#include "simt_kernels.h"
