@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tsloss_fast.compare.comparison import RunGroup
 from tsloss_fast.compare.numbers import NEVER, NONE, decimals, difference_text, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
+from tsloss_fast.compare.run_group import RunGroup
 from tsloss_fast.compare.summary import story_table
 
 from ..markdown import table_head, table_row

@@ -22,7 +22,7 @@ import yaml
 
 from tsloss_fast.compare.checks import as_list, at_least_one, different_seeds, known
 from tsloss_fast.compare.methods import Method, essence, find_method
-from tsloss_fast.compare.outcomes import OUTCOMES
+from tsloss_fast.compare.outcomes import OUTCOMES, PRIMARY
 from tsloss_fast.compare.parts import Group, Search, Start, TaskPlan
 from tsloss_fast.tuning.packed import ADAPTERS
 from tsloss_fast.tuning.tasks import task_difficulty
@@ -71,12 +71,7 @@ class Design:
     lr_schedule: str = "constant"
     bootstrap: int = 10_000
     confidence: float = 0.95
-    primary: tuple[str, ...] = (
-        "steps_to_ce",
-        "steps_to_accuracy",
-        "accuracy_area",
-        "final_accuracy",
-    )
+    primary: tuple[str, ...] = PRIMARY
     cohort: int = 6
 
     def __post_init__(self) -> None:
