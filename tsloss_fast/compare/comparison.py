@@ -102,6 +102,11 @@ class Experiment:
         names = dict.fromkeys([*self.primary, "final_ce"])
         return [outcome for name, outcome in OUTCOMES.items() if name in names]
 
+    def chosen(self, group: RunGroup) -> dict[str, Record]:
+        """The group's choices by method: the last of each."""
+        found = {choice["method"]: choice for choice in self.choices if group.owns(choice)}
+        return {name: found[name] for name in self.methods if name in found}
+
     def compare(
         self, group: RunGroup, outcomes: Sequence[Outcome] | None = None
     ) -> list[Comparison]:

@@ -73,3 +73,10 @@ class RunGroup:
         """The seeds whose run never reached the threshold: its steps are all there were."""
         runs = self.runs.get(method, {})
         return [seed for seed, run in runs.items() if is_censored(run, outcome, self.plan)]
+
+    def references(self, name: str) -> list[float]:
+        """A rate that needs no training, one for each seed: its methods share the items."""
+        by_seed = {
+            seed: run["reference"] for runs in self.runs.values() for seed, run in runs.items()
+        }
+        return [rates[name] for rates in by_seed.values() if rates.get(name) is not None]
