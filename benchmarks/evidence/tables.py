@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tsloss_fast._markdown import table_head, table_row
 from tsloss_fast.compare.numbers import decimals, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
 from tsloss_fast.compare.run_group import RunGroup
 from tsloss_fast.compare.summary import story_table
 from tsloss_fast.compare.tables import difference_cell
 
-from ..markdown import table_head, table_row
 from .results import SHOWN, ExperimentResults
 
 

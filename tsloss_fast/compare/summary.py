@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tsloss_fast._markdown import table_lines
 from tsloss_fast.compare.comparison import Comparison, Experiment, read_experiment
 from tsloss_fast.compare.numbers import counted, decimals, span
 from tsloss_fast.compare.outcomes import OUTCOMES, run_outcomes
@@ -12,7 +13,6 @@ from tsloss_fast.compare.run_group import RunGroup
 from tsloss_fast.compare.tables import (
     difference_cell,
     differences_table,
-    markdown_table,
     methods_table,
     search_table,
 )
@@ -99,7 +99,7 @@ def story_table(records: Iterable[Record], outcome: str = "final_accuracy") -> s
             difference_cell(cells.get((method, index))) for index in range(len(experiment.groups))
         ]
         rows.append([method, *row])
-    return markdown_table(["method", *short_names(experiment.groups)], rows)
+    return "\n".join(table_lines(["method", *short_names(experiment.groups)], rows))
 
 
 def edge_warnings(experiment: Experiment, group: RunGroup) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tsloss_fast._markdown import table_lines
 from tsloss_fast.compare.comparison import Comparison, Experiment
 from tsloss_fast.compare.numbers import (
     NEVER,
@@ -23,7 +24,6 @@ from tsloss_fast.compare.run_group import RunGroup
 __all__ = [
     "difference_cell",
     "differences_table",
-    "markdown_table",
     "methods_table",
     "search_table",
 ]
@@ -57,9 +57,8 @@ def methods_table(group: RunGroup) -> str:
             row.append(f"≥ {text}, {late} of {len(values)} never" if late else text)
         rows.append([*row, *_time(runs)])
     labels = [OUTCOMES[name].label for name in columns]
-    return markdown_table(
-        ["method", "lr", "weight", "seeds", *labels, "ms a step", "of it in the loss"], rows
-    )
+    header = ["method", "lr", "weight", "seeds", *labels, "ms a step", "of it in the loss"]
+    return "\n".join(table_lines(header, rows))
 
 
 def differences_table(experiment: Experiment, found: Sequence[Comparison]) -> str:
@@ -98,7 +97,7 @@ def differences_table(experiment: Experiment, found: Sequence[Comparison]) -> st
         "p (sign flips)",
         "p (Holm)",
     ]
-    return markdown_table(header, rows)
+    return "\n".join(table_lines(header, rows))
 
 
 def difference_cell(entry: Comparison | None, censored: bool = False) -> str:
@@ -124,7 +123,8 @@ def search_table(experiment: Experiment, group: RunGroup) -> str:
         [method, *(", ".join(_tried(choice, rate)) or NONE for rate in rates)]
         for method, choice in choices.items()
     ]
-    return markdown_table(["method", *(f"lr {rate:g}" for rate in rates)], rows) if rows else ""
+    header = ["method", *(f"lr {rate:g}" for rate in rates)]
+    return "\n".join(table_lines(header, rows)) if rows else ""
 
 
 def _tried(choice: Record, rate: float) -> Iterator[str]:
@@ -152,8 +152,3 @@ def _time(runs: Sequence[Record]) -> tuple[str, str]:
     terms = [entry["term"] for entry in seconds if entry.get("term") is not None]
     share = f"{100 * math.fsum(terms) / step:.2g}%" if len(terms) == len(seconds) else NONE
     return f"{1000 * step / len(seconds):.3g}", share
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
