@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import TSLoss
+from tsloss_fast._markdown import table_head, table_row
 
 from .differentiable import Edges, edge_lengths, gudhi_edges, gudhi_rips_edges, plain_loss
 from .machine import machine
-from .markdown import table_head, table_row
 from .measure import load_average, norm_difference, relative_difference
 from .records import TOLERANCE
 from .report import duration, multiple, small

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tsloss_fast._markdown import table_lines
+
 from .goals import assess
-from .markdown import table_lines
 from .records import TOLERANCE, Measurement, Results, Row, baselines_of
 from .workloads import KINDS
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from tsloss_fast import _core, h0_persistence
+from tsloss_fast._markdown import table_row
 
-from .markdown import table_row
 from .measure import interleave
 from .report import duration
 from .suite import print_and_write

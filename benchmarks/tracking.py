@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsloss_fast._markdown import table_head, table_row
 from tsloss_fast.analysis.h1 import h1_diagram
 from tsloss_fast.analysis.tracker import TopologyTracker
 
-from .markdown import table_head, table_row
 from .report import duration
 from .suite import print_and_write
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tsloss_fast.compare.comparison import RunGroup
-from tsloss_fast.compare.numbers import NEVER, NONE, decimals, difference_text, shown
+from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast.compare.numbers import decimals, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
+from tsloss_fast.compare.run_group import RunGroup
 from tsloss_fast.compare.summary import story_table
+from tsloss_fast.compare.tables import difference_cell
 
-from ..markdown import table_head, table_row
 from .results import SHOWN, ExperimentResults
 
 
@@ -36,25 +37,13 @@ def table(experiments: Sequence[ExperimentResults]) -> Iterator[str]:
                 row = [each.name, name, *rates, method, str(len(group.runs[method])), *levels]
                 for outcome in outcomes:
                     entry = found.get((method, outcome.name))
-                    if entry is None:
-                        row.append("")
-                        continue
-                    text = NEVER if entry.never else NONE
-                    if entry.difference is not None:
-                        text = difference_text(entry.difference, decimals(group, outcome))
-                    if entry.censored and not entry.never:
-                        text += f", {entry.censored} censored"
-                    claim = entry.difference is not None and entry.difference.claim
-                    row.append(f"**{text}**" if claim else text)
+                    row.append(difference_cell(entry, censored=True) if entry else "")
                 yield table_row(row)
 
 
-def _mean_reference(group: RunGroup, key: str) -> float:
-    """Over the seeds; the methods of a seed share its items."""
-    by_seed = {
-        seed: run["reference"][key] for runs in group.runs.values() for seed, run in runs.items()
-    }
-    return float(sum(by_seed.values()) / len(by_seed))
+def _mean_reference(group: RunGroup, name: str) -> float | None:
+    rates = group.references(name)
+    return sum(rates) / len(rates) if rates else None
 
 
 def readme_table(experiments: Sequence[ExperimentResults]) -> str:

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..markdown import table_row
+from tsloss_fast._markdown import table_row
+
 from ..report import duration
 from ..suite import replace
 

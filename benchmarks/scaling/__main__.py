@@ -21,9 +21,9 @@ import torch
 
 import tsloss_fast
 from tsloss_fast import _core
+from tsloss_fast._markdown import table_lines
 
 from ..machine import machine
-from ..markdown import table_lines
 from ..measure import load_average
 from ..report import duration
 from ..suite import print_and_write

@@ -1,9 +1,7 @@
-"""Designs: what a file may say, which trials it means, and how a learning rate is chosen."""
+"""Designs: what a file may say, and which trials it means."""
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,10 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("yaml", reason=NEEDS)
 
-from tsloss_fast.compare.design import Design, load_design, preset_names, trial_key
-from tsloss_fast.compare.methods import METHODS, find_method
-from tsloss_fast.compare.parts import Search
-from tsloss_fast.compare.plan import Plan
+from made_designs import made
 
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "tasks": ["boolean"],
-    "methods": ["ce", "tsloss"],
-    "seeds": [0, 1],
-    "search": {"trials": 3, "weights": 1, "evaluations": 1, "seeds": [7, 8]},
-}
-
-
-def made(**changes: Any) -> Design:
-    return Design.from_mapping(SMALL | changes)
-
-
-def run_of(trial: dict[str, Any], ce: float, diverged: int | None = None) -> dict[str, Any]:
-    return {
-        "kind": "run",
-        "key": trial_key(trial),
-        "trial": trial,
-        "curve": [{"step": 0, "ce": 9.0}, {"step": trial["steps"], "ce": ce}],
-        "diverged": diverged,
-    }
+from tsloss_fast.compare.design import Design, load_design, preset_names
+from tsloss_fast.compare.trial import trial_key
 
 
 def test_every_preset_is_a_design_and_survives_being_written_out() -> None:
@@ -59,35 +35,6 @@ def test_the_default_and_the_ablation_hold_the_methods_they_promise() -> None:
     ablation = {method.name for method in load_design("ablation").methods}
     assert {"ce", "surrogate-h0", "surrogate-h1", "surrogate"} <= ablation
     assert {"connectivity", "redundancy", "tsloss", "tsloss-compact", "tsloss-loops"} <= ablation
-
-
-def test_every_method_has_as_many_trials_and_every_rate_meets_every_weight() -> None:
-    search = Search(trials=6, weights=2, lr=(0.01, 0.1), weight=(0.5, 2))
-    rates = [rate for rate, _ in search.points(METHODS["ce"])]
-    assert [b / a for a, b in pairwise(rates)] == pytest.approx([10**0.2] * 5, rel=0.01)
-    for method in METHODS.values():
-        points = search.points(method)
-        assert len(points) == len(set(points)) == 6
-        assert {rate for rate, _ in points} <= {0.01, 0.0316, 0.1} | set(rates)
-        if method.adds_nothing:
-            assert points == [(rate, 0.0) for rate in rates]
-        else:
-            weights = {weight for _, weight in points}
-            assert sorted(weights) == pytest.approx([0.5 * method.scale, 2 * method.scale])
-            assert {(r, w) for r in (0.01, 0.0316, 0.1) for w in weights} == set(points)
-    assert Search(trials=1, weights=1, lr=(0.01, 0.04)).points(METHODS["ce"]) == [(0.02, 0.0)]
-
-
-def test_a_latin_hypercube_has_every_rate_and_every_weight_once() -> None:
-    search = Search(trials=6, weights=None, lr=(0.01, 0.1), weight=(0.1, 10))
-    for method in METHODS.values():
-        points = search.points(method)
-        assert [rate for rate, _ in points] == [rate for rate, _ in search.points(METHODS["ce"])]
-        weights = sorted(weight for _, weight in points)
-        if not method.adds_nothing:
-            expected = [method.scale * 0.1 * 100 ** (k / 5) for k in range(6)]
-            assert weights == pytest.approx(expected, rel=0.01)
-            assert weights != [weight for _, weight in points]
 
 
 def test_methods_of_a_seed_share_everything_but_what_is_compared() -> None:
@@ -123,102 +70,6 @@ def test_a_trial_is_known_by_what_it_does_and_not_by_its_name() -> None:
     assert trial_key(final[0] | {"difficulty": 3, "jitter": 0, "weight_decay": 0}) == ce
     assert trial_key(final[0] | {"settings": final[0]["settings"] | {"schedule": "decay"}}) == ce
     assert trial_key({k: v for k, v in final[0].items() if k != "lr_schedule"}) == ce
-
-
-def test_the_lowest_mean_validation_cross_entropy_is_chosen() -> None:
-    design = made()
-    (group,) = design.groups()
-    trials = design.search_trials(group)
-    assert len(trials) == 2 * 2 * 3
-    assert {trial["stage"] for trial in trials} == {"search"}
-    assert {trial["eval_every"] for trial in trials} == {group.plan.steps}
-    runs = {}
-    for number, trial in enumerate(trials):
-        ce = {"ce": [0.5, 0.4, 0.6], "tsloss": [0.7, 0.8, 0.6]}[trial["method"]][number % 3]
-        # The seeds disagree: only their mean counts.
-        ce += 0.3 if trial["seed"] == 8 and number % 3 == 1 else 0.0
-        runs[trial_key(trial)] = run_of(trial, ce)
-    chosen = design.choose(group, runs)
-    assert chosen is not None
-    points = design.search.points(design.methods[1]) if design.search else []
-    assert (chosen["ce"]["lr"], chosen["ce"]["weight"]) == (0.01, 0.0)
-    assert (chosen["tsloss"]["lr"], chosen["tsloss"]["weight"]) == points[2]
-    criteria = [trial["criterion"] for trial in chosen["ce"]["trials"]]
-    assert criteria == pytest.approx([0.5, 0.55, 0.6])
-    missing = dict(list(runs.items())[:-1])
-    assert design.choose(group, missing) is None
-
-
-def test_the_choice_rests_on_the_second_half_of_a_training() -> None:
-    design = made(search={"trials": 1, "weights": 1, "evaluations": 3, "seeds": [7]})
-    (group,) = design.groups()
-    trials = design.search_trials(group)
-    assert {trial["eval_every"] for trial in trials} == {group.plan.steps // 4}
-    curve = [{"step": 15 * k, "ce": float(k)} for k in range(5)]
-    runs = {trial_key(t): run_of(t, 0.0) | {"curve": curve} for t in trials}
-    chosen = design.choose(group, runs)
-    assert chosen is not None
-    assert chosen["ce"]["trials"] == [{"lr": 0.0316, "weight": 0.0, "criterion": 3.0}]
-
-
-def test_a_run_that_diverged_is_never_chosen() -> None:
-    search = {"trials": 2, "weights": 1, "evaluations": 1, "seeds": [7]}
-    design = made(search=search)
-    (group,) = design.groups()
-    trials = design.search_trials(group)
-    runs = {trial_key(t): run_of(t, 0.5, 3 if t["lr"] == 0.01 else None) for t in trials}
-    for run in runs.values():
-        if run["diverged"]:
-            run["curve"][-1]["ce"] = 0.1
-    chosen = design.choose(group, runs)
-    assert chosen is not None
-    assert chosen["ce"]["lr"] == 0.1
-    assert chosen["ce"]["trials"][0]["criterion"] is None
-    for run in runs.values():
-        run["diverged"] = 1
-    chosen = design.choose(group, runs)
-    assert chosen is not None
-    assert chosen["tsloss"]["lr"] == 0.01
-
-
-def test_without_a_search_each_method_has_its_scale() -> None:
-    design = made(search=None, lr=0.02)
-    (group,) = design.groups()
-    chosen = design.choose(group, {})
-    assert chosen is not None
-    assert (chosen["tsloss"]["lr"], chosen["tsloss"]["weight"]) == (0.02, 10.0)
-    assert design.search_trials(group) == []
-    done, total = Plan(design, {}).progress()
-    assert (done, total) == (0, 4)
-
-
-def test_a_plan_searches_before_it_compares_and_forgets_nothing() -> None:
-    design = made(cohort=4)
-    runs: dict[str, Any] = {}
-    seen = []
-    while jobs := list(Plan(design, runs).ready()):
-        # Some job, not the first: a kill may leave any of them undone.
-        job = jobs[len(seen) % len(jobs)]
-        stages = {trial["stage"] for trial in job.trials}
-        seen.append(stages.pop())
-        assert not stages
-        assert len(job.trials) <= 4
-        assert len({trial["seed"] for trial in job.trials}) == 1
-        for trial in job.trials:
-            assert trial_key(trial) not in runs
-            runs[trial_key(trial)] = run_of(trial, trial["lr"])
-    assert seen == sorted(seen, reverse=True)
-    assert Plan(design, runs).progress() == (16, 16)
-    lines = Plan(design, runs).lines()
-    assert [line["kind"] for line in lines] == ["experiment"] + 2 * ["choice"] + 16 * ["run"]
-
-
-def test_jobs_are_the_same_when_a_plan_is_made_again() -> None:
-    design = made(cohort=4)
-    jobs = list(Plan(design, {}).ready())
-    runs: dict[str, Any] = {trial_key(trial): run_of(trial, 1.0) for trial in jobs[0].trials}
-    again = list(Plan(design, runs).ready())
-    assert [job.identity for job in again] == [job.identity for job in jobs[1:]]
 
 
 @pytest.mark.parametrize(
@@ -303,16 +154,3 @@ def test_a_file_is_read_and_named_in_errors(tmp_path: Path) -> None:
         load_design(str(path))
     with pytest.raises(FileNotFoundError, match=r"neither a file nor one of ablation, default"):
         load_design("defualt")
-
-
-def test_schedules_begin_and_end_where_they_say() -> None:
-    shares = {
-        name: [find_method(f"tsloss-{name}").share(step, 40) for step in (1, 5, 10, 20, 30, 40)]
-        for name in ("warmup", "decay", "anneal", "early")
-    }
-    assert shares["warmup"] == pytest.approx([0.1, 0.5, 1, 1, 1, 1])
-    assert shares["decay"] == pytest.approx([39 / 40, 35 / 40, 30 / 40, 0.5, 0.25, 0])
-    half = [0.5 * (1 + math.cos(math.pi * step / 40)) for step in (1, 5, 10, 20, 30, 40)]
-    assert shares["anneal"] == pytest.approx(half)
-    assert shares["early"] == [1, 1, 1, 0, 0, 0]
-    assert find_method("tsloss").share(1, 40) == find_method("tsloss").share(40, 40) == 1.0

@@ -25,10 +25,12 @@ from rich.console import Console
 
 from tsloss_fast import cli
 from tsloss_fast.compare import scheduler, view
-from tsloss_fast.compare.design import Design, load_design, trial_key
+from tsloss_fast.compare.design import Design, load_design
 from tsloss_fast.compare.plan import Plan
+from tsloss_fast.compare.processes import Worker
 from tsloss_fast.compare.results import ResultsFile, read_results
 from tsloss_fast.compare.scheduler import State, divide_threads, run_experiment
+from tsloss_fast.compare.trial import trial_key
 
 STEPS = 12
 
@@ -154,7 +156,7 @@ def test_what_is_finished_is_not_run_again(
     def no_process(*args: Any) -> Any:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(scheduler, "_start", no_process)
+    monkeypatch.setattr(scheduler, "start_workers", no_process)
     design = load_design(str(write_design(tmp_path, tiny_folder)))
     before = (finished / "small.jsonl").read_bytes()
     run_experiment(design, finished)
@@ -245,7 +247,7 @@ def test_a_process_that_dies_while_it_waits_is_an_error(finished: Path, tmp_path
     dead = context.Process(target=os._exit, args=(3,), daemon=True)
     busy.start()
     dead.start()
-    workers = {0: scheduler._Worker(busy, ours), 1: scheduler._Worker(dead, silent)}
+    workers = {0: Worker(busy, ours), 1: Worker(dead, silent)}
     results = ResultsFile(tmp_path / "r.jsonl")
     try:
         with pytest.raises(RuntimeError, match=r"ended with exit code 3 while it waited.*goes on"):
@@ -253,47 +255,6 @@ def test_a_process_that_dies_while_it_waits_is_an_error(finished: Path, tmp_path
     finally:
         busy.kill()
         results.close()
-
-
-def test_results_are_only_ever_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "r.jsonl"
-    file = ResultsFile(path)
-    file.append([{"kind": "a"}, {"kind": "b"}])
-    file.close()
-    path.write_bytes(path.read_bytes() + b'{"kind":"c"')
-    file = ResultsFile(path)
-    assert [record["kind"] for record in file.records] == ["a", "b"]
-    file.append([{"kind": "d"}])
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        file.append([{"kind": "e"}, {"kind": "f", "value": float("nan")}])
-    assert path.read_bytes() == before
-
-    class Full:
-        """A disk on which only a part fits."""
-
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.inner, name)
-
-        def write(self, data: bytes) -> int:
-            return int(self.inner.write(data[: len(data) // 2]))
-
-    monkeypatch.setattr(file, "_file", Full(file._file))
-    with pytest.raises(OSError, match=r"r\.jsonl: only \d+ of \d+ bytes fit"):
-        file.append([{"kind": "g"}])
-    assert path.read_bytes() == before
-    assert [record["kind"] for record in read_results(path)] == ["a", "b", "d"]
-
-
-def test_results_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no results"):
-        read_results(tmp_path)
-    (tmp_path / "x.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(ValueError, match="line 1: not a line of results"):
-        read_results(tmp_path)
 
 
 def test_threads_are_divided() -> None:
@@ -336,46 +297,3 @@ def test_tables_and_figure_are_made_from_what_is_there(
     assert "| tsloss | final accuracy | 2 |" in printed
     assert "4 runs in 1 group, and 4 runs of the search" in printed
     assert (finished / "small.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["defualt"], "neither a file nor one of ablation, default"),
-        (["default", "--methods", "ce", "adam"], "method must be one of ce, l2"),
-        (["default", "--seeds", "1000", "1"], "must differ"),
-        (["default", "--tables"], "holds no results"),
-    ],
-)
-def test_wrong_options_are_named(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["compare", *arguments, "--out", str(tmp_path)]) == 1
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_options_replace_the_designs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Design] = []
-
-    def look(design: Design, out: Path, **options: Any) -> Path:
-        seen.append(design)
-        assert options["processes"] == 3
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(scheduler, "run_experiment", look)
-    arguments = ["--methods", "ce", "l2", "--seeds", "7", "8", "--virtual-tokens", "5", "20"]
-    arguments += ["--tasks", "boolean", "navigate", "--models", "gpt2", "--cohort", "2"]
-    code = cli.main(["compare", "--processes", "3", "--out", str(tmp_path), *arguments])
-    assert code == 130
-    (design,) = seen
-    assert [method.name for method in design.methods] == ["ce", "l2"]
-    assert design.seeds == (7, 8)
-    assert design.virtual_tokens == (5, 20)
-    assert design.models == ("gpt2",)
-    assert design.cohort == 2
-    default = load_design("default")
-    assert design.tasks[0] == default.tasks[0]
-    assert design.tasks[1].task == "navigate"
-    with pytest.raises(SystemExit):
-        cli.main(["compare", "--processes", "0"])

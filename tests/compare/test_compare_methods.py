@@ -1,6 +1,8 @@
-"""The terms that are compared are what their names say."""
+"""The terms that are compared, and the schedules of their weights, are what their names say."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
 from tsloss_fast import TSLoss
-from tsloss_fast.compare.methods import METHODS, MeanPairwiseDistance, Method
+from tsloss_fast.compare.methods import METHODS, MeanPairwiseDistance, Method, find_method
 
 
 def cloud(seed: int = 0, count: int = 7) -> torch.Tensor:
@@ -100,3 +102,16 @@ def test_loops_count_what_gudhi_counts() -> None:
 def test_settings_make_the_same_method_again() -> None:
     for method in METHODS.values():
         assert Method(method.name, **method.settings()) == method
+
+
+def test_schedules_begin_and_end_where_they_say() -> None:
+    shares = {
+        name: [find_method(f"tsloss-{name}").share(step, 40) for step in (1, 5, 10, 20, 30, 40)]
+        for name in ("warmup", "decay", "anneal", "early")
+    }
+    assert shares["warmup"] == pytest.approx([0.1, 0.5, 1, 1, 1, 1])
+    assert shares["decay"] == pytest.approx([39 / 40, 35 / 40, 30 / 40, 0.5, 0.25, 0])
+    half = [0.5 * (1 + math.cos(math.pi * step / 40)) for step in (1, 5, 10, 20, 30, 40)]
+    assert shares["anneal"] == pytest.approx(half)
+    assert shares["early"] == [1, 1, 1, 0, 0, 0]
+    assert find_method("tsloss").share(1, 40) == find_method("tsloss").share(40, 40) == 1.0

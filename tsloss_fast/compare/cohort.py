@@ -17,22 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from tsloss_fast import _core
-from tsloss_fast._atomic import whole_file
-from tsloss_fast.compare.design import Trial, trial_key
+from tsloss_fast.compare.checkpoint import read_checkpoint, write_checkpoint
+from tsloss_fast.compare.cohort_items import CohortItems
 from tsloss_fast.compare.methods import Method
 from tsloss_fast.compare.model import Model
 from tsloss_fast.compare.scores import Score, score_prompts, six_digits
-from tsloss_fast.tuning.answers import EncodedItem, encode_items
+from tsloss_fast.compare.trial import Trial, trial_key
+from tsloss_fast.tuning.answers import EncodedItem
 from tsloss_fast.tuning.evaluation import topology
 from tsloss_fast.tuning.packed import PackedAnswers, initial_adapter
 from tsloss_fast.tuning.prompts import initial_prompt
-from tsloss_fast.tuning.run import epoch_order
-from tsloss_fast.tuning.tasks import Task, load_task, majority_rate
 
 __all__ = ["Cohort", "CohortInterrupted"]
 
-# Of the state file: a change of what is in it, or of how a run goes on from it, is a new one.
-_VERSION = 2
 # What must be the same for all trials of a cohort is everything but these.
 _OWN = ("method", "settings", "lr", "weight")
 
@@ -78,16 +75,9 @@ class Cohort:
         self.interrupted = interrupted
         self.checkpoint_every = checkpoint_every
         self.methods = [Method(trial["method"], **trial["settings"]) for trial in self.trials]
-        self.task = self._load_task()
         common = self.common
-        self.train = encode_items(self.task.train, model.tokenizer)
-        self.searching = common["stage"] == "search"
-        self.items = self.task.validation if self.searching else self.task.test
-        self.split = encode_items(self.items, model.tokenizer)
-        answers = (*self.task.train, *self.task.validation, *self.task.test)
-        first = {item.answer[0] for item in encode_items(answers, model.tokenizer)}
-        self.choices = torch.tensor(sorted(first), device=model.device)
-        self.curve_size = common["validation_size" if self.searching else "curve_size"]
+        self.items = CohortItems(common, model.tokenizer)
+        self.choices = torch.tensor(self.items.first_tokens, device=model.device)
         initial = initial_prompt(
             model.base,
             model.tokenizer,
@@ -97,7 +87,7 @@ class Cohort:
             common["seed"],
             common["jitter"],
         )
-        self.packed = model.find_out(common["adapter"], initial, self.train)
+        self.packed = model.find_out(common["adapter"], initial, self.items.train)
         start = initial_adapter(model.base, initial, common["adapter"]).to(model.device)
         self.parameters = [start.clone().requires_grad_() for _ in self.trials]
         self.optimizer = torch.optim.AdamW(
@@ -108,7 +98,6 @@ class Cohort:
         )
         self.hidden = any(method.on_hidden for method in self.methods)
         self.terms = self._terms(start)
-        self.steps_per_epoch = -(-len(self.train) // common["batch_size"])
         count = len(self.trials)
         self.step = 0
         self.curves: list[list[dict[str, float]]] = [[] for _ in range(count)]
@@ -140,18 +129,6 @@ class Cohort:
                 raise CohortInterrupted
         return [self._record(index, score) for index, score in enumerate(scores)]
 
-    def _load_task(self) -> Task:
-        common = self.common
-        return load_task(
-            common["task"],
-            train_size=common["train_size"],
-            test_size=common["test_size"],
-            validation_size=common["validation_size"],
-            seed=common["seed"],
-            difficulty=common["difficulty"],
-            split="by_item",
-        )
-
     def _answers(
         self, prompts: Tensor, items: Sequence[EncodedItem], hidden: bool = False
     ) -> PackedAnswers:
@@ -164,7 +141,7 @@ class Cohort:
         states = start
         if self.hidden:
             with torch.no_grad():
-                found = self._answers(start[None], self.train[:1], hidden=True).hidden
+                found = self._answers(start[None], self.items.train[:1], hidden=True).hidden
                 assert found is not None
                 states = found[0]
         return [
@@ -174,10 +151,7 @@ class Cohort:
 
     def _advance(self) -> None:
         self.step += 1
-        epoch, index = divmod(self.step - 1, self.steps_per_epoch)
-        order = epoch_order(self.common["seed"], epoch, len(self.train))
-        size = self.common["batch_size"]
-        batch = [self.train[item] for item in order[index * size : (index + 1) * size]]
+        batch = self.items.batch(self.step)
 
         began = time.perf_counter()
         answers = self._answers(torch.stack(self.parameters), batch, hidden=self.hidden)
@@ -225,7 +199,8 @@ class Cohort:
         self.model_seconds += time.perf_counter() - began
 
     def _evaluate(self, everything: bool = False) -> list[Score]:
-        items = self.split if everything else self.split[: self.curve_size]
+        split = self.items.split
+        items = split if everything else split[: self.items.curve_size]
         prompts = torch.stack([parameter.detach() for parameter in self.parameters])
         if self.step == 0:
             scores = self._scores(prompts[:1], items) * len(prompts)  # all begin alike
@@ -239,7 +214,7 @@ class Cohort:
                 for name, value in topology(_at_kernels(cloud)).items()
                 if name != "persistent_entropy"
             }
-            curve.append({"step": self.step, **score.summary(self.curve_size), **shape})
+            curve.append({"step": self.step, **score.summary(self.items.curve_size), **shape})
         self.report({"step": self.step, "steps": self.common["steps"]})
         return scores
 
@@ -247,10 +222,10 @@ class Cohort:
         """The rates that belong beside an accuracy: on all items of the split, without a prompt."""
         width = self.model.base.get_input_embeddings().weight.shape[1]
         empty = torch.zeros(1, 0, width, device=self.model.device)
-        (score,) = self._scores(empty, self.split)
-        found = score.summary(len(self.split))
+        (score,) = self._scores(empty, self.items.split)
+        found = score.summary(len(self.items.split))
         return {
-            "majority_rate": majority_rate(self.items),
+            "majority_rate": self.items.majority_rate,
             "zero_shot_accuracy": found["accuracy"],
             "zero_shot_restricted_accuracy": found["restricted_accuracy"],
             "zero_shot_ce": found["ce"],
@@ -265,10 +240,10 @@ class Cohort:
             "key": self.keys[index],
             "trial": self.trials[index],
             "reference": self.reference,
-            "split": "validation" if self.searching else "test",
+            "split": self.items.split_name,
             "curve": self.curves[index],
             "train_ce": self.train_ce[index],
-            "end": {"items": len(self.split), **score.summary(len(self.split))},
+            "end": {"items": len(self.items.split), **score.summary(len(self.items.split))},
             "seconds": {
                 "step": six_digits(self.model_seconds / steps / len(self.trials) + term),
                 "term": None if self.methods[index].on_hidden else six_digits(term),
@@ -276,13 +251,11 @@ class Cohort:
             "diverged": self.diverged[index],
             "cohort": len(self.trials),
             "forward": "packed" if self.packed else "padded",
-            "task_digest": self.task.digest[:16],
+            "task_digest": self.items.task.digest[:16],
         }
 
     def _save(self) -> None:
         state = {
-            "version": _VERSION,
-            "keys": self.keys,
             "step": self.step,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
@@ -297,27 +270,12 @@ class Cohort:
             "diverged": self.diverged,
             "reference": self.reference,
         }
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.state) as temporary, temporary.open("wb") as handle:
-            torch.save(state, handle)
+        write_checkpoint(self.state, self.keys, state)
 
     def _restore(self) -> None:
-        if not self.state.exists():
+        state = read_checkpoint(self.state, self.keys, self.model.device)
+        if state is None:
             return
-        try:
-            state = torch.load(self.state, map_location=self.model.device, weights_only=True)
-            if state["version"] != _VERSION:
-                return  # of an older tsloss_fast: begun again
-            if state["keys"] != self.keys:
-                raise ValueError("it belongs to other runs")
-        except Exception as error:
-            # A damaged archive shows itself in a dozen types of error.
-            if isinstance(error, MemoryError):
-                raise
-            raise RuntimeError(
-                f"the state {self.state} cannot be read ({' '.join(str(error).split())[:200]}): "
-                "delete it, and these runs begin again"
-            ) from error
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)

@@ -8,78 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tsloss_fast.compare.outcomes import OUTCOMES, Outcome, is_censored, run_outcomes
+from tsloss_fast.compare.outcomes import OUTCOMES, PRIMARY, Outcome
+from tsloss_fast.compare.run_group import SHARED, RunGroup
 from tsloss_fast.compare.statistics import PairedDifference, holm, paired_difference
 
 __all__ = ["SHARED", "Comparison", "Experiment", "RunGroup", "read_experiment"]
 
 Record = Mapping[str, Any]
-_PRIMARY = ("steps_to_ce", "steps_to_accuracy", "accuracy_area", "final_accuracy")
-# What the runs of a group share, by the names that trials have for it.
-SHARED = (
-    "model",
-    "task",
-    "difficulty",
-    "train_size",
-    "adapter",
-    "virtual_tokens",
-    "start",
-    "steps",
-)
-
-
-@dataclass(frozen=True)
-class RunGroup:
-    """Runs that differ in their method and seed alone.
-
-    Attributes:
-        shared: the value of each of `SHARED`.
-        runs: by method (the baseline first), then by seed in ascending order. Empty for a group of
-            the design that has not begun.
-        plan: the task's entry in the design, with the thresholds; empty if there is none.
-        repeated: final runs left out because their method and seed are there already.
-    """
-
-    shared: Record
-    runs: Mapping[str, Mapping[int, Record]] = field(default_factory=dict)
-    plan: Record = field(default_factory=dict)
-    repeated: int = 0
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of any method."""
-        return sorted({seed for runs in self.runs.values() for seed in runs})
-
-    @property
-    def trial(self) -> Record:
-        """That of any run, for what does not depend on method and seed."""
-        run = next((run for runs in self.runs.values() for run in runs.values()), None)
-        return {} if run is None else run["trial"]
-
-    def owns(self, record: Record) -> bool:
-        """Whether a record that names some of what the runs share names the same."""
-        return all(record.get(name, value) == value for name, value in self.shared.items())
-
-    def alike(self, method: str, other: str, seed: int) -> bool:
-        """Whether the runs of a seed saw the same items: a task's file may have changed between."""
-        one, two = (self.runs[name][seed].get("task_digest") for name in (method, other))
-        return bool(one == two)
-
-    def values(self, method: str, outcome: str) -> dict[int, float]:
-        """By seed; a run without the outcome is not there."""
-        found = {
-            seed: run_outcomes(run, self.plan)[outcome]
-            for seed, run in self.runs.get(method, {}).items()
-        }
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def censored(self, method: str, outcome: str) -> list[int]:
-        """The seeds whose run never reached the threshold: its steps are all there were."""
-        runs = self.runs.get(method, {})
-        return [seed for seed, run in runs.items() if is_censored(run, outcome, self.plan)]
 
 
 @dataclass(frozen=True)
@@ -164,6 +102,11 @@ class Experiment:
         names = dict.fromkeys([*self.primary, "final_ce"])
         return [outcome for name, outcome in OUTCOMES.items() if name in names]
 
+    def chosen(self, group: RunGroup) -> dict[str, Record]:
+        """The group's choices by method: the last of each."""
+        found = {choice["method"]: choice for choice in self.choices if group.owns(choice)}
+        return {name: found[name] for name in self.methods if name in found}
+
     def compare(
         self, group: RunGroup, outcomes: Sequence[Outcome] | None = None
     ) -> list[Comparison]:
@@ -234,7 +177,7 @@ def read_experiment(records: Iterable[Record]) -> Experiment:
     head: Record = next((r for r in reversed(everything) if r["kind"] == "experiment"), {})
     design: Record = head.get("design", {})
     rules: Record = {**design, **design.get("outcomes", {})}
-    primary = tuple(rules.get("primary", _PRIMARY))
+    primary = tuple(rules.get("primary", PRIMARY))
     unknown = [name for name in primary if name not in OUTCOMES]
     if unknown:
         raise ValueError(

@@ -6,11 +6,9 @@ run's result depends on. The same trial of two designs is the same run, and is c
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,12 +18,12 @@ from typing import Any
 
 import yaml
 
-from tsloss_fast.compare.checks import as_list, at_least_one, different_seeds, known
-from tsloss_fast.compare.methods import Method, essence, find_method
-from tsloss_fast.compare.outcomes import OUTCOMES
+from tsloss_fast.compare.checks import as_list, known
+from tsloss_fast.compare.consistency import check_design
+from tsloss_fast.compare.methods import Method, find_method
+from tsloss_fast.compare.outcomes import PRIMARY
 from tsloss_fast.compare.parts import Group, Search, Start, TaskPlan
-from tsloss_fast.tuning.packed import ADAPTERS
-from tsloss_fast.tuning.tasks import task_difficulty
+from tsloss_fast.compare.trial import Trial, trial_key
 
 __all__ = [
     "Design",
@@ -33,9 +31,6 @@ __all__ = [
     "preset_names",
     "trial_key",
 ]
-
-Trial = dict[str, Any]
-LR_SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)
@@ -71,86 +66,11 @@ class Design:
     lr_schedule: str = "constant"
     bootstrap: int = 10_000
     confidence: float = 0.95
-    primary: tuple[str, ...] = (
-        "steps_to_ce",
-        "steps_to_accuracy",
-        "accuracy_area",
-        "final_accuracy",
-    )
+    primary: tuple[str, ...] = PRIMARY
     cohort: int = 6
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "methods", "models", "adapters", "virtual_tokens", "starts"):
-            values = getattr(self, name)
-            keys = [str(getattr(value, "name", value)) for value in values]
-            if not values or len(set(keys)) != len(keys):
-                raise ValueError(f"{name}: expected at least one, each once, got {keys}")
-        plain = isinstance(self.name, str) and re.fullmatch(r"[\w][\w .-]*", self.name, re.ASCII)
-        if not plain:
-            raise ValueError(
-                f"name must be letters, digits, spaces, dots and dashes, since it names files; got "
-                f"{self.name!r}"
-            )
-        self._refuse_doubles()
-        different_seeds("seeds", self.seeds)
-        if self.search is not None and set(self.search.seeds) & set(self.seeds):
-            raise ValueError(
-                f"the seeds of the search {list(self.search.seeds)} and of the comparison "
-                f"{list(self.seeds)} must differ, or what was chosen is tested on its own items"
-            )
-        for adapter in self.adapters:
-            if adapter not in ADAPTERS:
-                raise ValueError(f"adapters must be of {', '.join(ADAPTERS)}, got {adapter!r}")
-        hidden = [method.name for method in self.methods if method.where == "hidden"]
-        if hidden and "prefix" in self.adapters:
-            raise ValueError(
-                f"the methods {', '.join(hidden)} act on the states of a soft prompt's positions, "
-                "which the adapter 'prefix' does not have"
-            )
-        for count in self.virtual_tokens:
-            at_least_one("virtual_tokens", count)
-        at_least_one("cohort", self.cohort)
-        at_least_one("bootstrap", self.bootstrap)
-        if not (math.isfinite(self.lr) and self.lr > 0 and self.weight_decay >= 0):
-            raise ValueError(
-                f"lr must be above 0 and weight_decay at least 0, got {self.lr}, "
-                f"{self.weight_decay}"
-            )
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise ValueError(
-                f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}, got {self.lr_schedule!r}"
-            )
-        unknown = [name for name in self.primary if name not in OUTCOMES]
-        if unknown or not self.primary:
-            raise ValueError(
-                f"primary must be some of {', '.join(OUTCOMES)}, got {list(self.primary)}"
-            )
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}")
-
-    def _refuse_doubles(self) -> None:
-        """What could not be told apart in the results."""
-        keys: dict[str, list[Any]] = {
-            "tasks": [
-                (p.task, task_difficulty(p.task, p.difficulty), p.train_size, p.steps)
-                for p in self.tasks
-            ],
-            "methods": [
-                json.dumps(essence(m.settings()) | {"scale": m.scale}) for m in self.methods
-            ],
-            "starts": [(s.init, s.init_text, s.jitter) for s in self.starts],
-        }
-        for name, values in keys.items():
-            for index, value in enumerate(values):
-                if value in values[:index]:
-                    first = values.index(value)
-                    what = (
-                        "task, difficulty, train_size and steps" if name == "tasks" else "content"
-                    )
-                    raise ValueError(
-                        f"{name}: number {first + 1} and number {index + 1} have the same {what}, "
-                        "so their runs could not be told apart; leave one out"
-                    )
+        check_design(self)
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Design:
@@ -274,28 +194,6 @@ class Design:
             assert self.search is not None
             trial["eval_every"] = self.search.eval_every(trial["steps"])
         return trial
-
-
-def trial_key(trial: Mapping[str, Any]) -> str:
-    """A name of the trial by what its result depends on.
-
-    Names of methods and starts are no part of it, nor what a loss does not use, nor the size of a
-    split that is not looked at: with `split="by_item"` no split depends on the others' sizes.
-    Made again from the trial whenever results are read: the one in a file is for the reader.
-    """
-    search = trial["stage"] == "search"
-    idle = ("test_size", "curve_size") if search else ("validation_size",)
-    content = {
-        name: value for name, value in trial.items() if name not in ("method", "start", *idle)
-    }
-    # Of results that are older than the choice.
-    content.setdefault("lr_schedule", "constant")
-    content["difficulty"] = task_difficulty(trial["task"], trial["difficulty"])
-    content["settings"] = essence(trial["settings"])
-    for name in ("lr", "weight", "weight_decay", "jitter"):
-        content[name] = float(content[name])
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _late_ce(curve: Sequence[Mapping[str, float]]) -> float:

@@ -200,15 +200,12 @@ def _curves(
 
 def _references(group: RunGroup) -> list[tuple[float, str, str]]:
     """(rate, name, line style) of what needs no training, the lowest first; means over seeds."""
-    references = {
-        seed: run["reference"] for runs in group.runs.values() for seed, run in runs.items()
-    }
     found = []
     for name, label, style in (
         ("majority_rate", "majority", "--"),
         ("zero_shot_restricted_accuracy", "zero-shot", ":"),
     ):
-        values = [r[name] for r in references.values() if r.get(name) is not None]
+        values = group.references(name)
         if values:
             found.append((math.fsum(values) / len(values), label, style))
     return sorted(found)

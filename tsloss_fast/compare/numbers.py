@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tsloss_fast.compare.comparison import RunGroup
 from tsloss_fast.compare.outcomes import Outcome
+from tsloss_fast.compare.run_group import RunGroup
 from tsloss_fast.compare.statistics import PairedDifference
 
 __all__ = [

@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "OUTCOMES",
+    "PRIMARY",
     "Outcome",
     "accuracy_area",
     "first_reached",
@@ -51,6 +52,8 @@ OUTCOMES = {
         Outcome("redundancy", "redundancy", 0),
     )
 }
+# What an experiment is about unless its design says otherwise.
+PRIMARY = ("steps_to_ce", "steps_to_accuracy", "accuracy_area", "final_accuracy")
 # What is measured along the curve, the threshold's name in the design, and which way is past it.
 _REACHED = {
     "steps_to_ce": ("ce", "ce_threshold", -1),

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tsloss_fast.compare.design import Design, Trial, trial_key
+from tsloss_fast.compare.design import Design
 from tsloss_fast.compare.parts import Group
+from tsloss_fast.compare.trial import Trial, trial_key
 
 __all__ = ["Job", "Plan"]
 

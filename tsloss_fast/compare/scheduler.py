@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from tsloss_fast._atomic import remove_temporaries
-from tsloss_fast.compare.design import Design, trial_key
-from tsloss_fast.compare.plan import Job, Plan
+from tsloss_fast.compare.design import Design
+from tsloss_fast.compare.plan import Plan
+from tsloss_fast.compare.processes import Worker, start_workers, stop_workers, worker_died
 from tsloss_fast.compare.results import ResultsFile, read_results
-from tsloss_fast.compare.worker import work
+from tsloss_fast.compare.trial import trial_key
 from tsloss_fast.tuning.run_folder import RunFolderError, exclusive
 
 __all__ = ["ExperimentInterrupted", "State", "divide_threads", "run_experiment"]
@@ -41,13 +41,6 @@ class State:
 
 
 View = Callable[[State], None]
-
-
-@dataclass
-class _Worker:
-    process: Any
-    connection: Connection
-    job: Job | None = None
 
 
 def divide_threads(processes: int, threads: int | None = None) -> int:
@@ -115,11 +108,11 @@ def run_experiment(
         share = divide_threads(processes, threads)
         results.append([_session(processes, share, device)])
         state = State(plan)
-        workers = stack.enter_context(_start(processes, share, device, checkpoint_every))
+        workers = stack.enter_context(start_workers(processes, share, device, checkpoint_every))
         try:
             _serve(workers, state, results, states, view)
         except KeyboardInterrupt:
-            errors = _stop(workers, results)
+            errors = stop_workers(workers, results)
             lost = f" (but: {'; '.join(errors)})" if errors else ""
             raise ExperimentInterrupted(
                 f"interrupted; {results.path} holds what was finished, and the same command goes "
@@ -129,7 +122,7 @@ def run_experiment(
 
 
 def _serve(
-    workers: dict[int, _Worker], state: State, results: ResultsFile, states: Path, view: View
+    workers: dict[int, Worker], state: State, results: ResultsFile, states: Path, view: View
 ) -> None:
     """Hand out jobs and take results until nothing is left to do."""
     while True:
@@ -145,11 +138,11 @@ def _serve(
         for ready in wait([*signals, *ends]):
             worker = signals.get(ready) or ends[ready]  # type: ignore[call-overload]
             if worker.job is None or not worker.connection.poll():
-                raise _died(worker, results)
+                raise worker_died(worker, results)
             _take(worker, state, results, states)
 
 
-def _hand_out(worker: _Worker, workers: dict[int, _Worker], state: State, states: Path) -> None:
+def _hand_out(worker: Worker, workers: dict[int, Worker], state: State, states: Path) -> None:
     """Give a worker the first job none of whose trials is underway."""
     underway = {
         trial_key(trial)
@@ -166,25 +159,14 @@ def _hand_out(worker: _Worker, workers: dict[int, _Worker], state: State, states
             return
 
 
-def _died(worker: _Worker, results: ResultsFile) -> RuntimeError:
-    worker.process.join(5)
-    code = worker.process.exitcode
-    how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    doing = f"while it trained {worker.job.label}" if worker.job is not None else "while it waited"
-    return RuntimeError(
-        f"a process ended with {how} {doing}. What was finished is in {results.path}, and the same "
-        "command goes on; if memory ran out, use fewer processes or a smaller cohort"
-    )
-
-
-def _take(worker: _Worker, state: State, results: ResultsFile, states: Path) -> None:
+def _take(worker: Worker, state: State, results: ResultsFile, states: Path) -> None:
     """Receive what a worker says of its job."""
     assert worker.job is not None
     label = worker.job.label
     try:
         kind, content = worker.connection.recv()
     except (EOFError, ConnectionResetError):
-        raise _died(worker, results) from None
+        raise worker_died(worker, results) from None
     if kind == "progress":
         state.underway[worker.process.pid] = (label, content)
     elif kind == "done":
@@ -201,73 +183,6 @@ def _take(worker: _Worker, state: State, results: ResultsFile, states: Path) -> 
         raise RuntimeError(
             f"{label}: {text}. What was finished is in {results.path}"
         ) from RuntimeError(trace)
-
-
-@contextmanager
-def _start(
-    processes: int, threads: int, device: str, checkpoint_every: int
-) -> Iterator[dict[int, _Worker]]:
-    context = multiprocessing.get_context("spawn")
-    workers: dict[int, _Worker] = {}
-    # Before torch is imported there: OpenMP reads these once, and idle threads must not spin.
-    variables = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        for index in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=work,
-                args=(theirs, threads, _device(device, index), checkpoint_every),
-                name=f"tsloss compare {index}",
-                daemon=True,
-            )
-            process.start()
-            # Only the child may hold its end, or nobody would see that it is gone.
-            theirs.close()
-            workers[index] = _Worker(process, ours)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        yield workers
-    finally:
-        for worker in workers.values():
-            worker.connection.close()
-        for worker in workers.values():
-            worker.process.join(10)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-
-
-def _stop(workers: dict[int, _Worker], results: ResultsFile) -> list[str]:
-    """Ask everybody to write its state, and wait for that; a second interrupt does not wait.
-    The errors that came instead."""
-    errors = []
-    for worker in workers.values():
-        with suppress(BrokenPipeError, ConnectionResetError):
-            worker.connection.send(None)
-    for worker in workers.values():
-        with suppress(EOFError, ConnectionResetError):
-            # Until it closes its end: what it sends meanwhile may be the end of its work.
-            while True:
-                kind, content = worker.connection.recv()
-                if kind == "done":
-                    results.append(content)
-                elif kind == "error":
-                    errors.append(content[0])
-        worker.process.join()
-    return errors
-
-
-def _device(device: str, index: int) -> str:
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{index % max(1, torch.cuda.device_count())}"
 
 
 def _declare(results: ResultsFile, design: Design) -> None:

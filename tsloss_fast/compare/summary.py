@@ -1,24 +1,21 @@
-"""The tables of a comparison, in Markdown, from the lines of its results; it may be underway."""
+"""The page of a comparison, in Markdown, from the lines of its results; it may be underway."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
-from tsloss_fast.compare.numbers import (
-    NEVER,
-    NONE,
-    counted,
-    decimals,
-    difference_text,
-    interval_text,
-    p_text,
-    signed,
-    span,
-)
+from tsloss_fast._markdown import table_lines
+from tsloss_fast.compare.comparison import Comparison, Experiment, read_experiment
+from tsloss_fast.compare.numbers import counted, decimals, span
 from tsloss_fast.compare.outcomes import OUTCOMES, run_outcomes
+from tsloss_fast.compare.run_group import RunGroup
+from tsloss_fast.compare.tables import (
+    difference_cell,
+    differences_table,
+    methods_table,
+    search_table,
+)
 from tsloss_fast.compare.words import (
     baseline_name,
     chance,
@@ -98,23 +95,18 @@ def story_table(records: Iterable[Record], outcome: str = "final_accuracy") -> s
     for method in experiment.methods:
         if method == experiment.baseline:
             continue
-        row = [method]
-        for index, group in enumerate(experiment.groups):
-            entry = cells.get((method, index))
-            text = NEVER if entry and entry.never else NONE
-            if entry and entry.difference:
-                text = difference_text(entry.difference, decimals(group, chosen))
-            claim = entry is not None and entry.difference is not None and entry.difference.claim
-            row.append(f"**{text}**" if claim else text)
-        rows.append(row)
-    return _table(["method", *short_names(experiment.groups)], rows)
+        row = [
+            difference_cell(cells.get((method, index))) for index in range(len(experiment.groups))
+        ]
+        rows.append([method, *row])
+    return "\n".join(table_lines(["method", *short_names(experiment.groups)], rows))
 
 
 def edge_warnings(experiment: Experiment, group: RunGroup) -> list[str]:
     """Chosen values at the end of what was tried: the best may lie beyond. A sentence for each, of
     one group of the experiment."""
     found = []
-    for choice in _choices(experiment, group).values():
+    for choice in experiment.chosen(group).values():
         for name, word in (("lr", "learning rate"), ("weight", "weight")):
             tried = sorted({float(trial[name]) for trial in choice["trials"]})
             if len(tried) > 1 and choice[name] in (tried[0], tried[-1]):
@@ -150,14 +142,14 @@ def _interval_words(experiment: Experiment) -> str:
 def _block(experiment: Experiment, group: RunGroup, found: Sequence[Comparison]) -> Iterator[str]:
     yield f"## {group_name(group)}, {counted(len(group.seeds), 'seed')}"
     yield _references(group)
-    yield _methods_table(group)
+    yield methods_table(group)
     notes = [*_missing(experiment, group), *_remarks(experiment, group)]
     if notes:
         yield "\n".join(f"- {note}" for note in notes)
     if found:
         yield f"Differences to {baseline_name(experiment)}:"
-        yield _differences_table(experiment, found)
-    searched = _search_table(experiment, group)
+        yield differences_table(experiment, found)
+    searched = search_table(experiment, group)
     if searched:
         yield (
             "Searched on validation items: their cross-entropy at the end by learning rate (lr), "
@@ -178,115 +170,12 @@ def _references(group: RunGroup) -> str:
         "zero_shot_restricted_accuracy": ("zero-shot, given the answers' form", digits),
         "zero_shot_ce": ("zero-shot CE", 3),
     }
-    # One for each seed, whatever its methods: they share the items.
-    by_seed = {seed: run["reference"] for runs in group.runs.values() for seed, run in runs.items()}
     parts = []
     for name, (label, places) in names.items():
-        values = [r[name] for r in by_seed.values() if r.get(name) is not None]
+        values = group.references(name)
         if values:
             parts.append(f"{label} {span(values, places)}")
     return f"Without a prompt: {'; '.join(parts)}." if parts else "No reference rates."
-
-
-def _methods_table(group: RunGroup) -> str:
-    columns = (
-        "final_accuracy",
-        "final_restricted_accuracy",
-        "accuracy_area",
-        "steps_to_accuracy",
-        "steps_to_ce",
-        "final_ce",
-        "coefficient_of_variation",
-    )
-    rows = []
-    for method, by_seed in group.runs.items():
-        runs = list(by_seed.values())
-        diverged = sum(run.get("diverged") is not None for run in runs)
-        row = [
-            method,
-            *(_distinct(runs, name) for name in ("lr", "weight")),
-            f"{len(runs)}, {diverged} diverged" if diverged else str(len(runs)),
-        ]
-        for name in columns:
-            values = list(group.values(method, name).values())
-            text = span(values, decimals(group, OUTCOMES[name]))
-            late = len(group.censored(method, name))
-            row.append(f"≥ {text}, {late} of {len(values)} never" if late else text)
-        rows.append([*row, *_time(runs)])
-    labels = [OUTCOMES[name].label for name in columns]
-    return _table(
-        ["method", "lr", "weight", "seeds", *labels, "ms a step", "of it in the loss"], rows
-    )
-
-
-def _differences_table(experiment: Experiment, found: Sequence[Comparison]) -> str:
-    rows = []
-    for entry in found:
-        difference, digits = entry.difference, decimals(entry.group, entry.outcome)
-        if difference is None:
-            pairs, what = (str(entry.censored), NEVER) if entry.never else ("0", NONE)
-            rows.append([entry.method, entry.outcome.label, pairs, what, *[NONE] * 6])
-            continue
-        censored = f", {entry.censored} censored" if entry.censored else ""
-        rows.append(
-            [
-                entry.method,
-                entry.outcome.label,
-                f"{difference.pairs}{censored}",
-                signed(difference.mean, digits),
-                interval_text(difference.low, difference.high, digits),
-                f"**{entry.verdict}**" if difference.claim else entry.verdict,
-                interval_text(difference.t_low, difference.t_high, digits),
-                " / ".join(map(str, entry.seeds_better)),
-                p_text(difference.p),
-                p_text(entry.holm),
-            ]
-        )
-    level = f"{100 * experiment.confidence:g}%"
-    header = [
-        "method",
-        "outcome",
-        "pairs",
-        "difference",
-        f"bootstrap {level}",
-        "excludes 0",
-        f"Student {level}",
-        "seeds better / worse / equal",
-        "p (sign flips)",
-        "p (Holm)",
-    ]
-    return _table(header, rows)
-
-
-def _search_table(experiment: Experiment, group: RunGroup) -> str:
-    choices = {m: c for m, c in _choices(experiment, group).items() if c["trials"]}
-    rates = sorted({trial["lr"] for choice in choices.values() for trial in choice["trials"]})
-    rows = [
-        [method, *(", ".join(_tried(choice, rate)) or NONE for rate in rates)]
-        for method, choice in choices.items()
-    ]
-    return _table(["method", *(f"lr {rate:g}" for rate in rates)], rows) if rows else ""
-
-
-def _tried(choice: Record, rate: float) -> Iterator[str]:
-    """The criterion of each trial at a learning rate, by weight if there are several."""
-    weighted = len({trial["weight"] for trial in choice["trials"]}) > 1
-    at_rate = [trial for trial in choice["trials"] if trial["lr"] == rate]
-    for trial in sorted(at_rate, key=lambda trial: float(trial["weight"])):
-        value = trial["criterion"]
-        text = "diverged" if value is None else f"{value:.4g}"
-        text += f" ({trial['weight']:g})" if weighted else ""
-        yield f"**{text}**" if _is(choice, rate, trial["weight"]) else text
-
-
-def _is(trial: Record, rate: float, weight: float) -> bool:
-    return bool(trial["lr"] == rate and trial["weight"] == weight)
-
-
-def _choices(experiment: Experiment, group: RunGroup) -> dict[str, Record]:
-    """The group's choices by method: the last of each."""
-    found = {c["method"]: c for c in experiment.choices if group.owns(c)}
-    return {name: found[name] for name in experiment.methods if name in found}
 
 
 def _missing(experiment: Experiment, group: RunGroup) -> Iterator[str]:
@@ -328,28 +217,8 @@ def _remarks(experiment: Experiment, group: RunGroup) -> Iterator[str]:
         ]
         if lacking:
             yield f"{method}: runs without a finite {', '.join(lacking)} are left out there."
-    for method, choice in _choices(experiment, group).items():
+    for method, choice in experiment.chosen(group).items():
         for run in list(group.runs.get(method, {}).values())[:1]:
-            if not _is(run["trial"], choice["lr"], choice["weight"]):
+            if any(run["trial"][name] != choice[name] for name in ("lr", "weight")):
                 yield f"{method} was not run with the learning rate and weight that were chosen."
     yield from without_effect(group)
-
-
-def _distinct(runs: Sequence[Record], name: str) -> str:
-    return ", ".join(f"{value:g}" for value in sorted({run["trial"][name] for run in runs}))
-
-
-def _time(runs: Sequence[Record]) -> tuple[str, str]:
-    """Milliseconds a step, and the share of the loss in them."""
-    seconds = [run["seconds"] for run in runs if run.get("seconds", {}).get("step")]
-    if not seconds:
-        return NONE, NONE
-    step = math.fsum(entry["step"] for entry in seconds)
-    terms = [entry["term"] for entry in seconds if entry.get("term") is not None]
-    share = f"{100 * math.fsum(terms) / step:.2g}%" if len(terms) == len(seconds) else NONE
-    return f"{1000 * step / len(seconds):.3g}", share
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
