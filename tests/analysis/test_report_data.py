@@ -15,7 +15,8 @@ pytest.importorskip("plotly")
 
 from report_runs import hostile_vocabulary, make_run
 
-from tsloss_fast.analysis.record import RecordWriter, read_record
+from tsloss_fast.analysis.record import read_record
+from tsloss_fast.analysis.record_writer import RecordWriter
 from tsloss_fast.analysis.report import data as report_data
 from tsloss_fast.analysis.report.data import page_data
 from tsloss_fast.analysis.report.frames import newest, thin, thin_curve

@@ -24,7 +24,8 @@ from tsloss_fast.analysis.measures import (
     scales_for,
     summary,
 )
-from tsloss_fast.analysis.record import RECORD, RecordWriter
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.record_writer import RecordWriter
 from tsloss_fast.analysis.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
 
 __all__ = ["LOGGED", "Schedule", "TopologyTracker", "schedule"]
