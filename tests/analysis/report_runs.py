@@ -27,6 +27,7 @@ HOSTILE = (
     "<a href='javascript:window.hacked=1'>x</a>",
     "\\",
 )
+STEPS = range(0, 41, 5)
 
 
 def drift(points: Tensor, step: int, seed: int) -> Tensor:
@@ -44,7 +45,7 @@ def make_run(
     *,
     loss: str = "tsloss",
     seed: int = 0,
-    steps: Sequence[int] = range(0, 41, 5),
+    steps: Sequence[int] = STEPS,
     clouds: Sequence[str] = ("prompt",),
     points: int = 12,
     features: int = 16,

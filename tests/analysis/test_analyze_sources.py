@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
 from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.record import RECORD, RecordWriter, read_record
+from tsloss_fast.analysis.record import RECORD, read_record
+from tsloss_fast.analysis.record_writer import RecordWriter
 from tsloss_fast.analysis.saved.sources import (
     DamagedSource,
     NoCloudError,

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from tsloss_fast import cli
 from tsloss_fast.analysis.figures import command as plot_command
 from tsloss_fast.analysis.figures import figure as plot_figure
-from tsloss_fast.analysis.record import RECORD, RecordWriter, read_record
+from tsloss_fast.analysis.record import RECORD, read_record
+from tsloss_fast.analysis.record_writer import RecordWriter
 from tsloss_fast.analysis.tracker import TopologyTracker
 
 STEPS = 4

@@ -13,13 +13,8 @@ pytest.importorskip("pyarrow")
 
 import pyarrow as pa
 
-from tsloss_fast.analysis.record import (
-    SCHEMA,
-    RecordError,
-    RecordWriter,
-    TopologyRecord,
-    read_record,
-)
+from tsloss_fast.analysis.record import SCHEMA, RecordError, TopologyRecord, read_record
+from tsloss_fast.analysis.record_writer import RecordWriter
 
 
 def row(step: int, n: int = 3) -> dict[str, object]:

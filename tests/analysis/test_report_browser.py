@@ -6,7 +6,6 @@ import base64
 import functools
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,10 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("plotly")
 pytest.importorskip("selenium")
 
-from report_runs import HOSTILE, hostile_vocabulary, make_run
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+from report_browser import chromium, drawn, ends, move, pixels, resize, see_all, until
+from report_runs import HOSTILE, STEPS, hostile_vocabulary, make_run
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from tsloss_fast.analysis.record import read_record
 from tsloss_fast.analysis.report import command as report
@@ -33,17 +30,6 @@ from tsloss_fast.analysis.report.names import find_names, visible
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-STEPS = list(range(0, 41, 5))
 BARS = "[data-kind=barcode] .plot"
 
 
@@ -57,24 +43,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
     load = functools.partial(find_names, load=lambda name: hostile_vocabulary())
     with patch.object(report_names, "find_names", load):
         page = report.write_report([run], run / "report.html")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    session = webdriver.Chrome(options=options, service=Service(driver))
-    try:
+    with chromium(tmp_path_factory.mktemp("profile")) as session:
         session.get(page.as_uri())
         yield session
-    finally:
-        session.quit()
 
 
 @pytest.fixture(autouse=True)
@@ -88,58 +62,6 @@ def from_the_start(browser: Any) -> Iterator[None]:
     move(browser, STEPS[-1])
     yield
     assert browser.get_log("browser") == []
-
-
-def resize(browser: Any, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def move(browser: Any, step: int) -> None:
-    browser.execute_script(
-        "const s = document.getElementById('step'); s.value = arguments[0];"
-        "s.dispatchEvent(new Event('input'));",
-        STEPS.index(step),
-    )
-
-
-def until(browser: Any, condition: Any) -> Any:
-    return WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: condition())
-
-
-def drawn(browser: Any, selector: str, index: int = 0) -> Any:
-    """The plotly element, brought into view and drawn."""
-    place = browser.find_elements(By.CSS_SELECTOR, selector)[index]
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-    until(browser, lambda: browser.execute_script("return !!arguments[0].data", place))
-    # A step is drawn in the next frame.
-    browser.execute_async_script(
-        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
-    )
-    return place
-
-
-def see_all(browser: Any) -> None:
-    for place in browser.find_elements(By.CSS_SELECTOR, ".plot"):
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-        until(browser, lambda p=place: browser.execute_script("return !!arguments[0].data", p))
-
-
-def ends(browser: Any, place: Any) -> list[float]:
-    """Where the bars end, from plotly's data."""
-    x: list[float] = browser.execute_script("return arguments[0].data[1].x", place)
-    return x
-
-
-def pixels(browser: Any, place: Any) -> np.ndarray:
-    """Lengths of the bars as they are on the screen, from the SVG."""
-    paths = browser.execute_script(
-        "return [...arguments[0].querySelector('.scatterlayer .trace').querySelectorAll("
-        "'path.js-line')].map((path) => path.getAttribute('d')).join(' ')",
-        place,
-    )
-    points = np.array(re.findall(r"M([\d.]+),[\d.]+[LH]([\d.]+)", paths), dtype=float)
-    return points[:, 1] - points[:, 0]
 
 
 def test_the_bars_drawn_are_the_records_at_every_step_of_the_slider(

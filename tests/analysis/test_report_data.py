@@ -15,7 +15,8 @@ pytest.importorskip("plotly")
 
 from report_runs import hostile_vocabulary, make_run
 
-from tsloss_fast.analysis.record import RecordWriter, read_record
+from tsloss_fast.analysis.record import read_record
+from tsloss_fast.analysis.record_writer import RecordWriter
 from tsloss_fast.analysis.report import data as report_data
 from tsloss_fast.analysis.report.data import page_data
 from tsloss_fast.analysis.report.frames import newest, thin, thin_curve
@@ -141,20 +142,19 @@ def test_the_limit_of_redundancy_is_the_records(runs: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
-        ("Figures.namer(['a']).of(0)", "token 0 (‘\u2068a\u2069’)"),
-        ("Figures.namer(['a']).of(1)", "token 1"),
-        ("Figures.namer(['a']).leaf(1)", "token 1"),
-        ("Figures.namer(null).leaf(1)", "token 1"),
-        ("Figures.below([0.5, 0.5])", "half the mean"),
-        ("Figures.below([0.5, 0.3])", "0.3 or 0.5 of the mean"),
+        ("Words.namer(['a']).of(0)", "token 0 (‘\u2068a\u2069’)"),
+        ("Words.namer(['a']).of(1)", "token 1"),
+        ("Words.namer(['a']).leaf(1)", "token 1"),
+        ("Words.namer(null).leaf(1)", "token 1"),
+        ("Words.below([0.5, 0.5])", "half the mean"),
+        ("Words.below([0.5, 0.3])", "0.3 or 0.5 of the mean"),
     ],
 )
 def test_words_of_the_pages_script(expression: str, value: str) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node")
-    script = resources.files(report_data.__package__).joinpath("page/figures.js").read_text("utf-8")
-    script = f"globalThis.window = {{matchMedia: () => ({{}})}};\n{script}\n"
+    script = resources.files(report_data.__package__).joinpath("page/words.js").read_text("utf-8")
     script += f"console.log({expression});"
     done = subprocess.run([node, "-"], input=script, capture_output=True, text=True, check=True)
     assert done.stdout == f"{value}\n"

@@ -12,10 +12,12 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer, save_tiny
+from tiny_llama import NEEDS, UNEVEN_ITEMS, make_tiny_model, make_tiny_tokenizer, save_tiny
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from tsloss_fast.tuning.answers import EncodedItem
 
 
 @pytest.fixture
@@ -29,6 +31,15 @@ def tiny_model() -> LlamaForCausalLM:
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     pytest.importorskip("transformers", reason=NEEDS)
     return make_tiny_tokenizer()
+
+
+@pytest.fixture
+def items(tiny_tokenizer: PreTrainedTokenizerFast) -> list[EncodedItem]:
+    """Questions and answers of several lengths, as token numbers."""
+    from tsloss_fast.tuning.answers import encode_items
+    from tsloss_fast.tuning.tasks import Item
+
+    return encode_items([Item(*pair) for pair in UNEVEN_ITEMS], tiny_tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
-from tsloss_fast.tuning.tasks import INSTALL_REVIEWS, REVIEWS_PACKAGE, Item
+from tsloss_fast.tuning.task_files import INSTALL_REVIEWS, REVIEWS_PACKAGE
+from tsloss_fast.tuning.tasks import Item
 
 needs_reviews = pytest.mark.skipif(
     importlib.util.find_spec(REVIEWS_PACKAGE) is None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llama import NEEDS, UNEVEN_ITEMS
+from tiny_llama import NEEDS
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
@@ -21,17 +21,10 @@ from tsloss_fast.tuning.answers import (
 from tsloss_fast.tuning.evaluation import evaluate
 from tsloss_fast.tuning.tasks import Item
 
-ITEMS = [Item(*pair) for pair in UNEVEN_ITEMS]
-
 
 @pytest.fixture
 def prompted(tiny_model: Any, tiny_tokenizer: Any) -> Any:
     return add_soft_prompt(tiny_model, initial_prompt(tiny_model, tiny_tokenizer, 6)).eval()
-
-
-@pytest.fixture
-def items(tiny_tokenizer: Any) -> list[EncodedItem]:
-    return encode_items(ITEMS, tiny_tokenizer)
 
 
 def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:

@@ -231,7 +231,7 @@ def test_a_trainers_folder_is_a_run_for_the_reports(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_record_and_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tsloss_fast.analysis.record import RecordWriter
+    from tsloss_fast.analysis.record_writer import RecordWriter
 
     write = RecordWriter.write
 

@@ -14,10 +14,11 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
+from tsloss_fast.tuning.generators import GENERATORS
 from tsloss_fast.tuning.navigate import navigate_item
 from tsloss_fast.tuning.numbering import take_digits, take_ordered
 from tsloss_fast.tuning.splits import split_of
-from tsloss_fast.tuning.tasks import BUILTIN_TASKS, GENERATORS, load_task
+from tsloss_fast.tuning.tasks import BUILTIN_TASKS, load_task
 
 NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),

@@ -6,27 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llama import NEEDS, UNEVEN_ITEMS, VOCABULARY
+from tiny_llama import NEEDS, VOCABULARY
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
 from tsloss_fast.tuning import add_soft_prompt, initial_prompt, packed
-from tsloss_fast.tuning.answers import EncodedItem, answer_logits, encode_items
+from tsloss_fast.tuning.answers import EncodedItem, answer_logits
 from tsloss_fast.tuning.packed import (
     can_pack,
     initial_adapter,
     packed_answers,
     padded_answers,
 )
-from tsloss_fast.tuning.tasks import Item
-
-ITEMS = [Item(*pair) for pair in UNEVEN_ITEMS]
-
-
-@pytest.fixture
-def items(tiny_tokenizer: Any) -> list[EncodedItem]:
-    return encode_items(ITEMS, tiny_tokenizer)
 
 
 @pytest.fixture

@@ -12,8 +12,31 @@ from torch import Tensor
 
 from tsloss_fast import barcode
 
-__all__ = ["changed_edges", "diagram_distances", "lifetime_measures", "scales_for", "summary"]
+__all__ = [
+    "LOGGED",
+    "changed_edges",
+    "diagram_distances",
+    "lifetime_measures",
+    "scales_for",
+    "summary",
+]
 
+# The columns that `TopologyTracker.record` returns, and that a training log shows.
+LOGGED = (
+    "mean_lifetime",
+    "max_lifetime",
+    "total_persistence",
+    "coefficient_of_variation",
+    "persistent_entropy",
+    "entropy_gap",
+    "redundancy",
+    "bottleneck_previous",
+    "bottleneck_first",
+    "wasserstein_previous",
+    "wasserstein_first",
+    "displacement_previous",
+    "displacement_first",
+)
 SCALES = 33
 # Hera's relative error; it would be 1 % by default.
 _DELTA = 1e-6

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,35 +16,15 @@ from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
 from tsloss_fast._inputs import HALF, as_tensor, check_lengths, shape_error
-from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, h1_diagram, load_engine
-from tsloss_fast.analysis.measures import (
-    diagram_distances,
-    lifetime_measures,
-    scales_for,
-    summary,
-)
-from tsloss_fast.analysis.record import RECORD, RecordWriter
+from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, load_engine
+from tsloss_fast.analysis.h1_rows import H1Rows, h1_job
+from tsloss_fast.analysis.measures import LOGGED, scales_for, summary
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.record_writer import RecordWriter
+from tsloss_fast.analysis.schedule import Schedule, schedule
 from tsloss_fast.analysis.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
 
-__all__ = ["LOGGED", "Schedule", "TopologyTracker", "schedule"]
-
-Schedule = int | Callable[[int], bool]
-# The columns that `record` returns, and that a training log shows.
-LOGGED = (
-    "mean_lifetime",
-    "max_lifetime",
-    "total_persistence",
-    "coefficient_of_variation",
-    "persistent_entropy",
-    "entropy_gap",
-    "redundancy",
-    "bottleneck_previous",
-    "bottleneck_first",
-    "wasserstein_previous",
-    "wasserstein_first",
-    "displacement_previous",
-    "displacement_first",
-)
+__all__ = ["TopologyTracker"]
 
 
 class TopologyTracker:
@@ -135,7 +114,6 @@ class TopologyTracker:
         self._last_step: int | None = None
         self._last_rows: list[dict[str, Any]] = []
         self._last_h1: int | None = None
-        self._h1_diagrams: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._warned: set[str] = set()
         if resume_points is not None:
             self._as_batch(resume_points, None)
@@ -150,7 +128,7 @@ class TopologyTracker:
             self._remember_kept(resume, resume_points)
         self._h1: BackgroundH1 | None = None
         if engine is not None:
-            self._h1 = BackgroundH1(_H1Work(self, engine))
+            self._h1 = BackgroundH1(H1Rows(self._writer, self._lock, metric, engine))
 
     def __enter__(self) -> TopologyTracker:
         return self
@@ -297,11 +275,8 @@ class TopologyTracker:
                 "a larger max_h1_points asks for it",
             )
             return
-        points = now.points.cpu().numpy()
-        known = zip(now.sizes(), now.finite, strict=True)
-        jobs = [(step, cloud, points[cloud, :n]) for cloud, (n, ok) in enumerate(known) if ok]
-        if jobs:
-            self._h1.submit(jobs)
+        if job := h1_job(step, now):
+            self._h1.submit(job)
 
     def _remember_kept(self, resume: int | None, resume_points: Tensor | np.ndarray | None) -> None:
         """Take up the thread from the rows that were kept."""
@@ -318,65 +293,8 @@ class TopologyTracker:
             batch, _ = self._as_batch(resume_points, None)
             self._previous = replace(self._previous, points=batch.clone())
         self._scales = kept.row(int(steps[0]))["scales"]
-        for cloud in clouds:
-            done = kept.steps(cloud, 1)
-            if len(done):
-                first, last = (kept.diagrams(int(s), cloud)[1] for s in (done[0], done[-1]))
-                self._h1_diagrams[cloud] = first, last
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{self.path}: {message}", UserWarning, stacklevel=4)
-
-
-class _H1Work:
-    """What the thread does with a job: diagrams, their measures, and rows in the record.
-
-    It holds the tracker's parts and not the tracker, which may be collected before it is done.
-    """
-
-    def __init__(self, tracker: TopologyTracker, engine: str) -> None:
-        self._metric, self._engine = tracker._metric, engine
-        self._writer, self._lock = tracker._writer, tracker._lock
-        self._diagrams = tracker._h1_diagrams
-
-    def __call__(self, job: list[tuple[int, int, np.ndarray]]) -> None:
-        rows = []
-        for step, cloud, points in job:
-            diagram = h1_diagram(points, self._metric, engine=self._engine)
-            lifetimes = torch.from_numpy(diagram[:, 1] - diagram[:, 0])
-            measures = lifetime_measures(lifetimes.unsqueeze(0))
-            row: dict[str, Any] = {
-                "step": step,
-                "cloud": cloud,
-                "dimension": 1,
-                "time": time.time(),
-                "n_points": points.shape[0],
-                "n_features": points.shape[1],
-                "births": diagram[:, 0],
-                "deaths": diagram[:, 1],
-                **{name: values[0] for name, values in measures.items()},
-            }
-            if cloud in self._diagrams:
-                first, previous = self._diagrams[cloud]
-                for name, other in (("first", first), ("previous", previous)):
-                    for kind, value in diagram_distances(other, diagram).items():
-                        row[f"{kind}_{name}"] = value
-            self._diagrams[cloud] = (self._diagrams.get(cloud, (diagram,))[0], diagram)
-            rows.append(row)
-        with self._lock:
-            self._writer.write(rows)
-
-
-def schedule(name: str, value: Schedule) -> Callable[[int], bool]:
-    """The steps that a number divides, or a function says yes to.
-
-    Raises:
-        ValueError: neither; `name` is what it was given for.
-    """
-    if callable(value):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1 or a function, got {value!r}")
-    return lambda step: step % value == 0

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tsloss_fast.analysis.record import RECORD, put_aside
-from tsloss_fast.analysis.tracker import TopologyTracker, schedule
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.record_writer import put_aside
+from tsloss_fast.analysis.schedule import schedule
+from tsloss_fast.analysis.tracker import TopologyTracker
 from tsloss_fast.tuning.clouds import cloud_names, prompt_clouds, unwrap
 
 __all__ = ["PromptTopologyCallback"]

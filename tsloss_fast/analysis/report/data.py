@@ -16,6 +16,7 @@ from tsloss_fast.analysis.report.map import Names, maps
 from tsloss_fast.analysis.report.names import in_embedding_space, named, visible
 from tsloss_fast.analysis.report.story import Story, tell
 from tsloss_fast.analysis.report.task_story import control_of
+from tsloss_fast.analysis.report.wording import counted
 from tsloss_fast.analysis.runs import Run
 
 __all__ = ["Page", "page_data"]
@@ -170,7 +171,7 @@ def _no_loops(points: int, steps: np.ndarray, bars: np.ndarray) -> str | None:
     if not len(steps):
         return "Loops were not recorded" + (f": {small}." if points < LOOPS_FROM else ".")
     if points < LOOPS_FROM and not (bars > 0).any():
-        times = f"{len(steps)} record{'s' if len(steps) > 1 else ''}"
+        times = counted(len(steps), "record")
         return f"No loop was found in {times}: {small}."
     return None
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.record import TopologyRecord
-from tsloss_fast.analysis.report.wording import number
+from tsloss_fast.analysis.report.wording import counted, number
 
 __all__ = ["EVEN", "GAP", "SHORT", "Check", "Course", "check_course", "find_groups", "held_since"]
 
@@ -89,7 +89,7 @@ def check_course(course: Course) -> list[Check]:
     if known[-1] and course.mean[-1] == 0:
         found = f"all {course.points} tokens coincide"
     else:
-        found = f"{pairs} redundant pair{'s' if pairs != 1 else ''}"
+        found = counted(pairs, "redundant pair")
     none = "no bars (fewer than two tokens)" if course.finite[-1] else "not finite"
     without_pairs = np.array([not short for short in course.short]) & known
     # NaN compares as False; where all coincide there is no gap, and nothing to be uneven.

@@ -11,7 +11,7 @@ from tsloss_fast.analysis.report.health import Check
 from tsloss_fast.analysis.report.names import visible
 from tsloss_fast.analysis.report.story import Story
 from tsloss_fast.analysis.report.task_story import control_of, tell_task
-from tsloss_fast.analysis.report.wording import listed, number
+from tsloss_fast.analysis.report.wording import counted, listed, number
 from tsloss_fast.analysis.runs import Run
 
 __all__ = ["items", "lead", "summary"]
@@ -44,7 +44,7 @@ def lead(page: Page) -> str:
     many = len(page.data["clouds"])
     return " · ".join(
         [
-            _count(len(runs), "run"),
+            counted(len(runs), "run"),
             *([f"{many} clouds"] if many > 1 else []),
             f"{_range(frames)} virtual token{'s' if max(frames) != 1 else ''} in "
             f"{_range([cloud['features'] for cloud in clouds])} dimensions",
@@ -89,7 +89,7 @@ def _across(name: str, run: int, page: Page) -> str:
     stories = {c: story for (k, c), story in page.stories.items() if k == run}
     bad = [titles[c] for c, story in stories.items() if not story.healthy]
     text = (
-        f"{len(stories) - len(bad)} of {_count(len(stories), 'cloud')} healthy at the last record"
+        f"{len(stories) - len(bad)} of {counted(len(stories), 'cloud')} healthy at the last record"
     )
     if bad:
         more = f" and {len(bad) - _SHOWN_CLOUDS} more" if len(bad) > _SHOWN_CLOUDS else ""
@@ -182,10 +182,6 @@ def _rules(checks: Iterable[Check]) -> str:
 def items(sentences: Iterable[str]) -> str:
     """A list of sentences, whatever is in them."""
     return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
-
-
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}{'s' if count != 1 else ''}"
 
 
 def _range(values: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from tsloss_fast.analysis.report.health import (
     find_groups,
     held_since,
 )
-from tsloss_fast.analysis.report.wording import capital, change, listed, moved, number
+from tsloss_fast.analysis.report.wording import capital, change, counted, listed, moved, number
 
 __all__ = ["Story", "tell", "token"]
 
@@ -184,7 +184,7 @@ def _of_pairs(course: Course, label: Label) -> list[str]:
         if not now:
             clear = held_since([count == 0 for count in counts])
             tail = f"; none does since step {course.steps[clear]}"
-        pairs = f"{counts[most]} pair{'s' if counts[most] > 1 else ''}"
+        pairs = counted(counts[most], "pair")
         sentences.append(f"At step {course.steps[most]} {pairs} nearly coincided{tail}.")
     return sentences
 
