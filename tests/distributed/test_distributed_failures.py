@@ -41,6 +41,7 @@ def until(rank: int, victim: int, step: str, how: str) -> Any:
     peers.Peers.post = fatal
     group = dist.new_group(timeout=timedelta(seconds=TIMEOUT))
     _groups.append(group)
+    dist.barrier(group)  # who dies while others still connect is found out by torch alone
     x = torch.randn(300, 64, generator=torch.Generator().manual_seed(rank)).requires_grad_()
     start = time.monotonic()
     try:
