@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from wrong_arguments import POINTS, WRONG
 
-from tsloss_fast import h0_persistence, h0_persistence_from_distances
+from tsloss_fast import barcode, h0_persistence, h0_persistence_from_distances
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -111,3 +112,10 @@ def test_random_arguments_give_a_barcode_or_a_clear_error(seed: int) -> None:
             with pytest.raises((ValueError, TypeError)) as caught:
                 h0_persistence(points, metric, lengths)
             assert len(str(caught.value)) > 30
+
+
+@pytest.mark.parametrize("distance", [barcode.bottleneck_distance, barcode.wasserstein_distance])
+def test_a_list_is_no_barcode(distance: Callable[..., torch.Tensor]) -> None:
+    for pair in (([1.0, 2.0], torch.ones(2)), (torch.ones(2), [1.0, 2.0])):
+        with pytest.raises(TypeError, match=r"expected a torch\.Tensor of deaths, got list"):
+            distance(*pair)
