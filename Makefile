@@ -12,6 +12,9 @@ EVIDENCE_DIR ?= benchmarks/results/evidence
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cuh')
 
+# An editable installation finds the modules that there were when it was made.
+MODULES := $(VENV)/.modules-$(shell find tsloss_fast benchmarks -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)
+
 # Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -99,8 +102,12 @@ $(VENV)/.requirements: constraints.txt pyproject.toml .ci/install .ci/requiremen
 	touch $@
 
 # Editable: Python files are read from the tree, the native module lives in the environment.
-$(VENV)/.built: $(VENV)/.requirements CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+$(VENV)/.built: $(VENV)/.requirements $(MODULES) CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 	$(PIP) install -c constraints.txt --no-deps -e .
+	touch $@
+
+$(MODULES): $(VENV)/.requirements
+	rm -f $(VENV)/.modules-*
 	touch $@
 
 clean:

@@ -267,7 +267,7 @@ def test_a_hundred_thousand_calls_leave_the_resident_set_as_it_was() -> None:
 def test_a_large_call_gives_its_memory_back() -> None:
     """Scratch memory of a call is not kept: no growth with the number of large calls."""
     if not sys.platform.startswith("linux"):
-        pytest.skip("reads /proc")
+        pytest.skip("needs /proc")
     h0_persistence(LONG)
     gc.collect()
     before = resident_bytes()

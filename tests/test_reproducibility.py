@@ -77,7 +77,7 @@ def test_rows_more_than_two_billion_elements_apart_are_read_right() -> None:
     try:
         view = huge_stride(points)
     except RuntimeError:
-        pytest.skip("no eight gigabytes of address space")
+        pytest.skip("needs eight gigabytes of address space")
     assert same_bits(h0_persistence(points), h0_persistence(view))
 
 

@@ -2,8 +2,7 @@
 
 They take whole batches, ``(B, N, D)`` or ``(B, N, N)``, float32 or float64 (on a CUDA device half
 types as well), and know nothing of autograd; ``functional.py`` puts the public functions on top.
-``_ops_cpu.py`` and ``_ops_cuda.py`` have their two forms: the only places where tensors become
-pointers.
+``_ops_cpu.py`` and ``_ops_cuda.py`` have their two forms, where tensors become pointers.
 """
 
 from __future__ import annotations

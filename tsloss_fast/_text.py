@@ -1,8 +1,12 @@
-"""Text of others, made safe to show on one line."""
+"""Words of messages and reports: text of others, made safe to show on one line, and counts."""
 
 from __future__ import annotations
 
-__all__ = ["escape_invisible", "one_line", "shorten"]
+__all__ = ["counted", "escape_invisible", "one_line", "shorten"]
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def escape_invisible(text: str, keep: str = "") -> str:

@@ -12,7 +12,6 @@ from tsloss_fast.compare.statistics import PairedDifference
 __all__ = [
     "NEVER",
     "NONE",
-    "counted",
     "decimals",
     "difference_text",
     "interval_text",
@@ -23,10 +22,6 @@ __all__ = [
 ]
 
 MINUS, NONE, NEVER = "\N{MINUS SIGN}", "–", "never reached"
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def decimals(group: RunGroup, outcome: Outcome) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tsloss_fast._text import counted
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup
-from tsloss_fast.compare.numbers import counted, decimals, difference_text, p_text, shown
+from tsloss_fast.compare.numbers import decimals, difference_text, p_text, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS, expected_exclusions, smallest_p
 

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from tsloss_fast._text import counted
 from tsloss_fast.analysis.figures.axes import (
     COLOURS,
     GREY,
@@ -233,4 +234,4 @@ def _longest(bars: np.ndarray, count: int) -> np.ndarray:
 def _count(drawn: int, all_: int) -> str:
     if drawn < all_:
         return f"{drawn} longest\nof {all_}"
-    return f"{drawn} bar{'' if drawn == 1 else 's'}" if drawn else "no bars"
+    return counted(drawn, "bar") if drawn else "no bars"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tsloss_fast._text import counted
 from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.report.frames import compact, frames, loops, thin, thin_curve
 from tsloss_fast.analysis.report.health import SHORT
@@ -16,7 +17,6 @@ from tsloss_fast.analysis.report.map import Names, maps
 from tsloss_fast.analysis.report.names import in_embedding_space, named, visible
 from tsloss_fast.analysis.report.story import Story, tell
 from tsloss_fast.analysis.report.task_story import control_of
-from tsloss_fast.analysis.report.wording import counted
 from tsloss_fast.analysis.runs import Run
 
 __all__ = ["Page", "page_data"]

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tsloss_fast._text import counted
 from tsloss_fast.analysis.report.data import Page
 from tsloss_fast.analysis.report.health import Check
 from tsloss_fast.analysis.report.names import visible
 from tsloss_fast.analysis.report.story import Story
 from tsloss_fast.analysis.report.task_story import control_of, tell_task
-from tsloss_fast.analysis.report.wording import counted, listed, number
+from tsloss_fast.analysis.report.wording import listed, number
 from tsloss_fast.analysis.runs import Run
 
 __all__ = ["items", "lead", "summary"]

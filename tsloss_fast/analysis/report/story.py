@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tsloss_fast._text import counted
 from tsloss_fast.analysis.record import TopologyRecord
 from tsloss_fast.analysis.report.health import (
     EVEN,
@@ -22,7 +23,7 @@ from tsloss_fast.analysis.report.health import (
     find_groups,
     held_since,
 )
-from tsloss_fast.analysis.report.wording import capital, change, counted, listed, moved, number
+from tsloss_fast.analysis.report.wording import capital, change, listed, moved, number
 
 __all__ = ["Story", "tell", "token"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["capital", "change", "counted", "listed", "moved", "number"]
+__all__ = ["capital", "change", "listed", "moved", "number"]
 
 # Smaller relative changes are called none.
 STEADY = 0.01
@@ -37,10 +37,6 @@ def number(value: float) -> str:
     if 999.5 <= abs(value) < 1e6:
         return f"{value:.0f}"
     return f"{value:.3g}".replace("-", "−")
-
-
-def counted(count: int, word: str) -> str:
-    return f"{count} {word}{'s' if count != 1 else ''}"
 
 
 def listed(words: Sequence[str]) -> str:

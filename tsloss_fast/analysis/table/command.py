@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tsloss_fast import __version__, _native
 from tsloss_fast._atomic import whole_file
-from tsloss_fast._text import escape_invisible
+from tsloss_fast._text import counted, escape_invisible
 from tsloss_fast.analysis.table.table import Table, open_table
 from tsloss_fast.analysis.table.work import Work
 from tsloss_fast.barcode import single_linkage
@@ -218,7 +218,7 @@ def _tell(
         )
     print(
         f"{seconds:.1f} s in {processes} process{'es' if processes > 1 else ''} of "
-        f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}, "
+        f"{counted(torch.get_num_threads(), 'thread')}, "
         f"{_peak_megabytes():.0f} MB at most"
     )
     print(f"wrote {out}")
