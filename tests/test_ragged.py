@@ -195,7 +195,7 @@ def test_any_strides() -> None:
         ([0, 7, 5, 11], ValueError, "got 7 and then 5 for cloud 1"),
         ([0.0, 11.0], TypeError, "expected integers, got float64"),
         (torch.tensor([0.0, 11.0]), TypeError, "expected integers, got torch.float32"),
-        ([], TypeError, "expected integers"),
+        ([], ValueError, r"expected shape \(B\+1,\)"),
         (torch.tensor([], dtype=torch.int64), ValueError, r"expected shape \(B\+1,\)"),
         ([[0, 11]], ValueError, r"expected shape \(B\+1,\)"),
     ],

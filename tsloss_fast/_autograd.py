@@ -1,203 +1,234 @@
-"""The autograd Functions over the operators: one for everyday use, and those for `torch.func`."""
+"""The derivatives of the deaths.
+
+Each operator has one rule for its gradient. Everyday calls apply it through an autograd Function,
+which is cheaper than torch's registration for operators; tracers (``torch.compile``,
+``torch.export``, ``make_fx``, ``torch.jit.trace``) see the operator itself, whose registered
+gradient is the same rule. Under ``torch.func``, and in forward mode, the operator finds the edges
+only, and the derivatives are those of the lengths of these edges in plain torch operations: so they
+exist to any order and in any combination.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _native, _ops, _ops_cpu, _routing
-from ._inputs import runs_directly, transforms_active
+from ._inputs import can_bypass_dispatcher, forward_mode, is_traced, transforms_active
+
+_BATCHED = torch._C._parse_dispatch_key("Batched")
 
 
-class _Routed(torch.autograd.Function):
-    """What both forms of the function share: the derivatives of the deaths."""
+def _needs_operations(grad: Tensor) -> bool:
+    """Return whether a backward pass must consist of differentiable torch operations.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        grad = grads[0]
-        if grad is None:
-            return None, None, None, None
-        points, deaths, edges = ctx.saved_tensors
-        # Gradient mode is on in a backward exactly under create_graph=True: then, and inside a
-        # torch.func transform, the result itself must be differentiable.
-        if torch.is_grad_enabled() or transforms_active():
-            # Half types are computed in float32.
-            wide = points.to(grad.dtype)
-            routed = _routing.route_gradient(grad, wide, edges, ctx.metric)
-            return routed.to(points.dtype), None, None, None
-        return _ops.h0_backward(grad, points, deaths, edges, ctx.metric), None, None, None
-
-    @staticmethod
-    def keep(ctx: Any, points: Tensor, deaths: Tensor, edges: Tensor, metric: str) -> None:
-        ctx.mark_non_differentiable(edges)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(points, deaths, edges)
-        ctx.metric = metric
+    Gradient mode is on in a backward pass exactly under ``create_graph=True``. A gradient that is
+    batched (``is_grads_batched=True``) has no memory that a kernel could read.
+    """
+    return (
+        torch.is_grad_enabled()
+        or transforms_active()
+        or torch._C._dispatch_keys(grad).has(_BATCHED)
+    )
 
 
-class _H0(_Routed):
-    """The everyday form: `setup_context` would cost 12 microseconds a call."""
+class _Rule(NamedTuple):
+    """The gradient of an operator: what is kept of a call, and how a gradient goes back."""
 
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
-        deaths, edges = _ops.h0(points, lengths, metric, check)
-        _Routed.keep(ctx, points, deaths, edges, metric)
-        return deaths, edges
+    name: str
+    setup_context: Callable[[Any, tuple[Any, ...], tuple[Tensor, Tensor]], None]
+    backward: Callable[[Any, Tensor], Tensor]
+
+    def operator(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        return getattr(_ops, self.name)(*arguments)  # type: ignore[no-any-return]
+
+    def kernel(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """The operator without its registered gradient, which costs time even where none is
+        asked for."""
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.operator(*arguments)
+
+
+def _keep_points(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], *output)
+    ctx.metric = inputs[2]
+
+
+def _to_points(ctx: Any, grad: Tensor) -> Tensor:
+    points, deaths, edges = ctx.saved_tensors
+    if not torch.is_grad_enabled() and can_bypass_dispatcher(grad):
+        return _ops_cpu.h0_backward_direct(grad, points, deaths, edges, ctx.metric)
+    if not _needs_operations(grad):
+        return _ops.h0_backward(grad, points, deaths, edges, ctx.metric)  # type: ignore[no-any-return]
+    shape = points.shape
+    clouds = points.reshape(math.prod(shape[:-2]), *shape[-2:])
+    bars = (clouds.shape[0], edges.shape[-2])
+    routed = _routing.route_gradient(
+        grad.reshape(bars),
+        clouds.to(grad.dtype),  # half types are computed in float32
+        edges.reshape(*bars, 2),
+        ctx.metric,
+    )
+    return routed.to(points.dtype).reshape(shape)
+
+
+def _keep_varlen(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    points, offsets, bar_offsets, _, ctx.metric, _ = inputs
+    ctx.save_for_backward(points, *output, offsets, bar_offsets)
+
+
+def _to_varlen_points(ctx: Any, grad: Tensor) -> Tensor:
+    points, deaths, edges, offsets, bar_offsets = ctx.saved_tensors
+    if _needs_operations(grad):
+        rows = _edges_between_rows(edges, offsets, bar_offsets)
+        clouds = (t.unsqueeze(0) for t in (grad, points, rows))
+        return _routing.route_gradient(*clouds, ctx.metric).squeeze(0)
+    return _ops.h0_varlen_backward(  # type: ignore[no-any-return]
+        grad, points, deaths, edges, offsets, bar_offsets, ctx.metric
+    )
+
+
+def _keep_edges(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.points = inputs[0].shape[-1]
+
+
+def _to_distances(ctx: Any, grad: Tensor) -> Tensor:
+    (edges,) = ctx.saved_tensors
+    return _routing.route_to_matrix(grad, edges, ctx.points)
+
+
+_POINTS = _Rule("h0", _keep_points, _to_points)
+_VARLEN = _Rule("h0_varlen", _keep_varlen, _to_varlen_points)
+_DISTANCES = _Rule("h0_from_distances", _keep_edges, _to_distances)
 
 
 class _H0Direct(torch.autograd.Function):
-    """The form for points (..., N, D) that `runs_directly`."""
+    """The deaths of points for which `can_bypass_dispatcher` holds.
+
+    A form of its own, because the one for any operator costs five microseconds more.
+    """
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
         deaths, edges = _ops_cpu.h0_direct(points, lengths, metric, check)
-        _Routed.keep(ctx, points, deaths, edges, metric)
-        return deaths, edges
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        if grads[0] is None:
-            return None, None, None, None
-        points, deaths, edges = ctx.saved_tensors
-        if torch.is_grad_enabled() or not runs_directly(grads[0]):
-            shape = points.shape
-            points, grad, edges = (
-                x.reshape(math.prod(shape[:-2]), *x.shape[len(shape) - 2 :])
-                for x in (points, grads[0], edges)
-            )
-            result = _routing.route_gradient(grad, points, edges, ctx.metric)
-            return result.reshape(shape), None, None, None
-        return (
-            _ops_cpu.h0_backward_direct(grads[0], points, deaths, edges, ctx.metric),
-            None,
-            None,
-            None,
-        )
-
-
-class _H0Transformed(_Routed):
-    """The form that torch.func requires."""
-
-    @staticmethod
-    def forward(points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
-        return _ops.h0(points, lengths, metric, check)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        deaths, edges = output
-        _Routed.keep(ctx, inputs[0], deaths, edges, inputs[2])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _vmap(_H0Transformed, info, in_dims, arguments)
-
-
-class _H0Forward(_H0Transformed):
-    """With forward-mode derivatives too. A class of its own: torch.compile refuses any with
-    `jvp`."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _H0Transformed.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(inputs[0], output[1])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        points, edges = ctx.saved_for_forward
-        kind = _native.type_of_deaths(points.dtype)
-        tangent, wide = tangents[0].to(kind), points.to(kind)
-        return _routing.route_tangent(tangent, wide, edges, ctx.metric), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _vmap(_H0Forward, info, in_dims, arguments)
-
-
-class _RoutedMatrix(torch.autograd.Function):
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        if grads[0] is None:
-            return None, None, None, None
-        (edges,) = ctx.saved_tensors
-        return _routing.route_to_matrix(grads[0], edges, ctx.points), None, None, None
-
-    @staticmethod
-    def keep(ctx: Any, points: int, edges: Tensor) -> None:
         ctx.mark_non_differentiable(edges)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(edges)
-        ctx.points = points
-
-
-class _H0Distances(_RoutedMatrix):
-    @staticmethod
-    def forward(ctx: Any, d: Tensor, lengths: Tensor | None, tolerance: float, check: bool) -> Any:
-        deaths, edges = _ops.h0_from_distances(d, lengths, tolerance, check)
-        _RoutedMatrix.keep(ctx, d.shape[-1], edges)
+        ctx.save_for_backward(points, deaths, edges)
+        ctx.metric = metric
         return deaths, edges
 
-
-class _H0DistancesTransformed(_RoutedMatrix):
     @staticmethod
-    def forward(d: Tensor, lengths: Tensor | None, tolerance: float, check: bool) -> Any:
-        return _ops.h0_from_distances(d, lengths, tolerance, check)
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if grads[0] is None:
+            return None, None, None, None
+        return _to_points(ctx, grads[0]), None, None, None
+
+
+class _Everyday(torch.autograd.Function):
+    """Any operator outside of transforms and tracers.
+
+    `forward` takes the context itself: the `setup_context` style of a Function costs 12
+    microseconds a call, and the registration of an operator 28.
+    """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _RoutedMatrix.keep(ctx, inputs[0].shape[-1], output[1])
+    def forward(ctx: Any, rule: _Rule, *arguments: Any) -> Any:
+        output = rule.kernel(*arguments)
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.rule = rule
+        ctx.others = (None,) * (len(arguments) - 1)
+        rule.setup_context(ctx, arguments, output)
+        return output
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _vmap(_H0DistancesTransformed, info, in_dims, arguments)
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad = None if grads[0] is None else ctx.rule.backward(ctx, grads[0])
+        return None, grad, *ctx.others
 
 
-def _vmap(function: Any, info: Any, in_dims: Any, arguments: Any) -> Any:
-    """The vmapped dimension becomes part of the batch: one call of the kernel."""
-    x, lengths, *rest = arguments
-    size = info.batch_size
-    if lengths is not None:
-        lengths = _flatten_vmapped(lengths, in_dims[1], size)
-    outputs = function.apply(_flatten_vmapped(x, in_dims[0], size), lengths, *rest)
-    return tuple(
-        o.reshape(size, o.shape[0] // size if size else 0, *o.shape[1:]) for o in outputs
-    ), (0, 0)
+def _register(rule: _Rule, others: int) -> None:
+    """Register the rule as the gradient of its operator, which has `others` more arguments."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        rule.setup_context(ctx, inputs, output)
+
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
+        return None if grad is None else rule.backward(ctx, grad), *(None,) * others
+
+    torch.library.register_autograd(
+        f"tsloss_fast::{rule.name}", backward, setup_context=setup_context, lib=_ops.library
+    )
 
 
-def _flatten_vmapped(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """(V, B, ...) -> (V·B, ...), the vmapped dimension first, repeated if x does not have it."""
-    x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.flatten(0, 1)
+if _ops.first_import:
+    _register(_POINTS, 3)
+    _register(_VARLEN, 5)
+    _register(_DISTANCES, 3)
 
 
-def _apply(function: Any, arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    return function.apply(*arguments)  # type: ignore[no-any-return]
+def _edges_between_rows(edges: Tensor, offsets: Tensor, bar_offsets: Tensor) -> Tensor:
+    """Edges (M, 2) numbered within their clouds -> the same between the rows of all clouds."""
+    return edges + offsets[:-1].repeat_interleave(bar_offsets.diff()).unsqueeze(-1)
 
 
-def _forward_mode() -> bool:
-    """Whether a torch.autograd.forward_ad level is open (tensors may carry tangents)."""
-    return torch.autograd.forward_ad._current_level >= 0
+def _with_derivatives(deaths: Tensor, lengths: Tensor) -> Tensor:
+    """The deaths, to the bit, with the derivatives of the lengths of their edges."""
+    return torch.where(deaths.isfinite(), deaths + (lengths - lengths.detach()), deaths)
+
+
+def _call(rule: _Rule, arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    if is_traced():
+        return rule.operator(*arguments)
+    if arguments[0].requires_grad and torch.is_grad_enabled():
+        return _Everyday.apply(rule, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+    return rule.kernel(*arguments)
 
 
 def h0(points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> tuple[Tensor, Tensor]:
-    """Deaths (B, M) and edges (B, M, 2) of points (B, N, D), by the cheapest form that will do."""
-    arguments = (points, lengths, metric, check)
-    if torch.compiler.is_compiling():
-        return _apply(_H0Transformed if transforms_active() else _H0, arguments)
-    if transforms_active() or _forward_mode():
-        return _apply(_H0Forward, arguments)
-    if points.requires_grad and torch.is_grad_enabled():
-        return _apply(_H0, arguments)
-    return _ops.h0(*arguments)  # type: ignore[no-any-return]
+    """Deaths (B, M) and edges (B, M, 2) of points (B, N, D)."""
+    if not (transforms_active() or forward_mode()):
+        return _call(_POINTS, (points, lengths, metric, check))
+    deaths, edges = _ops.h0(points.detach(), lengths, metric, check)
+    wide = points.to(_native.type_of_deaths(points.dtype))
+    return _with_derivatives(deaths, _routing.edge_lengths(wide, edges, metric)), edges
 
 
-def h0_direct(points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> Any:
-    """The same of points (..., N, D) that `runs_directly`."""
+def h0_direct(
+    points: Tensor, lengths: Tensor | None, metric: str, check: bool
+) -> tuple[Tensor, Tensor]:
+    """The same of points (..., N, D) for which `can_bypass_dispatcher` holds."""
     if points.requires_grad and torch.is_grad_enabled():
-        return _H0Direct.apply(points, lengths, metric, check)  # type: ignore[no-untyped-call]
+        return _H0Direct.apply(points, lengths, metric, check)  # type: ignore[no-any-return, no-untyped-call]
     return _ops_cpu.h0_direct(points, lengths, metric, check)
+
+
+def h0_from_distances(
+    distances: Tensor, lengths: Tensor | None, tolerance: float, check: bool
+) -> tuple[Tensor, Tensor]:
+    """The same of distance matrices (B, N, N)."""
+    if not (transforms_active() or forward_mode()):
+        return _call(_DISTANCES, (distances, lengths, tolerance, check))
+    deaths, edges = _ops.h0_from_distances(distances.detach(), lengths, tolerance, check)
+    return _with_derivatives(deaths, _routing.entries_of_edges(distances, edges)), edges
+
+
+def h0_varlen(
+    points: Tensor, offsets: Tensor, bar_offsets: Tensor, bars: int, metric: str, check: bool
+) -> tuple[Tensor, Tensor]:
+    """Deaths (M,) and edges (M, 2) of clouds in a row, points (T, D); see `_ops_cpu.h0_varlen`."""
+    if not (transforms_active() or forward_mode()):
+        return _call(_VARLEN, (points, offsets, bar_offsets, bars, metric, check))
+    deaths, edges = _ops.h0_varlen(points.detach(), offsets, bar_offsets, bars, metric, check)
+    rows = _edges_between_rows(edges, offsets, bar_offsets)
+    lengths = _routing.edge_lengths(points.unsqueeze(0), rows.unsqueeze(0), metric).squeeze(0)
+    return _with_derivatives(deaths, lengths), edges
 
 
 class _ScaleFreeLoss(torch.autograd.Function):
@@ -221,7 +252,7 @@ class _ScaleFreeLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         points, deaths, edges, slope, lengths = ctx.saved_tensors
         grad = grads[0]
-        if torch.is_grad_enabled() or not runs_directly(grad):
+        if torch.is_grad_enabled() or not can_bypass_dispatcher(grad):
             # A differentiable gradient: by way of the differentiable operations.
             with torch.enable_grad():
                 x = points if points.requires_grad else points.detach().requires_grad_()
@@ -233,59 +264,5 @@ class _ScaleFreeLoss(torch.autograd.Function):
 
 
 def scale_free_loss(points: Tensor, lengths: Tensor | None, loss: Any) -> Tensor:
-    """The exact TSLoss of points (..., N, D) that `runs_directly`."""
+    """The exact TSLoss of points (..., N, D) for which `can_bypass_dispatcher` holds."""
     return _ScaleFreeLoss.apply(points, lengths, loss)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def h0_from_distances(
-    distances: Tensor, lengths: Tensor | None, tolerance: float, check: bool
-) -> tuple[Tensor, Tensor]:
-    """The same of distance matrices (B, N, N)."""
-    arguments = (distances, lengths, tolerance, check)
-    if transforms_active():
-        return _apply(_H0DistancesTransformed, arguments)
-    if distances.requires_grad and torch.is_grad_enabled():
-        return _apply(_H0Distances, arguments)
-    return _ops.h0_from_distances(*arguments)  # type: ignore[no-any-return]
-
-
-class _H0Ragged(torch.autograd.Function):
-    """Clouds of different sizes, one after the other; offsets as `_ops_cpu.h0_ragged` has them."""
-
-    @staticmethod
-    def forward(
-        points: Tensor, starts: Tensor, bars: Tensor, metric: str, check: bool
-    ) -> tuple[Tensor, Tensor]:
-        return _ops_cpu.h0_ragged(points, starts, bars, metric, check)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        points, starts, bars, metric, _ = inputs
-        deaths, edges = output
-        ctx.mark_non_differentiable(edges)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(points, deaths, edges, starts, bars)
-        ctx.metric = metric
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        if grads[0] is None:
-            return None, None, None, None, None
-        points, deaths, edges, starts, bars = ctx.saved_tensors
-        if torch.is_grad_enabled() or not runs_directly(grads[0]):
-            in_all = edges + starts[:-1].repeat_interleave(bars.diff())[:, None]
-            result = _routing.route_gradient(
-                grads[0].unsqueeze(0), points.unsqueeze(0), in_all.unsqueeze(0), ctx.metric
-            ).squeeze(0)
-        else:
-            result = _ops_cpu.h0_ragged_backward(
-                grads[0], points, deaths, edges, starts, bars, ctx.metric
-            )
-        return result, None, None, None, None
-
-
-def h0_ragged(
-    points: Tensor, starts: Tensor, bars: Tensor, metric: str, check: bool
-) -> tuple[Tensor, Tensor]:
-    """Deaths (M,) and edges (M, 2) of clouds in points (T, D) on the CPU."""
-    return _apply(_H0Ragged, (points, starts, bars, metric, check))

@@ -13,15 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.masked import MaskedTensor
 
 from . import _core
-from ._native import METRICS, check_lengths_range
+from ._native import METRICS, PLAIN, check_lengths_range, is_dense_on_cpu
 
 Array = npt.NDArray[Any]
 Lengths = Tensor | Array | Sequence[Any] | int
 HALF = (torch.float16, torch.bfloat16)
 _FLOAT = (torch.float32, torch.float64, *HALF)
+# Bound here, since every call of the package asks them: attributes of modules cost more than they.
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+_jit_tracer: Callable[[], Any] = torch._C._get_tracing_state
 
 
 def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
@@ -30,7 +37,10 @@ def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
 
 def check_metric(metric: str) -> None:
     if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+        raise ValueError(
+            f"metric: expected one of {', '.join(METRICS)}, got {metric!r}; for any other metric "
+            "give the distances to h0_persistence_from_distances"
+        )
 
 
 def of_zero3(x: Any) -> bool:
@@ -48,81 +58,157 @@ def refuse_partitioned(x: Tensor, name: str) -> None:
         )
 
 
+def type_advice(x: Any, name: str) -> str:
+    """Say how what is no tensor becomes one."""
+    if isinstance(x, torch.nn.Module) and isinstance(getattr(x, "weight", None), Tensor):
+        return "pass its .weight"
+    return f"convert it, for example torch.as_tensor({name})"
+
+
+def _dtype_advice(dtype: Any, name: str, conversion: str) -> str:
+    """Say how numbers of a type without a kernel become points or distances."""
+    if "complex" not in str(dtype):
+        return f"convert it, for example {name}{conversion}"
+    if name == "distances":
+        return "distances are real numbers: pass their real part or their absolute value"
+    return (
+        "give real and imaginary parts as coordinates of their own, for example "
+        f"torch.view_as_real({name}).flatten(-2)"
+    )
+
+
 def as_tensor(x: Any, name: str) -> Tensor:
-    """A floating-point tensor that shares memory with x where it can."""
+    """Return a dense floating-point tensor that shares memory with x where it can.
+
+    A `DTensor` is gathered; its gradient is a `DTensor` again.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an array without a mask, got a masked array; choose the rows that "
+            "are valid, or pass a padded batch (its .data) and the valid points as `lengths`"
+        )
     if isinstance(x, np.ndarray):
         if x.dtype.kind != "f" or x.dtype.itemsize > 8:  # either byte order
             raise TypeError(
                 f"{name}: expected an array of float16, float32 or float64, got {x.dtype}; "
-                f"convert it, for example {name}.astype(numpy.float32)"
+                + _dtype_advice(x.dtype, name, ".astype(numpy.float32)")
             )
         # Torch takes neither negative strides, nor foreign byte order, nor read-only memory.
         return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(x).__name__}")
+        raise TypeError(
+            f"{name}: expected a torch.Tensor or numpy.ndarray, got {type(x).__name__}; "
+            + type_advice(x, name)
+        )
+    if isinstance(x, MaskedTensor):
+        raise TypeError(
+            f"{name}: expected a tensor without a mask, got a MaskedTensor; choose the rows that "
+            "are valid, or pass a padded batch (its get_data()) and the valid points as `lengths`"
+        )
     if x.dtype not in _FLOAT:
         raise TypeError(
             f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}; "
-            f"convert it, for example {name}.float()"
+            + _dtype_advice(x.dtype, name, ".float()")
         )
     if x.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {x.layout}; call {name}.to_dense()")
+        raise TypeError(
+            f"{name}: expected a dense tensor, got {x.layout}; "
+            + (
+                "fill a dense matrix with infinity, put the known distances and a zero diagonal "
+                "into it, and pass check_finite=False (to_dense() would make every missing "
+                "distance 0)"
+                if name == "distances"
+                else f"call {name}.to_dense()"
+            )
+        )
+    if type(x) not in PLAIN and hasattr(x, "full_tensor"):
+        return x.full_tensor()  # type: ignore[no-any-return]
     return x
+
+
+_INTEGERS = tuple(
+    getattr(torch, name)
+    for name in ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64")
+)
+
+
+def as_integers(x: Any, name: str) -> Tensor:
+    """Return lengths or offsets as an int64 tensor, whatever their byte order, strides or type."""
+    if not isinstance(x, (Tensor, np.ndarray)):
+        if is_compiling():
+            return torch.tensor(x, dtype=torch.int64, device="cpu")
+        x = np.asarray(x)
+        if x.size == 0:
+            x = x.astype(np.int64)
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected integers without a mask, got a masked array")
+    if isinstance(x, np.ndarray):
+        if not is_compiling():
+            if x.dtype.kind not in "iu":
+                raise TypeError(f"{name}: expected integers, got {x.dtype.name}")
+            x = np.require(x, np.int64, ["C", "W"])
+        x = torch.from_numpy(x)
+    if x.dtype not in _INTEGERS:
+        raise TypeError(f"{name}: expected integers, got {x.dtype}")
+    return x.to(torch.int64)  # type: ignore[no-any-return]
 
 
 def check_lengths(
     lengths: Lengths | None, batch: Sequence[int], device: torch.device, limit: int | None = None
 ) -> Tensor | None:
-    """`lengths` as an int64 tensor of shape `batch` on `device`, or None.
+    """Return `lengths` as an int64 tensor of shape `batch` on `device`, or None.
 
     With `limit`, values outside [0, limit] are an error where looking at them stalls nothing: on
     the CPU and not under a tracer. (`h0_persistence` leaves that to the operator.)
     """
     if lengths is None:
         return None
-    if not isinstance(lengths, Tensor):
-        array = np.asarray(lengths)
-        if array.dtype.kind not in "iub":
-            raise TypeError(f"lengths: expected integers, got {array.dtype.name}")
-        lengths = torch.as_tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
-    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    if tuple(lengths.shape) != tuple(batch):
-        raise shape_error("lengths", lengths.shape, f"{tuple(batch)}, one number for each cloud")
-    if lengths.device.type == "meta" and device.type != "meta":
+    numbers = as_integers(lengths, "lengths")
+    if tuple(numbers.shape) != tuple(batch):
+        raise shape_error("lengths", numbers.shape, f"{tuple(batch)}, one number for each cloud")
+    if numbers.device.type == "meta" and device.type != "meta":
         raise ValueError(f"lengths: expected numbers on {device}, got a meta tensor without values")
-    lengths = lengths.to(device=device, dtype=torch.int64)
-    if limit is not None and device.type == "cpu" and not _traced():
-        check_lengths_range(lengths, limit)
-    return lengths
+    numbers = numbers.to(device)
+    if limit is not None and device.type == "cpu" and may_look(numbers):
+        check_lengths_range(numbers, limit)
+    return numbers
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+def is_traced() -> bool:
+    """Return whether something other than autograd watches the operations of torch: a tracer, or a
+    mode such as `FakeTensorMode`."""
+    return is_compiling() or _dispatch_modes() > 0 or _jit_tracer() is not None
 
 
-def runs_directly(x: Any) -> bool:
-    """Whether nothing but the result can tell if torch's dispatcher is passed by: a plain float32
-    or float64 CPU tensor, and no tracer, transform or mode that wants to see operators."""
-    if torch.compiler.is_compiling():
+def forward_mode() -> bool:
+    """Return whether a level of `torch.autograd.forward_ad` is open (tensors may carry tangents)."""
+    return forward_ad._current_level >= 0
+
+
+def can_bypass_dispatcher(x: Any) -> bool:
+    """Return whether leaving out torch's dispatcher for a tensor changes nothing but the speed.
+
+    It holds for an ordinary float32 or float64 tensor on the CPU, while no tracer, transform or
+    mode is active that has to see operators.
+    """
+    if is_compiling():
         return False
     return (
-        type(x) in _PLAIN
-        and x.is_cpu
+        type(x) in PLAIN
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
-        and x.layout is torch.strided
-        and not x.is_nested
-        and not x.is_neg()  # lazily negated, and zeros without memory
-        and not x._is_zerotensor()
+        and is_dense_on_cpu(x)
         and not transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-        and torch._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
+        and not _dispatch_modes()
+        and not _function_modes()
+        and _jit_tracer() is None
     )
 
 
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or transforms_active()
+def may_look(x: Tensor) -> bool:
+    """Return whether the values of a tensor can be read into Python, which waits for its device: not
+    under a tracer or a transform, nor from a tensor without values."""
+    return not is_traced() and not transforms_active() and type(x) in PLAIN and not x.is_meta
 
 
 @functools.cache
@@ -158,6 +244,14 @@ def has_kernel(device: torch.device) -> bool:
             "for the slow plain-torch implementation on the device"
         )
     return False
+
+
+def register_result(result: type) -> None:
+    """Let `torch.export.save` write a named tuple, and `torch.load(weights_only=True)` read it."""
+    torch.utils._pytree._register_namedtuple(
+        result, serialized_type_name=f"tsloss_fast.{result.__name__}"
+    )
+    torch.serialization.add_safe_globals([result])
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -196,7 +290,7 @@ def memory_errors(function: _F) -> _F:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return function(*args, **kwargs)
         try:
             return function(*args, **kwargs)

@@ -18,8 +18,8 @@ def _critical_edges(points: Tensor, metric: str) -> Tensor:
             "loops (H1 persistence) needs GUDHI; install it: pip install 'tsloss-fast[analysis]'"
         ) from error
     n = points.shape[0]
-    pairs = torch.combinations(torch.arange(n), 2)
-    distances = torch.zeros((n, n), dtype=torch.float64)
+    pairs = torch.combinations(torch.arange(n, device="cpu"), 2)
+    distances = torch.zeros((n, n), dtype=torch.float64, device="cpu")
     lengths = _routing.edge_lengths(points.double()[None], pairs[None], metric)[0]
     distances[pairs[:, 0], pairs[:, 1]] = lengths
     distances[pairs[:, 1], pairs[:, 0]] = lengths
@@ -28,8 +28,8 @@ def _critical_edges(points: Tensor, metric: str) -> Tensor:
     tree.compute_persistence(homology_coeff_field=2)
     by_dimension = tree.flag_persistence_generators()[1]
     if len(by_dimension) == 0:
-        return torch.empty((0, 2, 2), dtype=torch.int64)
-    return torch.as_tensor(by_dimension[0].copy(), dtype=torch.int64).reshape(-1, 2, 2)
+        return torch.empty((0, 2, 2), dtype=torch.int64, device="cpu")
+    return torch.from_numpy(by_dimension[0].astype("int64")).reshape(-1, 2, 2)
 
 
 def total_h1_persistence(clouds: Tensor, sizes: Tensor, metric: str) -> Tensor:

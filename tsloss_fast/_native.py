@@ -3,7 +3,7 @@ from what it found."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -15,6 +15,84 @@ DTYPES = {torch.float32: 0, torch.float64: 1}
 _CPU = torch.device("cpu")
 
 
+def _key_set(*names: str) -> Any:
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
+    for name in names[1:]:
+        keys = keys | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+    return keys
+
+
+# The dispatch keys of a dense tensor with memory of its own, in and outside of inference mode.
+_CPU_KEYS = _key_set("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU")
+_CPU_INFERENCE_KEYS = _key_set("CPU", "AutocastCPU")
+_CUDA_KEYS = _key_set("CUDA", "ADInplaceOrView", "AutogradCUDA", "AutocastCUDA")
+_CUDA_INFERENCE_KEYS = _key_set("CUDA", "AutocastCUDA")
+_keys_of = torch._C._dispatch_keys
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_dense_on_cpu(t: Tensor) -> bool:
+    """Return whether a tensor is an ordinary dense tensor on the CPU with memory of its own.
+
+    A tensor that is batched by vmap, functional, fake, nested, sparse, lazily negated or zero, or a
+    subclass with a ``__torch_dispatch__``, has other dispatch keys, and often no memory.
+    """
+    return _keys_of(t) == _CPU_KEYS or _keys_of(t) == _CPU_INFERENCE_KEYS
+
+
+def _holds(t: Tensor) -> bool:
+    """Return whether the storage of a tensor is as long as the tensor.
+
+    torch checks this neither for ``data_ptr()`` nor for ``contiguous()``: a storage may have been
+    resized to nothing, as FSDP does with parameters that it puts away.
+    """
+    held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
+    if t.is_contiguous():
+        return held >= t.nbytes
+    steps = zip(t.shape, t.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    return not t.numel() or held >= (last + 1) * t.itemsize
+
+
+def _refuse_storage(t: Tensor, name: str) -> NoReturn:
+    raise ValueError(
+        f"{name}: expected a tensor whose storage holds its {t.numel()} numbers, got a storage of "
+        f"{t.untyped_storage().nbytes()} bytes; the storage was resized, as FSDP does with "
+        "parameters that it has put away: gather the parameter first, for example inside "
+        "summon_full_params"
+    )
+
+
+def readable(t: Tensor, name: str) -> Tensor:
+    """Return the tensor, contiguous, after a check that the memory it stands for exists."""
+    if not is_dense_on_cpu(t) and _keys_of(t) not in (_CUDA_KEYS, _CUDA_INFERENCE_KEYS):
+        raise TypeError(
+            f"{name}: expected an ordinary dense tensor on the CPU or a CUDA device, got a "
+            f"{type(t).__name__} on {t.device} with the dispatch keys {_keys_of(t)}, whose memory "
+            "a kernel cannot read; pass the plain tensor that it stands for"
+        )
+    return plain_readable(t, name)
+
+
+def plain_readable(t: Tensor, name: str) -> Tensor:
+    """Return what `readable` does, for a tensor that is known to be ordinary and dense."""
+    if not _holds(t):
+        _refuse_storage(t, name)
+    return t.contiguous()
+
+
+def address(t: Tensor, name: str) -> int:
+    """Return the address of a contiguous tensor that was readable when it was first seen.
+
+    Since then its storage may have been emptied, or a hook of autograd may have put another tensor
+    in its place. To ask the storage for its size would make an object for it, which costs more.
+    """
+    found = t.data_ptr()
+    if found == t.storage_offset() * t.itemsize or type(t) not in PLAIN:
+        readable(t, name)
+    return found
+
+
 def pointer(
     t: Tensor,
     name: str,
@@ -22,19 +100,18 @@ def pointer(
     dtype: torch.dtype,
     device: torch.device = _CPU,
 ) -> int:
-    """The address of a tensor that a kernel may read or write as ``shape`` numbers of ``dtype``.
+    """Return the address of a tensor that a kernel may access as ``shape`` numbers of ``dtype``.
 
-    Every pointer that reaches C++ passes here: a wrong type or layout would not raise there, it
-    would corrupt memory.
+    A wrong type or layout, or a tensor without memory, would not raise in C++ but corrupt memory.
     """
-    if t.device != device or t.dtype is not dtype or tuple(t.shape) != shape:
+    if t.dtype is not dtype or t.shape != shape or t.device != device:
         raise TypeError(
             f"{name}: expected a tensor on {device} of shape {shape} and type {dtype}, "
             f"got {t.device}, {tuple(t.shape)}, {t.dtype}"
         )
     if not t.is_contiguous():
         raise TypeError(f"{name}: expected a contiguous tensor, got strides {t.stride()}")
-    return t.data_ptr()
+    return address(t, name)
 
 
 def check_lengths_range(lengths: Tensor, points: int) -> None:

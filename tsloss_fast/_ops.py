@@ -1,59 +1,156 @@
 """The torch operators over the native core.
 
-They take whole batches, ``(B, N, D)`` or ``(B, N, N)``, float32 or float64 (on a CUDA device half
-types as well), and know nothing of autograd; ``functional.py`` puts the public functions on top.
-``_ops_cpu.py`` and ``_ops_cuda.py`` have their two forms, where tensors become pointers.
+They take whole batches, ``(B, N, D)`` or ``(B, N, N)``, or clouds of different sizes in a row,
+``(T, D)``; float32 or float64 (on a CUDA device half types as well). ``_ops_cpu.py`` and
+``_ops_cuda.py`` have their two forms, where tensors become pointers; ``_autograd.py`` registers
+their derivatives.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _core, _ops_cpu, _ops_cuda
-from ._native import empty_bars
+from ._native import empty_bars, type_of_deaths
 
-_lib = torch.library.Library("tsloss_fast", "DEF")
-_lib.define(
-    "h0(Tensor points, Tensor? lengths, str metric, bool check_finite)"
-    " -> (Tensor deaths, Tensor edges)"
-)
-_lib.define(
-    "h0_backward(Tensor grad_deaths, Tensor points, Tensor deaths, Tensor edges, str metric)"
-    " -> Tensor"
-)
-_lib.define(
-    "h0_from_distances(Tensor distances, Tensor? lengths, float symmetry_tolerance,"
-    " bool check_finite) -> (Tensor deaths, Tensor edges)"
-)
+_SCHEMAS = {
+    "h0": "(Tensor points, Tensor? lengths, str metric, bool check_finite)"
+    " -> (Tensor deaths, Tensor edges)",
+    "h0_backward": "(Tensor grad_deaths, Tensor points, Tensor deaths, Tensor edges, str metric)"
+    " -> Tensor",
+    "h0_from_distances": "(Tensor distances, Tensor? lengths, float symmetry_tolerance,"
+    " bool check_finite) -> (Tensor deaths, Tensor edges)",
+    "h0_varlen": "(Tensor points, Tensor offsets, Tensor bar_offsets, SymInt bars, str metric,"
+    " bool check_finite) -> (Tensor deaths, Tensor edges)",
+    "h0_varlen_backward": "(Tensor grad_deaths, Tensor points, Tensor deaths, Tensor edges,"
+    " Tensor offsets, Tensor bar_offsets, str metric) -> Tensor",
+    "single_linkage": "(Tensor edges) -> Tensor",
+}
 
-for _name in ("h0", "h0_backward", "h0_from_distances"):
-    _lib.impl(_name, getattr(_ops_cpu, _name), "CPU")
-    if _core.has_cuda:
-        _lib.impl(_name, getattr(_ops_cuda, _name), "CUDA")
+# A process that imports the package a second time, after removing it from sys.modules, finds the
+# operators of the first import: torch has one namespace, and both copies of the package use them.
+first_import = not hasattr(torch.ops.tsloss_fast, "h0")
 
 
-@torch.library.register_fake("tsloss_fast::h0", lib=_lib)
 def _h0_fake(
     points: Tensor, lengths: Tensor | None, metric: str, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
     return empty_bars(points)
 
 
-@torch.library.register_fake("tsloss_fast::h0_backward", lib=_lib)
-def _h0_backward_fake(
-    grad_deaths: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
-) -> Tensor:
+def _h0_backward_fake(grad_deaths: Tensor, points: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(points, memory_format=torch.contiguous_format)
 
 
-@torch.library.register_fake("tsloss_fast::h0_from_distances", lib=_lib)
 def _h0_from_distances_fake(
     distances: Tensor, lengths: Tensor | None, symmetry_tolerance: float, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
     return empty_bars(distances)
 
 
+def _h0_varlen_fake(
+    points: Tensor, offsets: Tensor, bar_offsets: Tensor, bars: int, metric: str, check_finite: bool
+) -> tuple[Tensor, Tensor]:
+    deaths = points.new_empty((bars,), dtype=type_of_deaths(points.dtype))
+    return deaths, points.new_empty((bars, 2), dtype=torch.int64)
+
+
+def _single_linkage_fake(edges: Tensor) -> Tensor:
+    return edges.new_empty((*edges.shape[:2], 3), dtype=torch.int64)
+
+
+def _join(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """(V, B, ...) -> (V·B, ...), the vmapped dimension first, repeated if x does not have it."""
+    if x is None:
+        return None
+    x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.flatten(0, 1)
+
+
+def _split(outputs: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Undo `_join` for what an operator returned."""
+    split = tuple(o.reshape(size, o.shape[0] // size if size else 0, *o.shape[1:]) for o in outputs)
+    return split, (0,) * len(split)
+
+
+def _vmap_batched(operator: Any) -> Any:
+    """The vmap rule of an operator over (B, ...) tensors and one optional (B,) tensor."""
+
+    def rule(info: Any, in_dims: Any, x: Tensor, lengths: Tensor | None, *rest: Any) -> Any:
+        size = info.batch_size
+        outputs = operator(_join(x, in_dims[0], size), _join(lengths, in_dims[1], size), *rest)
+        return _split(outputs, size)
+
+    return rule
+
+
+def _shifted(offsets: Tensor, step: int, size: int) -> Tensor:
+    """Offsets (B+1,) -> (V·B+1,): those of `size` copies in a row, each `step` after the last."""
+    starts = offsets[:-1] + step * torch.arange(size, device=offsets.device).unsqueeze(-1)
+    return torch.cat([starts.flatten(), offsets.new_full((1,), size * step)])
+
+
+def _h0_varlen_vmap(
+    info: Any,
+    in_dims: Any,
+    points: Tensor,
+    offsets: Tensor,
+    bar_offsets: Tensor,
+    bars: int,
+    *rest: Any,
+) -> Any:
+    size = info.batch_size
+    joined = _join(points, in_dims[0], size)
+    assert joined is not None
+    outputs = h0_varlen(
+        joined,
+        _shifted(offsets, joined.shape[0] // max(size, 1), size),
+        _shifted(bar_offsets, bars, size),
+        size * bars,
+        *rest,
+    )
+    return _split(outputs, size)
+
+
+def _single_linkage_vmap(info: Any, in_dims: Any, edges: Tensor) -> Any:
+    size = info.batch_size
+    (merges,), (dim,) = _split((single_linkage(_join(edges, in_dims[0], size)),), size)
+    return merges, dim
+
+
+if first_import:
+    # The library lives as long as the process: torch removes its operators with it.
+    library = torch.library.Library("tsloss_fast", "DEF")
+    _FAKES = {
+        "h0": _h0_fake,
+        "h0_backward": _h0_backward_fake,
+        "h0_from_distances": _h0_from_distances_fake,
+        "h0_varlen": _h0_varlen_fake,
+        "h0_varlen_backward": _h0_backward_fake,
+        "single_linkage": _single_linkage_fake,
+    }
+    for _name, _schema in _SCHEMAS.items():
+        library.define(_name + _schema)
+        library.impl(_name, getattr(_ops_cpu, _name), "CPU")
+        if _core.has_cuda and hasattr(_ops_cuda, _name):
+            library.impl(_name, getattr(_ops_cuda, _name), "CUDA")
+        torch.library.register_fake(f"tsloss_fast::{_name}", _FAKES[_name], lib=library)
+
 h0 = torch.ops.tsloss_fast.h0.default
 h0_backward = torch.ops.tsloss_fast.h0_backward.default
 h0_from_distances = torch.ops.tsloss_fast.h0_from_distances.default
+h0_varlen = torch.ops.tsloss_fast.h0_varlen.default
+h0_varlen_backward = torch.ops.tsloss_fast.h0_varlen_backward.default
+single_linkage = torch.ops.tsloss_fast.single_linkage.default
+
+if first_import:
+    for _name, _rule in (
+        ("h0", _vmap_batched(h0)),
+        ("h0_from_distances", _vmap_batched(h0_from_distances)),
+        ("h0_varlen", _h0_varlen_vmap),
+        ("single_linkage", _single_linkage_vmap),
+    ):
+        torch.library.register_vmap(f"tsloss_fast::{_name}", _rule, lib=library)

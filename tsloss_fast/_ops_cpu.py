@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 
 from . import _core
-from ._native import DTYPES, METRICS, check_lengths_range, empty_bars, pointer, raise_finding
-
+from ._native import (
+    DTYPES,
+    METRICS,
+    address,
+    check_lengths_range,
+    empty_bars,
+    plain_readable,
+    pointer,
+    raise_finding,
+    readable,
+)
 
 def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
     """A plain contiguous float32/float64 CPU tensor and its dtype code."""
@@ -17,7 +26,7 @@ def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
         raise TypeError(f"{name}: expected float32 or float64, got {t.dtype}")
     if t.dim() != ndim:
         raise ValueError(f"{name}: expected {ndim} dimensions, got shape {tuple(t.shape)}")
-    return t.contiguous(), DTYPES[t.dtype]
+    return readable(t, name), DTYPES[t.dtype]
 
 
 def _prepare_lengths(lengths: Tensor | None, batch: int, points: int) -> Tensor | None:
@@ -25,7 +34,7 @@ def _prepare_lengths(lengths: Tensor | None, batch: int, points: int) -> Tensor 
         return None
     if tuple(lengths.shape) != (batch,):
         raise ValueError(f"lengths: expected shape ({batch},), got {tuple(lengths.shape)}")
-    lengths = lengths.to(torch.int64).contiguous()
+    lengths = readable(lengths.to(torch.int64), "lengths")
     check_lengths_range(lengths, points)
     return lengths
 
@@ -42,17 +51,17 @@ def h0_direct(
 ) -> tuple[Tensor, Tensor]:
     """The operator without the dispatcher, which takes half as long as a small cloud.
 
-    points (..., N, D): a plain float32 or float64 CPU tensor; lengths of shape (...).
+    points (..., N, D): an ordinary dense float32 or float64 CPU tensor; lengths of shape (...).
     """
-    points = points.contiguous()
+    points = plain_readable(points, "points")
     dtype = points.dtype
     *batch_shape, n, dim = points.shape
     batch = math.prod(batch_shape)
     bars = max(n - 1, 0)
     if lengths is not None:
         lengths = _prepare_lengths(lengths.reshape(-1), batch, n)
-    deaths = torch.empty((*batch_shape, bars), dtype=dtype)
-    edges = torch.empty((*batch_shape, bars, 2), dtype=torch.int64)
+    deaths = points.new_empty((*batch_shape, bars))
+    edges = points.new_empty((*batch_shape, bars, 2), dtype=torch.int64)
     finding = _core.h0_forward(
         DTYPES[dtype],
         METRICS[metric],
@@ -91,7 +100,7 @@ def h0_backward_direct(
         DTYPES[points.dtype],
         METRICS[metric],
         pointer(grad_deaths, "grad_deaths", shape, points.dtype),
-        points.data_ptr(),
+        address(points, "points"),
         pointer(deaths, "deaths", shape, points.dtype),
         pointer(edges, "edges", (*shape, 2), torch.int64),
         grad_points.data_ptr(),
@@ -103,25 +112,26 @@ def h0_backward_direct(
     return grad_points
 
 
-def _ragged_shape(starts: Tensor, dim: int) -> tuple[int, int, int]:
-    """The batch, the most points of a cloud, and the dimension."""
-    sizes = starts.diff()
+def _varlen_shape(offsets: Tensor, dim: int) -> tuple[int, int, int]:
+    """Return the number of clouds, the most points of a cloud, and the dimension."""
+    sizes = offsets.diff()
     return len(sizes), int(sizes.max()) if len(sizes) else 0, dim
 
 
-def h0_ragged(
-    points: Tensor, starts: Tensor, bars: Tensor, metric: str, check_finite: bool
+def h0_varlen(
+    points: Tensor, offsets: Tensor, bar_offsets: Tensor, bars: int, metric: str, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
-    """Deaths (M,) and edges (M, 2) of clouds of different sizes in points (T, D), a plain float32
-    or float64 CPU tensor. Cloud b has the points from starts[b] to starts[b + 1] and the bars from
-    bars[b] to bars[b + 1]; these are right, int64, and on the CPU."""
-    points = points.contiguous()
-    batch, most, dim = _ragged_shape(starts, points.shape[1])
-    total = int(bars[-1])
-    deaths = torch.empty(total, dtype=points.dtype)
-    edges = torch.empty((total, 2), dtype=torch.int64)
+    """Deaths (M,) and edges (M, 2) of clouds of different sizes in points (T, D).
+
+    Cloud b has the points from offsets[b] to offsets[b + 1] and the bars from bar_offsets[b] to
+    bar_offsets[b + 1]. Both are int64 on the CPU and have been validated; bars is M.
+    """
+    points, code = _prepare(points, "points", 2)
+    batch, most, dim = _varlen_shape(offsets, points.shape[1])
+    deaths = points.new_empty((bars,))
+    edges = points.new_empty((bars, 2), dtype=torch.int64)
     finding = _core.h0_forward(
-        DTYPES[points.dtype],
+        code,
         METRICS[metric],
         points.data_ptr(),
         0,
@@ -131,30 +141,31 @@ def h0_ragged(
         most,
         dim,
         torch.get_num_threads(),
-        pointer(starts, "starts", (batch + 1,), torch.int64),
-        pointer(bars, "bars", (batch + 1,), torch.int64),
+        pointer(offsets, "offsets", (batch + 1,), torch.int64),
+        pointer(bar_offsets, "bar_offsets", (batch + 1,), torch.int64),
     )
     if finding[0] and check_finite:
         raise_finding(finding, batch, "points", points.dtype)
     return deaths, edges
 
 
-def h0_ragged_backward(
+def h0_varlen_backward(
     grad_deaths: Tensor,
     points: Tensor,
     deaths: Tensor,
     edges: Tensor,
-    starts: Tensor,
-    bars: Tensor,
+    offsets: Tensor,
+    bar_offsets: Tensor,
     metric: str,
 ) -> Tensor:
-    """The gradient (T, D) at the points of `h0_ragged`."""
-    points, grad_deaths = points.contiguous(), grad_deaths.contiguous()
-    batch, most, dim = _ragged_shape(starts, points.shape[1])
+    """The gradient (T, D) at the points of `h0_varlen`."""
+    points, code = _prepare(points, "points", 2)
+    batch, most, dim = _varlen_shape(offsets, points.shape[1])
+    grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
     grad_points = torch.empty_like(points)
-    shape = (int(bars[-1]),)
+    shape = (len(deaths),)
     _core.h0_backward(
-        DTYPES[points.dtype],
+        code,
         METRICS[metric],
         pointer(grad_deaths, "grad_deaths", shape, points.dtype),
         points.data_ptr(),
@@ -165,8 +176,8 @@ def h0_ragged_backward(
         most,
         dim,
         torch.get_num_threads(),
-        pointer(starts, "starts", (batch + 1,), torch.int64),
-        pointer(bars, "bars", (batch + 1,), torch.int64),
+        pointer(offsets, "offsets", (batch + 1,), torch.int64),
+        pointer(bar_offsets, "bar_offsets", (batch + 1,), torch.int64),
     )
     return grad_points
 
@@ -180,7 +191,7 @@ def scale_free_loss(
 ) -> tuple[Tensor, Tensor, int]:
     """The mean over clouds of the scale-free terms of deaths (..., M), its derivatives (..., M),
     and the number of clouds whose bars are all 0; see csrc/tsloss.h."""
-    loss = torch.empty((), dtype=deaths.dtype)
+    loss = deaths.new_empty(())
     grad = torch.empty_like(deaths)
     bars = deaths.shape[-1]
     batch = math.prod(deaths.shape[:-1])
@@ -225,15 +236,20 @@ def h0_from_distances(
     return deaths, edges
 
 
-def linkage_merges(edges: Tensor) -> Tensor:
-    """Edges (B, N-1, 2) of whole clouds -> merges (B, N-1, 3) int64 on the CPU; see
+def single_linkage(edges: Tensor) -> Tensor:
+    """Merges (B, N-1, 3) int64 of the critical edges (B, N-1, 2) of whole clouds; see
     csrc/tsloss.h."""
-    edges = edges.to("cpu", torch.int64).contiguous()
+    edges = readable(edges, "edges")
+    if bool((edges < 0).any()):
+        raise ValueError(
+            "single_linkage: the clouds are padded (edges contain -1); expected whole clouds. "
+            "Slice each one to its lengths[b] - 1 bars first"
+        )
     batch, bars, _ = edges.shape
-    merges = torch.empty((batch, bars, 3), dtype=torch.int64)
+    merges = edges.new_empty((batch, bars, 3))
     _core.single_linkage(
         pointer(edges, "edges", (batch, bars, 2), torch.int64),
-        pointer(merges, "merges", (batch, bars, 3), torch.int64),
+        merges.data_ptr(),
         batch,
         bars + 1,
     )
@@ -263,7 +279,7 @@ def filter_keeps(points: Tensor, factor: float = 1.0) -> Tensor:
     own squared distance times ``factor``; for tests."""
     points, code = _prepare(points, "points", 2)
     n, dim = points.shape
-    kept = torch.zeros((n, n), dtype=torch.uint8)
+    kept = points.new_zeros((n, n), dtype=torch.uint8)
     _core.filter_keeps(
         code,
         pointer(points, "points", (n, dim), points.dtype),

@@ -25,7 +25,7 @@ def _prepare(t: Tensor, name: str) -> tuple[Tensor, int]:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {t.dtype}")
     if t.dim() != 3:
         raise ValueError(f"{name}: expected 3 dimensions, got shape {tuple(t.shape)}")
-    return t.contiguous(), _NUMBERS[t.dtype]
+    return _native.readable(t, name), _NUMBERS[t.dtype]
 
 
 def _lengths(lengths: Tensor | None, t: Tensor, check: bool) -> Tensor | None:
@@ -34,7 +34,7 @@ def _lengths(lengths: Tensor | None, t: Tensor, check: bool) -> Tensor | None:
         return None
     if tuple(lengths.shape) != (t.shape[0],):
         raise ValueError(f"lengths: expected shape ({t.shape[0]},), got {tuple(lengths.shape)}")
-    lengths = lengths.to(device=t.device, dtype=torch.int64).contiguous()
+    lengths = _native.readable(lengths.to(device=t.device, dtype=torch.int64), "lengths")
     if check:
         _native.check_lengths_range(lengths, t.shape[1])
     return lengths

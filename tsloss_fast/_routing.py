@@ -109,3 +109,13 @@ def route_to_matrix(grad: Tensor, edges: Tensor, points: int) -> Tensor:
     flat = torch.zeros((grad.shape[0], points * points), dtype=grad.dtype, device=grad.device)
     index = torch.cat([i * points + j, j * points + i], dim=1)
     return flat.scatter_add(1, index, torch.cat([half, half], dim=1)).reshape(-1, points, points)
+
+
+def entries_of_edges(matrices: Tensor, edges: Tensor) -> Tensor:
+    """Differentiable lengths (B, M) of edges in distance matrices (B, N, N): the mean of the entries
+    (i, j) and (j, i), and 0 for padding."""
+    i, j = edges.clamp(min=0).unbind(-1)
+    points = matrices.shape[-1]
+    flat = matrices.flatten(1)
+    mean = (flat.gather(1, i * points + j) + flat.gather(1, j * points + i)) / 2
+    return torch.where(edges[..., 0] >= 0, mean, torch.zeros_like(mean))

@@ -15,13 +15,14 @@ from ._inputs import (
     Array,
     Lengths,
     as_tensor,
+    can_bypass_dispatcher,
     check_lengths,
     check_metric,
     computes_halves,
     has_kernel,
     looks,
     memory_errors,
-    runs_directly,
+    register_result,
     shape_error,
     warn_reference,
 )
@@ -52,6 +53,9 @@ class H0Persistence(NamedTuple):
 
     deaths: Any
     edges: Any
+
+
+register_result(H0Persistence)
 
 
 @memory_errors
@@ -120,7 +124,12 @@ def h0_persistence(
                 [ 0.0000,  0.0000],
                 [ 0.0000,  0.0000]])
     """
-    if lengths is None and runs_directly(points) and points.dim() >= 2 and metric in METRICS:  # type: ignore[union-attr]
+    if (
+        lengths is None
+        and can_bypass_dispatcher(points)
+        and points.dim() >= 2  # type: ignore[union-attr]
+        and metric in METRICS
+    ):
         return H0Persistence(*_autograd.h0_direct(points, None, metric, check_finite is not False))  # type: ignore[arg-type]
     if getattr(points, "is_nested", False):
         from .ragged import h0_persistence_nested
@@ -141,8 +150,11 @@ def h0_persistence(
 
         warn_reference(x.device.type)
         return reference.h0_persistence(x, metric, checked, check_finite)
-    clouds, flat_lengths = _flatten_batch(x, checked)
     check = looks(check_finite, x.device)
+    if can_bypass_dispatcher(x):
+        h0 = H0Persistence(*_autograd.h0_direct(x, checked, metric, check))
+        return _as_numpy(h0) if isinstance(points, np.ndarray) else h0
+    clouds, flat_lengths = _flatten_batch(x, checked)
     deaths, edges = _autograd.h0(clouds, flat_lengths, metric, check)
     return _result(deaths, edges, batch, isinstance(points, np.ndarray))
 
@@ -213,6 +225,9 @@ def _result(deaths: Any, edges: Any, batch: Sequence[int], as_numpy: bool) -> H0
     if len(batch) != 1:
         deaths = deaths.reshape(*batch, *deaths.shape[1:])
         edges = edges.reshape(*batch, *edges.shape[1:])
-    if as_numpy:
-        return H0Persistence(deaths.numpy(), edges.numpy())
-    return H0Persistence(deaths, edges)
+    h0 = H0Persistence(deaths, edges)
+    return _as_numpy(h0) if as_numpy else h0
+
+
+def _as_numpy(h0: H0Persistence) -> H0Persistence:
+    return H0Persistence(h0.deaths.numpy(), h0.edges.numpy())

@@ -19,17 +19,37 @@ from . import _autograd, barcode
 from ._inputs import (
     HALF,
     Lengths,
+    as_tensor,
+    can_bypass_dispatcher,
     check_lengths,
     check_metric,
+    may_look,
     refuse_partitioned,
-    runs_directly,
     transforms_active,
+    type_advice,
 )
 from ._late import LateCounts
 from .functional import h0_persistence
+from .ragged import check_jagged
 
 late_counts = LateCounts()
 _FORMS = ("exact", "surrogate", "total")
+_CHECK = 0x5BD1E995  # what the two words of a measured reference differ in
+
+
+def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | None]:
+    """Return points as a dense tensor, and the lengths that a jagged tensor brings."""
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"points: expected a torch.Tensor, got {type(points).__name__}; "
+            + type_advice(points, "points")
+        )
+    if not points.is_nested:
+        return as_tensor(points, "points"), lengths
+    if lengths is not None:
+        raise ValueError("lengths: a nested tensor has its own; leave them out")
+    check_jagged(points)
+    return torch.nested.to_padded_tensor(points, 0.0), points.offsets().diff()
 
 
 class TSLoss(nn.Module):
@@ -62,7 +82,8 @@ class TSLoss(nn.Module):
             connectivity alone, and `redundancy` has no effect there.
         metric: as in `h0_persistence`.
         rho: where a bar begins to be short, as a share of the mean.
-        reference: m_ref of compactness, > 0.
+        reference: m_ref of compactness, > 0. A reference that was measured instead is saved with
+            the module, and is measured again where a framework has overwritten it.
         alpha: temperature of the surrogate, in units of 1 / mean distance.
         include_self: the surrogate's literal equation, whose variance vanishes for alpha >= 5.
         p, eta: exponent or target of the total form.
@@ -84,7 +105,7 @@ class TSLoss(nn.Module):
         True
     """
 
-    m_ref: Tensor
+    measured: Tensor
 
     def __init__(
         self,
@@ -135,29 +156,42 @@ class TSLoss(nn.Module):
         self.eta = eta
         # The form that has a kernel of its own.
         self._fused = form == "exact" and not compactness and not loops
-        self._warned = False  # of coincident points, once a module
-        # NaN: not set yet. A tensor and not a flag, so that it is saved, and set without a branch.
-        self.register_buffer("m_ref", torch.tensor(math.nan if reference is None else reference))
+        self.reference = reference
+        self._warned: set[str] = set()  # of what a warning has been given, once a module
+        if compactness and reference is None:
+            # The bits of a float32 and a check word, as integers: no cast of the model changes
+            # them, and memory that was never filled (`to_empty`, `from_pretrained`) is recognised.
+            self.register_buffer("measured", torch.zeros(2, dtype=torch.int32))
+
+    @property
+    def m_ref(self) -> Tensor:
+        """The reference of compactness, a float32 scalar; NaN before it has been measured."""
+        if self.reference is not None:
+            return torch.tensor(self.reference)
+        if "measured" not in self._buffers:
+            return torch.tensor(math.nan)
+        value, check = self.measured.view(torch.float32)[0], self.measured[0] ^ self.measured[1]
+        return torch.where(check == _CHECK, value, math.nan)
 
     def forward(
         self, points: Tensor, lengths: Lengths | None = None, return_terms: bool = False
     ) -> Any:
         """The loss of points (N, D) or (..., N, D): a scalar, the mean over the clouds.
 
-        `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered.
+        `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered; a
+        jagged nested tensor (B, n*, D) is padded.
         With `return_terms` also a dict of the terms that are computed, each a scalar without its
         weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D)
         time and memory).
         """
-        if not isinstance(points, Tensor):
-            raise TypeError(
-                f"points: expected a torch.Tensor, got {type(points).__name__}; convert it, for "
-                "example torch.as_tensor(points)"
-            )
-        if hasattr(points, "full_tensor"):
-            points = points.full_tensor()
+        direct = can_bypass_dispatcher(points)
+        if not direct:
+            points, lengths = _as_points(points, lengths)
+            direct = can_bypass_dispatcher(points)
         refuse_partitioned(points, "points")
-        if self._fused and not return_terms and runs_directly(points) and points.dim() >= 2:
+        if points.dim() >= 2 and points.shape[-2] == 1:
+            self._warn_of_single_points(points)
+        if direct and self._fused and not return_terms and points.dim() >= 2:
             sizes = check_lengths(lengths, points.shape[:-2], points.device)
             return _autograd.scale_free_loss(points, sizes, self)
         compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
@@ -201,7 +235,7 @@ class TSLoss(nn.Module):
                 terms["redundancy"] = short
         if self.weights["compactness"]:
             mean = barcode.mean_death(deaths, lengths)
-            terms["compactness"] = mean / self._reference(mean).to(mean.dtype)
+            terms["compactness"] = mean / self._reference(mean)
         if self.weights["loops"]:
             from ._loops import total_h1_persistence
 
@@ -209,21 +243,27 @@ class TSLoss(nn.Module):
             clouds = clouds.reshape(math.prod(clouds.shape[:-2]), *clouds.shape[-2:])
             checked = check_lengths(lengths, points.shape[:-2], points.device)
             if checked is None:
-                checked = torch.full(points.shape[:-2], points.shape[-2])
+                checked = torch.full(points.shape[:-2], points.shape[-2], device="cpu")
             loops = total_h1_persistence(clouds, checked.reshape(-1), self.metric)
             mean = barcode.mean_death(deaths, lengths).reshape(-1)
             empty = mean == 0
             terms["loops"] = torch.where(empty, 0, loops / torch.where(empty, 1, mean))
         return terms
 
-    def _reference(self, mean: Tensor) -> Tensor:
+    def _reference(self, mean: Tensor) -> Tensor | float:
         """m_ref, set from the first batch whose mean death is not 0."""
-        now = mean.detach().mean().to(self.m_ref)
-        chosen = torch.where(self.m_ref.isnan(), now, self.m_ref)
+        if self.reference is not None:
+            return self.reference
+        now = mean.detach().mean().float()
+        before = self.m_ref.to(now.device)
+        chosen = torch.where(before.isnan(), now, before)
+        usable = (chosen > 0) & chosen.isfinite()
         if not transforms_active():  # torch.func forbids writing to what it did not pass in
+            bits = chosen.reshape(1).view(torch.int32)
+            words = torch.cat([bits, bits ^ _CHECK])
             with torch.no_grad():
-                self.m_ref.copy_(torch.where(chosen > 0, chosen, self.m_ref))
-        return torch.where(chosen > 0, chosen, torch.ones_like(chosen))
+                self.measured.copy_(torch.where(usable, words, self.measured.to(now.device)))
+        return torch.where(usable, chosen, 1).to(mean.dtype)
 
     def _surrogate(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
         from ._surrogate import surrogate_terms
@@ -238,12 +278,23 @@ class TSLoss(nn.Module):
             return {"connectivity": barcode.total_persistence(deaths, self.p, lengths)}
         return {"connectivity": barcode.total_deviation(deaths, self.eta, lengths)}
 
+    def _warn_of_single_points(self, points: Tensor) -> None:
+        """Warn that every cloud has a single point, so that the loss can only be 0."""
+        if may_look(points):
+            self._warn(
+                "alone",
+                f"TSLoss: every cloud has a single point in points of shape {tuple(points.shape)}, "
+                "so the loss is always 0; expected (N, D) or (..., N, D) with N >= 2 points. If "
+                "the points of one cloud stand in another dimension, move it: points.squeeze(-2), "
+                "or points.transpose(-3, -2)",
+            )
+
     def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
-        """Once, and only where looking costs nothing: not under a tracer, and on a GPU a call or
-        more later."""
-        if deaths.shape[-1] == 0 or self._warned or deaths.device.type not in ("cpu", "cuda"):
+        """Warn of coincident points where looking costs nothing: not under a tracer, and on a GPU
+        a call or more later."""
+        if deaths.shape[-1] == 0 or "coincident" in self._warned or not may_look(deaths):
             return
-        if torch.compiler.is_compiling() or transforms_active():
+        if deaths.device.type not in ("cpu", "cuda"):
             return
         longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
         if not longest.is_cuda and bool(longest.all()):
@@ -257,14 +308,16 @@ class TSLoss(nn.Module):
             self.warn_coincident(count, coincident.numel())
 
     def warn_coincident(self, count: int, clouds: int) -> None:
-        """The warning, once a module."""
-        if self._warned:
-            return
-        self._warned = True
+        """Warn, once a module, that all points coincide in `count` of the clouds."""
         late_counts.forget(self)
-        warnings.warn(
+        self._warn(
+            "coincident",
             f"TSLoss: all points coincide in {count} of {clouds} "
             "clouds: their loss and gradient are 0, and no topological loss can separate them. "
             "Start from distinct vectors, or add a little noise (jitter)",
-            stacklevel=7,  # past the frames of nn.Module and autograd
         )
+
+    def _warn(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(message, stacklevel=8)  # past the frames of nn.Module and autograd

@@ -4,6 +4,7 @@ padding."""
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +16,14 @@ from . import _autograd, _native
 from ._inputs import (
     HALF,
     Array,
+    as_integers,
     as_tensor,
     check_metric,
     computes_halves,
     looks,
+    may_look,
     memory_errors,
+    register_result,
     shape_error,
 )
 from .functional import H0Persistence, h0_persistence
@@ -41,6 +45,9 @@ class H0PersistenceVarlen(NamedTuple):
     deaths: Any
     edges: Any
     offsets: Any
+
+
+register_result(H0PersistenceVarlen)
 
 
 @memory_errors
@@ -85,14 +92,11 @@ def h0_persistence_varlen(
     check_metric(metric)
     if x.dim() != 2:
         raise shape_error("points", x.shape, "(T, D), the points of all clouds in a row")
-    starts = _check_offsets(offsets, x.shape[0])
-    sizes = starts.diff()
-    bars = torch.zeros_like(starts)
-    torch.cumsum((sizes - 1).clamp(min=0), 0, out=bars[1:])
+    starts, bars, total = _check_offsets(offsets, x.shape[0])
     check = looks(check_finite, x.device)
-    if x.device.type == "cpu":
+    if x.device.type in ("cpu", "meta"):
         wide = x.float() if x.dtype in HALF else x
-        deaths, edges = _autograd.h0_ragged(wide, starts, bars, metric, check)
+        deaths, edges = _autograd.h0_varlen(wide, starts, bars, total, metric, check)
     else:
         if x.dtype in HALF and not computes_halves(x.device):
             x = x.float()
@@ -104,18 +108,23 @@ def h0_persistence_varlen(
     return H0PersistenceVarlen(deaths, edges, bars.to(x.device, copy=True))
 
 
-def h0_persistence_nested(points: Any, metric: str, check_finite: bool | None) -> H0Persistence:
-    """Of a jagged nested tensor (B, n*, D): jagged deaths (B, (n-1)*) and edges (B, (n-1)*, 2)."""
+def check_jagged(points: Tensor) -> None:
+    """Raise unless a nested tensor is a contiguous jagged batch of clouds (B, n*, D)."""
     if points.layout is not torch.jagged:
         raise TypeError(
             "points: expected a nested tensor with layout=torch.jagged, got "
             f"{points.layout}; make it with torch.nested.nested_tensor(..., layout=torch.jagged)"
         )
-    if points.dim() != 3 or points._ragged_idx != 1 or points._lengths is not None:
+    if points.dim() != 3 or points._ragged_idx != 1 or points._lengths is not None:  # type: ignore[attr-defined]
         raise ValueError(
             "points: expected a contiguous jagged tensor (B, n*, D), ragged in its second "
             f"dimension, got shape {tuple(points.shape)}; call points.contiguous()"
         )
+
+
+def h0_persistence_nested(points: Tensor, metric: str, check_finite: bool | None) -> H0Persistence:
+    """Return jagged deaths (B, (n-1)*) and edges (B, (n-1)*, 2) of jagged points (B, n*, D)."""
+    check_jagged(points)
     deaths, edges, bars = h0_persistence_varlen(
         points.values(), points.offsets(), metric, check_finite
     )
@@ -123,32 +132,35 @@ def h0_persistence_nested(points: Any, metric: str, check_finite: bool | None) -
     return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
 
 
-def _check_offsets(offsets: Any, total: int) -> Tensor:
-    """(B+1,) int64 on the CPU."""
-    if not isinstance(offsets, Tensor):
-        array = np.asarray(offsets)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"offsets: expected integers, got {array.dtype.name}")
-        offsets = torch.from_numpy(array.astype(np.int64))
-    if offsets.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise TypeError(f"offsets: expected integers, got {offsets.dtype}")
-    if offsets.dim() != 1 or len(offsets) == 0:
-        raise shape_error("offsets", offsets.shape, "(B+1,), where each cloud begins, and T")
+def _check_offsets(offsets: Any, total: int) -> tuple[Tensor, Tensor, int]:
+    """Return the offsets of the points and of the bars, (B+1,) int64 on the CPU, and the number of
+    bars."""
     # A copy: it is kept for backward, and memory that is shared with NumPy may change until then.
-    starts: Tensor = offsets.detach().to("cpu", torch.int64, copy=True).contiguous()
-    if int(starts[0]) != 0 or int(starts[-1]) != total:
+    starts = as_integers(offsets, "offsets").detach().to("cpu", copy=True)
+    if starts.dim() != 1 or starts.shape[0] == 0:
+        raise shape_error("offsets", starts.shape, "(B+1,), where each cloud begins, and T")
+    if isinstance(offsets, (list, tuple)):  # whose numbers can be read under a tracer too
+        numbers = [int(number) for number in offsets]
+    elif torch.compiler.is_compiling() or may_look(starts):
+        numbers = starts.tolist()
+    else:
+        raise TypeError(
+            "offsets: expected numbers that can be read, got a tensor that is traced, transformed "
+            "or without values; pass a list, since the shape of the result depends on them"
+        )
+    if numbers[0] != 0 or numbers[-1] != total:
         raise ValueError(
             f"offsets: expected to begin with 0 and to end with {total} (the points of all "
-            f"clouds), got {int(starts[0])} and {int(starts[-1])}"
+            f"clouds), got {numbers[0]} and {numbers[-1]}"
         )
-    descents = (starts.diff() < 0).nonzero()
-    if len(descents):
-        b = int(descents[0])
-        raise ValueError(
-            f"offsets: expected ascending numbers, got {int(starts[b])} and then "
-            f"{int(starts[b + 1])} for cloud {b}"
-        )
-    return starts
+    bar_offsets = [0]
+    for b, (first, last) in enumerate(itertools.pairwise(numbers)):
+        if last < first:
+            raise ValueError(
+                f"offsets: expected ascending numbers, got {first} and then {last} for cloud {b}"
+            )
+        bar_offsets.append(bar_offsets[-1] + max(last - first - 1, 0))
+    return starts, torch.tensor(bar_offsets, device="cpu"), bar_offsets[-1]
 
 
 def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -163,10 +175,10 @@ def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Ten
     deaths = torch.zeros(total, dtype=kind_of_deaths, device=x.device)
     edges = torch.zeros((total, 2), dtype=torch.int64, device=x.device)
     for clouds in kinds.values():
-        chosen = torch.tensor(clouds)
+        chosen = torch.tensor(clouds, device="cpu")
         lengths = sizes[chosen]
         most = int(lengths.max())
-        place = torch.arange(most)
+        place = torch.arange(most, device="cpu")
         rows = (starts[chosen, None] + place).clamp(max=max(x.shape[0] - 1, 0))
         # The padding repeats a point; nobody looks at it.
         padded = x[rows.to(x.device)]
@@ -181,7 +193,7 @@ def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Ten
 
 def _check_clouds(x: Tensor, starts: Tensor, deaths: Tensor, bars: Tensor, metric: str) -> None:
     """Raises for the first cloud whose deaths, or whose only point, are not finite."""
-    bad = torch.zeros(len(starts), dtype=torch.bool)
+    bad = torch.zeros(len(starts), dtype=torch.bool, device="cpu")
     finite = torch.isfinite(deaths.detach()).cpu()
     bad[torch.searchsorted(bars, (~finite).nonzero().flatten(), right=True) - 1] = True
     alone = (starts.diff() == 1).nonzero().flatten()

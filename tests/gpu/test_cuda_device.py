@@ -73,7 +73,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         for name in ("h0", "h0_backward", "h0_from_distances"):
             patch.setattr(_ops, name, getattr(_ops_cuda, name))
         for module in (functional, _autograd):
-            patch.setattr(module, "runs_directly", lambda x: False)
+            patch.setattr(module, "can_bypass_dispatcher", lambda x: False)
         patch.setattr(functional, "computes_halves", lambda device: True)
         patch.setattr(functional, "looks", lambda check, device: bool(check))
         yield "cpu"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._inputs import Lengths, runs_directly
+from .._inputs import Lengths, can_bypass_dispatcher
 from ._bars import finite_bars, power, require_deaths
 
 
@@ -84,7 +84,7 @@ def wasserstein_distance(
     if a.device.type != "mps":
         a, b = a.double(), b.double()
     wanted = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if not wanted and runs_directly(a) and runs_directly(b):
+    if not wanted and can_bypass_dispatcher(a) and can_bypass_dispatcher(b):
         # The same recurrence: on short rows it is calls that cost, and those of NumPy cost less.
         cost = torch.from_numpy(_matching_cost(a.detach().numpy(), b.detach().numpy(), p))
         return _root(cost, p).to(dtype)
