@@ -20,7 +20,7 @@ from torch import Tensor
 from . import _native, _ops, _ops_cpu, _routing
 from ._inputs import can_bypass_dispatcher, forward_mode, is_traced, transforms_active
 
-_BATCHED = torch._C._parse_dispatch_key("Batched")
+_BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 
 
 def _needs_operations(grad: Tensor) -> bool:
@@ -77,18 +77,18 @@ def _to_points(ctx: Any, grad: Tensor) -> Tensor:
 
 
 def _keep_varlen(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    points, offsets, bar_offsets, _, ctx.metric, _ = inputs
-    ctx.save_for_backward(points, *output, offsets, bar_offsets)
+    points, offsets, _, ctx.metric, _ = inputs
+    ctx.save_for_backward(points, *output, offsets)
 
 
 def _to_varlen_points(ctx: Any, grad: Tensor) -> Tensor:
-    points, deaths, edges, offsets, bar_offsets = ctx.saved_tensors
+    points, deaths, edges, offsets = ctx.saved_tensors
     if _needs_operations(grad):
-        rows = _edges_between_rows(edges, offsets, bar_offsets)
-        clouds = (t.unsqueeze(0) for t in (grad, points, rows))
-        return _routing.route_gradient(*clouds, ctx.metric).squeeze(0)
+        rows = _edges_between_rows(edges, offsets)
+        grad, points, rows = (t.unsqueeze(0) for t in (grad, points, rows))
+        return _routing.route_gradient(grad, points, rows, ctx.metric).squeeze(0)
     return _ops.h0_varlen_backward(  # type: ignore[no-any-return]
-        grad, points, deaths, edges, offsets, bar_offsets, ctx.metric
+        grad, points, deaths, edges, offsets, ctx.metric
     )
 
 
@@ -169,13 +169,15 @@ def _register(rule: _Rule, others: int) -> None:
 
 if _ops.first_import:
     _register(_POINTS, 3)
-    _register(_VARLEN, 5)
+    _register(_VARLEN, 4)
     _register(_DISTANCES, 3)
 
 
-def _edges_between_rows(edges: Tensor, offsets: Tensor, bar_offsets: Tensor) -> Tensor:
+def _edges_between_rows(edges: Tensor, offsets: Tensor) -> Tensor:
     """Edges (M, 2) numbered within their clouds -> the same between the rows of all clouds."""
-    return edges + offsets[:-1].repeat_interleave(bar_offsets.diff()).unsqueeze(-1)
+    bars = (offsets.diff() - 1).clamp(min=0)
+    first = offsets[:-1].repeat_interleave(bars, output_size=edges.shape[-2])
+    return edges + first.unsqueeze(-1)
 
 
 def _with_derivatives(deaths: Tensor, lengths: Tensor) -> Tensor:
@@ -220,13 +222,13 @@ def h0_from_distances(
 
 
 def h0_varlen(
-    points: Tensor, offsets: Tensor, bar_offsets: Tensor, bars: int, metric: str, check: bool
+    points: Tensor, offsets: Tensor, bars: int, metric: str, check: bool
 ) -> tuple[Tensor, Tensor]:
     """Deaths (M,) and edges (M, 2) of clouds in a row, points (T, D); see `_ops_cpu.h0_varlen`."""
     if not (transforms_active() or forward_mode()):
-        return _call(_VARLEN, (points, offsets, bar_offsets, bars, metric, check))
-    deaths, edges = _ops.h0_varlen(points.detach(), offsets, bar_offsets, bars, metric, check)
-    rows = _edges_between_rows(edges, offsets, bar_offsets)
+        return _call(_VARLEN, (points, offsets, bars, metric, check))
+    deaths, edges = _ops.h0_varlen(points.detach(), offsets, bars, metric, check)
+    rows = _edges_between_rows(edges, offsets)
     lengths = _routing.edge_lengths(points.unsqueeze(0), rows.unsqueeze(0), metric).squeeze(0)
     return _with_derivatives(deaths, lengths), edges
 

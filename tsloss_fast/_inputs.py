@@ -19,6 +19,7 @@ from torch.masked import MaskedTensor
 
 from . import _core
 from ._native import METRICS, PLAIN, check_lengths_range, is_dense_on_cpu
+from ._native import shape_error as shape_error
 
 Array = npt.NDArray[Any]
 Lengths = Tensor | Array | Sequence[Any] | int
@@ -29,10 +30,6 @@ transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_activ
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 _jit_tracer: Callable[[], Any] = torch._C._get_tracing_state
-
-
-def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
-    return ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}")
 
 
 def check_metric(metric: str) -> None:
@@ -181,7 +178,7 @@ def is_traced() -> bool:
 
 
 def forward_mode() -> bool:
-    """Return whether a level of `torch.autograd.forward_ad` is open (tensors may carry tangents)."""
+    """Return whether a level of `torch.autograd.forward_ad` is open: tensors may have tangents."""
     return forward_ad._current_level >= 0
 
 
@@ -206,8 +203,10 @@ def can_bypass_dispatcher(x: Any) -> bool:
 
 
 def may_look(x: Tensor) -> bool:
-    """Return whether the values of a tensor can be read into Python, which waits for its device: not
-    under a tracer or a transform, nor from a tensor without values."""
+    """Return whether the values of a tensor can be read into Python, which waits for its device.
+
+    They cannot under a tracer or a transform, nor where a tensor has none.
+    """
     return not is_traced() and not transforms_active() and type(x) in PLAIN and not x.is_meta
 
 

@@ -3,6 +3,7 @@ from what it found."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -37,21 +38,7 @@ def is_dense_on_cpu(t: Tensor) -> bool:
     A tensor that is batched by vmap, functional, fake, nested, sparse, lazily negated or zero, or a
     subclass with a ``__torch_dispatch__``, has other dispatch keys, and often no memory.
     """
-    return _keys_of(t) == _CPU_KEYS or _keys_of(t) == _CPU_INFERENCE_KEYS
-
-
-def _holds(t: Tensor) -> bool:
-    """Return whether the storage of a tensor is as long as the tensor.
-
-    torch checks this neither for ``data_ptr()`` nor for ``contiguous()``: a storage may have been
-    resized to nothing, as FSDP does with parameters that it puts away.
-    """
-    held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
-    if t.is_contiguous():
-        return held >= t.nbytes
-    steps = zip(t.shape, t.stride(), strict=True)
-    last = sum((size - 1) * stride for size, stride in steps)
-    return not t.numel() or held >= (last + 1) * t.itemsize
+    return bool(_keys_of(t) == _CPU_KEYS or _keys_of(t) == _CPU_INFERENCE_KEYS)
 
 
 def _refuse_storage(t: Tensor, name: str) -> NoReturn:
@@ -75,20 +62,31 @@ def readable(t: Tensor, name: str) -> Tensor:
 
 
 def plain_readable(t: Tensor, name: str) -> Tensor:
-    """Return what `readable` does, for a tensor that is known to be ordinary and dense."""
-    if not _holds(t):
+    """Return what `readable` does, for a tensor that is known to be ordinary and dense.
+
+    torch checks neither in ``data_ptr()`` nor in ``contiguous()`` that the storage is as long as
+    the tensor: it may have been emptied, as FSDP does with parameters that it puts away.
+    """
+    held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
+    if t.is_contiguous():
+        if held < t.nbytes:
+            _refuse_storage(t, name)
+        return t
+    steps = zip(t.shape, t.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    if t.numel() and held < (last + 1) * t.itemsize:
         _refuse_storage(t, name)
     return t.contiguous()
 
 
 def address(t: Tensor, name: str) -> int:
-    """Return the address of a contiguous tensor that was readable when it was first seen.
+    """Return the address of a contiguous tensor that was readable in an earlier call.
 
-    Since then its storage may have been emptied, or a hook of autograd may have put another tensor
-    in its place. To ask the storage for its size would make an object for it, which costs more.
+    Its storage may have been emptied since. To ask a storage for its size makes an object for it,
+    which would cost more than this.
     """
     found = t.data_ptr()
-    if found == t.storage_offset() * t.itemsize or type(t) not in PLAIN:
+    if found == t.storage_offset() * t.itemsize:
         readable(t, name)
     return found
 
@@ -111,7 +109,10 @@ def pointer(
         )
     if not t.is_contiguous():
         raise TypeError(f"{name}: expected a contiguous tensor, got strides {t.stride()}")
-    return address(t, name)
+    found = t.data_ptr()
+    if not found or type(t) not in PLAIN:
+        readable(t, name)
+    return found
 
 
 def check_lengths_range(lengths: Tensor, points: int) -> None:
@@ -123,6 +124,16 @@ def check_lengths_range(lengths: Tensor, points: int) -> None:
             f"lengths: expected numbers between 0 and {points} (the points of a padded cloud), "
             f"got {int(lengths.flatten()[cloud])} for cloud {cloud}"
         )
+
+
+def offsets_of_bars(offsets: Tensor) -> Tensor:
+    """Where the bars of each cloud begin, (B+1,), from where its points do."""
+    bars = (offsets.diff() - 1).clamp(min=0).cumsum(0)
+    return torch.nn.functional.pad(bars, (1, 0))
+
+
+def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
+    return ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}")
 
 
 def type_of_deaths(dtype: torch.dtype) -> torch.dtype:

@@ -8,6 +8,7 @@ their derivatives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ _SCHEMAS = {
     " -> Tensor",
     "h0_from_distances": "(Tensor distances, Tensor? lengths, float symmetry_tolerance,"
     " bool check_finite) -> (Tensor deaths, Tensor edges)",
-    "h0_varlen": "(Tensor points, Tensor offsets, Tensor bar_offsets, SymInt bars, str metric,"
-    " bool check_finite) -> (Tensor deaths, Tensor edges)",
+    "h0_varlen": "(Tensor points, Tensor offsets, SymInt bars, str metric, bool check_finite)"
+    " -> (Tensor deaths, Tensor edges)",
     "h0_varlen_backward": "(Tensor grad_deaths, Tensor points, Tensor deaths, Tensor edges,"
-    " Tensor offsets, Tensor bar_offsets, str metric) -> Tensor",
+    " Tensor offsets, str metric) -> Tensor",
     "single_linkage": "(Tensor edges) -> Tensor",
 }
 
@@ -52,7 +53,7 @@ def _h0_from_distances_fake(
 
 
 def _h0_varlen_fake(
-    points: Tensor, offsets: Tensor, bar_offsets: Tensor, bars: int, metric: str, check_finite: bool
+    points: Tensor, offsets: Tensor, bars: int, metric: str, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
     deaths = points.new_empty((bars,), dtype=type_of_deaths(points.dtype))
     return deaths, points.new_empty((bars, 2), dtype=torch.int64)
@@ -87,32 +88,17 @@ def _vmap_batched(operator: Any) -> Any:
     return rule
 
 
-def _shifted(offsets: Tensor, step: int, size: int) -> Tensor:
-    """Offsets (B+1,) -> (V·B+1,): those of `size` copies in a row, each `step` after the last."""
-    starts = offsets[:-1] + step * torch.arange(size, device=offsets.device).unsqueeze(-1)
-    return torch.cat([starts.flatten(), offsets.new_full((1,), size * step)])
-
-
 def _h0_varlen_vmap(
-    info: Any,
-    in_dims: Any,
-    points: Tensor,
-    offsets: Tensor,
-    bar_offsets: Tensor,
-    bars: int,
-    *rest: Any,
+    info: Any, in_dims: Any, points: Tensor, offsets: Tensor, bars: int, *rest: Any
 ) -> Any:
+    """The clouds of all V come one after the other, those of each with offsets of its own."""
     size = info.batch_size
     joined = _join(points, in_dims[0], size)
     assert joined is not None
-    outputs = h0_varlen(
-        joined,
-        _shifted(offsets, joined.shape[0] // max(size, 1), size),
-        _shifted(bar_offsets, bars, size),
-        size * bars,
-        *rest,
-    )
-    return _split(outputs, size)
+    total = joined.shape[0]
+    starts = torch.arange(size, device=offsets.device).unsqueeze(-1) * (total // max(size, 1))
+    all_offsets = torch.cat([(starts + offsets[:-1]).flatten(), offsets.new_full((1,), total)])
+    return _split(h0_varlen(joined, all_offsets, size * bars, *rest), size)
 
 
 def _single_linkage_vmap(info: Any, in_dims: Any, edges: Tensor) -> Any:
@@ -124,7 +110,7 @@ def _single_linkage_vmap(info: Any, in_dims: Any, edges: Tensor) -> Any:
 if first_import:
     # The library lives as long as the process: torch removes its operators with it.
     library = torch.library.Library("tsloss_fast", "DEF")
-    _FAKES = {
+    _FAKES: dict[str, Callable[..., Any]] = {
         "h0": _h0_fake,
         "h0_backward": _h0_backward_fake,
         "h0_from_distances": _h0_from_distances_fake,

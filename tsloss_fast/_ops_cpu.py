@@ -14,11 +14,14 @@ from ._native import (
     address,
     check_lengths_range,
     empty_bars,
+    offsets_of_bars,
     plain_readable,
     pointer,
     raise_finding,
     readable,
+    shape_error,
 )
+
 
 def _prepare(t: Tensor, name: str, ndim: int) -> tuple[Tensor, int]:
     """A plain contiguous float32/float64 CPU tensor and its dtype code."""
@@ -112,22 +115,44 @@ def h0_backward_direct(
     return grad_points
 
 
-def _varlen_shape(offsets: Tensor, dim: int) -> tuple[int, int, int]:
-    """Return the number of clouds, the most points of a cloud, and the dimension."""
+def prepare_offsets(offsets: Tensor, points: int, bars: int) -> tuple[Tensor, Tensor, int]:
+    """Return offsets (B+1,) of points and of bars that the core can use, and the most points of a
+    cloud; ValueError unless they ascend from 0 to `points` and make `bars` bars."""
+    offsets = readable(offsets.to("cpu", torch.int64), "offsets")
+    if offsets.dim() != 1 or not offsets.numel():
+        raise shape_error("offsets", offsets.shape, "(B+1,), where each cloud begins, and T")
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != points:
+        raise ValueError(
+            f"offsets: expected to begin with 0 and to end with {points} (the points of all "
+            f"clouds), got {first} and {last}"
+        )
     sizes = offsets.diff()
-    return len(sizes), int(sizes.max()) if len(sizes) else 0, dim
+    most = 0
+    if sizes.numel():
+        if int(sizes.min()) < 0:
+            b = int((sizes < 0).nonzero()[0])
+            raise ValueError(
+                f"offsets: expected ascending numbers, got {int(offsets[b])} and then "
+                f"{int(offsets[b + 1])} for cloud {b}"
+            )
+        most = int(sizes.max())
+    bar_offsets = offsets_of_bars(offsets)
+    if int(bar_offsets[-1]) != bars:
+        raise ValueError(f"bars: expected {int(bar_offsets[-1])} for these offsets, got {bars}")
+    return offsets, bar_offsets, most
 
 
 def h0_varlen(
-    points: Tensor, offsets: Tensor, bar_offsets: Tensor, bars: int, metric: str, check_finite: bool
+    points: Tensor, offsets: Tensor, bars: int, metric: str, check_finite: bool
 ) -> tuple[Tensor, Tensor]:
     """Deaths (M,) and edges (M, 2) of clouds of different sizes in points (T, D).
 
-    Cloud b has the points from offsets[b] to offsets[b + 1] and the bars from bar_offsets[b] to
-    bar_offsets[b + 1]. Both are int64 on the CPU and have been validated; bars is M.
+    Cloud b has the points from offsets[b] to offsets[b + 1]; `bars` is M.
     """
     points, code = _prepare(points, "points", 2)
-    batch, most, dim = _varlen_shape(offsets, points.shape[1])
+    offsets, bar_offsets, most = prepare_offsets(offsets, points.shape[0], bars)
+    batch = len(offsets) - 1
     deaths = points.new_empty((bars,))
     edges = points.new_empty((bars, 2), dtype=torch.int64)
     finding = _core.h0_forward(
@@ -139,10 +164,10 @@ def h0_varlen(
         edges.data_ptr(),
         batch,
         most,
-        dim,
+        points.shape[1],
         torch.get_num_threads(),
-        pointer(offsets, "offsets", (batch + 1,), torch.int64),
-        pointer(bar_offsets, "bar_offsets", (batch + 1,), torch.int64),
+        offsets.data_ptr(),
+        bar_offsets.data_ptr(),
     )
     if finding[0] and check_finite:
         raise_finding(finding, batch, "points", points.dtype)
@@ -155,29 +180,28 @@ def h0_varlen_backward(
     deaths: Tensor,
     edges: Tensor,
     offsets: Tensor,
-    bar_offsets: Tensor,
     metric: str,
 ) -> Tensor:
     """The gradient (T, D) at the points of `h0_varlen`."""
     points, code = _prepare(points, "points", 2)
-    batch, most, dim = _varlen_shape(offsets, points.shape[1])
     grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
+    bars = deaths.numel()
+    offsets, bar_offsets, most = prepare_offsets(offsets, points.shape[0], bars)
     grad_points = torch.empty_like(points)
-    shape = (len(deaths),)
     _core.h0_backward(
         code,
         METRICS[metric],
-        pointer(grad_deaths, "grad_deaths", shape, points.dtype),
+        pointer(grad_deaths, "grad_deaths", (bars,), points.dtype),
         points.data_ptr(),
-        pointer(deaths, "deaths", shape, points.dtype),
-        pointer(edges, "edges", (*shape, 2), torch.int64),
+        pointer(deaths, "deaths", (bars,), points.dtype),
+        pointer(edges, "edges", (bars, 2), torch.int64),
         grad_points.data_ptr(),
-        batch,
+        len(offsets) - 1,
         most,
-        dim,
+        points.shape[1],
         torch.get_num_threads(),
-        pointer(offsets, "offsets", (batch + 1,), torch.int64),
-        pointer(bar_offsets, "bar_offsets", (batch + 1,), torch.int64),
+        offsets.data_ptr(),
+        bar_offsets.data_ptr(),
     )
     return grad_points
 

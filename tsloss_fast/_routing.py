@@ -112,8 +112,10 @@ def route_to_matrix(grad: Tensor, edges: Tensor, points: int) -> Tensor:
 
 
 def entries_of_edges(matrices: Tensor, edges: Tensor) -> Tensor:
-    """Differentiable lengths (B, M) of edges in distance matrices (B, N, N): the mean of the entries
-    (i, j) and (j, i), and 0 for padding."""
+    """Differentiable lengths (B, M) of edges in distance matrices (B, N, N).
+
+    Each is the mean of the entries (i, j) and (j, i); 0 for padding.
+    """
     i, j = edges.clamp(min=0).unbind(-1)
     points = matrices.shape[-1]
     flat = matrices.flatten(1)

@@ -49,7 +49,7 @@ def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | 
     if lengths is not None:
         raise ValueError("lengths: a nested tensor has its own; leave them out")
     check_jagged(points)
-    return torch.nested.to_padded_tensor(points, 0.0), points.offsets().diff()
+    return torch.nested.to_padded_tensor(points, 0.0), points.offsets().diff()  # type: ignore[attr-defined]
 
 
 class TSLoss(nn.Module):
@@ -178,11 +178,10 @@ class TSLoss(nn.Module):
     ) -> Any:
         """The loss of points (N, D) or (..., N, D): a scalar, the mean over the clouds.
 
-        `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered; a
-        jagged nested tensor (B, n*, D) is padded.
-        With `return_terms` also a dict of the terms that are computed, each a scalar without its
-        weight. Types, errors and cost are those of `h0_persistence` (surrogate: O(N² D)
-        time and memory).
+        `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered,
+        and a jagged nested tensor (B, n*, D) is padded. With `return_terms` also a dict of the
+        terms that are computed, each a scalar without its weight. Types, errors and cost are those
+        of `h0_persistence` (surrogate: O(N² D) time and memory).
         """
         direct = can_bypass_dispatcher(points)
         if not direct:

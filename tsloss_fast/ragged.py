@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _autograd, _native
 from ._inputs import (
@@ -24,8 +25,9 @@ from ._inputs import (
     may_look,
     memory_errors,
     register_result,
-    shape_error,
 )
+from ._native import offsets_of_bars, shape_error
+from ._ops_cpu import prepare_offsets
 from .functional import H0Persistence, h0_persistence
 
 # Where no kernel takes them as they are, clouds are padded to the largest of their kind: up to so
@@ -92,17 +94,19 @@ def h0_persistence_varlen(
     check_metric(metric)
     if x.dim() != 2:
         raise shape_error("points", x.shape, "(T, D), the points of all clouds in a row")
-    starts, bars, total = _check_offsets(offsets, x.shape[0])
+    starts = _on_cpu(offsets)
     check = looks(check_finite, x.device)
     if x.device.type in ("cpu", "meta"):
         wide = x.float() if x.dtype in HALF else x
-        deaths, edges = _autograd.h0_varlen(wide, starts, bars, total, metric, check)
+        deaths, edges = _autograd.h0_varlen(wide, starts, _bars(offsets, starts), metric, check)
     else:
         if x.dtype in HALF and not computes_halves(x.device):
             x = x.float()
-        deaths, edges = _by_kinds(x, starts, bars, metric)
+        starts, _, _ = prepare_offsets(starts, x.shape[0], _bars(offsets, starts))
+        deaths, edges = _by_kinds(x, starts, offsets_of_bars(starts), metric)
         if check:
-            _check_clouds(x, starts, deaths, bars, metric)
+            _check_clouds(x, starts, deaths, offsets_of_bars(starts), metric)
+    bars = offsets_of_bars(starts)
     if isinstance(points, np.ndarray):
         return H0PersistenceVarlen(deaths.numpy(), edges.numpy(), bars.numpy())
     return H0PersistenceVarlen(deaths, edges, bars.to(x.device, copy=True))
@@ -122,7 +126,7 @@ def check_jagged(points: Tensor) -> None:
         )
 
 
-def h0_persistence_nested(points: Tensor, metric: str, check_finite: bool | None) -> H0Persistence:
+def h0_persistence_nested(points: Any, metric: str, check_finite: bool | None) -> H0Persistence:
     """Return jagged deaths (B, (n-1)*) and edges (B, (n-1)*, 2) of jagged points (B, n*, D)."""
     check_jagged(points)
     deaths, edges, bars = h0_persistence_varlen(
@@ -132,35 +136,25 @@ def h0_persistence_nested(points: Tensor, metric: str, check_finite: bool | None
     return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
 
 
-def _check_offsets(offsets: Any, total: int) -> tuple[Tensor, Tensor, int]:
-    """Return the offsets of the points and of the bars, (B+1,) int64 on the CPU, and the number of
-    bars."""
-    # A copy: it is kept for backward, and memory that is shared with NumPy may change until then.
+def _on_cpu(offsets: Any) -> Tensor:
+    """Return a copy of the offsets (B+1,) as int64 on the CPU: it is kept for backward, and memory
+    that is shared with NumPy may change until then."""
     starts = as_integers(offsets, "offsets").detach().to("cpu", copy=True)
     if starts.dim() != 1 or starts.shape[0] == 0:
         raise shape_error("offsets", starts.shape, "(B+1,), where each cloud begins, and T")
+    return starts
+
+
+def _bars(offsets: Any, starts: Tensor) -> int:
+    """Return the number of bars of all clouds; the operator validates the offsets themselves."""
     if isinstance(offsets, (list, tuple)):  # whose numbers can be read under a tracer too
-        numbers = [int(number) for number in offsets]
-    elif torch.compiler.is_compiling() or may_look(starts):
-        numbers = starts.tolist()
-    else:
+        return sum(max(int(b) - int(a) - 1, 0) for a, b in itertools.pairwise(offsets))
+    if not (is_compiling() or may_look(starts)):
         raise TypeError(
             "offsets: expected numbers that can be read, got a tensor that is traced, transformed "
             "or without values; pass a list, since the shape of the result depends on them"
         )
-    if numbers[0] != 0 or numbers[-1] != total:
-        raise ValueError(
-            f"offsets: expected to begin with 0 and to end with {total} (the points of all "
-            f"clouds), got {numbers[0]} and {numbers[-1]}"
-        )
-    bar_offsets = [0]
-    for b, (first, last) in enumerate(itertools.pairwise(numbers)):
-        if last < first:
-            raise ValueError(
-                f"offsets: expected ascending numbers, got {first} and then {last} for cloud {b}"
-            )
-        bar_offsets.append(bar_offsets[-1] + max(last - first - 1, 0))
-    return starts, torch.tensor(bar_offsets, device="cpu"), bar_offsets[-1]
+    return int((starts.diff() - 1).clamp(min=0).sum())
 
 
 def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Tensor, Tensor]:
