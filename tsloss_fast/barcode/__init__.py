@@ -6,7 +6,8 @@ padded batch; a cloud of n points has n - 1 bars, and the padding is ignored. Wi
 functional is 0. `lengths_a` and `lengths_b` are the same for the two barcodes of a distance.
 
 The jagged deaths (B, m*) of a nested tensor are taken too, without `lengths`, and give (B,). Each
-of its clouds counts as one of m + 1 points, so an empty cloud counts as a single point.
+of its clouds counts as one of m + 1 points, so an empty cloud counts as a single point. On a GPU
+the call waits for the device, because the longest row decides the size of the padded batch.
 
 Deaths may be of any floating type and on any device; results are of the same. From deaths in a
 NumPy array the result is an array as well, and for one cloud an array of shape (). Arguments must

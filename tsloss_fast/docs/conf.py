@@ -98,7 +98,7 @@ def shorter_types(*event: Any) -> tuple[str | None, str | None]:
     """NumPy spells its types out; Sphinx cannot read what a dataclass writes for a factory, and
     names a type variable without its types."""
     array = re.compile(r"(~?numpy\.)?ndarray\[tuple\[.*?\], (~?numpy\.)?dtype\[.*?\]\]")
-    deaths = re.compile(r"~?(tsloss_fast\.barcode\._bars\.)Deaths")
+    deaths = re.compile(r"~?tsloss_fast\.barcode\._bars\.Deaths")
 
     def shorter(text: str) -> str:
         return deaths.sub("~torch.Tensor | ~numpy.ndarray", array.sub("~numpy.ndarray", text))
