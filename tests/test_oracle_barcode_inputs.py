@@ -23,13 +23,13 @@ SIZES = (6, 1, 4, 2)
 
 
 def like(x: Tensor | Array, constant: list[float]) -> Tensor | Array:
-    """The constant as a tensor or an array, whichever x is, and of its type."""
+    """Return the constant as a tensor if x is one, else as an array, and of the type of x."""
     if isinstance(x, np.ndarray):
         return np.array(constant, dtype=x.dtype)
     return torch.tensor(constant, dtype=x.dtype, device="cpu")
 
 
-# Every public function, as one of deaths and lengths alone.
+# Every public function with all arguments fixed but the deaths and their lengths.
 FUNCTIONS: dict[str, Function] = {
     "total persistence": lambda d, n=None: barcode.total_persistence(d, 1.5, n),
     "total deviation": lambda d, n=None: barcode.total_deviation(d, 1.0, n),
@@ -158,7 +158,7 @@ def their_sum(d: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 def jacobian(f: Function, *arguments: Tensor) -> Tensor:
-    """With respect to the deaths, row by row and by backward."""
+    """The Jacobian with respect to the deaths, row by row and by backward."""
     d, *lengths = arguments
     return torch.autograd.functional.jacobian(lambda x: f(x, *lengths), d)
 
