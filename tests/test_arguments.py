@@ -117,5 +117,5 @@ def test_random_arguments_give_a_barcode_or_a_clear_error(seed: int) -> None:
 @pytest.mark.parametrize("distance", [barcode.bottleneck_distance, barcode.wasserstein_distance])
 def test_a_list_is_no_barcode(distance: Callable[..., torch.Tensor]) -> None:
     for pair in (([1.0, 2.0], torch.ones(2)), (torch.ones(2), [1.0, 2.0])):
-        with pytest.raises(TypeError, match=r"expected a torch\.Tensor of deaths, got list"):
+        with pytest.raises(TypeError, match=r"expected a torch\.Tensor or .*, got list"):
             distance(*pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,13 @@ from tsloss_fast import TSLoss, barcode, h0_persistence, h0_persistence_from_dis
 POINTS = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0))
 DEATHS = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 Call = Callable[[], object]
+
+
+def nested(x: torch.Tensor, layout: torch.layout = torch.jagged) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        return torch.nested.as_nested_tensor(list(x), layout=layout)
+
 
 # What is called, the error, and the words that its message must have (regular expressions).
 WRONG: dict[str, tuple[Call, type[Exception], list[str]]] = {
@@ -222,6 +230,128 @@ WRONG: dict[str, tuple[Call, type[Exception], list[str]]] = {
         lambda: barcode.bottleneck_distance(torch.zeros(2, 3), torch.zeros(4, 3)),
         ValueError,
         [r"\(2, 3\)|\(2,\)", r"\(4, 3\)|\(4,\)"],
+    ),
+    "a tensor and an array": (
+        lambda: barcode.bottleneck_distance(DEATHS, DEATHS.numpy()),
+        TypeError,
+        ["Tensor", "ndarray", "from_numpy"],
+    ),
+    "scales in a tensor with deaths in an array": (
+        lambda: barcode.betti_curve(DEATHS.numpy(), torch.zeros(2)),
+        TypeError,
+        ["scales", "tensor", "NumPy", r"scales\.numpy\(\)"],
+    ),
+    "deaths in a masked array": (
+        lambda: barcode.mean_death(np.ma.masked_array([1.0, 2.0], mask=[0, 1])),
+        TypeError,
+        ["deaths", "mask", "lengths"],
+    ),
+    "a masked barcode of two": (
+        lambda: barcode.wasserstein_distance(np.ones(2), np.ma.masked_array([1.0])),
+        TypeError,
+        [r"\bb\b", "mask"],
+    ),
+    "masked scales": (
+        lambda: barcode.betti_curve(np.ones(2), np.ma.masked_array([1.0])),
+        TypeError,
+        ["scales", "mask"],
+    ),
+    "complex deaths": (
+        lambda: barcode.variance(DEATHS.to(torch.complex64)),
+        TypeError,
+        ["deaths", "complex64", "float"],
+    ),
+    "an array of complex deaths": (
+        lambda: barcode.variance(np.ones(2, complex)),
+        TypeError,
+        ["deaths", "complex128", "float"],
+    ),
+    "complex scales": (
+        lambda: barcode.betti_curve(DEATHS, torch.tensor([1j])),
+        TypeError,
+        ["scales", "complex", "real"],
+    ),
+    "an array of complex scales": (
+        lambda: barcode.betti_curve(DEATHS, np.array([1j])),
+        TypeError,
+        ["scales", "complex", "real"],
+    ),
+    "several scales for one": (
+        lambda: barcode.num_components(DEATHS, torch.zeros(3)),
+        ValueError,
+        ["scale", r"\(3,\)", "betti_curve"],
+    ),
+    "a complex target": (
+        lambda: barcode.total_deviation(DEATHS, 1j),
+        TypeError,
+        ["eta", "1j", "real"],
+    ),
+    "a target for each bar": (
+        lambda: barcode.total_deviation(DEATHS, torch.ones(2)),
+        ValueError,
+        ["eta", r"\(2,\)", "one"],
+    ),
+    "a target that is NaN": (
+        lambda: barcode.total_deviation(DEATHS, float("nan")),
+        ValueError,
+        ["eta", "nan", "finite"],
+    ),
+    "an infinite exponent": (
+        lambda: barcode.total_persistence(DEATHS, float("inf")),
+        ValueError,
+        [r"\bp\b", "inf", "finite"],
+    ),
+    "an infinite order": (
+        lambda: barcode.wasserstein_distance(DEATHS, DEATHS, float("inf")),
+        ValueError,
+        [r"\bp\b", "inf", "bottleneck_distance"],
+    ),
+    "a rho of minus one for both terms": (
+        lambda: barcode.scale_free_terms(DEATHS, -1.0),
+        ValueError,
+        ["rho", "-1"],
+    ),
+    "a smoothing that is NaN": (
+        lambda: barcode.num_components(DEATHS, 1.0, smoothing=float("nan")),
+        ValueError,
+        ["smoothing", "nan", "0"],
+    ),
+    "sparse deaths": (
+        lambda: barcode.mean_death(DEATHS.to_sparse()),
+        TypeError,
+        ["deaths", "sparse", "dense"],
+    ),
+    "lengths of jagged deaths": (
+        lambda: barcode.mean_death(nested(DEATHS), lengths=[3, 3]),
+        ValueError,
+        ["lengths", "nested", "leave them out"],
+    ),
+    "lengths of one jagged barcode of two": (
+        lambda: barcode.bottleneck_distance(DEATHS, nested(DEATHS), lengths_b=[3, 3]),
+        ValueError,
+        ["lengths", "nested", r"\bb\b"],
+    ),
+    "nested deaths of another layout": (
+        lambda: barcode.mean_death(nested(DEATHS, torch.strided)),
+        TypeError,
+        ["deaths", "strided", r"torch\.jagged"],
+    ),
+    "jagged edges for deaths": (
+        lambda: barcode.mean_death(nested(DEATHS[..., None])),
+        ValueError,
+        ["deaths", r"\(B, m\*\)"],
+    ),
+    "jagged deaths with holes": (
+        lambda: barcode.mean_death(
+            torch.nested.narrow(DEATHS, 1, torch.tensor([0, 1]), 1, layout=torch.jagged)
+        ),
+        ValueError,
+        ["deaths", "holes", "contiguous"],
+    ),
+    "jagged integers": (
+        lambda: barcode.mean_death(nested(DEATHS.long())),
+        TypeError,
+        ["deaths", "int64", "float"],
     ),
     "an unknown form": (
         lambda: TSLoss(form="smooth"),

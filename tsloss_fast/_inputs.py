@@ -18,7 +18,7 @@ from torch.compiler import is_compiling
 from torch.masked import MaskedTensor
 
 from . import _core
-from ._native import METRICS, PLAIN, check_lengths_range, is_dense_on_cpu
+from ._native import METRICS, PLAIN, check_lengths_range, check_storage, is_dense_on_cpu
 from ._native import shape_error as shape_error
 
 Array = npt.NDArray[Any]
@@ -120,6 +120,8 @@ def as_tensor(x: Any, name: str) -> Tensor:
         )
     if type(x) not in PLAIN and hasattr(x, "full_tensor"):
         return x.full_tensor()  # type: ignore[no-any-return]
+    if not is_compiling() and is_dense_on_cpu(x):
+        check_storage(x, name)
     return x
 
 

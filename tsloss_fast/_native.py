@@ -41,15 +41,6 @@ def is_dense_on_cpu(t: Tensor) -> bool:
     return bool(_keys_of(t) == _CPU_KEYS or _keys_of(t) == _CPU_INFERENCE_KEYS)
 
 
-def _refuse_storage(t: Tensor, name: str) -> NoReturn:
-    raise ValueError(
-        f"{name}: expected a tensor whose storage holds its {t.numel()} numbers, got a storage of "
-        f"{t.untyped_storage().nbytes()} bytes; the storage was resized, as FSDP does with "
-        "parameters that it has put away: gather the parameter first, for example inside "
-        "summon_full_params"
-    )
-
-
 def readable(t: Tensor, name: str) -> Tensor:
     """Return the tensor, contiguous, after a check that the memory it stands for exists."""
     if not is_dense_on_cpu(t) and _keys_of(t) not in (_CUDA_KEYS, _CUDA_INFERENCE_KEYS):
@@ -62,21 +53,30 @@ def readable(t: Tensor, name: str) -> Tensor:
 
 
 def plain_readable(t: Tensor, name: str) -> Tensor:
-    """Return what `readable` does, for a tensor that is known to be ordinary and dense.
+    """Return what `readable` does, for a tensor that is known to be ordinary and dense."""
+    check_storage(t, name)
+    return t.contiguous()
 
-    torch checks neither in ``data_ptr()`` nor in ``contiguous()`` that the storage is as long as
-    the tensor: it may have been emptied, as FSDP does with parameters that it puts away.
+
+def check_storage(t: Tensor, name: str) -> None:
+    """Raise unless the storage of an ordinary dense tensor is as long as the tensor.
+
+    torch checks this neither in ``data_ptr()`` nor in ``contiguous()``. A storage may have been
+    emptied, as FSDP does with parameters that it puts away.
     """
     held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
     if t.is_contiguous():
-        if held < t.nbytes:
-            _refuse_storage(t, name)
-        return t
-    steps = zip(t.shape, t.stride(), strict=True)
-    last = sum((size - 1) * stride for size, stride in steps)
-    if t.numel() and held < (last + 1) * t.itemsize:
-        _refuse_storage(t, name)
-    return t.contiguous()
+        needed = t.nbytes
+    else:
+        steps = zip(t.shape, t.stride(), strict=True)
+        needed = t.numel() and (1 + sum((size - 1) * step for size, step in steps)) * t.itemsize
+    if held < needed:
+        raise ValueError(
+            f"{name}: expected a tensor whose storage holds its {t.numel()} numbers, got a storage "
+            f"of {t.untyped_storage().nbytes()} bytes; the storage was resized, as FSDP does with "
+            "parameters that it has put away: gather the parameter first, for example inside "
+            "summon_full_params"
+        )
 
 
 def address(t: Tensor, name: str) -> int:

@@ -254,6 +254,8 @@ class TSLoss(nn.Module):
         if self.reference is not None:
             return self.reference
         now = mean.detach().mean().float()
+        if self.measured.is_meta and not now.is_meta:  # made under torch.device("meta")
+            self.measured = torch.zeros_like(self.measured, device=now.device)
         before = self.m_ref.to(now.device)
         chosen = torch.where(before.isnan(), now, before)
         usable = (chosen > 0) & chosen.isfinite()

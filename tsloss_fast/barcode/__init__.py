@@ -5,10 +5,16 @@ ascending order, all births 0. `lengths` (...) gives the number of *points* of e
 padded batch; a cloud of n points has n - 1 bars, and the padding is ignored. Without bars every
 functional is 0. `lengths_a` and `lengths_b` are the same for the two barcodes of a distance.
 
-Deaths may be of any floating type and on any device; results are of the same. Where nothing else is
-said, they are in the units of the deaths and take O(M) a cloud. Every function raises `TypeError`
-for deaths that are no floating tensor, and `ValueError` for shapes, lengths and parameters that do
-not fit.
+The jagged deaths (B, m*) of a nested tensor are taken too, without `lengths`, and give (B,). Each
+of its clouds counts as one of m + 1 points, so an empty cloud counts as a single point. On a GPU
+the call waits for the device, because the longest row decides the size of the padded batch.
+
+Deaths may be of any floating type and on any device; results are of the same. From deaths in a
+NumPy array the result is an array as well, and for one cloud an array of shape (). Arguments must
+be tensors together or arrays together; `lengths`, and scales beside a tensor of deaths, may be of
+either kind. Results are in the units of the deaths and take O(M) a cloud, unless a function says
+otherwise. Every function raises `TypeError` for deaths that are neither a floating tensor nor such
+an array, and `ValueError` for shapes, lengths and parameters that do not fit.
 """
 
 from __future__ import annotations

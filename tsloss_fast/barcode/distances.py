@@ -5,21 +5,28 @@ Deaths `a` (..., M) and `b` (..., M'), `lengths_a` and `lengths_b` as in `tsloss
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._inputs import Lengths, can_bypass_dispatcher
-from ._bars import finite_bars, power, require_deaths
+from ._bars import Deaths, as_given, check_number, finite_bars, power
 
 
 def _pair(
-    a: Tensor, b: Tensor, lengths_a: Lengths | None, lengths_b: Lengths | None
+    first: Any, second: Any, lengths_a: Lengths | None, lengths_b: Lengths | None
 ) -> tuple[Tensor, Tensor]:
     """Deaths of two barcodes, zero-padded to one size, broadcast, descending."""
-    require_deaths(a, "a")
-    require_deaths(b, "b")
-    a, b = finite_bars(a, lengths_a)[0], finite_bars(b, lengths_b)[0]
+    a = finite_bars(first, lengths_a, "a").deaths
+    b = finite_bars(second, lengths_b, "b").deaths
+    if isinstance(first, np.ndarray) != isinstance(second, np.ndarray):
+        raise TypeError(
+            f"a and b: got {type(first).__name__} and {type(second).__name__}, expected two "
+            "tensors or two NumPy arrays; convert one of them, for example with torch.from_numpy"
+        )
     dtype = torch.promote_types(a.dtype, b.dtype)
     size = max(a.shape[-1], b.shape[-1])
     a = torch.nn.functional.pad(a.to(dtype), (0, size - a.shape[-1]))
@@ -35,11 +42,11 @@ def _pair(
 
 
 def bottleneck_distance(
-    a: Tensor,
-    b: Tensor,
+    a: Deaths,
+    b: Deaths,
     lengths_a: Lengths | None = None,
     lengths_b: Lengths | None = None,
-) -> Tensor:
+) -> Deaths:
     """Bottleneck distance (...) between the finite parts of two H0 barcodes (..., M) and (..., M').
 
     The ground metric is L∞, as in GUDHI and Hera: ``|a - b|`` between two bars, a/2 from a bar to
@@ -52,19 +59,19 @@ def bottleneck_distance(
         >>> bottleneck_distance(torch.tensor([1.0, 4.0]), torch.tensor([3.5])).item()
         0.5
     """
-    a, b = _pair(a, b, lengths_a, lengths_b)
-    if a.shape[-1] == 0:
-        return (a + b).sum(-1)
-    return torch.minimum((a - b).abs(), torch.maximum(a, b) / 2).amax(-1)
+    x, y = _pair(a, b, lengths_a, lengths_b)
+    if x.shape[-1] == 0:
+        return as_given((x + y).sum(-1), a)
+    return as_given(torch.minimum((x - y).abs(), torch.maximum(x, y) / 2).amax(-1), a)
 
 
 def wasserstein_distance(
-    a: Tensor,
-    b: Tensor,
+    a: Deaths,
+    b: Deaths,
     p: float = 1.0,
     lengths_a: Lengths | None = None,
     lengths_b: Lengths | None = None,
-) -> Tensor:
+) -> Deaths:
     """p-Wasserstein distance (...), p >= 1, between the finite parts of two H0 barcodes.
 
     The ground metric is L∞, as in GUDHI and Hera (`internal_p=inf`): ``|a - b|`` between two bars,
@@ -77,17 +84,24 @@ def wasserstein_distance(
         >>> wasserstein_distance(torch.tensor([1.0, 4.0]), torch.tensor([3.5])).item()
         1.0
     """
-    if not p >= 1:
-        raise ValueError(f"p: expected a number >= 1, got {p}")
-    a, b = _pair(a, b, lengths_a, lengths_b)
-    dtype = a.dtype
-    if a.device.type != "mps":
-        a, b = a.double(), b.double()
-    wanted = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if not wanted and can_bypass_dispatcher(a) and can_bypass_dispatcher(b):
+    if p == math.inf:
+        raise ValueError("p: got infinity, expected a finite number; call bottleneck_distance")
+    check_number(p, "p", 1, inclusive=True)
+    x, y = _pair(a, b, lengths_a, lengths_b)
+    dtype = x.dtype
+    if x.device.type != "mps":
+        x, y = x.double(), y.double()
+    wanted = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    if not wanted and can_bypass_dispatcher(x) and can_bypass_dispatcher(y):
         # The same recurrence: on short rows it is calls that cost, and those of NumPy cost less.
-        cost = torch.from_numpy(_matching_cost(a.detach().numpy(), b.detach().numpy(), p))
-        return _root(cost, p).to(dtype)
+        cost = torch.from_numpy(_matching_cost(x.detach().numpy(), y.detach().numpy(), p))
+    else:
+        cost = _matching_cost_in_torch(x, y, p)
+    return as_given(_root(cost, p).to(dtype), a)
+
+
+def _matching_cost_in_torch(a: Tensor, b: Tensor, p: float) -> Tensor:
+    """Cost (...) of the optimal matching of bars (..., M) and (..., M'), both descending."""
     alone_a, alone_b = power(a / 2, p), power(b / 2, p)
     # cost[j]: the bars of a so far against the first j of b. A run of unmatched bars of b costs a
     # difference of prefix sums, so the scan over j is a running minimum.
@@ -98,11 +112,11 @@ def wasserstein_distance(
         match = cost[..., :-1] + power((a[..., k : k + 1] - b).abs(), p)
         cost = torch.cat([skip[..., :1], torch.minimum(skip[..., 1:], match)], dim=-1)
         cost = prefix + (cost - prefix).cummin(-1).values
-    return _root(cost[..., -1], p).to(dtype)
+    return cost[..., -1]
 
 
 def _matching_cost(a: np.ndarray, b: np.ndarray, p: float) -> np.ndarray:
-    """The loop of `wasserstein_distance` in NumPy: (..., M) and (..., M') descending -> (...)."""
+    """`_matching_cost_in_torch` in NumPy."""
     alone_a, alone_b = (a / 2) ** p, (b / 2) ** p
     prefix = np.zeros((*b.shape[:-1], b.shape[-1] + 1))
     np.cumsum(alone_b, axis=-1, out=prefix[..., 1:])

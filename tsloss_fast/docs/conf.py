@@ -95,12 +95,18 @@ def link_or_code(app: Any, env: Any, node: Any, text: Any) -> Any:
 
 
 def shorter_types(*event: Any) -> tuple[str | None, str | None]:
-    """NumPy spells its types out; Sphinx cannot read what a dataclass writes for a factory."""
+    """NumPy spells its types out; Sphinx cannot read what a dataclass writes for a factory, and
+    names a type variable without its types."""
     array = re.compile(r"(~?numpy\.)?ndarray\[tuple\[.*?\], (~?numpy\.)?dtype\[.*?\]\]")
+    deaths = re.compile(r"~?tsloss_fast\.barcode\._bars\.Deaths")
+
+    def shorter(text: str) -> str:
+        return deaths.sub("~torch.Tensor | ~numpy.ndarray", array.sub("~numpy.ndarray", text))
+
     *_, signature, returned = event
     if signature is not None:
-        signature = array.sub("~numpy.ndarray", signature).replace("<factory>", "...")
-    return signature, returned and array.sub("~numpy.ndarray", returned)
+        signature = shorter(signature).replace("<factory>", "...")
+    return signature, returned and shorter(returned)
 
 
 def setup(app: Any) -> None:
