@@ -55,14 +55,14 @@ def test_npy_and_gudhis_text(tmp_path: Path) -> None:
 
 
 def write_gguf(path: Path, quantised: str, big: bool = False) -> torch.Tensor:
-    """A file with a table of tokens and another one; returns the first as it is stored."""
+    """Write a file with a table of tokens and a second table; return the numbers of the first."""
     gguf = pytest.importorskip("gguf")
     kind = gguf.GGMLQuantizationType[quantised]
     points = gaussian(200, 64)
     data = gguf.quants.quantize(points, kind)
     order = gguf.GGUFEndian.BIG if big else gguf.GGUFEndian.LITTLE
     writer = gguf.GGUFWriter(path, "llama", endianess=order)
-    # The writer swaps what is no quantised type, of which BF16 is one to it.
+    # The writer swaps the bytes of plain types by itself, but counts BF16 among the quantised ones.
     swapped = data.view(np.uint16).byteswap().view(np.uint8) if quantised == "BF16" else data
     writer.add_tensor("token_embd.weight", swapped if big else data, raw_dtype=kind)
     writer.add_tensor("other.weight", points[:10])

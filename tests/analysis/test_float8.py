@@ -1,5 +1,5 @@
-"""Float8 tensors are multiplied by the scales beside them, whatever program wrote those, and scales
-are no points."""
+"""Float8 tensors are multiplied by the scales beside them, under the names that different programs
+give the scales; tensors of scales are never taken for points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "embed.weight"
 
 
 def quantised(blocks: tuple[int, int], dtype: torch.dtype = torch.float8_e4m3fn) -> tuple:
-    """The points in float8, their scales, one for each block, and what the two mean."""
+    """The points in float8, a scale for each block, and the products of the two."""
     largest = torch.finfo(dtype).max
     parts = [-(-size // step) for size, step in zip(POINTS.shape, blocks, strict=True)]
     scales = torch.empty(parts)

@@ -144,7 +144,8 @@ def test_other_checkpoints_are_read_through_the_model(tmp_path):
 
 
 def quantise_embeddings(folder: Path, with_scales: bool) -> torch.Tensor:
-    """Makes the embeddings of a saved model float8, as they are with a scale for each row."""
+    """Store the embeddings of a saved model in float8, with a scale for each row; return the
+    products of the two."""
     file = folder / "model.safetensors"
     tensors = load_file(file)
     weight = tensors["model.embed_tokens.weight"]

@@ -50,8 +50,8 @@ def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, 
 
     Raises:
         DamagedSource: a file is missing, cut off, or does not fit the configuration.
-        NoCloudError: the method has no virtual tokens and there is no key, or Python objects lie
-            among the weights, which are never loaded.
+        NoCloudError: the method has no virtual tokens and `key` is None, or the weights contain
+            Python objects, which are never loaded.
     """
     config = _config(folder)
     found = [folder / name for name in WEIGHTS if (folder / name).exists()]
@@ -80,8 +80,8 @@ def lora_vectors(tensor: StoredTensor) -> tuple[str, Tensor, str]:
     """A label and the cloud (r, D) of LoRA's vectors: r rows of A (r, in), r columns of B (out, r).
 
     Each update is a sum of r products of a column of B and a row of A, so these are the vectors
-    that can come close to each other. A tensor of another name stays as it is. The third item is
-    the type that the numbers have in the file.
+    that can come close to each other. The matrix of another name is returned unchanged. The third
+    item is the type that the numbers have in the file.
     """
     name, numbers = tensor.name, tensor.numbers()
     if numbers.dim() == 2 and ("lora_A" in name or "lora_embedding_A" in name):

@@ -14,7 +14,7 @@ from tsloss_fast.analysis.saved.stored import DamagedSource, StoredTensor, check
 
 __all__ = ["gguf_tensors", "open_gguf"]
 
-# Types of whole numbers, which are stored as they are, but are no points.
+# Types of whole numbers, which cannot be coordinates of points.
 _WHOLE = ("I8", "I16", "I32", "I64")
 _PLAIN = ("F16", "F32", "F64")
 # Numbers of the format's types of fields, and how few bytes a part of the header may have.
@@ -26,7 +26,7 @@ def open_gguf(path: Path) -> Any:
     """The package's reader of a file whose header claims nothing that is not there.
 
     Raises:
-        DamagedSource, ValueError, LookupError, OSError: it is no GGUF file, or damaged.
+        DamagedSource, ValueError, LookupError, OSError: the file is damaged, or of another format.
         ModuleNotFoundError: gguf is not installed.
     """
     base: Any = need("gguf").GGUFReader

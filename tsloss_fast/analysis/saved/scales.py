@@ -12,7 +12,7 @@ a name that depends on the program that wrote it:
 | Transformer Engine                         | `X.weight._scale_inv`    | (1,)                    |
 | ComfyUI                                    | `X.scale_weight`         | () or (1,)              |
 
-Whatever the name, the number that was meant is the stored one times the scale.
+Under all of these names, the number that was meant is the stored one times the scale.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tsloss_fast.analysis.saved.stored import FLOAT8, StoredTensor
 
 __all__ = ["with_scales"]
 
-# Powers of two, which are no numbers of points.
+# A type of powers of two, which can only be scales.
 _POWERS = "float8_e8m0fnu"
 # Types of the integers into which quantised weights are packed.
 _PACKED = ("int8", "uint8", "int32")

@@ -55,8 +55,10 @@ class StoredTensor:
         stored: the type of its numbers, for example `bfloat16`, or `Q8_0` in a GGUF file.
         read: gives the rows of a slice along the first axis, or with None the whole tensor, as a
             copy on the CPU.
-        problem: why its numbers cannot be points, as the end of a sentence; None if they can.
-        missing: what has to be there before the numbers can be read; None if nothing is missing.
+        problem: why its numbers cannot be points, as the end of a sentence; None if they can. A
+            tensor with a problem is never chosen.
+        missing: what keeps the numbers of a tensor that is chosen from being read, such as a scale
+            that the file lacks; None if they can be read.
     """
 
     path: Path
@@ -68,7 +70,8 @@ class StoredTensor:
     missing: str | None = None
 
     def unfit(self, dims: Sequence[int] = (2, 3)) -> str | None:
-        """Why it is no cloud (N, D) or batch (B, N, D), as the end of a sentence; None if it is."""
+        """Reason why the tensor cannot be a cloud (N, D) or a batch (B, N, D), as the end of a
+        sentence; None if it can."""
         if self.problem is not None:
             return self.problem
         if len(self.shape) not in dims:
@@ -97,10 +100,11 @@ def select(
 ) -> list[StoredTensor]:
     """The tensors that `key` names or matches, or the only one that can be a cloud.
 
-    With `table`, only tensors (N, D) count.
+    Args:
+        table: whether only tensors (N, D) count.
 
     Raises:
-        NoCloudError: none can be a cloud, or several can and there is no key.
+        NoCloudError: no tensor fits, or several do and `key` is None.
     """
     dims = (2,) if table else (2, 3)
     what, shapes = ("table", "(N, D)") if table else ("cloud", "(N, D) or (B, N, D)")
@@ -195,6 +199,6 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    # torch goes on to recommend loading whatever it is.
+    # The rest of torch's messages recommends loading the file with weights_only=False.
     first = str(error).split("\n")[0].split(". ")[0]
     return f"{type(error).__name__}: {first[:160]}".strip(": ")

@@ -57,11 +57,11 @@ _SAFETENSORS = {
 def open_tensors(path: Path) -> list[StoredTensor]:
     """All tensors of a file or, of an index, of the shards that lie beside it.
 
-    Of `.npy`, `.safetensors`, `.gguf` and of what a recent `torch.save` wrote, only headers are
-    read; `.npz` and older files of torch are read whole.
+    Opening reads the headers of `.npy`, `.safetensors` and `.gguf` files and of files that a recent
+    `torch.save` wrote, and the whole of `.npz` and of older files of torch.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the path does not exist.
         DamagedSource: it is cut off, or of another format than its name says.
         NoCloudError: of a format that is not read, or it holds Python objects.
         ModuleNotFoundError: safetensors or gguf is needed and not installed.
@@ -98,10 +98,11 @@ def _numpy_tensors(path: Path) -> list[StoredTensor]:
                 _array(path, name, partial(archive.__getitem__, name)) for name in archive.files
             ]
     if start != _NUMPY:
+        is_text = re.match(rb"[-+.\d#]", start) is not None
         text = " A file of text becomes one with numpy.save(NAME, numpy.loadtxt(FILE))."
         raise DamagedSource(
             f"{path} is damaged, or no {path.suffix} file: expected it to begin with {_NUMPY!r}, "
-            f"got {start!r}." + text * start.isascii()
+            f"got {start!r}." + text * is_text
         )
     return [_array(path, "", partial(np.load, path, mmap_mode="r", allow_pickle=False))]
 
@@ -172,7 +173,8 @@ def _flattened(loaded: object) -> Iterator[tuple[str, Tensor]]:
             parts = enumerate(thing)
         elif isinstance(thing, Mapping) and not {"state", "param_groups"} <= thing.keys():
             parts = thing.items()
-        stack += reversed([((*names, str(key)), part) for key, part in parts])
+        inner = [pair for pair in parts if isinstance(pair[1], (Tensor, Mapping, list, tuple))]
+        stack += [((*names, str(key)), part) for key, part in reversed(inner)]
 
 
 def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:

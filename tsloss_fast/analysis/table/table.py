@@ -31,12 +31,15 @@ class Table:
 
 
 def open_table(path: Path, key: str | None) -> Table:
-    """The table called `key` in a file that `open_tensors` reads, or the only one that it holds (of
-    a GGUF file, the embeddings of the tokens). Float8 tables are multiplied by their scales.
+    """Find the table called `key` in a file that `open_tensors` reads, or the only one that the
+    file holds (in a GGUF file, the embeddings of the tokens). Float8 tables are multiplied by their
+    scales.
 
     Raises:
-        FileNotFoundError, DamagedSource, NoCloudError: there is no such file; it cannot be read; it
-            has no such table, or several and no key. ModuleNotFoundError: of an optional package.
+        FileNotFoundError: the path does not exist.
+        DamagedSource: the file cannot be read.
+        NoCloudError: the file has no such table, or several and `key` is None.
+        ModuleNotFoundError: safetensors or gguf is needed and not installed.
     """
     tensors = open_tensors(path)
     if key is not None and len(tensors) == 1 and not tensors[0].name:
@@ -56,5 +59,6 @@ def open_table(path: Path, key: str | None) -> Table:
         with reading(chosen.path, f"{chosen.path.suffix} file"):
             return chosen.numbers(slice(a, b)).to(dtype)
 
-    read(0, min(rows, 1))  # what keeps the numbers from being read is told before a long search
+    # A table whose numbers cannot be read is refused here, before anything is written.
+    read(0, min(rows, 1))
     return Table(chosen.path, chosen.name, rows, dim, dtype, chosen.stored, read)
