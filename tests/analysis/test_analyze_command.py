@@ -145,9 +145,11 @@ def test_damaged_files_are_named_and_skipped_and_the_rest_goes_on(
 def test_what_lies_in_a_folder_may_be_no_cloud_but_what_is_given_may_not(tmp_path: Path) -> None:
     prompts(tmp_path)
     torch.save({"state": {}}, tmp_path / "optimizer.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "training_args.bin")
     (tmp_path / "notes.txt").write_text("no data")
     assert run(tmp_path) == 0
     assert run(tmp_path, tmp_path / "optimizer.pt") == 1
+    assert run(tmp_path, tmp_path / "training_args.bin") == 1
     assert run(tmp_path, tmp_path / "notes.txt") == 1
 
 
