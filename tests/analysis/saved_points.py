@@ -38,7 +38,7 @@ def write_record(path: Path, clouds: list[torch.Tensor], keep_every: int = 1) ->
 def write(path: Path, tensor: torch.Tensor) -> None:
     if path.suffix == ".safetensors":
         save_file({"prompt": tensor.contiguous()}, path)
-    elif path.suffix in (".pt", ".pth"):
+    elif path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         torch.save(tensor, path)
     elif path.suffix == ".npz":
         np.savez(path, prompt=tensor.numpy())

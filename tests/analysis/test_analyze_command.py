@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("gudhi", reason='pip install "tsloss-fast[analysis]"')
 pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
-pytest.importorskip("safetensors")
+save_file = pytest.importorskip("safetensors.torch").save_file
 pytest.importorskip("tqdm")
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -145,10 +145,36 @@ def test_damaged_files_are_named_and_skipped_and_the_rest_goes_on(
 def test_what_lies_in_a_folder_may_be_no_cloud_but_what_is_given_may_not(tmp_path: Path) -> None:
     prompts(tmp_path)
     torch.save({"state": {}}, tmp_path / "optimizer.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "training_args.bin")
     (tmp_path / "notes.txt").write_text("no data")
     assert run(tmp_path) == 0
     assert run(tmp_path, tmp_path / "optimizer.pt") == 1
+    assert run(tmp_path, tmp_path / "training_args.bin") == 1
     assert run(tmp_path, tmp_path / "notes.txt") == 1
+
+
+def test_every_adapter_of_a_folder_is_one_row(tmp_path: Path) -> None:
+    for folder, tokens in ((tmp_path, 5), (tmp_path / "german", 7)):
+        folder.mkdir(exist_ok=True)
+        config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": tokens}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        prompt = {"prompt_embeddings": torch.randn(tokens, 3)}
+        save_file(prompt, folder / "adapter_model.safetensors")
+    output = tmp_path / "o.json"
+    assert run(tmp_path, "--no-h1", "-o", output) == 0
+    found = [(row["source"], row["n_points"]) for row in rows_of(output)]
+    assert found == [(str(tmp_path), 5), (str(tmp_path / "german"), 7)]
+
+
+def test_a_point_that_is_not_finite_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    array = np.eye(4)
+    array[2, 1] = array[3, 0] = np.nan
+    np.save(tmp_path / "x.npy", array)
+    assert run(tmp_path / "x.npy") == 1
+    said = "2 of 16 coordinates are NaN or infinite, the first of them in point 2"
+    assert said in capsys.readouterr().err
 
 
 def test_if_nothing_can_be_read_that_is_an_error(

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,11 @@ from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
 from tsloss_fast.analysis.saved.sources import DamagedSource, NoCloudError, SourceError, read_clouds
+from tsloss_fast.analysis.table.table import open_table
+
+
+def open_table_of(path: Path) -> object:
+    return open_table(path, None)
 
 
 class Malicious:
@@ -103,6 +109,135 @@ def test_whole_files_without_a_cloud_say_what_they_hold(thing: object, tmp_path:
         list(read_clouds(tmp_path / "x.pt"))
 
 
+def without_numbers(kind: str, path: Path) -> Path:
+    """A file of points that cannot be had from it."""
+    array = points(4, 3).numpy()
+    if kind == "sparse":
+        torch.save({"x": points().to_sparse()}, path := path / "x.pt")
+    elif kind == "meta":
+        torch.save(points().to("meta"), path := path / "x.pt")
+    elif kind == "nested":
+        torch.save(torch.nested.nested_tensor([points()]), path := path / "x.pt")
+    elif kind == "module":
+        torch.save(torch.nn.Linear(2, 2), path := path / "x.pt")
+    elif kind == "expanded":
+        torch.save(torch.zeros(1).expand(2**31, 3), path := path / "x.pt")
+    elif kind in ("float4", "unknown"):
+        dtype = "F4" if kind == "float4" else "F5"
+        path = safetensors_claiming(path, dtype, (4, 4), 8)
+    elif kind == "batch of none":
+        np.save(path := path / "x.npy", np.zeros((0, 4, 4), np.float32))
+    elif kind == "text":
+        np.savetxt(path := path / "x.npy", array)
+    else:
+        np.save(path := path / "x.npy", np.array([[{}]]), allow_pickle=True)
+    return path
+
+
+def safetensors_claiming(folder: Path, dtype: str, shape: tuple[int, ...], size: int) -> Path:
+    header = {"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    path = folder / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"\x11" * size)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("sparse", r"'x' is sparse.*save tensor\.to_dense\(\)"),
+        ("meta", "is on the device meta, without numbers"),
+        ("nested", r"is nested.*save torch\.nested\.to_padded_tensor"),
+        ("module", r"Python objects \(torch\.nn.*Linear\).*never loaded.*state_dict"),
+        ("expanded", r"shape \(2147483648, 3\), more than its file can hold"),
+        ("float4", "'x' has the type F4; expected float16"),
+        ("unknown", "type F5, which the installed safetensors does not know"),
+        ("batch of none", r"shape \(0, 4, 4\), which is a batch of no clouds"),
+        ("text", r"expected it to begin with b'\\x93NUMPY', got .*numpy\.loadtxt"),
+        ("objects", "holds Python objects, which are never loaded"),
+    ],
+)
+@pytest.mark.parametrize("read", [lambda path: list(read_clouds(path)), open_table_of])
+def test_what_keeps_the_numbers_of_a_whole_file_from_being_read_is_said(
+    read: Callable[[Path], object], kind: str, said: str, tmp_path: Path
+) -> None:
+    if kind == "batch of none" and read is open_table_of:
+        said = r"shape \(0, 4, 4\)"
+    path = without_numbers(kind, tmp_path)
+    with pytest.raises(SourceError, match=f"{path.name} .*{said}"):
+        read(path)
+
+
+def test_an_archive_under_the_name_of_an_array_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=points().numpy())
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    [cloud] = read_clouds(tmp_path / "x.npy")
+    assert cloud.label == "a"
+    assert torch.equal(open_table(tmp_path / "x.npy", "a").read(0, 5), points())
+
+
+@pytest.mark.parametrize("shape", [(2**31 - 1, 0), (0, 2**31 - 1), (2**31 - 1, 0, 0)])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+def test_a_shape_without_numbers_claims_no_memory(
+    suffix: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    if suffix == ".safetensors":
+        path = safetensors_claiming(tmp_path, "F32", shape, 0)
+    else:
+        write(path := tmp_path / f"x{suffix}", torch.zeros(shape))
+    for read in (lambda: list(read_clouds(path)), lambda: open_table(path, None)):
+        with pytest.raises(DamagedSource, match=f"x{suffix} claims a tensor of shape"):
+            read()
+
+
+def gguf_text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf_header(tensors: int, fields: int) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, fields)
+
+
+def gguf_array(kind: int, count: int) -> bytes:
+    return gguf_text("key") + struct.pack("<IIQ", 9, kind, count)
+
+
+def gguf_tensor(shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+    dims = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return gguf_text("token_embd.weight") + dims + struct.pack("<IQ", kind, offset)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    {
+        "fields": gguf_header(0, 2**60),
+        "tensors": gguf_header(2**60, 0),
+        "an array of bytes": gguf_header(0, 1) + gguf_array(0, 2**40),
+        "an array of texts": gguf_header(0, 1) + gguf_array(8, 2**40),
+        "an array of arrays": gguf_header(0, 1) + gguf_array(9, 2**40),
+        "a name": gguf_header(0, 1) + struct.pack("<Q", 2**62),
+        "a text": gguf_header(0, 1) + gguf_text("key") + struct.pack("<IQ", 8, 2**63),
+        "dimensions": gguf_header(1, 0) + gguf_text("x") + struct.pack("<I", 2**32 - 1),
+        "elements": gguf_header(1, 0) + gguf_tensor((2**20, 2**20)),
+        "quantised elements": gguf_header(1, 0) + gguf_tensor((2**20, 2**20), kind=8),
+        "elements beyond 64 bits": gguf_header(1, 0) + gguf_tensor((2**32, 2**32)),
+        "no elements, many columns": gguf_header(1, 0) + gguf_tensor((2**40, 0)),
+        "no elements, many rows": gguf_header(1, 0) + gguf_tensor((0, 2**40)),
+        "a place beyond 64 bits": gguf_header(1, 0) + gguf_tensor((4, 4), offset=2**64 - 1),
+    }.items(),
+    ids=lambda claim: claim[0],
+)
+def test_a_gguf_file_that_claims_more_than_it_holds_ends_at_once(
+    claim: tuple[str, bytes], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason='pip install "tsloss-fast[tuning]"')
+    (tmp_path / "x.gguf").write_bytes(claim[1] + bytes(4096))
+    for read in (lambda p: list(read_clouds(p, "*")), open_table_of):
+        with pytest.raises(DamagedSource, match=r"x\.gguf"):
+            read(tmp_path / "x.gguf")
+
+
 def test_arrays_that_torch_has_no_type_for_are_no_clouds(tmp_path: Path) -> None:
     for array in (np.zeros((2, 2), np.longdouble), np.zeros((2, 2), "U3"), np.zeros((2, 2), int)):
         np.save(tmp_path / "x.npy", array)
@@ -153,5 +288,5 @@ def test_adapters_of_a_wrong_shape_or_without_weights_are_named(tmp_path: Path) 
     folder = adapter({"peft_type": "PROMPT_TUNING"}, {"prompt_embeddings": points(100, 8)})
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(DamagedSource, match="adapter is damaged"):
+    with pytest.raises(DamagedSource, match=r"adapter_model\.safetensors is damaged"):
         list(read_clouds(folder))

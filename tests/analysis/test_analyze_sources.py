@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_a_record_of_another_metric_is_read_with_a_warning(tmp_path: Path) -> No
     ("suffix", "dtype"),
     [
         (suffix, dtype)
-        for suffix in (".pt", ".pth", ".safetensors", ".npy", ".npz")
+        for suffix in (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npy", ".npz")
         for dtype in sorted(SAVED, key=str)
         # NumPy has no bfloat16.
         if not (suffix.startswith(".np") and dtype == torch.bfloat16)
@@ -104,14 +105,12 @@ def test_arrays_of_any_byte_order_and_layout_are_read(
     assert np.array_equal(cloud.points.numpy(), array)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (1, 1, 4), (0, 2, 2)])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (1, 1, 4), (1, 0, 2)])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npy", ".npz"])
 def test_empty_clouds_are_clouds(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     write(tmp_path / f"x{suffix}", torch.zeros(shape))
     clouds = list(read_clouds(tmp_path / f"x{suffix}"))
-    assert [tuple(c.points.shape) for c in clouds] == [shape[-2:]] * (
-        shape[0] if len(shape) == 3 else 1
-    )
+    assert [tuple(c.points.shape) for c in clouds] == [shape[-2:]]
 
 
 def test_a_dict_with_one_tensor_is_that_tensor(tmp_path: Path) -> None:
@@ -121,6 +120,98 @@ def test_a_dict_with_one_tensor_is_that_tensor(tmp_path: Path) -> None:
     assert cloud.label == "prompt"
     assert not cloud.points.requires_grad
     assert torch.equal(cloud.points, prompt[0])
+
+
+@pytest.mark.parametrize(
+    ("saved", "label"),
+    [
+        ({"state_dict": {"prompt": points()}, "epoch": 3}, "state_dict.prompt"),
+        ({"model": {"encoder": {"layers": [{"w": points()}]}}}, "model.encoder.layers.0.w"),
+        ([points()], "0"),
+        ((3, {7: points()}), "1.7"),
+    ],
+)
+def test_tensors_in_dicts_and_lists_are_named_by_their_path(
+    saved: object, label: str, tmp_path: Path
+) -> None:
+    torch.save(saved, tmp_path / "x.ckpt")
+    for key in (None, label):
+        [cloud] = read_clouds(tmp_path / "x.ckpt", key)
+        assert cloud.label == label
+        assert torch.equal(cloud.points, points())
+
+
+def test_what_a_file_refers_to_twice_or_within_itself_is_read_once(tmp_path: Path) -> None:
+    circle: dict[str, object] = {"prompt": points()}
+    circle["again"] = circle["twice"] = circle
+    torch.save(circle, tmp_path / "x.pt")
+    [cloud] = read_clouds(tmp_path / "x.pt")
+    assert cloud.label == "prompt"
+
+
+def test_the_states_of_an_optimizer_are_no_points(tmp_path: Path) -> None:
+    prompt = torch.nn.Parameter(points())
+    optimizer = torch.optim.SGD([prompt], lr=0.1, momentum=0.9)
+    prompt.sum().backward()
+    optimizer.step()
+    states = {"optimizer_states": [optimizer.state_dict()]}
+    torch.save({"state_dict": {"prompt": prompt.detach()}, **states}, tmp_path / "x.ckpt")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    [cloud] = read_clouds(tmp_path / "x.ckpt", "*")
+    assert cloud.label == "state_dict.prompt"
+    with pytest.raises(NoCloudError, match=r"optimizer\.pt holds a dict without a tensor"):
+        list(read_clouds(tmp_path / "optimizer.pt"))
+
+
+def sharded(folder: Path, shards: dict[str, dict[str, torch.Tensor]]) -> Path:
+    places = {}
+    for file, tensors in shards.items():
+        write_shard = save_file if file.endswith(".safetensors") else torch.save
+        write_shard(tensors, folder / file)
+        places |= dict.fromkeys(tensors, file)
+    end = "safetensors" if file.endswith(".safetensors") else "bin"
+    index = folder / f"model.{end}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize("end", ["safetensors", "bin"])
+def test_the_shards_of_a_checkpoint_are_one_source(end: str, tmp_path: Path) -> None:
+    first, second = (f"model-0000{i}-of-00002.{end}" for i in (1, 2))
+    index = sharded(tmp_path, {first: {"a": points(seed=1)}, second: {"b": points(seed=2)}})
+    assert find_sources(tmp_path) == [index]
+    with pytest.raises(NoCloudError, match=r"2 tensors that can be clouds \(a, b\)"):
+        list(read_clouds(tmp_path))
+    assert [cloud.label for cloud in read_clouds(index, "*")] == ["a", "b"]
+    [cloud] = read_clouds(tmp_path, "b")
+    assert torch.equal(cloud.points, points(seed=2))
+    # A shard that is not needed need not be there.
+    (tmp_path / first).unlink()
+    [cloud] = read_clouds(index, "b")
+    with pytest.raises(NoCloudError, match=rf"'a' is in {first}, which is not here"):
+        list(read_clouds(index, "a"))
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["{", "[]", "{}", '{"weight_map": {"a": "../a.safetensors"}}', '{"weight_map": {"a": 3}}',
+     '{"weight_map": {"a": "model.safetensors.index.json"}}'],
+)  # fmt: skip
+def test_an_index_that_is_damaged_or_leaves_its_folder_is_named(index: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({"a": points()}, tmp_path / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(DamagedSource, match=r"index\.json is damaged"):
+        list(read_clouds(folder))
+
+
+def test_in_a_folder_only_files_of_torch_count_among_those_named_bin(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.bin").write_bytes(b"other")
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "tokens.index.json").write_text("{}")
+    torch.save(points(), tmp_path / "prompt.bin")
+    assert find_sources(tmp_path) == [tmp_path / "prompt.bin"]
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from saved_tables import DIM, ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis.table import command
+from tsloss_fast.analysis.table.table import open_table
 from tsloss_fast.cli import main
 
 
@@ -52,22 +54,70 @@ def test_npy_and_gudhis_text(tmp_path: Path) -> None:
     assert (read[:, 0] == 0).all()
 
 
-@pytest.mark.parametrize("quantised", ["F32", "F16", "Q8_0", "Q4_0"])
-def test_gguf(tmp_path: Path, quantised: str) -> None:
+def write_gguf(path: Path, quantised: str, big: bool = False) -> torch.Tensor:
+    """Write a file with a table of tokens and a second table; return the numbers of the first."""
     gguf = pytest.importorskip("gguf")
     kind = gguf.GGMLQuantizationType[quantised]
     points = gaussian(200, 64)
     data = gguf.quants.quantize(points, kind)
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
-    writer.add_tensor("token_embd.weight", data, raw_dtype=kind)
+    order = gguf.GGUFEndian.BIG if big else gguf.GGUFEndian.LITTLE
+    writer = gguf.GGUFWriter(path, "llama", endianess=order)
+    # The writer swaps the bytes of plain types by itself, but counts BF16 among the quantised ones.
+    swapped = data.view(np.uint16).byteswap().view(np.uint8) if quantised == "BF16" else data
+    writer.add_tensor("token_embd.weight", swapped if big else data, raw_dtype=kind)
     writer.add_tensor("other.weight", points[:10])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return torch.from_numpy(gguf.quants.dequantize(data, kind).astype(np.float32))
+
+
+@pytest.mark.parametrize("quantised", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+def test_gguf(tmp_path: Path, quantised: str) -> None:
+    stored = write_gguf(tmp_path / "model.gguf", quantised)
     assert main(["barcode", str(tmp_path / "model.gguf")]) == 0
-    stored = torch.from_numpy(gguf.quants.dequantize(data, kind).astype(np.float32))
     assert_barcode_of(stored, tmp_path / "model.barcode.npz")
+
+
+@pytest.mark.parametrize("quantised", ["F32", "F16", "BF16"])
+def test_gguf_of_the_other_byte_order_has_the_same_numbers(tmp_path: Path, quantised: str) -> None:
+    stored = write_gguf(tmp_path / "model.gguf", quantised, big=True)
+    assert torch.equal(open_table(tmp_path / "model.gguf", None).read(0, 200), stored)
+
+
+def test_quantised_gguf_of_the_other_byte_order_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_gguf(tmp_path / "model.gguf", "Q8_0", big=True)
+    said = errors([str(tmp_path / "model.gguf")], capsys)
+    assert "'token_embd.weight' is stored as Q8_0 in the byte order of another machine" in said
+    assert "gguf-convert-endian COPY.gguf native" in said
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".npz"])
+def test_tables_of_torch_and_in_archives(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"model{suffix}"
+    if suffix == ".npz":
+        np.savez(file, embedding=table().numpy(), bias=np.zeros(3))
+    else:
+        torch.save({"state_dict": {"embedding": table(), "bias": torch.zeros(3)}}, file)
+    assert main(["barcode", str(file)]) == 0
+    assert_barcode_of(table(), tmp_path / "model.barcode.npz")
+
+
+def test_a_table_in_a_shard_is_found_through_the_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "1.safetensors", embedding=table())
+    save(tmp_path / "2.safetensors", head=table().flip(0))
+    places = {"embedding": "1.safetensors", "head": "2.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    out = tmp_path / "o.npz"
+    assert main(["barcode", str(index), "--key", "head", "--out", str(out)]) == 0
+    assert_barcode_of(table().flip(0), out)
+    assert "2.safetensors head: 500 x 48" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
@@ -82,7 +132,7 @@ def test_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     file = save(tmp_path / "m.safetensors", embedding=torch.cat([table(), table()[:7]]))
     assert main(["barcode", str(file)]) == 0
     said = capsys.readouterr().out
-    assert f"m.safetensors embedding: {ROWS + 7} x {DIM} (F32), euclidean" in said
+    assert f"m.safetensors embedding: {ROWS + 7} x {DIM} (float32), euclidean" in said
     assert f"{ROWS + 6} bars" in said
     assert "7 of length 0" in said
     assert "MB at most" in said
@@ -99,16 +149,20 @@ def errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_errors_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no file" in errors([str(tmp_path / "no.safetensors")], capsys)
     two = str(save(tmp_path / "two.safetensors", a=table(), b=table()))
-    assert "choose with --key one of a, b" in errors([two], capsys)
-    assert "there is no table 'c'" in errors([two, "--key", "c"], capsys)
+    assert "2 tensors that can be tables (a, b): choose with --key" in errors([two], capsys)
+    assert "no tensor is called 'c'; it holds a, b" in errors([two, "--key", "c"], capsys)
     flat = str(save(tmp_path / "flat.safetensors", a=table()[0], b=table()))
-    assert "'a' is no table" in errors([flat, "--key", "a"], capsys)
+    said = errors([flat, "--key", "a"], capsys)
+    assert f"'a' has the shape ({DIM},); expected float16" in said
+    assert "it holds b" in said
+    assert "matches several tables" in errors([two, "--key", "*"], capsys)
+    assert "is a folder" in errors([str(tmp_path)], capsys)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
-    assert "cannot be read as a .safetensors file" in errors([str(broken)], capsys)
+    assert "is damaged, or no .safetensors file" in errors([str(broken)], capsys)
     other = tmp_path / "points.csv"
     other.write_text("1,2")
-    assert "ends in .safetensors" in errors([str(other)], capsys)
+    assert "name ends in .npy, .npz, .pt," in errors([str(other)], capsys)
     assert "--out: expected" in errors([two, "--key", "a", "--out", "x.json"], capsys)
     assert "--block-mb" in errors([two, "--key", "a", "--block-mb", "0"], capsys)
     assert "--processes goes with" in errors([two, "--key", "a", "--processes", "2"], capsys)

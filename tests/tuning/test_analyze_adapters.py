@@ -13,6 +13,7 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 peft = pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("pyarrow", reason=NEEDS)
+load_file = pytest.importorskip("safetensors.torch", reason=NEEDS).load_file
 
 from tsloss_fast.analysis.saved.sources import NoCloudError, find_sources, read_clouds  # noqa: E402
 from tsloss_fast.tuning import prompt_clouds  # noqa: E402
@@ -76,6 +77,18 @@ def test_adaption_prompts_are_one_cloud_for_each_layer(
     expected = prompt_clouds(saved(tiny_model, config, tmp_path)).detach()
     read = [cloud.points for cloud in read_clouds(tmp_path)]
     assert torch.equal(torch.stack(read), expected)
+
+
+def test_an_adapter_pickled_by_an_old_version_of_peft_is_read(
+    tiny_model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    model = saved(tiny_model, peft.PromptTuningConfig(**TASK), tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    torch.save(load_file(weights), tmp_path / "adapter_model.bin")
+    weights.unlink()
+    for source in (tmp_path, tmp_path / "adapter_model.bin"):
+        [cloud] = read_clouds(source)
+        torch.testing.assert_close(cloud.points, prompt_clouds(model).detach()[0])
 
 
 def test_lora_is_read_where_it_is_asked_for(tiny_model: LlamaForCausalLM, tmp_path: Path) -> None:

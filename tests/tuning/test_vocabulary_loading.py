@@ -20,6 +20,7 @@ pytest.importorskip("peft", reason=NEEDS)
 
 import huggingface_hub
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tsloss_fast.analysis.vocabulary import files as vocabulary_files
 from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
@@ -142,8 +143,36 @@ def test_other_checkpoints_are_read_through_the_model(tmp_path):
     assert vocabulary.tokens[10] == VOCABULARY[10]
 
 
-def test_a_gguf_file_gives_its_embeddings_and_tokens(tmp_path, no_model):
-    expected = write_tiny_gguf(tmp_path / "tiny.gguf")
+def quantise_embeddings(folder: Path, with_scales: bool) -> torch.Tensor:
+    """Store the embeddings of a saved model in float8, with a scale for each row; return the
+    products of the two."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    weight = tensors["model.embed_tokens.weight"]
+    scales = (weight.abs().amax(1, keepdim=True) / 448).clamp(min=1e-6)  # one row is zeros
+    stored = tensors["model.embed_tokens.weight"] = (weight / scales).to(torch.float8_e4m3fn)
+    if with_scales:
+        tensors["model.embed_tokens.weight_scale"] = scales
+    save_file(tensors, file, {"format": "pt"})
+    return stored.float() * scales
+
+
+def test_float8_embeddings_are_multiplied_by_their_scales(tmp_path, no_model):
+    folder = save(tmp_path, make_tiny_model())
+    expected = quantise_embeddings(tmp_path, with_scales=True)
+    assert torch.equal(load_vocabulary(folder).embeddings, expected)
+
+
+def test_float8_embeddings_without_scales_are_told(tmp_path, no_model):
+    folder = save(tmp_path, make_tiny_model())
+    quantise_embeddings(tmp_path, with_scales=False)
+    with pytest.raises(ModelNotAvailableError, match=r"embed_tokens\.weight' is stored as float8"):
+        load_vocabulary(folder)
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["little-endian", "big-endian"])
+def test_a_gguf_file_gives_its_embeddings_and_tokens(tmp_path, no_model, big):
+    expected = write_tiny_gguf(tmp_path / "tiny.gguf", big)
     vocabulary = load_vocabulary(str(tmp_path / "tiny.gguf"))
     assert torch.equal(vocabulary.embeddings, expected)
     assert vocabulary.tokens[:4] == [None, None, None, "!"]
@@ -195,6 +224,13 @@ def test_a_damaged_gguf_file_is_told(tmp_path):
         file.write_bytes(data)
         with pytest.raises(ModelNotAvailableError, match="cannot be read as a GGUF file"):
             load_vocabulary(str(file))
+
+
+def test_an_index_of_shards_that_is_damaged_is_told(tmp_path, no_model):
+    folder = save(tmp_path, make_tiny_model(), max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ModelNotAvailableError, match=r"index\.json is damaged"):
+        load_vocabulary(folder)
 
 
 def test_a_missing_package_is_told(monkeypatch, tmp_path):

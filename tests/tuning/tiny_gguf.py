@@ -9,12 +9,14 @@ import torch
 from tiny_llama import NEEDS
 
 
-def write_tiny_gguf(file: Path) -> torch.Tensor:
-    """A llama of one layer with a byte-level vocabulary; returns its embeddings."""
+def write_tiny_gguf(file: Path, big: bool = False) -> torch.Tensor:
+    """A llama of one layer with a byte-level vocabulary; returns its embeddings. With `big`, the
+    file is for machines that begin a number with its largest byte."""
     gguf = pytest.importorskip("gguf", reason=NEEDS)
     tokens = ["<unk>", "<s>", "</s>", *map(chr, range(33, 126)), "Ġ", "is"]
     dim, heads, hidden = 32, 4, 64
-    writer = gguf.GGUFWriter(str(file), "llama")
+    order = gguf.GGUFEndian.BIG if big else gguf.GGUFEndian.LITTLE
+    writer = gguf.GGUFWriter(str(file), "llama", endianess=order)
     writer.add_context_length(64)
     writer.add_embedding_length(dim)
     writer.add_block_count(1)

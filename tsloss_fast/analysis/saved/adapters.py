@@ -10,26 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.tensor_files import (
+from tsloss_fast.analysis.saved.stored import (
     DamagedSource,
     NoCloudError,
     SourceError,
-    is_cloud,
-    need,
-    safetensors_tensors,
+    StoredTensor,
+    select,
 )
+from tsloss_fast.analysis.saved.tensor_files import open_tensors
 
 __all__ = ["CONFIG", "WEIGHTS", "adapter_clouds", "lora_vectors"]
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+# Old versions of peft pickled them.
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # As in tsloss_fast.tuning.clouds, which cannot be imported without transformers and peft.
 _PREPENDED = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
 _PREFIXED = ("PREFIX_TUNING", "CARTRIDGE")
 
 
-def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Labels and clouds of a saved adapter, each (N, D) or (B, N, D) as it is stored.
+def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, Tensor, str]]:
+    """Labels and clouds of a saved adapter, each (N, D) or (B, N, D), and the types they have in
+    the file.
 
     | peft method                    | clouds                                                  |
     |--------------------------------|---------------------------------------------------------|
@@ -42,47 +44,51 @@ def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, 
     These are the clouds that `tsloss_fast.tuning.prompt_clouds` gives of the model.
 
     Args:
-        folder: holds `adapter_config.json` and `adapter_model.safetensors`.
+        folder: holds `adapter_config.json` and `adapter_model.safetensors` (or `.bin`).
         key: a tensor's name or a pattern; for methods with virtual tokens it is not needed, and
             gives the tensors as they are stored.
 
     Raises:
         DamagedSource: a file is missing, cut off, or does not fit the configuration.
-        NoCloudError: the method has no virtual tokens and there is no key.
+        NoCloudError: the method has no virtual tokens and `key` is None, or the weights contain
+            Python objects, which are never loaded.
     """
     config = _config(folder)
-    weights = folder / WEIGHTS
-    if not weights.exists():
-        raise DamagedSource(
-            f"{folder} has {CONFIG} but no {WEIGHTS}; adapters pickled by old versions of peft are "
-            "not read: load and save it once with peft"
-        )
+    found = [folder / name for name in WEIGHTS if (folder / name).exists()]
+    if not found:
+        raise DamagedSource(f"{folder} has {CONFIG} but no {' or '.join(WEIGHTS)}: save it again")
+    weights = found[0]
+    tensors = open_tensors(weights)
     method = str(config.get("peft_type"))
     if key is not None:
-        for name, tensor in safetensors_tensors(weights, key):
-            yield lora_vectors(name, tensor)
+        for tensor in select(weights, tensors, key):
+            yield lora_vectors(tensor)
     elif method == "ADAPTION_PROMPT":
-        yield from safetensors_tensors(weights, "*adaption_prompt")
+        for tensor in select(weights, tensors, "*adaption_prompt"):
+            yield tensor.name, tensor.numbers(), tensor.stored
     elif method not in (*_PREPENDED, *_PREFIXED):
         raise NoCloudError(
             f"{folder} is an adapter of the method {method}, which has no virtual tokens: choose "
             "tensors with --key, for LoRA '*lora_A*' (rows) or '*lora_B*' (columns)"
         )
     else:
-        yield from _virtual_tokens(weights, method, config)
+        by_name = {tensor.name: tensor for tensor in tensors}
+        yield from _virtual_tokens(weights, method, config, by_name)
 
 
-def lora_vectors(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+def lora_vectors(tensor: StoredTensor) -> tuple[str, Tensor, str]:
     """A label and the cloud (r, D) of LoRA's vectors: r rows of A (r, in), r columns of B (out, r).
 
     Each update is a sum of r products of a column of B and a row of A, so these are the vectors
-    that can come close to each other. A tensor of another name stays as it is.
+    that can come close to each other. The matrix of another name is returned unchanged. The third
+    item is the type that the numbers have in the file.
     """
-    if tensor.dim() == 2 and ("lora_A" in name or "lora_embedding_A" in name):
-        return f"{name} rows", tensor
-    if tensor.dim() == 2 and ("lora_B" in name or "lora_embedding_B" in name):
-        return f"{name} columns", tensor.T
-    return name, tensor
+    name, numbers = tensor.name, tensor.numbers()
+    if numbers.dim() == 2 and ("lora_A" in name or "lora_embedding_A" in name):
+        name = f"{name} rows"
+    elif numbers.dim() == 2 and ("lora_B" in name or "lora_embedding_B" in name):
+        name, numbers = f"{name} columns", numbers.T
+    return name, numbers, tensor.stored
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
@@ -96,16 +102,15 @@ def _config(folder: Path) -> Mapping[str, Any]:
 
 
 def _virtual_tokens(
-    weights: Path, method: str, config: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
-    with need("safetensors").safe_open(weights, framework="pt", device="cpu") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    prompt = tensors.get("prompt_embeddings")
-    if prompt is None or not is_cloud(prompt) or prompt.dim() != 2:
-        found = ", ".join(tensors) if prompt is None else f"one of shape {tuple(prompt.shape)}"
+    weights: Path, method: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+) -> Iterator[tuple[str, Tensor, str]]:
+    saved = tensors.get("prompt_embeddings")
+    if saved is None or (problem := saved.unfit(dims=(2,))) is not None:
+        found = f"it holds {', '.join(tensors)}" if saved is None else f"it {problem}"
         raise DamagedSource(
-            f"{weights}: {method} keeps a tensor prompt_embeddings (N, D), but there is {found}"
+            f"{weights}: {method} keeps a tensor prompt_embeddings (N, D), but {found}"
         )
+    prompt, stored = saved.numbers(), saved.stored
     count, width = prompt.shape
     tokens = _number(config, "num_virtual_tokens", count, weights)
     if method in _PREFIXED:
@@ -119,23 +124,24 @@ def _virtual_tokens(
         clouds = prompt.reshape(tokens, 2 * layers, dim).transpose(0, 1)
         for index, cloud in enumerate(clouds):
             # The order of peft's past_key_values: keys and values of a layer after each other.
-            yield f"layer {index // 2} {('keys', 'values')[index % 2]}", cloud
+            yield f"layer {index // 2} {('keys', 'values')[index % 2]}", cloud, stored
     elif method == "MULTITASK_PROMPT_TUNING":
-        yield from _tasks(weights, tensors, prompt, tokens)
+        for label, cloud in _tasks(weights, tensors, prompt, tokens):
+            yield label, cloud, stored
     else:
         # An encoder-decoder keeps a second prompt, which peft uses in multitask tuning alone.
-        yield "prompt_embeddings", prompt[:tokens]
+        yield "prompt_embeddings", prompt[:tokens], stored
 
 
 def _tasks(
-    weights: Path, tensors: Mapping[str, Tensor], prompt: Tensor, tokens: int
+    weights: Path, tensors: Mapping[str, StoredTensor], prompt: Tensor, tokens: int
 ) -> Iterator[tuple[str, Tensor]]:
     """Each task's prompt is the shared one times a product of low rank, entry by entry."""
     try:
         # In at least float32, as everything that is computed.
+        factors = (tensors[f"prefix_task_{name}"].numbers() for name in ("cols", "rows"))
         columns, rows, shared = (
-            t.to(torch.promote_types(t.dtype, torch.float32))
-            for t in (tensors["prefix_task_cols"], tensors["prefix_task_rows"], prompt)
+            t.to(torch.promote_types(t.dtype, torch.float32)) for t in (*factors, prompt)
         )
         prompts = shared * (columns @ rows)
     except (KeyError, RuntimeError) as error:

@@ -23,9 +23,9 @@ from tsloss_fast.analysis.saved.sources import (
     NoCloudError,
     SourceError,
     find_sources,
-    read_clouds,
+    read_source,
 )
-from tsloss_fast.analysis.saved.tensor_files import need
+from tsloss_fast.analysis.saved.stored import need
 
 __all__ = ["ALL_COLUMNS", "main"]
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     reader = _Reader(options)
     rows = list(reader)
     if not rows:
-        raise SourceError("nothing could be read" + (": see above" if reader.skipped else ""))
+        raise SourceError("nothing could be read: see above")
     # Before anything that is only shown: what was computed is not to be lost.
     if options.output is not None:
         _write(rows, options.output)
@@ -111,9 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="topology.arrows, a run's folder, a folder saved by peft, .safetensors, .npy, .npz, "
-        ".pt, or a folder of these. float16 and bfloat16 are computed as float32; Python objects "
-        "in a file are never loaded",
+        help="topology.arrows, a run's folder, a folder saved by peft, .safetensors (for a sharded "
+        "checkpoint its .safetensors.index.json), .npy, .npz, .pt, .pth, .bin, .ckpt, .gguf, or a "
+        "folder of these. float16 and bfloat16 are computed as float32, float8 is multiplied by "
+        "its scales; Python objects in a file are never loaded",
     )
     parser.add_argument(
         "--key",
@@ -165,7 +166,7 @@ class _Reader:
 
     def _rows(self, source: Path, given: bool) -> Iterator[dict[str, Any]]:
         try:
-            for cloud in read_clouds(source, self.options.key):
+            for cloud in read_source(source, self.options.key):
                 if (row := self._row(cloud)) is not None:
                     yield row
         except NoCloudError as error:

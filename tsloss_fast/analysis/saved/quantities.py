@@ -122,8 +122,13 @@ def measure(
     if tensor.dim() != 2:
         raise shape_error("points", tensor.shape, "(N, D)")
     points = tensor.detach().to("cpu", torch.float64)
-    if bad := int((~points.isfinite()).sum()):
-        raise ValueError(f"{bad} of {points.numel()} coordinates are NaN or infinite")
+    bad = ~points.isfinite()
+    if bad.any():
+        first = int(bad.any(1).nonzero()[0])
+        raise ValueError(
+            f"{int(bad.sum())} of {points.numel()} coordinates are NaN or infinite, the first of "
+            f"them in point {first}"
+        )
     deaths = h0_persistence(points).deaths
     found: dict[str, Any] = {
         "n_points": points.shape[0],

@@ -6,13 +6,17 @@ what                                clouds
 `topology.arrows` of a tracked run  at each step at which the points were kept, all clouds
 a run's folder                      its record; without one, its `prompts/`; then `control/`
 a folder saved by peft              its prompts; `adapters.py` says which they are
-`.pt`, `.pth`                       a tensor, or a dict with one; never pickled code
-`.safetensors`, `.npz`              the one tensor that can be a cloud, or those of `key`
+`.safetensors`, `.npz`, `.gguf`     the one tensor that can be a cloud, or those of `key`
+`.pt`, `.pth`, `.bin`, `.ckpt`      the same, of tensors in dicts and lists at any depth,
+                                    named as `state_dict.prompt`; never pickled code
+`….safetensors.index.json`          the same, of the tensors in all its shards
 `.npy`                              its array
-any other folder                    all of these in it, at any depth, in natural order
+any other folder                    all of these in it but `.gguf`, at any depth, in
+                                    natural order
 ==================================  ======================================================
 
-A tensor (N, D) is one cloud, (B, N, D) are B of them.
+A tensor (N, D) is one cloud, (B, N, D) are B of them. A float8 tensor is multiplied by the scales
+that lie beside it.
 """
 
 from __future__ import annotations
@@ -32,16 +36,38 @@ from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.record import RECORD, RecordError, read_record
 from tsloss_fast.analysis.runs import CONTROL
 from tsloss_fast.analysis.saved import adapters
-from tsloss_fast.analysis.saved.tensor_files import (
-    TENSOR_FILES,
+from tsloss_fast.analysis.saved.stored import (
     DamagedSource,
     NoCloudError,
     SourceError,
+    reading,
+    select,
+)
+from tsloss_fast.analysis.saved.tensor_files import (
+    INDEX,
+    TENSOR_FILES,
+    TORCH_FILES,
+    kind_of,
+    open_tensors,
+    shards_of,
 )
 
-__all__ = ["Cloud", "DamagedSource", "NoCloudError", "SourceError", "find_sources", "read_clouds"]
+__all__ = [
+    "Cloud",
+    "DamagedSource",
+    "NoCloudError",
+    "SourceError",
+    "find_sources",
+    "read_clouds",
+    "read_source",
+]
 
 PROMPTS = "prompts"
+# GGUF files hold models, and the package that reads them may not be installed.
+_IN_FOLDERS = tuple(kind for kind in TENSOR_FILES if kind != ".gguf")
+# Other programs give their files these names, too; those of torch are archives or pickles.
+_OF_MANY = (".bin", ".ckpt")
+_BEGIN_OF_TORCH = (b"PK\x03\x04", b"\x80")
 _STEP = re.compile(r"(?:epoch|step|checkpoint)[-_]?(\d+)", re.IGNORECASE)
 
 
@@ -84,7 +110,7 @@ def find_sources(path: str | os.PathLike[str]) -> list[Path]:
     if not found:
         raise NoCloudError(
             f"{path} holds nothing to analyze: expected {RECORD}, folders saved by peft, or files "
-            f"of the types {', '.join(TENSOR_FILES)}"
+            f"of the types {', '.join(_IN_FOLDERS)}"
         )
     return found
 
@@ -99,66 +125,53 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
 
     Raises:
         FileNotFoundError: there is no such path.
-        DamagedSource: a file is cut off, of another format than its name says, or holds Python
-            objects, which are never loaded. Clouds before it have been given by then.
-        NoCloudError: a whole file without a cloud, or with several and no key.
-        ModuleNotFoundError: safetensors is needed and not installed.
+        DamagedSource: a file is cut off, or of another format than its name says. Clouds before it
+            have been given by then.
+        NoCloudError: a whole file without a cloud, or with several and no key; a file of Python
+            objects, which are never loaded; a float8 tensor without its scale.
+        ModuleNotFoundError: safetensors or gguf is needed and not installed.
         SourceError: a file does not fit into memory.
 
     The SourceErrors, which are all but the first and ModuleNotFoundError, name the file. NaN and
-    infinity are not looked for. Memory: one file's tensors; of `.safetensors` one tensor.
+    infinity are not looked for. Memory: of `.npz` and of files that old versions of torch wrote all
+    tensors, otherwise one tensor.
     """
     for source in find_sources(path):
-        yield from _read(source, key)
+        yield from read_source(source, key)
 
 
-def _read(source: Path, key: str | None) -> Iterator[Cloud]:
-    try:
-        if source.is_dir():
-            yield from _clouds(source, adapters.adapter_clouds(source, key))
+def read_source(source: Path, key: str | None = None) -> Iterator[Cloud]:
+    """Read the clouds of one of the sources that `find_sources` gives, and of no other: of a folder
+    saved by peft those of its own adapter. Arguments and errors are those of `read_clouds`."""
+    is_weights = source.name in adapters.WEIGHTS and (source.parent / adapters.CONFIG).exists()
+    with reading(source, f"{source.suffix} file" if source.is_file() else "folder saved by peft"):
+        if source.is_dir() or is_weights:
+            folder = source if source.is_dir() else source.parent
+            yield from _clouds(source, adapters.adapter_clouds(folder, key))
         elif source.suffix == ".arrows":
             yield from _of_record(source)
-        elif source.name == adapters.WEIGHTS and (source.parent / adapters.CONFIG).exists():
-            yield from _clouds(source, adapters.adapter_clouds(source.parent, key))
-        elif source.suffix in TENSOR_FILES:
-            named = TENSOR_FILES[source.suffix](source, key)
-            yield from _clouds(source, (adapters.lora_vectors(*pair) for pair in named))
+        elif kind_of(source) in TENSOR_FILES:
+            tensors = open_tensors(source)
+            # A file of one array has no names, so that a key can only be meant for other files.
+            unnamed = len(tensors) == 1 and not tensors[0].name
+            chosen = select(source, tensors, None if unnamed else key)
+            yield from _clouds(source, (adapters.lora_vectors(tensor) for tensor in chosen))
         else:
             raise NoCloudError(
                 f"{source}: clouds are read from {', '.join(['.arrows', *TENSOR_FILES])}, not from "
                 f"{source.suffix or 'files without a suffix'}"
             )
-    except (SourceError, ImportError, FileNotFoundError, PermissionError):
-        raise
-    except MemoryError as error:
-        raise SourceError(
-            f"{source} does not fit into memory, or claims to hold more than it does "
-            f"({_reason(error)})"
-        ) from error
-    except Exception as error:
-        # A cut or foreign file shows itself in a dozen types of error, depending on where.
-        raise DamagedSource(
-            f"{source} is damaged, or no {source.suffix} file, or holds Python objects, which are "
-            f"never loaded ({_reason(error)})"
-        ) from error
 
 
-def _reason(error: Exception) -> str:
-    # torch goes on to recommend loading whatever it is.
-    first = str(error).split("\n")[0].split(". ")[0]
-    return f"{type(error).__name__}: {first[:160]}".strip(": ")
-
-
-def _clouds(source: Path, named: Iterator[tuple[str, Tensor]]) -> Iterator[Cloud]:
-    for name, tensor in named:
+def _clouds(source: Path, named: Iterator[tuple[str, Tensor, str]]) -> Iterator[Cloud]:
+    for name, tensor, stored in named:
         batch = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
         for index, points in enumerate(batch):
             label = name if len(batch) == 1 else f"{name}[{index}]"
-            yield _cloud(source, label, _step(source), points)
+            yield _cloud(source, label, _step(source), points, stored)
 
 
-def _cloud(source: Path, label: str, step: int | None, points: Tensor) -> Cloud:
-    stored = str(points.dtype).removeprefix("torch.")
+def _cloud(source: Path, label: str, step: int | None, points: Tensor, stored: str) -> Cloud:
     kept = points if points.dtype == torch.float64 else points.to(torch.float32)
     return Cloud(source, label, step, kept.contiguous(), stored)
 
@@ -198,7 +211,8 @@ def _of_record(path: Path) -> Iterator[Cloud]:
         # Views into the file, which is in memory as a whole.
         for at, flat in zip(where, columns.lists("points", where), strict=True):
             points = torch.tensor(flat).reshape([int(size[at]) for size in sizes])
-            yield _cloud(path, record.cloud_name(cloud), int(columns.steps[at]), points)
+            stored = str(points.dtype).removeprefix("torch.")
+            yield _cloud(path, record.cloud_name(cloud), int(columns.steps[at]), points, stored)
     if not kept:
         raise NoCloudError(
             f"{path} keeps no points, only barcodes: give a folder of prompts or checkpoints of "
@@ -221,7 +235,8 @@ def _of_folder(folder: Path) -> Iterator[Path]:
         # Checkpoints and the adapter repeat what lies in prompts/.
         yield from _within(e for e in entries if e.name in (PROMPTS, CONTROL))
     else:
-        yield from _within(iter(entries))
+        sharded = {n for e in entries if e.name.endswith(INDEX) for n in shards_of(e)}
+        yield from _within(e for e in entries if e.name not in sharded)
 
 
 def _within(entries: Iterator[Path]) -> Iterator[Path]:
@@ -231,8 +246,22 @@ def _within(entries: Iterator[Path]) -> Iterator[Path]:
         if entry.is_dir():
             if not entry.is_symlink():
                 yield from _of_folder(entry)
-        elif entry.suffix in TENSOR_FILES or entry.name == RECORD:
+        elif entry.name == RECORD or _can_hold_tensors(entry):
             yield entry
+
+
+def _can_hold_tensors(file: Path) -> bool:
+    kind = kind_of(file)
+    if kind == INDEX:
+        # The name is a common one; an index that names no shards is another program's.
+        return file.name.removesuffix(INDEX).endswith((".safetensors", *TORCH_FILES))
+    if kind not in _OF_MANY:
+        return kind in _IN_FOLDERS
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4).startswith(_BEGIN_OF_TORCH)
+    except OSError:
+        return False
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

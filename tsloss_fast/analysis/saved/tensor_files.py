@@ -1,11 +1,14 @@
-"""Named tensors out of `.npy`, `.npz`, `.pt` and `.safetensors` files, with no code executed."""
+"""The tensors of `.npy`, `.npz`, `.pt`, `.safetensors` and `.gguf` files and of sharded
+checkpoints, with no code executed."""
 
 from __future__ import annotations
 
-import fnmatch
-import importlib
+import json
+import pickle
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,153 +17,282 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TENSOR_FILES", "DamagedSource", "NoCloudError", "SourceError", "is_cloud", "need"]
+from tsloss_fast.analysis.saved.gguf_files import gguf_tensors
+from tsloss_fast.analysis.saved.scales import with_scales
+from tsloss_fast.analysis.saved.stored import (
+    DamagedSource,
+    NoCloudError,
+    StoredTensor,
+    check_claim,
+    need,
+    reading,
+    type_problem,
+)
 
-# A name, its tensor when asked for, and whether the tensor can be a cloud.
-Entry = tuple[str, Callable[[], Tensor], bool]
-_SHOWN = 8
+__all__ = ["INDEX", "TENSOR_FILES", "TORCH_FILES", "kind_of", "open_tensors", "shards_of"]
+
+# The end of the name of a file that says which shard of a checkpoint holds which tensor.
+INDEX = ".index.json"
+TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
+_NUMPY = b"\x93NUMPY"
+_ZIP = b"PK\x03\x04"
+# How deep tensors may lie in the dicts and lists of a file.
+_DEPTH = 16
+_SAFETENSORS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "I8": "int8",
+    "U8": "uint8",
+    "I32": "int32",
+}
 
 
-class SourceError(RuntimeError):
-    """A file or folder gives no cloud of points; the message names it and says why."""
+def open_tensors(path: Path) -> list[StoredTensor]:
+    """All tensors of a file or, of an index, of the shards that lie beside it.
 
-
-class DamagedSource(SourceError):
-    """The file cannot be read: cut off, of another format than its name says, or pickled code."""
-
-
-class NoCloudError(SourceError):
-    """The file is whole, but holds no cloud, or several of which none was chosen."""
-
-
-def need(module: str) -> Any:
-    """Import a module of an optional dependency.
+    Opening reads the headers of `.npy`, `.safetensors` and `.gguf` files and of files that a recent
+    `torch.save` wrote, and the whole of `.npz` and of older files of torch.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the message says how to install it.
+        FileNotFoundError: the path does not exist.
+        DamagedSource: it is cut off, or of another format than its name says.
+        NoCloudError: of a format that is not read, or it holds Python objects.
+        ModuleNotFoundError: safetensors or gguf is needed and not installed.
+        SourceError: it does not fit into memory.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"this file needs {module.split('.')[0]}, which is not installed here: "
-            'pip install "tsloss-fast[analysis]"'
-        ) from error
-
-
-def is_cloud(tensor: Tensor) -> bool:
-    """Whether it is one cloud (N, D) or a batch of them (B, N, D), in floating numbers."""
-    whole = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return whole and tensor.is_floating_point() and tensor.dim() in (2, 3)
-
-
-def select(path: Path, entries: Iterable[Entry], key: str | None) -> Iterator[tuple[str, Tensor]]:
-    """The entries that `key` names or matches, or the only one that can be a cloud.
-
-    Raises:
-        NoCloudError: none can be a cloud, or several can and there is no key.
-    """
-    known = list(entries)
-    fit = [entry for entry in known if entry[2]]
-    if key is not None:
-        # A name may itself hold the characters of a pattern.
-        fit = [e for e in fit if e[0] == key or fnmatch.fnmatchcase(e[0], key)]
-        if not fit:
-            raise NoCloudError(
-                f"{path}: no tensor of shape (N, D) or (B, N, D) in floating numbers is called "
-                f"{key!r}; it holds {_names(known)}"
-            )
-    elif not fit:
+    if path.is_dir():
+        raise NoCloudError(f"{path} is a folder; expected a file in it, such as model.safetensors")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    kind = kind_of(path)
+    if kind not in TENSOR_FILES:
         raise NoCloudError(
-            f"{path} holds no tensor of shape (N, D) or (B, N, D) in floating numbers: "
-            f"{_names(known)}"
+            f"{path}: expected a file whose name ends in {', '.join(TENSOR_FILES)}; got "
+            f"{path.suffix!r}"
         )
-    elif len(fit) > 1:
-        raise NoCloudError(
-            f"{path} holds {len(fit)} tensors that can be clouds ({_names(fit)}): choose with "
-            "--key NAME or a pattern, --key '*' for all"
-        )
-    for name, read, _ in fit:
-        yield name, read()
+    with reading(path, f"{kind} file"):
+        tensors = TENSOR_FILES[kind](path)
+        for tensor in tensors:
+            check_claim(tensor.path, tensor.shape)
+        return with_scales(tensors)
 
 
-def _names(entries: Sequence[Entry]) -> str:
-    names = [name or "one without a name" for name, _, _ in entries]
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "nothing") + more
+def kind_of(path: Path) -> str:
+    return INDEX if path.name.endswith(INDEX) else path.suffix
 
 
-def numpy_tensors(path: Path, key: str | None) -> Iterator[tuple[str, Tensor]]:
-    """The array of a `.npy` file, or arrays of a `.npz` archive. Pickled objects are refused."""
-    # allow_pickle=False: an object array is an error, and its pickle is never looked at.
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        if not _fits(loaded):
-            raise NoCloudError(_unfit(path, loaded.dtype, loaded.shape))
-        yield "", _as_tensor(loaded)
-        return
-    with loaded as archive:
+def _numpy_tensors(path: Path) -> list[StoredTensor]:
+    with path.open("rb") as file:
+        start = file.read(len(_NUMPY))
+    if start.startswith(_ZIP):
         # An archive tells no shapes before it is read, so every array is read once.
-        arrays = {name: archive[name] for name in archive.files}
-    entries = [(name, partial(_as_tensor, a), _fits(a)) for name, a in arrays.items()]
-    yield from select(path, entries, key)
+        with np.load(path, allow_pickle=False) as archive:
+            return [
+                _array(path, name, partial(archive.__getitem__, name)) for name in archive.files
+            ]
+    if start != _NUMPY:
+        is_text = re.match(rb"[-+.\d#]", start) is not None
+        text = " A file of text becomes one with numpy.save(NAME, numpy.loadtxt(FILE))."
+        raise DamagedSource(
+            f"{path} is damaged, or no {path.suffix} file: expected it to begin with {_NUMPY!r}, "
+            f"got {start!r}." + text * is_text
+        )
+    return [_array(path, "", partial(np.load, path, mmap_mode="r", allow_pickle=False))]
 
 
-def _fits(array: np.ndarray) -> bool:
-    # torch has nothing wider than float64.
-    return array.dtype.kind == "f" and array.dtype.itemsize <= 8 and array.ndim in (2, 3)
+def _array(path: Path, name: str, load: Callable[[], Any]) -> StoredTensor:
+    try:
+        array = load()
+    except ValueError as error:
+        if "Python objects" in str(error) or "Object arrays" in str(error):
+            problem = "holds Python objects, which are never loaded"
+            return StoredTensor(path, name, (), "object", _nothing, problem)
+        raise
+
+    def read(rows: slice | None) -> Tensor:
+        part = array if rows is None else array[rows]
+        # A copy: torch knows no foreign byte orders, and the file may change.
+        return torch.from_numpy(np.array(part, array.dtype.newbyteorder("="), order="C"))
+
+    stored = str(array.dtype.newbyteorder("="))
+    return StoredTensor(path, name, array.shape, stored, read, type_problem(stored))
 
 
-def _as_tensor(array: np.ndarray) -> Tensor:
-    # Nor does it know foreign byte orders.
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
-
-
-def torch_tensors(path: Path, key: str | None) -> Iterator[tuple[str, Tensor]]:
-    """A tensor, or tensors of a dict, that `torch.save` wrote.
+def _torch_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors that `torch.save` wrote, in dicts and lists at any depth.
 
     `weights_only=True` rebuilds tensors and plain containers and calls nothing else, so a file
     made to run code is an error, as any other that holds no tensor.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickle's protocols; what matters is an error
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(loaded, Tensor):
-        if not is_cloud(loaded):
-            raise NoCloudError(_unfit(path, loaded.dtype, loaded.shape))
-        yield "", loaded.detach()
-        return
-    if not isinstance(loaded, Mapping):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's protocols; what matters is an error
+            loaded = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise
         raise NoCloudError(
-            f"{path} holds a {type(loaded).__name__}; expected a tensor, or a dict with one tensor"
+            f"{path} holds Python objects ({found[1]}), which are never loaded, as they can run "
+            "code; save its tensors alone, for example torch.save(model.state_dict(), NAME)"
+        ) from error
+    tensors = [_torch_tensor(path, name, tensor) for name, tensor in _flattened(loaded)]
+    if not tensors:
+        raise NoCloudError(
+            f"{path} holds a {type(loaded).__name__} without a tensor of weights or points; "
+            "expected a tensor, or a dict with one"
         )
-    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-    yield from select(path, [(n, t.detach, is_cloud(t)) for n, t in tensors.items()], key)
+    return tensors
 
 
-def _unfit(path: Path, dtype: object, shape: Sequence[int]) -> str:
-    return (
-        f"{path} holds {dtype} of shape {tuple(shape)}; expected float16, bfloat16, float32 or "
-        "float64 of shape (N, D) or (B, N, D)"
-    )
+def _flattened(loaded: object) -> Iterator[tuple[str, Tensor]]:
+    """Names such as `state_dict.prompt` and tensors. Each container is entered once, however often
+    the file refers to it, and the states of optimizers are left out: they are as large as the
+    weights, and no points."""
+    seen: set[int] = set()
+    stack: list[tuple[tuple[str, ...], object]] = [((), loaded)]
+    while stack:
+        names, thing = stack.pop()
+        if isinstance(thing, Tensor):
+            yield ".".join(names), thing
+            continue
+        if id(thing) in seen or len(names) == _DEPTH:
+            continue
+        seen.add(id(thing))
+        parts: Iterable[tuple[object, object]] = ()
+        if isinstance(thing, (list, tuple)):
+            parts = enumerate(thing)
+        elif isinstance(thing, Mapping) and not {"state", "param_groups"} <= thing.keys():
+            parts = thing.items()
+        inner = [pair for pair in parts if isinstance(pair[1], (Tensor, Mapping, list, tuple))]
+        stack += [((*names, str(key)), part) for key, part in reversed(inner)]
 
 
-def safetensors_tensors(path: Path, key: str | None) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a `.safetensors` file; only those that are chosen are read."""
-    safetensors = need("safetensors")
-    with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-        entries: list[Entry] = []
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            header = file.get_slice(name)
-            fit = len(header.get_shape()) in (2, 3) and "F" in header.get_dtype()
-            entries.append((name, partial(file.get_tensor, name), fit))
-        yield from select(path, entries, key)
+def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
+    stored = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested:
+        return StoredTensor(
+            path,
+            name,
+            (),
+            stored,
+            _nothing,
+            "is nested, which is not read; save torch.nested.to_padded_tensor of it",
+        )
+    problem: str | None = type_problem(stored)
+    if tensor.layout != torch.strided:
+        problem = f"is sparse ({tensor.layout}), which is not read; save tensor.to_dense()"
+    elif tensor.device.type == "meta":
+        problem = "is on the device meta, without numbers; save it when its numbers are loaded"
+
+    elif tensor.numel() > 16 * path.stat().st_size:
+        # Numbers of an expanded tensor share their memory, but those that are read have their own.
+        problem = f"has the shape {tuple(tensor.shape)}, more than its file can hold"
+
+    def read(rows: slice | None) -> Tensor:
+        part = tensor.detach()
+        # A copy: the tensor is a map of the file, which may change.
+        return (part if rows is None else part[rows]).clone()
+
+    return StoredTensor(path, name, tuple(tensor.shape), stored, read, problem)
 
 
-TENSOR_FILES: Mapping[str, Callable[[Path, str | None], Iterator[tuple[str, Tensor]]]] = {
-    ".npy": numpy_tensors,
-    ".npz": numpy_tensors,
-    ".pt": torch_tensors,
-    ".pth": torch_tensors,
-    ".safetensors": safetensors_tensors,
+def _safetensors_tensors(path: Path) -> list[StoredTensor]:
+    try:
+        file = need("safetensors").safe_open(path, framework="pt", device="cpu")
+    except Exception as error:
+        found = re.search(r"unknown variant `(\w+)`", str(error))
+        if found is None:
+            raise
+        raise NoCloudError(
+            f"{path} holds a tensor of the type {found[1]}, which the installed safetensors does "
+            "not know; expected floating numbers: upgrade safetensors, or save the file again"
+        ) from error
+    return [_safetensor(path, file, name) for name in file.keys()]  # noqa: SIM118 - no mapping
+
+
+def _safetensor(path: Path, file: Any, name: str) -> StoredTensor:
+    header = file.get_slice(name)
+    kind = header.get_dtype()
+
+    def read(rows: slice | None) -> Tensor:
+        return file.get_tensor(name) if rows is None else header[rows]  # type: ignore[no-any-return]
+
+    stored = _SAFETENSORS.get(kind, kind)
+    return StoredTensor(path, name, tuple(header.get_shape()), stored, read, type_problem(stored))
+
+
+def _sharded_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a checkpoint in several files; those in a shard that is not there cannot be
+    chosen, but do not keep the others from being read."""
+    places = _weight_map(path)
+    found: dict[str, StoredTensor] = {}
+    for file in dict.fromkeys(places.values()):
+        shard = path.parent / file
+        if shard.is_file():
+            with reading(shard, f"{shard.suffix} file"):
+                found |= {tensor.name: tensor for tensor in TENSOR_FILES[shard.suffix](shard)}
+    return [found.get(name) or _lost(path, name, file) for name, file in places.items()]
+
+
+def _lost(path: Path, name: str, file: str) -> StoredTensor:
+    there = (path.parent / file).is_file()
+    problem = f"is not in {file}" if there else f"is in {file}, which is not here"
+    return StoredTensor(path, name, (), "unknown", _nothing, problem)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    index = json.loads(path.read_text("utf-8"))
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict):
+        raise DamagedSource(
+            f"{path} is damaged, or no index of a sharded checkpoint: expected an object "
+            "`weight_map` of the names of tensors and files"
+        )
+    for file in places.values():
+        # A name with a folder in it would read what lies elsewhere.
+        if (
+            not isinstance(file, str)
+            or Path(file).name != file
+            or kind_of(Path(file))
+            not in (
+                ".safetensors",
+                *TORCH_FILES,
+            )
+        ):
+            raise DamagedSource(
+                f"{path} is damaged: expected names of .safetensors or .bin files beside it, got "
+                f"{file!r}"
+            )
+    return places
+
+
+def shards_of(path: Path) -> set[str]:
+    """The names of the files that an index speaks of; none if it cannot be read."""
+    try:
+        return set(_weight_map(path).values())
+    except (OSError, ValueError, DamagedSource):
+        return set()
+
+
+def _nothing(rows: slice | None) -> Tensor:
+    raise NotImplementedError("a tensor with a problem has no numbers to read")
+
+
+TENSOR_FILES: Mapping[str, Callable[[Path], list[StoredTensor]]] = {
+    ".npy": _numpy_tensors,
+    ".npz": _numpy_tensors,
+    **dict.fromkeys(TORCH_FILES, _torch_tensors),
+    ".safetensors": _safetensors_tensors,
+    ".gguf": gguf_tensors,
+    INDEX: _sharded_tensors,
 }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tsloss_fast.analysis.saved.gguf_files import gguf_tensors, open_gguf
+from tsloss_fast.analysis.saved.stored import SourceError
+from tsloss_fast.analysis.saved.tensor_files import INDEX, open_tensors
 from tsloss_fast.analysis.vocabulary.names import (
     readable,
     text_of_byte_level,
@@ -22,6 +24,7 @@ __all__ = ["read_vocabulary"]
 # GGUF's types of tokens that stand for no text: unknown, control, unused.
 _GGUF_WITHOUT_TEXT = (2, 3, 5)
 _GGUF_ADDED = 4
+_GGUF_TABLE = "token_embd.weight"
 # These architectures multiply their embeddings by nothing, so their models need not be looked at.
 _UNSCALED = ("llama", "qwen2", "qwen3", "phi3", "gpt2")
 _GGUF_FIELDS = (
@@ -31,7 +34,6 @@ _GGUF_FIELDS = (
     "tokenizer.ggml.token_type",
 )
 _WEIGHTS = "model.safetensors"
-_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_vocabulary(name: str) -> tuple[Tensor, list[str | None]]:
@@ -80,22 +82,24 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
             f"reading {file.name} needs the package gguf, which is not installed; install it "
             'with: pip install "tsloss-fast[tuning]"'
         )
-    import gguf
-
     try:
-        reader = gguf.GGUFReader(file)
+        reader = open_gguf(file)
         fields = {
             name: field.contents() for name, field in reader.fields.items() if name in _GGUF_FIELDS
         }
-        table = next((t for t in reader.tensors if t.name == "token_embd.weight"), None)
+        table = next((t for t in gguf_tensors(file, reader) if t.name == _GGUF_TABLE), None)
+    except SourceError as error:
+        raise _not_available(str(error)) from error
     except (ValueError, LookupError, OSError) as error:
         raise _not_available(
             f"{file} cannot be read as a GGUF file ({error}): fetch it again"
         ) from error
     if table is None or "tokenizer.ggml.tokens" not in fields:
         return _from_model(str(file))
-    # A copy: the reader maps the file, and plain types would stay views of the map.
-    embeddings = torch.from_numpy(gguf.quants.dequantize(table.data, table.tensor_type).copy())
+    try:
+        embeddings = table.numbers()
+    except SourceError as error:
+        raise _not_available(str(error)) from error
     if fields.get("general.architecture") not in _UNSCALED:
         from transformers import AutoConfig
 
@@ -213,8 +217,6 @@ def _on_meta(config: Any) -> Any:
 
 def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
     """The input embeddings' tensor alone; None if it is not there by a name that is surely it."""
-    from safetensors import safe_open
-
     module = model.get_input_embeddings()
     weight = getattr(module, "weight", None)
     parts = [name for name, found in model.named_modules() if found is module]
@@ -223,26 +225,17 @@ def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
     # The base model alone is saved without its prefix, and a model with one may be the base.
     full = f"{parts[0]}.weight"
     prefix = f"{model.base_model_prefix}."
-    files = _files(folder)
-    for name in (full, full.removeprefix(prefix), prefix + full):
-        if name in files:
-            with safe_open(files[name], framework="pt") as tensors:
-                if tuple(tensors.get_slice(name).get_shape()) != tuple(weight.shape):
-                    return None
-                table: Tensor = tensors.get_tensor(name)
-            return table if table.dtype in _PLAIN else None
+    files = [folder / _WEIGHTS, folder / f"{_WEIGHTS}{INDEX}"]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        return None
+    try:
+        tensors = {tensor.name: tensor for tensor in open_tensors(found[0])}
+        for name in (full, full.removeprefix(prefix), prefix + full):
+            table = tensors.get(name)
+            if table is not None:
+                fits = table.shape == tuple(weight.shape) and table.problem is None
+                return table.numbers() if fits else None
+    except SourceError as error:
+        raise _not_available(str(error)) from error
     return None
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor."""
-    from safetensors import safe_open
-
-    if (folder / _WEIGHTS).is_file():
-        with safe_open(folder / _WEIGHTS, framework="pt") as tensors:
-            return dict.fromkeys(tensors.keys(), folder / _WEIGHTS)
-    index = folder / f"{_WEIGHTS}.index.json"
-    if not index.is_file():
-        return {}
-    places = json.loads(index.read_text("utf-8"))["weight_map"]
-    return {name: folder / file for name, file in places.items() if (folder / file).is_file()}

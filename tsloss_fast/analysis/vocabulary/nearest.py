@@ -158,8 +158,9 @@ def load_vocabulary(name: str) -> Vocabulary:
     """The vocabulary of a model, without loading the model and without any network. Its memory is
     that of the table.
 
-    Only the table of embeddings is read: from a GGUF file, or from (sharded) safetensors. Where a
-    model scales its embeddings in forward (Gemma), so is the table. Special tokens have no name.
+    Only the table of embeddings is read: from a GGUF file of either byte order, or from (sharded)
+    safetensors, where a float8 table is multiplied by its scales. Where a model scales its
+    embeddings in forward (Gemma), so is the table. Special tokens have no name.
     Names are the tokens' texts with spaces as "␣" and what cannot be seen as Python writes it in a
     string.
 
