@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "escape_invisible", "one_line", "shorten"]
+__all__ = ["counted", "encodable", "escape_invisible", "one_line", "shorten"]
 
 
 def counted(number: int, noun: str) -> str:
@@ -19,6 +19,15 @@ def escape_invisible(text: str, keep: str = "") -> str:
         c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
         for c in text
     )
+
+
+def encodable(text: str) -> str:
+    """Text that files take: what is no Unicode in the name of a file, as in a Python string.
+
+    The same escapes as those of `escape_invisible`, so that a name in a table and the name that a
+    command prints can be compared.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def one_line(text: str) -> str:

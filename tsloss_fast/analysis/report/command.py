@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tsloss_fast._atomic import whole_file
 from tsloss_fast._requirements import require
+from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast._text import encodable
 
 __all__ = ["main", "write_report"]
 
@@ -90,7 +92,7 @@ def write_report(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
-        temporary.write_text(_filled(parts), "utf-8", newline="\n")
+        temporary.write_text(encodable(_filled(parts)), "utf-8", newline="\n")
     return out
 
 
@@ -127,7 +129,7 @@ def _made() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run `tsloss report`; returns the exit code 0, raises on errors."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss report",
         description="Write one HTML page that shows how the soft prompts of tracked runs evolved: "
         "what changed and when in plain sentences, barcodes, merge trees and maps at every step, "
@@ -160,5 +162,5 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     out = write_report(options.runs, options.out, model=options.model, names=not options.no_model)
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
