@@ -4,9 +4,11 @@ folder are not written through. More pickles: `analysis/test_analyze_sources.py`
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -145,6 +147,42 @@ def test_names_in_errors_reach_the_terminal_as_text(
     shown = capfd.readouterr().err
     assert "\\x1b[2Jname" in shown
     assert "\x1b" not in shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", ".", "--no-h1", "-o", f"{NASTY[6]}.csv"),
+        ("barcode", f"{NASTY[6]}.npy"),
+        ("plot", "curves", "run", "-o", f"{NASTY[6]}.png"),
+        ("report", "run", "--no-model", "-o", NASTY[6]),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_names_of_files_reach_the_terminal_as_text(
+    data: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(f"{NASTY[6]}.npy", points().numpy())
+    if "run" in arguments:
+        shutil.copytree(data / "run", "run")
+    out, error = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", error)
+    assert command(*arguments) == 0
+    shown = out.getvalue() + error.getvalue()
+    assert not {"\x1b", "\x07"} & set(shown)
+    assert "\\x1b[2Jname" in out.getvalue()
+    if arguments[0] == "analyze":  # and in the bar
+        assert "\\x1b[2Jname.npy" in error.getvalue()
 
 
 class Bomb:

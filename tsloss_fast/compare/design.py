@@ -212,8 +212,8 @@ def preset_names() -> list[str]:
     )
 
 
-class _DesignLoader(yaml.SafeLoader):
-    """The safe loader, which takes the last of two values with the same key, made to refuse both."""
+class _DesignLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """The safe loader, except that a key given twice is an error and not the last of its values."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)

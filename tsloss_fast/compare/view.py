@@ -67,7 +67,10 @@ def _screen(design: Design, state: State) -> Lines:
             mean = f"{statistics.fmean(ends):.3f}" if ends else "–"
             cells.append(f"{mean} ({len(ends)}/{len(design.seeds)})")
         table.add_row(escape_invisible(method.name), *cells)
-    return Lines(table, *(escape_invisible(_doing(label, message)) for label, message in state.underway.values()))
+    return Lines(
+        table,
+        *(escape_invisible(_doing(label, message)) for label, message in state.underway.values()),
+    )
 
 
 def _doing(label: str, message: dict[str, object]) -> str:

@@ -5,7 +5,6 @@ Everything is in the page, plotly's script too: it opens without any network, an
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json

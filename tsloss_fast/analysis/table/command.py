@@ -121,7 +121,9 @@ def _held(out: Path, peers: Peers) -> Iterator[Path]:
         if peers.rank == 0:
             try:
                 if folder.is_symlink():
-                    raise OSError(f"{folder} is a symbolic link: remove it, or choose another --out")
+                    raise OSError(
+                        f"{folder} is a symbolic link: remove it, or choose another --out"
+                    )
                 stack.enter_context(exclusive(folder, passing=True))
             except HeldElsewhere as holder:
                 error = HeldElsewhere(

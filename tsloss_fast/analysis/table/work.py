@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class Work(Watch):
         # NaN is no more than 0.
         if not (keys >= 0).all():
             raise ValueError(f"{name} holds a key that is no length")
-        if not ((0 <= ends[:, 0]) & (ends[:, 0] < ends[:, 1]) & (ends[:, 1] < self._points)).all():
+        if not ((ends[:, 0] >= 0) & (ends[:, 0] < ends[:, 1]) & (ends[:, 1] < self._points)).all():
             raise ValueError(f"{name} holds an edge of points that the table does not have")
         edges = Edges(torch.from_numpy(keys), torch.from_numpy(ends))
         return Begun(units, [edges], lost)
@@ -131,7 +131,10 @@ class Work(Watch):
         self._last = time.monotonic()
         joined = Edges.join([forest, *begun.found])
         self._stages[f"stage-{self._order}"] = Begun(begun.units, [joined], begun.lost)
-        state = {"identity": np.array(self._identity), "stages": np.array(json.dumps([*self._stages]))}
+        state: dict[str, Any] = {
+            "identity": np.array(self._identity),
+            "stages": np.array(json.dumps([*self._stages])),
+        }
         for name, stage in self._stages.items():
             state |= {
                 f"{name}-units": np.array(stage.units),
@@ -140,7 +143,7 @@ class Work(Watch):
                 f"{name}-lost": np.array(stage.lost),
             }
         with whole_file(self._file) as temporary, open(temporary, "wb") as file:
-            np.savez(file, digest=np.array(_digest(state)), **state)
+            np.savez(file, digest=_digest(state), **state)
 
     @contextlib.contextmanager
     def watching(self) -> Any:
@@ -167,7 +170,7 @@ class Work(Watch):
             self._folder.rmdir()
 
 
-def _digest(state: dict[str, np.ndarray]) -> str:
+def _digest(state: Mapping[str, np.ndarray]) -> str:
     """A digest of all arrays with their names, types and shapes."""
     digest = hashlib.sha256()
     for name in sorted(state):
