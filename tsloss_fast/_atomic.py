@@ -29,9 +29,9 @@ __all__ = [
 
 PREFIX = ".tmp-"
 LOCK = ".lock"
-# What a file system answers that lacks an operation: fsync of folders (SMB, vboxsf, some FUSE) or
-# locks (Lustre without the option "flock", NFS without its lock daemon). A full or broken disk
-# answers with other numbers.
+# These error numbers say that a file system lacks an operation: fsync of folders (SMB, vboxsf, some
+# FUSE) or locks (Lustre without the option "flock", NFS without its lock daemon). A full or broken
+# disk is told by other numbers.
 _MISSING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 

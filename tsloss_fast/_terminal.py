@@ -1,4 +1,4 @@
-"""What commands write to the terminal: any text, on any terminal, without moving its cursor."""
+"""Output of the commands: any text reaches any terminal, and no text moves its cursor."""
 
 from __future__ import annotations
 

@@ -22,10 +22,11 @@ def escape_invisible(text: str, keep: str = "") -> str:
 
 
 def encodable(text: str) -> str:
-    """Text that files take: what is no Unicode in the name of a file, as in a Python string.
+    """Return text that can be written as UTF-8: lone surrogates, by which Python denotes the bytes
+    of a file name that are not UTF-8, are escaped.
 
-    The same escapes as those of `escape_invisible`, so that a name in a table and the name that a
-    command prints can be compared.
+    The escapes are those of `escape_invisible`, so that a name has one form in a table and on the
+    terminal.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -118,7 +118,7 @@ def test_one_output_is_computed_by_one_command(
         assert f"o.npz is being computed by another process (pid {os.getpid()})" in said
         assert "choose another --out" in said
         assert main(["barcode", file, "--out", str(tmp_path / "other.npz")]) == 0
-        # What the other command is writing is left alone.
+        # The file that the other command is writing is left alone.
         assert (tmp_path / ".o.npz.partial" / ".tmp-process-0.npz").exists()
     assert main(["barcode", file, "--out", str(out)]) == 0
     assert left_behind(out) == []

@@ -189,7 +189,7 @@ def test_a_state_that_was_changed_is_discarded(tmp_path: Path, stage: int, forge
     with np.load(path) as kept:
         state = {name: kept[name] for name in kept.files if name != "digest"}
         digest = kept["digest"]
-    # In range and possible, but not what was found: the digest alone tells.
+    # These are possible, but were not found: only the digest shows that they were changed.
     changes = CHANGES if forged else [*CHANGES, ("keys", np.zeros_like), ("keys", np.sqrt)]
     for field, change in changes:
         name = f"stage-{stage}-{field}"

@@ -178,8 +178,9 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
 
     Raises:
         FileNotFoundError: there is none.
-        RecordError: it is no Arrow stream, another one than ours, or damaged at its beginning. Rows
-            from a damaged one on are left out; `damaged_bytes` says how much that is.
+        RecordError: the file is not an Arrow stream, has other columns, or is damaged before its
+            first row. After that, the first damaged row and all that follow are left out, and
+            `damaged_bytes` says how much that is.
     """
     path = Path(path)
     if path.is_dir():
@@ -239,7 +240,8 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
 
 
 def _rows_that_fit(table: pa.Table) -> np.ndarray:
-    """Whether each row says which one it is, and its lists go together."""
+    """True for each row that has its step, cloud and dimension, and whose lists have lengths and
+    numbers of points that agree."""
     numbers = {
         name: np.asarray(table.column(name).cast(pa.int64()).fill_null(-1))
         for name in ("cloud", "dimension", "n_points", "n_features")

@@ -40,7 +40,8 @@ class Run:
     """One run's folder, read.
 
     Attributes:
-        name: to show, with what cannot be shown escaped; told apart by `load_runs`.
+        name: a text for readers, in which invisible characters are escaped; `load_runs` makes the
+            names of its runs different.
         folder: where it lies.
         record: the topology.
         measured: by name: `train_ce` (training batches), `ce`, `accuracy`, `restricted_accuracy`

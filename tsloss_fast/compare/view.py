@@ -25,7 +25,7 @@ __all__ = ["live"]
 def live(design: Design) -> Iterator[Callable[[State], None]]:
     """A view for `run_experiment`, on standard error: a table on a terminal, and elsewhere a line
     whenever runs were finished."""
-    # Names stand in the table as they are, and not for colours or pictures.
+    # Brackets and colons in a name are text, not codes for colours and pictures.
     console = Console(stderr=True, markup=False, emoji=False)
     if not console.is_terminal:
         yield _Lines()

@@ -33,9 +33,10 @@ class Work(Watch):
     `identity` says what is searched, in a table of `points` rows: a state of anything else is not
     gone on with. `show(fraction)` is called now and then.
 
-    A state that was damaged or changed is discarded with a warning, and the search begins anew. Its
-    digest tells: it guards against accidents, and not against a forger, for whom it would be easier
-    to forge the output. Whatever a state says, though, its edges join points of the table.
+    A state that was damaged or changed, as its digest shows, is discarded with a warning, and the
+    search begins anew. The digest has no key, so a state can be forged, and then gives a wrong
+    barcode; but everyone with access to the state can change the output, too. The types and ranges
+    are checked in any case, since the core relies on them.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Work(Watch):
         return self._folder / f"process-{self._rank}.npz"
 
     def _read(self) -> dict[str, Begun]:
-        """What was kept of the same search, stage by stage; nothing if there is no such state."""
+        """Return the state that was kept of the same search by stages, or nothing."""
         try:
             with np.load(self._file, allow_pickle=False) as file:
                 kept = {name: file[name] for name in file.files}
@@ -96,7 +97,7 @@ class Work(Watch):
                 raise ValueError(f"{name} holds {array.dtype} of shape {array.shape}")
         if not (isinstance(units, int) and units > 0 and isinstance(lost, bool)):
             raise ValueError(f"{name} says that {units} units are done")
-        # NaN is no more than 0.
+        # This comparison is false for NaN, too.
         if not (keys >= 0).all():
             raise ValueError(f"{name} holds a key that is no length")
         if not ((ends[:, 0] >= 0) & (ends[:, 0] < ends[:, 1]) & (ends[:, 1] < self._points)).all():
