@@ -86,6 +86,11 @@ def test_a_trial_is_known_by_what_it_does_and_not_by_its_name() -> None:
         ({"models": [["a"]]}, r"models must be text, got \['a'\]"),
         ({"tasks": [{"task": None}]}, "a task's name must be text, got None"),
         ({"starts": [{"name": 5}]}, "a start's name must be text, got 5"),
+        ({"starts": [{"name": "a\x1b"}]}, "a start's name must consist of visible characters"),
+        (
+            {"methods": [{"name": "\ud800", "loss": "l2"}]},
+            "a method's name must consist of visible",
+        ),
         (
             {"tasks": ["boolean", "boolean"]},
             "tasks: expected at least one, each once|tasks: number",

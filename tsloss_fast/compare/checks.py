@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["as_list", "at_least_one", "different_seeds", "known", "text"]
+from tsloss_fast._text import escape_invisible
+
+__all__ = ["as_list", "at_least_one", "different_seeds", "known", "label", "text"]
 
 
 def at_least_one(name: str, value: Any) -> None:
@@ -36,6 +38,13 @@ def text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
         hint = " (write it in quotes)" if isinstance(value, (bool, int, float)) else ""
         raise ValueError(f"{name} must be text, got {value!r}{hint}")
+
+
+def label(name: str, value: Any) -> None:
+    """Refuse names that tables and figures cannot show."""
+    text(name, value)
+    if value != escape_invisible(value):
+        raise ValueError(f"{name} must consist of visible characters, got {value!r}")
 
 
 def _numbers(name: str, value: Any) -> None:

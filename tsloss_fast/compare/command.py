@@ -11,7 +11,6 @@ from typing import Any
 from tsloss_fast._atomic import whole_file
 from tsloss_fast._requirements import require
 from tsloss_fast._terminal import CommandParser, say
-from tsloss_fast._text import encodable
 
 __all__ = ["main"]
 
@@ -64,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     from tsloss_fast.compare.summary import summarize
 
     records = Plan.of_records(design, read_results(out)).lines()
-    text = encodable(summarize(records))
+    text = summarize(records)
     with whole_file(out / f"{design.name}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     pictures = draw(records, out / f"{design.name}.png")

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsloss_fast.compare.checks import at_least_one, different_seeds, text
+from tsloss_fast.compare.checks import at_least_one, different_seeds, label, text
 from tsloss_fast.compare.methods import Method
 from tsloss_fast.tuning.prompts import METHODS as STARTS
 
@@ -67,7 +67,7 @@ class Start:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        text("a start's name", self.name)
+        label("a start's name", self.name)
         if self.init not in STARTS:
             raise ValueError(
                 f"start {self.name!r}: init must be one of {', '.join(STARTS)}, got {self.init!r}"

@@ -18,7 +18,6 @@ from pathlib import Path
 from tsloss_fast._atomic import whole_file
 from tsloss_fast._requirements import require
 from tsloss_fast._terminal import CommandParser, say
-from tsloss_fast._text import encodable
 
 __all__ = ["main", "write_report"]
 
@@ -91,7 +90,7 @@ def write_report(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
-        temporary.write_text(encodable(_filled(parts)), "utf-8", newline="\n")
+        temporary.write_text(_filled(parts), "utf-8", newline="\n")
     return out
 
 

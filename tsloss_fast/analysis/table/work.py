@@ -167,8 +167,6 @@ class Work(Watch):
         """The search is over: no state of any of its processes is of more use."""
         for file in self._folder.glob("process-*.npz"):
             file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
 
 
 def _digest(state: Mapping[str, np.ndarray]) -> str:
