@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "names.npz", **{name: points().numpy() for name in NASTY if "\0" not in name})
     run = folder / "run"
     run.mkdir()
-    # Half of a character is no Unicode, and yet a string: safetensors takes none.
+    # A lone surrogate can be in a string, but not in UTF-8, so safetensors takes no such name.
     clouds = (*NASTY, "half \ud800")
     with TopologyTracker(run, clouds=clouds, points_every=1) as tracker:
         for step in range(3):
