@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from tsloss_fast._terminal import CommandParser, say
+
 from . import report
 from .records import Results, Row
 from .worker import WorkerError, supervise
@@ -192,7 +194,7 @@ class _Progress:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Status 0: measured; 1: a wrong result of tsloss_fast; 2: could not run."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss bench",
         description="Measure tsloss_fast against GUDHI and the other libraries on this machine.",
         epilog="example: tsloss bench --quick --output benchmark.md",
@@ -223,13 +225,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             limits=not options.all,
         )
     except (ValueError, WorkerError, OSError) as problem:
-        print(f"{parser.prog}: {problem}", file=sys.stderr)
+        say(f"{parser.prog}: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted, nothing was written", file=sys.stderr)
+        say(f"{parser.prog}: interrupted, nothing was written", file=sys.stderr)
         return 130
     if results.files:
-        print("\nwrote " + ", ".join(results.files))
+        say("", "wrote " + ", ".join(results.files))
     return 1 if results.wrong else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import types
@@ -58,6 +59,35 @@ def test_help_of_every_command_has_an_example(
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: tsloss {command}")
     assert f"example: tsloss {command}" in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["doctor"]])
+def test_a_terminal_may_lack_characters(
+    encoding: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "report", lambda: {"name": "caf\udce9 λ…"})
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(*arguments) == 0
+    assert terminal.errors == "strict"
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "extra"], ["--help"]])
+def test_standard_streams_may_be_closed(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report() -> dict[str, str]:
+        sys.stderr.write("a library writes what it likes")
+        warnings.warn("to the user", UserWarning, stacklevel=1)
+        return {"a": "b"}
+
+    monkeypatch.setattr(doctor, "report", report)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert run(*arguments) == (2 if "extra" in arguments else 0)
+    assert sys.stdout is None
+    assert sys.stderr is None
 
 
 def test_help_is_not_slowed_down_by_what_it_does_not_need() -> None:
@@ -126,6 +156,31 @@ def test_an_error_is_one_line_and_a_traceback_only_with_debug(
     for arguments in (["--debug", "doctor"], ["doctor", "--debug"]):
         with pytest.raises(type(error)):
             cli.main(arguments)
+
+
+NASTY = "\x1b]0;title\x07 a\nb \x9b2J \u202e caf\udce9"
+
+
+@pytest.mark.parametrize("raised", [None, ValueError(NASTY), KeyboardInterrupt(NASTY)])
+def test_no_text_commands_the_terminal(
+    raised: BaseException | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def report() -> dict[str, str]:
+        warnings.warn(NASTY, UserWarning, stacklevel=1)
+        if raised is not None:
+            raise raised
+        return {"value": NASTY}
+
+    monkeypatch.setattr(doctor, "report", report)
+    code = run("doctor")
+    assert code == {type(None): 0, ValueError: 1}.get(type(raised), 130)
+    assert run("doctor", NASTY) == 2
+    shown = capsys.readouterr()
+    assert not set("\x1b\x07\x9b\u202e\udce9") & set(shown.out + shown.err)
+    assert "\nb" not in shown.out + shown.err
+    assert shown.err.count("caf\\udce9") == (2 if raised is None else 3)
 
 
 def test_an_interrupt_has_its_own_exit_code(

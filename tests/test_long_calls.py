@@ -170,6 +170,16 @@ def test_the_bar_goes_to_the_standard_error_output_only_after_a_while(
     assert "tsloss_fast" in error
 
 
+def test_without_a_standard_error_output_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsloss_fast import _progress
+
+    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stderr", None)
+    bar = _progress._Bar()
+    bar(0.5)
+    bar.close()
+
+
 def test_other_threads_neither_see_the_progress_nor_are_interrupted() -> None:
     seen: list[float] = []
     results = []

@@ -4,9 +4,11 @@ folder are not written through. More pickles: `analysis/test_analyze_sources.py`
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -64,9 +66,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "names.npz", **{name: points().numpy() for name in NASTY if "\0" not in name})
     run = folder / "run"
     run.mkdir()
-    with TopologyTracker(run, clouds=NASTY, points_every=1) as tracker:
+    # A lone surrogate can be in a string, but not in UTF-8, so safetensors takes no such name.
+    clouds = (*NASTY, "half \ud800")
+    with TopologyTracker(run, clouds=clouds, points_every=1) as tracker:
         for step in range(3):
-            tracker.record(step, torch.stack([points(step + k) for k in range(len(NASTY))]))
+            tracker.record(step, torch.stack([points(step + k) for k in range(len(clouds))]))
     config = {"loss": NASTY[7], "weight": 1.0, "task": NASTY[0], "model": NASTY[0], "seed": 0}
     (run / "config.json").write_text(json.dumps({"config": config}))
     lines = [{"kind": "eval", "step": k, f"{NASTY[7]}accuracy": 0.5, "ce": 1.0} for k in range(3)]
@@ -145,6 +149,42 @@ def test_names_in_errors_reach_the_terminal_as_text(
     shown = capfd.readouterr().err
     assert "\\x1b[2Jname" in shown
     assert "\x1b" not in shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", ".", "--no-h1", "-o", f"{NASTY[6]}.csv"),
+        ("barcode", f"{NASTY[6]}.npy"),
+        ("plot", "curves", "run", "-o", f"{NASTY[6]}.png"),
+        ("report", "run", "--no-model", "-o", NASTY[6]),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_names_of_files_reach_the_terminal_as_text(
+    data: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save(f"{NASTY[6]}.npy", points().numpy())
+    if "run" in arguments:
+        shutil.copytree(data / "run", "run")
+    out, error = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", error)
+    assert command(*arguments) == 0
+    shown = out.getvalue() + error.getvalue()
+    assert not {"\x1b", "\x07"} & set(shown)
+    assert "\\x1b[2Jname" in out.getvalue()
+    if arguments[0] == "analyze":  # and in the bar
+        assert "\\x1b[2Jname.npy" in error.getvalue()
 
 
 class Bomb:

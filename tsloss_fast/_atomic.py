@@ -1,18 +1,24 @@
 """Files and folders that are there whole or not at all, whenever the process is killed.
 
 Everything is written under a temporary name in the same folder, forced to the disk and renamed,
-which POSIX does in one step. A killed process leaves at most temporary names behind.
+which POSIX does in one step. A killed process leaves at most temporary names behind. Where a folder
+has to have one writer, `exclusive` holds it against other processes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
+    "HeldElsewhere",
+    "exclusive",
     "not_a_link",
     "remove_folder",
     "remove_temporaries",
@@ -22,6 +28,15 @@ __all__ = [
 ]
 
 PREFIX = ".tmp-"
+LOCK = ".lock"
+# These error numbers say that a file system lacks an operation: fsync of folders (SMB, vboxsf, some
+# FUSE) or locks (Lustre without the option "flock", NFS without its lock daemon). A full or broken
+# disk is told by other numbers.
+_MISSING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
+class HeldElsewhere(RuntimeError):
+    """Another process holds the folder; the message names that process."""
 
 
 @contextlib.contextmanager
@@ -103,10 +118,97 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{PREFIX}{path.name}")
 
 
-def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def sync(file: Path | int) -> None:
+    """Force a file, or the names in a folder, to the disk; `file` may be an open descriptor.
+
+    On a file system that cannot do so, the data gets there whenever that system writes it.
+    """
+    if isinstance(file, int):
+        with _where_possible():
+            os.fsync(file)
+        return
+    descriptor = os.open(file, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _where_possible() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, passing: bool = False) -> Iterator[None]:
+    """Hold a folder, which is made if it is missing, against other processes.
+
+    The kernel drops the lock when the process ends, however it ends, so none can be left behind.
+    On a file system without locks the block is run all the same, after a warning.
+
+    Args:
+        folder: what is held; the lock is a file in it.
+        passing: whether lock and folder are removed at the end, the folder only if it is empty.
+
+    Raises:
+        HeldElsewhere: another process holds it.
+        OSError: the lock is a symbolic link, or cannot be made.
+    """
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        if passing:
+            (folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """The open and locked file in the folder."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = not_a_link(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            # The process that held it has just removed the folder.
+            continue
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+                raise HeldElsewhere(
+                    f"another process (pid {holder})" if holder else "another process"
+                ) from None
+            except OSError as error:
+                if error.errno not in _MISSING:
+                    raise
+                warnings.warn(
+                    f"{folder} lies on a file system without locks ({os.strerror(error.errno)}), "
+                    "so two processes that write to it at once are not found out: start one at a "
+                    "time, or use a folder on another file system",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            if _is_open(descriptor, folder / LOCK):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # The process that held it has removed the file, which no other process would find now.
+        os.close(descriptor)
+
+
+def _is_open(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False

@@ -23,7 +23,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: expected a JSON object")

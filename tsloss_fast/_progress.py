@@ -55,7 +55,9 @@ class _Bar:
         if fraction < self._last:  # another call
             self._start = time.monotonic()
         self._last = fraction
-        if self._bar is None and time.monotonic() - self._start > _PATIENCE_SECONDS:
+        # Daemons have no standard error output, and nothing to show there.
+        shown = sys.stderr is not None
+        if self._bar is None and shown and time.monotonic() - self._start > _PATIENCE_SECONDS:
             try:
                 from tqdm.auto import tqdm
             except ImportError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "escape_invisible", "one_line", "shorten"]
+__all__ = ["counted", "encodable", "escape_invisible", "one_line", "shorten"]
 
 
 def counted(number: int, noun: str) -> str:
@@ -19,6 +19,16 @@ def escape_invisible(text: str, keep: str = "") -> str:
         c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
         for c in text
     )
+
+
+def encodable(text: str) -> str:
+    """Return text that can be written as UTF-8: lone surrogates, by which Python denotes the bytes
+    of a file name that are not UTF-8, are escaped.
+
+    The escapes are those of `escape_invisible`, so that a name has one form in a table and on the
+    terminal.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def one_line(text: str) -> str:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tsloss_fast._terminal import CommandParser, say, usable_streams
 from tsloss_fast._text import one_line
 
 __all__ = ["main"]
@@ -28,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, with code 2 for wrong usage and 0 after `--help`.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with usable_streams():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     # Taken out here, so that it may stand before the command and after it.
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -40,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return COMMANDS[command][0](arguments[1:])
         except KeyboardInterrupt as interrupt:
-            print(f"tsloss: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+            say(f"tsloss: {str(interrupt) or 'interrupted'}", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:
             # Whoever read the output left, as `head` does: nothing may be written at exit either.
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:
             if debug:
                 raise
-            print(f"tsloss: error: {_one_line(error)}", file=sys.stderr)
+            say(f"tsloss: error: {_one_line(error)}", file=sys.stderr)
             return 1
 
 
@@ -65,13 +70,13 @@ def _one_line(error: Exception) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     # Deprecations are for developers of libraries, not for the user of a command.
     if issubclass(category, UserWarning):
-        print(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
+        say(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss",
         usage="tsloss [-h] [--debug] COMMAND ...",
         description="Exact 0-dimensional persistence of point clouds, and the topological soft "
@@ -130,7 +135,7 @@ def _bench(argv: Sequence[str]) -> int:
 
 
 def _doctor(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss doctor",
         description="Say what this installation is and can do: instruction set, threads, CUDA "
         "build and device, versions.",
@@ -142,7 +147,7 @@ def _doctor(argv: Sequence[str]) -> int:
     facts = report()
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value}")
+        say(f"{name:{width}}  {value}")
     return 0
 
 

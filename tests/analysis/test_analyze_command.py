@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".json":
         return json.loads(path.read_text("utf-8"))
     if path.suffix == ".parquet":
-        return parquet.read_table(path).to_pylist()
+        return parquet.read_table(io.BytesIO(path.read_bytes())).to_pylist()
     with path.open(newline="") as file:
         return [
             {k: ALL_COLUMNS[k](v) if v else None for k, v in row.items()}
@@ -113,6 +115,36 @@ def test_without_a_cut_both_of_the_papers_are_the_same(suffix: str, tmp_path: Pa
             if name.startswith("paper_cut_"):
                 assert value == row["paper_" + name.removeprefix("paper_cut_")]
         assert row["max_edge_length"] == (None if suffix == ".json" else math.inf)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+def test_names_need_not_be_unicode(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9")
+    np.save(folder / f"{name}.npy", np.eye(3))
+    torch.save({"\ud800": torch.eye(3)}, folder / "x.pt")
+    output = tmp_path / f"{name}{suffix}"
+    terminal = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(folder, "--no-h1", "-o", output) == 0
+    terminal.flush()
+    shown = terminal.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert f"caf\\udce9{suffix}" in shown
+    rows = rows_of(output)
+    assert [Path(row["source"]).name for row in rows] == ["caf\\udce9.npy", "x.pt"]
+    assert rows[1]["label"] == "\\ud800"
+    assert all(text in shown for text in ("caf\\udce9.npy", "\\ud800"))
+
+
+def test_standard_error_may_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.eye(3))
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(tmp_path, "--no-h1", "-o", tmp_path / "o.json") == 0
+    assert len(rows_of(tmp_path / "o.json")) == 1
 
 
 def test_damaged_files_are_named_and_skipped_and_the_rest_goes_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from clouds import clusters, copies, gaussian
 from saved_tables import DIM, ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
+from tsloss_fast._atomic import exclusive
 from tsloss_fast.analysis.table import command
 from tsloss_fast.analysis.table.table import open_table
 from tsloss_fast.cli import main
@@ -137,6 +139,50 @@ def test_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "7 of length 0" in said
     assert "MB at most" in said
     assert "wrote" in said
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_names_need_not_be_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.npy")
+    np.save(file, table().numpy())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert main(["barcode", str(file)]) == 0
+    assert_barcode_of(table(), file.with_suffix(".barcode.npz"))
+
+
+def test_standard_error_may_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "p.npy", table().numpy())
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["barcode", str(tmp_path / "p.npy")]) == 0
+    assert_barcode_of(table(), tmp_path / "p.barcode.npz")
+
+
+def test_one_output_is_computed_by_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "p.npy", table().numpy())
+    file, out = str(tmp_path / "p.npy"), tmp_path / "o.npz"
+    with exclusive(tmp_path / ".o.npz.partial", passing=True):
+        (tmp_path / ".o.npz.partial" / ".tmp-process-0.npz").touch()
+        said = errors([file, "--out", str(out)], capsys)
+        assert f"o.npz is being computed by another process (pid {os.getpid()})" in said
+        assert "choose another --out" in said
+        assert main(["barcode", file, "--out", str(tmp_path / "other.npz")]) == 0
+        # The file that the other command is writing is left alone.
+        assert (tmp_path / ".o.npz.partial" / ".tmp-process-0.npz").exists()
+    assert main(["barcode", file, "--out", str(out)]) == 0
+    assert left_behind(out) == []
+
+
+def test_a_state_is_written_to_no_other_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "p.npy", table().numpy())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "process-0.npz").touch()
+    (tmp_path / ".p.barcode.npz.partial").symlink_to(tmp_path / "other")
+    assert "is a symbolic link: remove it" in errors([str(tmp_path / "p.npy")], capsys)
+    assert len(list((tmp_path / "other").iterdir())) == 1
 
 
 def errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

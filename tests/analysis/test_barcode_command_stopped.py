@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from saved_tables import ROWS, assert_barcode_of, left_behind, save, table
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis.table import command, work
 from tsloss_fast.cli import main
+from tsloss_fast.distributed.cloud import Edges
+from tsloss_fast.distributed.watch import Begun
 
 
 def run_until(
@@ -106,7 +109,10 @@ def test_squares_lost_before_the_stop_are_not_forgotten(
 
 @pytest.mark.parametrize("damage", [b"", b"junk", None])
 def test_a_damaged_state_is_as_good_as_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: bytes | None,
 ) -> None:
     file = save(tmp_path / "model.safetensors", embedding=table())
     out = tmp_path / "o.npz"
@@ -118,6 +124,96 @@ def test_a_damaged_state_is_as_good_as_none(
     assert begun[0].startswith("sample 0/")
     assert_barcode_of(table(), out)
     assert left_behind(out) == []
+    assert capsys.readouterr().err.count("the search begins anew") == 1
+
+
+def first(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    """An array with another first entry."""
+    return lambda array: np.where(np.arange(array.size).reshape(array.shape) == 0, value, array)
+
+
+# What is changed in a state, and how.
+CHANGES: list[tuple[str, Callable[[np.ndarray], Any]]] = [
+    *(("ends", first(n)) for n in (10**12, -(10**9), 100, -1)),
+    ("ends", lambda ends: ends.astype(np.int32)),
+    ("ends", lambda ends: ends.astype(float)),
+    ("ends", lambda ends: ends[:, :1].copy()),
+    ("ends", lambda ends: ends[:2].copy()),
+    ("ends", lambda ends: ends[:, ::-1].copy()),
+    ("keys", lambda keys: keys[:, None]),
+    ("keys", first(-1.0)),
+    ("keys", first(np.nan)),
+    ("units", lambda units: np.array(-5)),
+    ("units", lambda units: np.array(10**9)),
+    ("units", lambda units: np.array([3, 4])),
+    ("lost", lambda lost: np.array(0.5)),
+]
+
+
+def opened(folder: Path) -> work.Work:
+    return work.Work(folder, {"file": "a"}, 100, 0, 1, lambda fraction: None)
+
+
+def begun_of(search: work.Work) -> list[Begun]:
+    return [search.begin("sample", 4), search.begin("own pairs", 10)]
+
+
+def stopped_work(folder: Path) -> work.Work:
+    """A search through 100 rows that was stopped in its second stage."""
+    ends = torch.tensor([[0, 1], [1, 2], [0, 99]])
+    search = opened(folder)
+    for stage, done in (("sample", 4), ("own pairs", 6)):
+        begun = search.begin(stage, done)
+        begun.units = done
+        begun.found.append(Edges(torch.tensor([0.0, 2.0, np.inf], dtype=torch.float64), ends))
+        search.done(begun, Edges.none())
+    return opened(folder)
+
+
+def test_a_state_is_gone_on_with_as_it_was_kept(tmp_path: Path) -> None:
+    search = stopped_work(tmp_path)
+    assert search.goes_on
+    for begun, units in zip(begun_of(search), (4, 6), strict=True):
+        assert begun.units == units
+        assert begun.found[0].ends.tolist() == [[0, 1], [1, 2], [0, 99]]
+        assert begun.found[0].keys.tolist() == [0.0, 2.0, np.inf]
+    assert search.begin("ring", 5).units == 0
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_state_that_was_changed_is_discarded(tmp_path: Path, stage: int, forged: bool) -> None:
+    """Also one with the digest of what it was changed to, if it cannot be a state of this table."""
+    stopped_work(tmp_path)
+    path = tmp_path / "process-0.npz"
+    with np.load(path) as kept:
+        state = {name: kept[name] for name in kept.files if name != "digest"}
+        digest = kept["digest"]
+    # These are possible, but were not found: only the digest shows that they were changed.
+    changes = CHANGES if forged else [*CHANGES, ("keys", np.zeros_like), ("keys", np.sqrt)]
+    for field, change in changes:
+        name = f"stage-{stage}-{field}"
+        changed = {**state, name: change(state[name])}
+        np.savez(path, digest=work._digest(changed) if forged else digest, **changed)
+        with pytest.warns(UserWarning, match="process-0.npz cannot be used .* begins anew"):
+            begun = begun_of(opened(tmp_path))[stage]
+        assert (begun.units, begun.found, begun.lost) == (0, [], False)
+
+
+@pytest.mark.parametrize("lost", ["stage-0", "stage-1"])
+def test_a_forged_state_without_edges_gives_no_more_than_a_wrong_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    file = save(tmp_path / "model.safetensors", embedding=table())
+    out = tmp_path / "o.npz"
+    assert run_until(monkeypatch, file, out, 12)[0] == 130
+    (path,) = tmp_path.glob(".o.npz.partial/process-0.npz")
+    with np.load(path) as kept:
+        state = {name: kept[name] for name in kept.files if name != "digest"}
+    state |= {f"{lost}-keys": np.empty(0), f"{lost}-ends": np.empty((0, 2), np.int64)}
+    np.savez(path, digest=work._digest(state), **state)
+    code, _ = run_until(monkeypatch, file, out, -1)
+    assert code == 1 or len(np.load(out)["deaths"]) == ROWS - 1
 
 
 # The command, but for how often its state is kept.

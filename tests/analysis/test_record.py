@@ -69,6 +69,60 @@ def test_a_file_cut_at_any_byte_gives_what_was_whole(written: tuple[Path, list[i
             read_record(path)
 
 
+def test_a_changed_byte_is_an_error_with_the_name_or_ends_the_record(
+    written: tuple[Path, list[int]],
+) -> None:
+    path, sizes = written
+    whole = path.read_bytes()
+    refused = []
+    for place in range(0, sizes[1], 11):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            record = read_record(path)
+        except RecordError as error:
+            refused.append(str(error))
+            continue
+        # What is read can be used.
+        for cloud in record.clouds:
+            for step in record.steps(cloud):
+                record.row(int(step), cloud)
+                record.cloud_name(cloud)
+    assert len(refused) > 50
+    assert all(str(path) in message for message in refused)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": None},
+        {"cloud": None},
+        {"cloud": -1},
+        {"dimension": 2},
+        {"births": np.zeros(7)},
+        {"edges": [[0, 1]]},
+        {"edges": [[0, 1], [0, 3]]},
+        {"edges": [[0, 1], [-1, 2]]},
+        {"n_points": 4},
+        {"n_features": None},
+    ],
+)
+def test_a_record_ends_before_a_row_whose_parts_do_not_go_together(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    path = tmp_path / "topology.arrows"
+    writer = RecordWriter(path, {})
+    writer.write([row(0)])
+    size = path.stat().st_size
+    writer.write([row(1), row(2) | changes])
+    writer.write([row(3)])
+    writer.close()
+    record = read_record(path)
+    assert steps_of(record) == [0]
+    assert record.damaged_bytes == path.stat().st_size - size
+
+
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\xff" * 100, b"garbage" * 50])
 def test_garbage_after_the_last_batch_is_left_out(
     written: tuple[Path, list[int]], tail: bytes
@@ -194,6 +248,17 @@ def test_other_arrow_streams_are_refused(tmp_path: Path) -> None:
     path.write_bytes(SCHEMA.with_metadata({b"tsloss_fast": b"{half"}).serialize())
     with pytest.raises(RecordError, match="its metadata is not JSON"):
         read_record(path)
+    path.write_bytes(SCHEMA.with_metadata({b"tsloss_fast": b'{"clouds": 3}'}).serialize())
+    with pytest.raises(RecordError, match="clouds is 3"):
+        read_record(path)
+    index = SCHEMA.get_field_index("bars")
+    for other in (
+        SCHEMA.set(index, pa.field("bars", pa.string())),
+        SCHEMA.append(pa.field("bars", pa.int32())),
+    ):
+        path.write_bytes(other.with_metadata({b"tsloss_fast": b"{}"}).serialize())
+        with pytest.raises(RecordError, match="the type of its columns bars"):
+            read_record(path)
 
 
 def test_columns_and_rows_that_are_not_there_are_said(written: tuple[Path, list[int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
 
-from tsloss_fast.analysis.runs import load_run
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.runs import load_run, load_runs
 from tsloss_fast.analysis.tracker import TopologyTracker
 
 
@@ -44,6 +46,16 @@ def test_the_state_that_was_written_last_is_the_log_and_not_the_one_of_most_step
     assert series.values.tolist() == [2.0] * 4
     state(folder / "trainer_state.json", 6, 1.0, 30)
     assert load_run(folder).measured["train_ce"].values.tolist() == [1.0] * 6
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+@pytest.mark.parametrize(("name", "shown"), [(b"caf\xe9", "caf\\udce9"), (b"\x1b[2J", "\\x1b[2J")])
+def test_the_name_of_a_run_can_be_shown(folder: Path, name: bytes, shown: str) -> None:
+    runs = [folder / part / os.fsdecode(name) for part in ("a", "b")]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / RECORD).write_bytes((folder / RECORD).read_bytes())
+    assert [run.name for run in load_runs(runs)] == [f"{part}/{shown}: {shown}" for part in "ab"]
 
 
 def test_a_state_from_before_the_record_is_of_another_training(folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ pytest.importorskip("matplotlib", reason=NEEDS)
 from tsloss_fast import cli
 from tsloss_fast.compare import scheduler
 from tsloss_fast.compare.design import Design, load_design
+from tsloss_fast.compare.plan import Plan
+from tsloss_fast.compare.view import live
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,39 @@ def test_wrong_options_are_named(
     assert cli.main(["compare", *arguments, "--out", str(tmp_path)]) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_names_reach_the_live_table_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    nasty = "[red]\x1b]0;title\x07 :smile:"
+    design = load_design(
+        "default",
+        {
+            "tasks": [nasty],
+            "methods": [{"name": "[red] :smile:", "loss": "l2"}],
+        },
+    )
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERM", "xterm")
+    with live(design) as view:
+        state = scheduler.State(Plan(design, {}))
+        state.underway[1] = (f"{nasty}, seed 0", {"loading": nasty})
+        view(state)
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b]" not in shown
+    assert "\x07" not in shown
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)  # rich's own colours
+    for name in (
+        "[red]\\x1b]0;title\\x07 :smile:, 10 tokens",
+        "[red] :smile:",
+        "seed 0: loading [red]",
+    ):
+        assert name in shown
 
 
 def test_options_replace_the_designs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,20 @@ def test_a_trial_is_known_by_what_it_does_and_not_by_its_name() -> None:
     [
         ({"tasks": []}, "tasks: expected at least one"),
         ({"tasks": "boolean"}, "tasks must be a list"),
+        *(
+            ({name: ["x", None]}, f"{name}: number 2 is empty")
+            for name in ("tasks", "models", "adapters", "seeds", "primary", "starts", "methods")
+        ),
+        ({"search": {"seeds": [1, None]}}, "search: seeds: number 2 is empty"),
+        ({"models": [True]}, r"models must be text, got True \(write it in quotes\)"),
+        ({"models": [["a"]]}, r"models must be text, got \['a'\]"),
+        ({"tasks": [{"task": None}]}, "a task's name must be text, got None"),
+        ({"starts": [{"name": 5}]}, "a start's name must be text, got 5"),
+        ({"starts": [{"name": "a\x1b"}]}, "a start's name must consist of visible characters"),
+        (
+            {"methods": [{"name": "\ud800", "loss": "l2"}]},
+            "a method's name must consist of visible",
+        ),
         (
             {"tasks": ["boolean", "boolean"]},
             "tasks: expected at least one, each once|tasks: number",
@@ -151,6 +165,22 @@ def test_a_file_is_read_and_named_in_errors(tmp_path: Path) -> None:
         load_design(str(path))
     path.write_text("name: mine\ntasks: [boolean]\nmethods: [what]\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"mine\.yaml: method must be one of"):
+        load_design(str(path))
+    for content, message in {
+        b"name: caf\xe9": r"byte 10 \(0xe9\) is no UTF-8",
+        "name: é".encode("utf-16"): r"byte 1 \(0xff\) is no UTF-8",
+        b"lr: 0.1\nname: a\n\nlr: 0.3": r"the key 'lr' is given twice, .*line 1 and then in line 4",
+        b"starts: [{name: a,\n name: b}]": r"the key 'name' is given twice",
+        b"lr: 2001-99-99": r"not YAML \(month must be",
+        b"models: " + b"[" * 2000: r"not YAML \(",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"mine\.yaml: .*{message}"):
+            load_design(str(path))
+    # A value taken from elsewhere may be replaced, and different mappings may share keys.
+    merged = "a: &a {name: x}\nb: {<<: *a, name: y}\n"
+    path.write_text(merged, encoding="utf-8")
+    with pytest.raises(ValueError, match="the design has no a, b"):
         load_design(str(path))
     with pytest.raises(FileNotFoundError, match=r"neither a file nor one of ablation, default"):
         load_design("defualt")

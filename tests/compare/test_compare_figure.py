@@ -18,6 +18,7 @@ from matplotlib.text import Text
 
 from tsloss_fast.compare.comparison import read_experiment
 from tsloss_fast.compare.figure import COLOURS, draw, method_colours
+from tsloss_fast.compare.summary import summarize
 
 METHODS = (
     "ce", "l2", "pairwise", "hofer", "surrogate-h0", "surrogate-h1", "surrogate", "connectivity",
@@ -162,6 +163,16 @@ def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Path) -> No
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "deep"]
+
+
+def test_names_of_files_are_shown_as_text(tmp_path: Path) -> None:
+    tasks = ["caf\udce9\x1b[2J.jsonl", "boolean"]
+    records = make_experiment(["ce", "l2"], tasks, seeds=2)
+    (path,) = draw(records, tmp_path / "figure.png")
+    assert path.exists()
+    page = summarize(records)
+    assert "caf\\udce9\\x1b[2J.jsonl" in page
+    assert not {"\x1b", "\udce9"} & set(page)
 
 
 def test_more_than_four_groups_go_on_in_another_picture(

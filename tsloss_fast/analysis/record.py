@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 __all__ = ["METADATA_KEY", "RECORD", "SCHEMA", "RecordError", "TopologyRecord", "read_record"]
 
@@ -155,7 +156,7 @@ class TopologyRecord:
             ValueError: the points were not finite.
         """
         row = self.row(step, cloud)
-        if row["deaths"] is None:
+        if row["births"] is None or row["deaths"] is None:
             raise ValueError(
                 f"step {step}, cloud {cloud}: the points were not finite, so there are no bars"
             )
@@ -177,30 +178,46 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
 
     Raises:
         FileNotFoundError: there is none.
-        RecordError: it is no Arrow stream, or another one than ours.
+        RecordError: the file is not an Arrow stream, has other columns, or is damaged before its
+            first row. After that, the first damaged row and all that follow are left out, and
+            `damaged_bytes` says how much that is.
     """
     path = Path(path)
     if path.is_dir():
         path /= RECORD
     data = pa.py_buffer(path.read_bytes())
     source = pa.BufferReader(data)
-    batches = []
-    end = 0
     try:
         reader = pa.ipc.open_stream(source)
         schema = reader.schema
-    except (pa.ArrowInvalid, OSError) as error:
+        names = schema.names
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordError(
             f"{path} is not a record of topology: no Arrow stream ({error}); give the folder of a "
             "tracked run, or its topology.arrows"
         ) from error
-    missing = [name for name in SCHEMA.names if name not in schema.names]
-    if missing or METADATA_KEY not in (schema.metadata or {}):
+    if not set(SCHEMA.names) <= set(names) or METADATA_KEY not in (schema.metadata or {}):
         raise RecordError(
             f"{path} is an Arrow stream, but not a record of topology: it has the columns "
-            f"{', '.join(schema.names) or '(none)'}"
+            f"{', '.join(names) or '(none)'}"
         )
-    end = source.tell()
+    other = [
+        name
+        for name in SCHEMA.names
+        if names.count(name) > 1 or schema.field(name).type != SCHEMA.field(name).type
+    ]
+    if other:
+        raise RecordError(
+            f"{path} is damaged, or was written by another version: the type of its columns "
+            f"{', '.join(other)} is not that of a record of topology"
+        )
+    try:
+        metadata = dict(json.loads(schema.metadata[METADATA_KEY]))
+        if not isinstance(metadata.get("clouds") or [], list):
+            raise ValueError(f"clouds is {metadata['clouds']!r}, and no list of names")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RecordError(f"{path} is damaged: its metadata is not JSON ({error})") from error
+    batches, ends = [], [source.tell()]
     # A half batch shows itself in several types of error, depending on where it ends.
     while True:
         try:
@@ -211,10 +228,37 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
         except (pa.ArrowException, OSError, ValueError):
             break
         batches.append(batch)
-        end = source.tell()
+        ends.append(source.tell())
     table = pa.Table.from_batches(batches, schema)
-    try:
-        metadata = dict(json.loads(schema.metadata[METADATA_KEY]))
-    except (ValueError, TypeError) as error:
-        raise RecordError(f"{path} is damaged: its metadata is not JSON ({error})") from error
-    return TopologyRecord(table, metadata, data.size - end)
+    fit = _rows_that_fit(table)
+    if not fit.all():
+        rows = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        whole = int(np.searchsorted(rows, np.argmin(fit), side="right")) - 1
+        table = pa.Table.from_batches(batches[:whole], schema)
+        del ends[whole + 1 :]
+    return TopologyRecord(table, metadata, data.size - ends[-1])
+
+
+def _rows_that_fit(table: pa.Table) -> np.ndarray:
+    """True for each row that has its step, cloud and dimension, and whose lists have lengths and
+    numbers of points that agree."""
+    numbers = {
+        name: np.asarray(table.column(name).cast(pa.int64()).fill_null(-1))
+        for name in ("cloud", "dimension", "n_points", "n_features")
+    }
+    lengths = {
+        name: np.asarray(pa.compute.list_value_length(table.column(name)).fill_null(-1))
+        for name in ("births", "deaths", "edges", "points")
+    }
+    fit = np.asarray(table.column("step").is_valid()) & (numbers["cloud"] >= 0)
+    fit &= np.isin(numbers["dimension"], (0, 1))
+    bars = lengths["deaths"]
+    points = numbers["n_points"] * numbers["n_features"]
+    for name, expected in {"births": bars, "edges": np.maximum(bars, 0), "points": points}.items():
+        fit &= (lengths[name] < 0) | (lengths[name] == expected)
+    edges = table.column("edges").combine_chunks()
+    row_of_edge = np.asarray(pa.compute.list_parent_indices(edges))
+    ends = np.asarray(edges.flatten().flatten().fill_null(-1)).reshape(-1, 2)
+    within = (ends >= 0) & (ends < numbers["n_points"][row_of_edge, None])
+    fit[row_of_edge[~within.all(1)]] = False
+    return fit

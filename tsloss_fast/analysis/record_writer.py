@@ -130,7 +130,7 @@ class RecordWriter:
     def sync(self) -> None:
         """Force what was written to the disk."""
         if self._file is not None:
-            os.fsync(self._file)
+            sync(self._file)
 
     def close(self) -> None:
         if self._file is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tsloss_fast._json_lines import read_json_lines
+from tsloss_fast._text import escape_invisible
 from tsloss_fast.analysis.record import RECORD, RecordError, TopologyRecord, read_record
 
 __all__ = ["Run", "Series", "describe", "load_run", "load_runs"]
@@ -39,7 +40,8 @@ class Run:
     """One run's folder, read.
 
     Attributes:
-        name: to show; told apart by `load_runs`.
+        name: a text for readers, in which invisible characters are escaped; `load_runs` makes the
+            names of its runs different.
         folder: where it lies.
         record: the topology.
         measured: by name: `train_ce` (training batches), `ce`, `accuracy`, `restricted_accuracy`
@@ -92,7 +94,7 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     for index, run in enumerate(runs):
         if names.count(run.name) > 1:
             place = "/".join(run.folder.parts[-2:])
-            runs[index] = replace(run, name=f"{place}: {run.name}")
+            runs[index] = replace(run, name=f"{escape_invisible(place)}: {run.name}")
     return runs
 
 
@@ -132,7 +134,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         measured, reference = _of_tune(lines, folder / "metrics.jsonl")
     else:
         measured, reference = _of_trainer(folder, _began(record)), {}
-    return Run(name, folder, record, measured, reference, config)
+    # Neither pages nor figures take every character that a name of a folder can hold.
+    return Run(escape_invisible(name), folder, record, measured, reference, config)
 
 
 def _config(path: Path) -> Mapping[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["as_list", "at_least_one", "different_seeds", "known"]
+from tsloss_fast._text import escape_invisible
+
+__all__ = ["as_list", "at_least_one", "different_seeds", "known", "label", "text"]
 
 
 def at_least_one(name: str, value: Any) -> None:
@@ -23,7 +25,26 @@ def different_seeds(name: str, seeds: Sequence[Any]) -> None:
 def as_list(name: str, value: Any) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{name} must be a list, got {value!r}")
+    for number, each in enumerate(value, start=1):
+        if each is None:
+            raise ValueError(
+                f"{name}: number {number} is empty (YAML takes null and ~ for nothing): write a "
+                "value, in quotes if it is that word, or leave the entry out"
+            )
     return list(value)
+
+
+def text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        hint = " (write it in quotes)" if isinstance(value, (bool, int, float)) else ""
+        raise ValueError(f"{name} must be text, got {value!r}{hint}")
+
+
+def label(name: str, value: Any) -> None:
+    """Refuse names that tables and figures cannot show."""
+    text(name, value)
+    if value != escape_invisible(value):
+        raise ValueError(f"{name} must consist of visible characters, got {value!r}")
 
 
 def _numbers(name: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tsloss_fast._atomic import whole_file
 from tsloss_fast._requirements import require
+from tsloss_fast._terminal import CommandParser, say
 
 __all__ = ["main"]
 
@@ -66,14 +67,14 @@ def main(argv: Sequence[str]) -> int:
     with whole_file(out / f"{design.name}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     pictures = draw(records, out / f"{design.name}.png")
-    print(text)
+    say(*text.split("\n"))
     written = [out / f"{design.name}.{end}" for end in ("jsonl", "md")]
-    print("\n".join(f"wrote {path}" for path in [*written, *pictures]), file=sys.stderr)
+    say(*(f"wrote {path}" for path in [*written, *pictures]), file=sys.stderr)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss compare",
         description="Compare methods of prompt tuning over tasks and seeds: learning rate and "
         "weight of each are chosen on validation items with the same number of runs, then every "

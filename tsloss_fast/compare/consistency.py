@@ -7,7 +7,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from tsloss_fast.compare.checks import at_least_one, different_seeds
+from tsloss_fast.compare.checks import at_least_one, different_seeds, text
 from tsloss_fast.compare.methods import essence
 from tsloss_fast.compare.outcomes import OUTCOMES
 from tsloss_fast.tuning.packed import ADAPTERS
@@ -45,6 +45,8 @@ def check_design(design: Design) -> None:
             f"the seeds of the search {list(design.search.seeds)} and of the comparison "
             f"{list(design.seeds)} must differ, or what was chosen is tested on its own items"
         )
+    for model in design.models:
+        text("models", model)
     for adapter in design.adapters:
         if adapter not in ADAPTERS:
             raise ValueError(f"adapters must be of {', '.join(ADAPTERS)}, got {adapter!r}")

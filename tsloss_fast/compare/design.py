@@ -212,6 +212,26 @@ def preset_names() -> list[str]:
     )
 
 
+class _DesignLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """The safe loader, except that a key given twice is an error and not the last of its values."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            # Other keys than scalars are refused when the mapping is made.
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                first = lines.get((key.tag, key.value))
+                if first is not None:
+                    raise yaml.YAMLError(
+                        f"the key {key.value!r} is given twice, first in line {first} and then in "
+                        f"line {line}: leave one out"
+                    )
+                lines[key.tag, key.value] = line
+        return node
+
+
 def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Design:
     """A preset by its name or a design from a YAML file, with some of its top keys replaced.
 
@@ -230,16 +250,21 @@ def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> 
     """
     if name_or_path in preset_names():
         folder = resources.files("tsloss_fast.compare") / "presets"
-        text = (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        data = (folder / f"{name_or_path}.yaml").read_bytes()
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+        data = Path(name_or_path).read_bytes()
     else:
         raise FileNotFoundError(
             f"the design {name_or_path!r} is neither a file nor one of {', '.join(preset_names())}"
         )
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        found = yaml.load(data.decode("utf-8"), _DesignLoader)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name_or_path}: byte {error.start + 1} ({data[error.start]:#04x}) is no UTF-8, which "
+            "a design has to be: save the file in that encoding"
+        ) from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name_or_path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{name_or_path}: expected a mapping, got {type(found).__name__}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsloss_fast.compare.checks import known
+from tsloss_fast.compare.checks import known, label
 from tsloss_fast.loss import TSLoss
 from tsloss_fast.tuning.config import MeanSquaredNorm
 
@@ -86,6 +86,7 @@ class Method:
     where: str = "adapter"
 
     def __post_init__(self) -> None:
+        label("a method's name", self.name)
         for field, value, allowed in (
             ("loss", self.loss, LOSSES),
             ("schedule", self.schedule, tuple(SCHEDULES)),

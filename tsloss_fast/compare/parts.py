@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsloss_fast.compare.checks import at_least_one, different_seeds
+from tsloss_fast.compare.checks import at_least_one, different_seeds, label, text
 from tsloss_fast.compare.methods import Method
 from tsloss_fast.tuning.prompts import METHODS as STARTS
 
@@ -41,6 +41,7 @@ class TaskPlan:
     difficulty: int | None = None
 
     def __post_init__(self) -> None:
+        text("a task's name", self.task)
         for name in ("train_size", "validation_size", "test_size", "steps", "batch_size"):
             at_least_one(f"task {self.task!r}: {name}", getattr(self, name))
         at_least_one(f"task {self.task!r}: eval_every", self.eval_every)
@@ -66,6 +67,7 @@ class Start:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        label("a start's name", self.name)
         if self.init not in STARTS:
             raise ValueError(
                 f"start {self.name!r}: init must be one of {', '.join(STARTS)}, got {self.init!r}"

@@ -50,7 +50,7 @@ class ResultsFile:
             written = self._file.write(data)
             if written != len(data):
                 raise OSError(f"{self.path}: only {written} of {len(data)} bytes fit on the disk")
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
         except OSError:
             # A full disk: the file stays as it was, and the same command goes on from there.
             self._file.truncate(before)

@@ -13,6 +13,8 @@ from rich.console import Group as Lines
 from rich.live import Live
 from rich.table import Table
 
+from tsloss_fast._terminal import say
+from tsloss_fast._text import escape_invisible
 from tsloss_fast.compare.design import Design
 from tsloss_fast.compare.scheduler import State
 
@@ -23,7 +25,8 @@ __all__ = ["live"]
 def live(design: Design) -> Iterator[Callable[[State], None]]:
     """A view for `run_experiment`, on standard error: a table on a terminal, and elsewhere a line
     whenever runs were finished."""
-    console = Console(stderr=True)
+    # Brackets and colons in a name are text, not codes for colours and pictures.
+    console = Console(stderr=True, markup=False, emoji=False)
     if not console.is_terminal:
         yield _Lines()
         return
@@ -38,7 +41,7 @@ class _Lines:
     def __call__(self, state: State) -> None:
         if state.new_runs != self.shown:
             self.shown = state.new_runs
-            print(_headline(state), file=sys.stderr, flush=True)
+            say(_headline(state), file=sys.stderr)
 
 
 def _headline(state: State) -> str:
@@ -55,7 +58,7 @@ def _screen(design: Design, state: State) -> Lines:
     table.add_column("method")
     groups = list(design.groups())
     for group in groups:
-        table.add_column(group.describe(), justify="right")
+        table.add_column(escape_invisible(group.describe()), justify="right")
     runs = [state.plan.final_runs(group) for group in groups]
     for method in design.methods:
         cells = []
@@ -63,8 +66,11 @@ def _screen(design: Design, state: State) -> Lines:
             ends = [r["end"]["accuracy"] for r in found if r["trial"]["method"] == method.name]
             mean = f"{statistics.fmean(ends):.3f}" if ends else "–"
             cells.append(f"{mean} ({len(ends)}/{len(design.seeds)})")
-        table.add_row(method.name, *cells)
-    return Lines(table, *(_doing(label, message) for label, message in state.underway.values()))
+        table.add_row(escape_invisible(method.name), *cells)
+    return Lines(
+        table,
+        *(escape_invisible(_doing(label, message)) for label, message in state.underway.values()),
+    )
 
 
 def _doing(label: str, message: dict[str, object]) -> str:

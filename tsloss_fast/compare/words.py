@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tsloss_fast._text import counted
+from tsloss_fast._text import counted, escape_invisible
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup
 from tsloss_fast.compare.numbers import decimals, difference_text, p_text, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
@@ -33,7 +33,8 @@ def group_name(group: RunGroup) -> str:
     shared = group.shared
     difficulty = "" if shared["difficulty"] is None else f" (difficulty {shared['difficulty']})"
     adapter = "" if shared["adapter"] in (None, "prompt") else f" ({shared['adapter']})"
-    return (
+    # Tasks and models may be files, whose names can hold anything.
+    return escape_invisible(
         f"{shared['task']}{difficulty}, {shared['model']}, {shared['virtual_tokens']} virtual "
         f"tokens{adapter} from {shared['start']}, {shared['train_size']} training items, "
         f"{shared['steps']} steps"
@@ -53,9 +54,11 @@ def short_names(groups: Sequence[RunGroup]) -> list[str]:
     }
     told = [name for name in words if len({group.shared[name] for group in groups}) > 1]
     return [
-        ", ".join(
-            [str(group.shared["task"])]
-            + [words[n].format(group.shared[n]) for n in told if group.shared[n] is not None]
+        escape_invisible(
+            ", ".join(
+                [str(group.shared["task"])]
+                + [words[n].format(group.shared[n]) for n in told if group.shared[n] is not None]
+            )
         )
         for group in groups
     ]

@@ -175,7 +175,7 @@ class Peers:
     def agree(self, error: BaseException | None) -> None:
         """Raises on every rank if one of them cannot go on: there, the error itself."""
         text = "" if error is None else f"{type(error).__name__}: {error}"
-        data = list(text.encode()[: _TEXT_BYTES - 1])
+        data = list(text.encode(errors="backslashreplace")[: _TEXT_BYTES - 1])
         own = torch.zeros((1, _TEXT_BYTES), dtype=torch.uint8)
         own[0, : len(data)] = torch.tensor(data, dtype=torch.uint8)
         parts = self.all_gather("check", own.to(self.device), [1] * self.size)

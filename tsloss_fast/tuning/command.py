@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsloss_fast._requirements import require
+from tsloss_fast._terminal import CommandParser, say
 from tsloss_fast.analysis.runs import describe
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
 from tsloss_fast.tuning.generators import GENERATORS
@@ -102,13 +103,12 @@ def main(argv: Sequence[str]) -> int:
         {labels[name]: result.folder for name, result in results.items()},
         Path(config.out, "plot.png"),
     )
-    print(_table(results))
-    print("\n" + "\n".join(f"wrote {path}" for path in [plot, *_files(results)]))
+    say(*_table(results), "", *(f"wrote {path}" for path in [plot, *_files(results)]))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss tune",
         description="Tune a soft prompt of a frozen language model with cross-entropy and a "
         "topological loss. A stopped run, started again with the same options, goes on from its "
@@ -156,7 +156,7 @@ def _default_folder(given: Mapping[str, Any]) -> str:
 def _load(model: str) -> tuple[Any, Any]:
     from tsloss_fast.tuning.models import load_model
 
-    print(f"loading {model} …", file=sys.stderr, flush=True)
+    say(f"loading {model} …", file=sys.stderr)
     return load_model(model)
 
 
@@ -211,7 +211,7 @@ class _Bar:
         self.bar.write(f"{self.name}: {text}", file=sys.stderr)
 
 
-def _table(results: Mapping[str, TuneResult]) -> str:
+def _table(results: Mapping[str, TuneResult]) -> list[str]:
     rows = {
         "accuracy": ("accuracy", ".3f"),
         "restricted accuracy": ("restricted_accuracy", ".3f"),
@@ -227,10 +227,10 @@ def _table(results: Mapping[str, TuneResult]) -> str:
         cells.append([title, *(format(result.final[key], form) for result in results.values())])
     cells.append(["median seconds a step", *(_seconds(r.folder) for r in results.values())])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
+    return [
         "  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))])
         for row in cells
-    )
+    ]
 
 
 def _seconds(folder: Path) -> str:

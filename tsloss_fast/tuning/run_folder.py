@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import not_a_link, sync, whole_file
+from tsloss_fast import _atomic
+from tsloss_fast._atomic import HeldElsewhere, not_a_link, sync, whole_file
 from tsloss_fast._json_lines import read_json_lines
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
-LOCK = ".lock"
 
 
 class RunFolderError(RuntimeError):
@@ -33,29 +32,19 @@ class RunFolderError(RuntimeError):
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes; made if it is missing.
-
-    The kernel drops the lock when the process ends, however it ends, so none can be left behind.
+    """Hold the folder against other processes, as `_atomic.exclusive`; made if it is missing.
 
     Raises:
         RunFolderError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = not_a_link(folder / LOCK, os.O_RDWR | os.O_CREAT)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            stack.enter_context(_atomic.exclusive(folder))
+        except HeldElsewhere as holder:
             raise RunFolderError(
-                f"{folder} is being written by another process"
-                f"{f' (pid {holder})' if holder else ''}: wait for it to end, or use another folder"
+                f"{folder} is being written by {holder}: wait for it to end, or use another folder"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def check_configuration(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -143,7 +132,7 @@ class MetricsLog:
 
     def sync(self) -> int:
         """Force the log to the disk; its size in bytes."""
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tsloss_fast._atomic import whole_file
 from tsloss_fast._requirements import require
+from tsloss_fast._terminal import CommandParser, say
 
 __all__ = ["main"]
 
@@ -69,14 +70,14 @@ def main(argv: Sequence[str]) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as temporary:
             figure.savefig(temporary, format=suffix[1:], dpi=given.dpi, metadata=DATES[suffix])
-    print(f"wrote {out}")
+    say(f"wrote {out}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, KINDS))
     kinds = "\n".join(f"  {name:{width}}  {text}" for name, text in KINDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss plot",
         usage="tsloss plot KIND RUN [RUN ...] -o FILE [options]",
         description="Draw recorded runs as a picture for a paper. A run's control, in its folder "

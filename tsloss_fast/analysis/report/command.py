@@ -5,7 +5,6 @@ Everything is in the page, plotly's script too: it opens without any network, an
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from tsloss_fast._atomic import whole_file
 from tsloss_fast._requirements import require
+from tsloss_fast._terminal import CommandParser, say
 
 __all__ = ["main", "write_report"]
 
@@ -127,7 +127,7 @@ def _made() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run `tsloss report`; returns the exit code 0, raises on errors."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss report",
         description="Write one HTML page that shows how the soft prompts of tracked runs evolved: "
         "what changed and when in plain sentences, barcodes, merge trees and maps at every step, "
@@ -160,5 +160,5 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     out = write_report(options.runs, options.out, model=options.model, names=not options.no_model)
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -16,7 +16,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tsloss_fast._atomic import whole_file
-from tsloss_fast._text import escape_invisible, one_line
+from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast._text import encodable, escape_invisible, one_line
 from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
 from tsloss_fast.analysis.saved.sources import (
     Cloud,
@@ -86,20 +87,21 @@ def main(argv: Sequence[str]) -> int:
     # Before anything that is only shown: what was computed is not to be lost.
     if options.output is not None:
         _write(rows, options.output)
-    print(_table(rows, options.max_edge_length))
+    say(*_table(rows, options.max_edge_length))
     left_out = sum("more than" in (row["note"] or "") for row in rows)
     if left_out:
-        print(
-            f"\nno H1 for {left_out} of {len(rows)} clouds: more than {options.max_points} points "
-            "(--max-points raises the limit)"
+        say(
+            "",
+            f"no H1 for {left_out} of {len(rows)} clouds: more than {options.max_points} points "
+            "(--max-points raises the limit)",
         )
     if options.output is not None:
-        print(f"\nwrote {options.output} ({len(rows)} rows, {len(ALL_COLUMNS)} columns)")
+        say("", f"wrote {options.output} ({len(rows)} rows, {len(ALL_COLUMNS)} columns)")
     return 1 if reader.skipped else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss analyze",
         description="Measure the topology of clouds of points: exact H0 and H1 by tsloss_fast's "
         "definitions, and beside them the numbers of the authors of TSLoss by theirs.",
@@ -161,7 +163,7 @@ class _Reader:
         # disable=None: no bar where standard error is a file.
         with tqdm(sources, unit="file", dynamic_ncols=True, disable=None) as bar:
             for source, given in bar:
-                bar.set_postfix_str(source.name, refresh=False)
+                bar.set_postfix_str(escape_invisible(source.name), refresh=False)
                 yield from self._rows(source, given)
 
     def _rows(self, source: Path, given: bool) -> Iterator[dict[str, Any]]:
@@ -189,8 +191,8 @@ class _Reader:
         except (ValueError, MemoryError) as error:
             self._skip(f"{_place(cloud)}: {error or 'not enough memory'}")
             return None
-        place = {"source": str(cloud.source), "label": cloud.label, "step": cloud.step}
-        return place | {"stored": cloud.stored} | measured
+        place = {"source": encodable(str(cloud.source)), "label": encodable(cloud.label)}
+        return place | {"step": cloud.step, "stored": cloud.stored} | measured
 
     def _skip(self, reason: object) -> None:
         self.skipped += 1
@@ -207,7 +209,7 @@ def _say(message: object) -> None:
     need("tqdm").tqdm.write(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> str:
+def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> list[str]:
     common, names = _shortened([escape_invisible(row["source"]) for row in rows])
     labels = [escape_invisible(row["label"]) for row in rows]
     blocks = [_block("", ["source", *names], ["label", *labels] if any(labels) else None)]
@@ -218,7 +220,7 @@ def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> str:
         if any(cell != "-" for column in cells for cell in column[1:]):
             blocks.append(_block(title.format(cut=cut), *cells, right=True))
     lines = [" | ".join(parts).rstrip() for parts in zip(*blocks, strict=True)]
-    return "\n".join([f"in {common}:"] * bool(common) + lines)
+    return [f"in {common}:"] * bool(common) + lines
 
 
 def _shortened(sources: Sequence[str]) -> tuple[str, list[str]]:
@@ -258,10 +260,12 @@ def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
         schema = pa.schema([(name, types[kind]) for name, kind in ALL_COLUMNS.items()])
         table = pa.Table.from_pylist([dict(row) for row in rows], schema)
-        if path.suffix == ".csv":
-            pyarrow.csv.write_csv(table, temporary)
-        else:
-            pyarrow.parquet.write_table(table, temporary)
+        # Opened here, as Arrow opens no file whose name is not UTF-8.
+        with open(temporary, "wb") as file:
+            if path.suffix == ".csv":
+                pyarrow.csv.write_csv(table, file)
+            else:
+                pyarrow.parquet.write_table(table, file)
 
 
 def _finite(value: Any) -> Any:

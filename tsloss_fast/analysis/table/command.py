@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import __version__, _native
-from tsloss_fast._atomic import whole_file
-from tsloss_fast._text import counted, escape_invisible
+from tsloss_fast._atomic import HeldElsewhere, exclusive, whole_file
+from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast._text import counted
 from tsloss_fast.analysis.table.table import Table, open_table
 from tsloss_fast.analysis.table.work import Work
 from tsloss_fast.barcode import single_linkage
@@ -46,13 +47,13 @@ def main(argv: Sequence[str]) -> int:
         return _under_torchrun(argv, options.processes or 2)
     if options.threads:
         torch.set_num_threads(options.threads)
-    with _peers() as peers, peers.call():
-        _run(options, out, peers)
+    with _peers() as peers, peers.call(), _held(out, peers) as folder:
+        _run(options, out, folder, peers)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tsloss barcode",
         description="Exact 0-dimensional persistence of all rows of a table in a file: deaths, "
         "critical edges and SciPy's linkage matrix. Rows are read from the file as they are "
@@ -106,17 +107,46 @@ def _peers() -> Iterator[Peers]:
         torch.distributed.destroy_process_group()
 
 
-def _run(options: argparse.Namespace, out: Path, peers: Peers) -> None:
+@contextlib.contextmanager
+def _held(out: Path, peers: Peers) -> Iterator[Path]:
+    """The folder of the state, beside the output, held against other commands by the first process.
+
+    Raises:
+        HeldElsewhere: another command writes the same output.
+        OSError: the folder cannot be made, or is a symbolic link.
+    """
+    folder = out.with_name(f".{out.name}.partial")
+    error: Exception | None = None
+    with contextlib.ExitStack() as stack:
+        if peers.rank == 0:
+            try:
+                if folder.is_symlink():
+                    raise OSError(
+                        f"{folder} is a symbolic link: remove it, or choose another --out"
+                    )
+                stack.enter_context(exclusive(folder, passing=True))
+            except HeldElsewhere as holder:
+                error = HeldElsewhere(
+                    f"{out} is being computed by {holder}: wait for it to end, or choose another "
+                    "--out"
+                )
+            except OSError as e:
+                error = e
+        peers.agree(error)
+        yield folder
+
+
+def _run(options: argparse.Namespace, out: Path, folder: Path, peers: Peers) -> None:
     start = time.monotonic()
     error: Exception | None = None
     with _bar(peers.rank == 0) as show:
         try:
-            table, work, owners, rows = _begin(options, out, peers, show)
+            table, work, owners, rows = _begin(options, folder, peers, show)
         except Exception as e:
             error = e
         peers.agree(error)
         if work.goes_on and peers.rank == 0:
-            print(f"{_CALLER}: goes on where it was stopped", file=sys.stderr)
+            say(f"{_CALLER}: goes on where it was stopped", file=sys.stderr)
 
         def load() -> MappedShard:
             first, end = owners.range(peers.rank)
@@ -142,7 +172,7 @@ def _run(options: argparse.Namespace, out: Path, peers: Peers) -> None:
 
 
 def _begin(
-    options: argparse.Namespace, out: Path, peers: Peers, show: Callable[[float], None]
+    options: argparse.Namespace, folder: Path, peers: Peers, show: Callable[[float], None]
 ) -> tuple[Table, Work, Owners, int]:
     if options.block_mb < 1:
         raise ValueError(f"--block-mb: expected a number above 0, got {options.block_mb}")
@@ -152,10 +182,8 @@ def _begin(
     rows = rows_of_block(
         max(owners.sizes), table.dim, table.dtype, options.metric, options.block_mb << 20
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.partial")
     identity = _identity(table, options.metric, rows)
-    return table, Work(folder, identity, peers.rank, peers.size, show), owners, rows
+    return table, Work(folder, identity, n, peers.rank, peers.size, show), owners, rows
 
 
 def _identity(table: Table, metric: str, rows: int) -> dict[str, Any]:
@@ -207,21 +235,21 @@ def _write(out: Path, deaths: Tensor, edges: Tensor, points: int) -> None:
 def _tell(
     table: Table, metric: str, deaths: Tensor, processes: int, seconds: float, out: Path
 ) -> None:
-    name = f" {escape_invisible(table.key)}" if table.key else ""
-    print(f"{table.path.name}{name}: {table.rows} x {table.dim} ({table.stored}), {metric}")
+    name = f" {table.key}" if table.key else ""
+    say(f"{table.path.name}{name}: {table.rows} x {table.dim} ({table.stored}), {metric}")
     if len(deaths):
         middle = deaths.double().median()
         coincident = int((deaths == 0).sum())
-        print(
+        say(
             f"{len(deaths)} bars: median {middle:.4g}, longest {deaths[-1]:.4g}, "
             f"{coincident} of length 0"
         )
-    print(
+    say(
         f"{seconds:.1f} s in {processes} process{'es' if processes > 1 else ''} of "
         f"{counted(torch.get_num_threads(), 'thread')}, "
-        f"{_peak_megabytes():.0f} MB at most"
+        f"{_peak_megabytes():.0f} MB at most",
+        f"wrote {out}",
     )
-    print(f"wrote {out}")
 
 
 def _peak_megabytes() -> float:
