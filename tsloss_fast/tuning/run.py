@@ -26,7 +26,7 @@ from tsloss_fast.tuning.checkpoint import (
 )
 from tsloss_fast.tuning.clouds import prompt_clouds
 from tsloss_fast.tuning.config import TuneConfig
-from tsloss_fast.tuning.evaluation import evaluate, topology
+from tsloss_fast.tuning.evaluation import Choices, evaluate, topology
 from tsloss_fast.tuning.interrupt import deferred_interrupt
 from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
 from tsloss_fast.tuning.run_folder import MetricsLog, read_metrics
@@ -80,7 +80,7 @@ class Run:
         self.test = encode_items(task.test, tokenizer)
         self.validation = encode_items(task.validation, tokenizer)
         answers = (*self.train, *self.test, *self.validation)
-        self.choices = sorted({item.answer[0] for item in answers})
+        self.choices = Choices(item.answer for item in answers)
         initial = initial_prompt(
             self.base,
             tokenizer,
