@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsloss_fast.tuning.clouds import look_up, prompt_clouds, unwrap
+from tsloss_fast.tuning.config import INITS
 
 __all__ = ["add_soft_prompt", "initial_prompt", "prompt_clouds"]
-
-METHODS = ("vocabulary", "text", "normal")
 
 
 def initial_prompt(
@@ -68,8 +67,8 @@ def initial_prompt(
         torch.Size([5, 8])
     """
     count = _check_count(num_virtual_tokens)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in INITS:
+        raise ValueError(f"method must be one of {', '.join(INITS)}, got {method!r}")
     if method != "text" and text is not None:
         raise ValueError(f'text is only used by method="text", but method is {method!r}')
     if not math.isfinite(jitter) or jitter < 0:
