@@ -84,8 +84,8 @@ def refuse_long_items(
     item, tokens = items[longest], encoded[longest]
     too_many = sum(length > positions for length in lengths)
     raise ValueError(
-        f"{too_many} of {len(items)} items are longer than the {positions} positions of this "
-        f"model; the longest, {shorten(item.question, 60)!r} -> {shorten(item.answer, 30)!r}, "
+        f"{too_many} of {len(items)} items do not fit into the {positions} positions of this "
+        f"model: the longest, {shorten(item.question, 60)!r} -> {shorten(item.answer, 30)!r}, "
         f"needs {max(lengths)}: {virtual_tokens} virtual tokens, {len(tokens.question)} of the "
         f"question and {len(tokens.answer)} of the answer, whose last is not read. Leave the item "
         "out or shorten it, use fewer virtual tokens, or use a model with more positions"

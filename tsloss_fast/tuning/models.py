@@ -104,8 +104,9 @@ def model_digest(model: Any) -> str:
     It is that of the values in memory: a copy of the model's files gives the same one, and times
     and names of files have no part in it. A second reads one to two gigabytes of weights.
     """
-    settings = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version"):
+    settings = model.config.to_dict() | {"class": type(model).__name__}
+    # What only says how the files were written, or what the tensors say themselves.
+    for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
         settings.pop(name, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     saved = model.state_dict().keys()
