@@ -195,7 +195,7 @@ def test_an_answer_is_chosen_where_the_answers_part_and_nowhere_else() -> None:
     # The second answer has the rows 2 to 4 and parts from the first at 3, from the third at 4.
     for row, token, expected in [
         (3, 3, [True, False, True, True]),  # the second answer loses where it leaves the first
-        (3, 9, [True] * 4),  # a token that no answer has there is no choice
+        (3, 9, [True] * 4),  # a token that none of the answers has at this place
         (4, 2, [True, False, True, True]),
         (0, 6, [False, True, True, True]),
         (9, 8, [True] * 4),  # behind (6,) only 7 can follow

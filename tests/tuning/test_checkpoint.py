@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -200,8 +201,16 @@ def test_a_task_file_that_changed_is_another_configuration(tmp_path: Path) -> No
         tune_here(out, task=str(path), steps=2)
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint of step 4, killed two steps later."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    assert tune_and_die(str(out), ("step", 6, "")) == -signal.SIGKILL
+    return out
+
+
 def other_layer() -> tuple[Any, Any]:
-    """The same embeddings and one other number elsewhere, as after a fine-tuning with LoRA."""
+    """Change one number and leave the embeddings as they are, as a fine-tuning with LoRA does."""
     model = make_tiny_model()
     model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1e-3
     return model, make_tiny_tokenizer()
@@ -227,17 +236,18 @@ def other_tokenizer() -> tuple[Any, Any]:
         (other_tokenizer, "another configuration: the tokens of the items"),
     ],
 )
-def test_a_run_does_not_go_on_with_another_model(load: Any, message: str, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert tune_and_die(str(out), ("step", 5, "")) == -signal.SIGKILL
+def test_a_run_does_not_go_on_with_another_model(
+    load: Any, message: str, killed: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(killed, tmp_path / "run")
     with pytest.raises(RunFolderError, match=message + ".* Use another folder .* or restore"):
         tune_here(str(out), load=load)
-    assert tune_here(str(out)).resumed_from == 4
 
 
-def test_a_model_that_was_moved_is_the_same_model(tmp_path: Path, untouched: Any) -> None:
-    out = tmp_path / "run"
-    assert tune_and_die(str(out), ("step", 6, "")) == -signal.SIGKILL
+def test_a_model_that_was_moved_is_the_same_model(
+    killed: Path, tmp_path: Path, untouched: Any
+) -> None:
+    out = shutil.copytree(killed, tmp_path / "run")
     save_tiny(tmp_path / "moved")
     result = tune_here(
         str(out),

@@ -1,4 +1,4 @@
-"""What transformers and peft cannot train, said before the training starts."""
+"""Refusals, before the training starts, of what transformers and peft cannot train."""
 
 from __future__ import annotations
 

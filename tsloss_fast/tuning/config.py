@@ -102,7 +102,7 @@ class TuneConfig:
         if self.loss == "ce" and self.weight != 0:
             raise ValueError(f"loss 'ce' adds nothing, so weight must be 0, got {self.weight}")
         self.make_loss()
-        # What else would fail only after the model was loaded.
+        # All that follows would otherwise fail only after the model was loaded.
         if self.loops and importlib.util.find_spec("gudhi") is None:
             raise ModuleNotFoundError(
                 f"loops={self.loops} needs GUDHI, not installed here; install it with: "

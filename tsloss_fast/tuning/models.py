@@ -105,7 +105,7 @@ def model_digest(model: Any) -> str:
     and names of files have no part in it. A second reads one to two gigabytes of weights.
     """
     settings = model.config.to_dict() | {"class": type(model).__name__}
-    # What only says how the files were written, or what the tensors say themselves.
+    # These keys say how the files were written, or repeat what the tensors say.
     for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
         settings.pop(name, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())

@@ -153,13 +153,12 @@ def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
     with torch.random.fork_rng(devices=[]):
         wrapped: Any = get_peft_model(model, config)
     embedding = wrapped.prompt_encoder[wrapped.active_adapter].embedding
-    device = embedding.weight.device
-    if device.type == "meta":
+    if embedding.weight.is_meta:
         # The model is offloaded: the prompt goes where its embeddings are computed.
         with torch.no_grad():
-            device = look_up(_input_embeddings(model), torch.tensor([0], device="cpu")).device
-    prompt = initial.detach().to(device, torch.float32, copy=True)
-    embedding.weight = nn.Parameter(prompt)
+            row = look_up(_input_embeddings(model), torch.tensor([0], device="cpu"))
+        embedding.to_empty(device=row.device)
+    embedding.weight.data = initial.detach().to(embedding.weight.device, torch.float32, copy=True)
     return wrapped
 
 
@@ -168,9 +167,10 @@ def _attention_heads(config: Any) -> int | None:
 
     peft asks for it with every kind of prompt, and uses it for prefixes alone.
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    names = ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
-    return None if any(hasattr(text, name) for name in names) else 1
+    settings = config.to_dict()
+    settings = settings.get("text_config", settings)
+    names = {"num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"}
+    return None if names & settings.keys() else 1
 
 
 def _check_count(count: int) -> int:

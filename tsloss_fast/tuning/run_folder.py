@@ -91,7 +91,9 @@ def check_configuration(
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         found, versions = dict(kept["config"]), dict(kept["made_with"])
-        found_digests = {name: str(kept["digests"][name]) for name in DIGESTS if "digests" in kept}
+        found_digests = dict(kept.get("digests", {}))
+        if found_digests and found_digests.keys() != DIGESTS.keys():
+            raise ValueError(f"its digests are those of {', '.join(found_digests)}")
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{file} cannot be read ({error}): restore it, or use another folder"
@@ -110,7 +112,7 @@ def check_configuration(
         if found.get(key, _ABSENT) != wanted.get(key, _ABSENT)
     ]
     differ += [
-        _difference(f"{DIGESTS[name]}, SHA-256", found_digests[name][:12], digest[:12])
+        _difference(f"{DIGESTS[name]}, SHA-256", str(found_digests[name])[:12], digest[:12])
         for name, digest in (digests or {}).items()
         if found_digests[name] != digest
     ]

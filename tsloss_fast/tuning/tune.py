@@ -58,7 +58,7 @@ def tune(
         TuningInterrupted: after an interrupt (SIGINT); nothing that was computed is lost.
         FloatingPointError: the loss became NaN or infinite.
         ValueError: the task has too few items, or none of that difficulty; an item is too long for
-            the model; the model is no causal language model in memory.
+            the model; the model is an encoder-decoder, or its weights are not in memory.
         FileNotFoundError, ModuleNotFoundError: as `load_task`.
         ModelNotAvailableError: as `load_model`.
     """
