@@ -210,7 +210,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def other_layer() -> tuple[Any, Any]:
-    """Change one number and leave the embeddings as they are, as a fine-tuning with LoRA does."""
+    """Change one number outside the embeddings, as a fine-tuning with LoRA would."""
     model = make_tiny_model()
     model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1e-3
     return model, make_tiny_tokenizer()
