@@ -18,7 +18,7 @@ from tsloss_fast import TSLoss, h0_persistence
 from tsloss_fast.compare.cohort import Cohort
 from tsloss_fast.tuning import add_soft_prompt, initial_prompt, load_task
 from tsloss_fast.tuning.answers import answer_logits, encode_items
-from tsloss_fast.tuning.evaluation import evaluate
+from tsloss_fast.tuning.evaluation import Choices, evaluate
 from tsloss_fast.tuning.run import epoch_order
 
 
@@ -63,7 +63,7 @@ def test_training_is_that_of_pefts_model_by_hand(
     assert record["train_ce"] == pytest.approx(losses, rel=1e-4)
     test = encode_items(task.test, tiny.tokenizer)
     answers = (*task.train, *task.validation, *task.test)
-    choices = sorted({item.answer[0] for item in encode_items(answers, tiny.tokenizer)})
+    choices = Choices(item.answer for item in encode_items(answers, tiny.tokenizer))
     for found, wanted in ((record["end"], test), (record["curve"][-1], test[:10])):
         expected = evaluate(model, wanted, choices)
         assert found["accuracy"] == pytest.approx(expected.accuracy)

@@ -26,7 +26,7 @@ def die() -> NoReturn:
     raise AssertionError("a killed process goes on")
 
 
-def tune_here(out: str, progress: Any = None, **changes: Any) -> Any:
+def tune_here(out: str, progress: Any = None, load: Any = None, **changes: Any) -> Any:
     import torch
     from tiny_llama import make_tiny_model, make_tiny_tokenizer
 
@@ -37,7 +37,9 @@ def tune_here(out: str, progress: Any = None, **changes: Any) -> Any:
     torch.set_num_threads(1)
     try:
         config = TuneConfig(out=out, **(SETTINGS | changes))
-        return tune(config, progress, load=lambda: (make_tiny_model(), make_tiny_tokenizer()))
+        return tune(
+            config, progress, load=load or (lambda: (make_tiny_model(), make_tiny_tokenizer()))
+        )
     finally:
         torch.set_num_threads(threads)
 

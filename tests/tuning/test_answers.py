@@ -18,7 +18,7 @@ from tsloss_fast.tuning.answers import (
     can_share_prompt,
     encode_items,
 )
-from tsloss_fast.tuning.evaluation import evaluate
+from tsloss_fast.tuning.evaluation import Choices, evaluate
 from tsloss_fast.tuning.tasks import Item
 
 
@@ -59,9 +59,10 @@ def test_an_item_has_the_same_logits_alone_and_in_a_batch(
 ) -> None:
     together = answer_logits(prompted, items, share_prompt=share_prompt)
     assert together.targets.tolist() == [token for item in items for token in item.answer]
-    for item, first in zip(items, together.first.tolist(), strict=True):
+    rows = together.logits.split([len(item.answer) for item in items])
+    for item, row in zip(items, rows, strict=True):
         alone = answer_logits(prompted, [item], share_prompt=share_prompt).logits
-        torch.testing.assert_close(together.logits[first : first + len(item.answer)], alone)
+        torch.testing.assert_close(row, alone)
 
 
 def test_the_shared_prompt_is_computed_for_one_row(prompted: Any, items: list[EncodedItem]) -> None:
@@ -153,7 +154,7 @@ def test_accuracy_is_that_of_greedy_decoding(
         else:
             right += 1
         mixed.append(EncodedItem(item.question, tuple(said)))
-    choices = [item.answer[0] for item in mixed]
+    choices = Choices(item.answer for item in mixed)
     for share_prompt in (False, True):
         found = evaluate(prompted, mixed, choices, share_prompt=share_prompt, batch_size=3)
         assert found.accuracy == right / len(mixed) == 0.5
@@ -169,11 +170,66 @@ def test_restricted_accuracy_chooses_among_the_first_tokens_of_the_answers(
         EncodedItem(item.question, (token if index < 3 else choices[best[3] == choices[0]],))
         for index, (item, token) in enumerate(zip(items, best, strict=True))
     ]
-    found = evaluate(prompted, made, choices)
+    found = evaluate(prompted, made, Choices((choice,) for choice in choices))
     assert found.restricted_accuracy == 0.75
     # The same answers are rarely the best of the whole vocabulary.
     whole = [int(row.argmax()) == item.answer[0] for row, item in zip(logits, made, strict=True)]
     assert found.accuracy == sum(whole) / 4 < found.restricted_accuracy
+
+
+def say(*answers: tuple[int, ...]) -> tuple[list[EncodedItem], torch.Tensor]:
+    """Items with the answers, and logits behind which greedy decoding gives each of them."""
+    tokens = torch.tensor([token for answer in answers for token in answer])
+    logits = torch.linspace(0, 1, 10).repeat(len(tokens), 1)
+    logits[torch.arange(len(tokens)), tokens] = 2.0
+    return [EncodedItem((1,), answer) for answer in answers], logits
+
+
+TREE = [(5, 3), (5, 4, 1), (5, 4, 2), (6, 7)]
+
+
+def test_an_answer_is_chosen_where_the_answers_part_and_nowhere_else() -> None:
+    items, logits = say(*TREE)
+    choices = Choices([*TREE, *TREE])
+    assert choices.chosen(logits, items).tolist() == [True] * 4
+    # The second answer has the rows 2 to 4 and parts from the first at 3, from the third at 4.
+    for row, token, expected in [
+        (3, 3, [True, False, True, True]),  # the second answer loses where it leaves the first
+        (3, 9, [True] * 4),  # a token that none of the answers has at this place
+        (4, 2, [True, False, True, True]),
+        (0, 6, [False, True, True, True]),
+        (9, 8, [True] * 4),  # behind (6,) only 7 can follow
+    ]:
+        changed = logits.clone()
+        changed[row, token] = 3.0
+        assert choices.chosen(changed, items).tolist() == expected, (row, token)
+
+
+def test_distinct_first_tokens_alone_decide_a_restricted_accuracy() -> None:
+    answers = [(3, 1), (4, 1, 1), (7,)]
+    items, logits = say(*answers)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, *logits.shape, generator=generator)
+    firsts = [3, 4, 7]
+    best = torch.tensor(firsts)[noise[:, [0, 2, 5]][..., firsts].argmax(-1)]
+    assert torch.equal(Choices(answers).chosen(noise, items), best == torch.tensor(firsts))
+
+
+def test_a_longer_answer_has_to_go_on_where_a_shorter_one_ends() -> None:
+    items, logits = say((5,), (5, 6))
+    choices = Choices([(5,), (5, 6)])
+    assert choices.chosen(logits, items).tolist() == [True, True]
+    logits[2, 9] = 3.0  # the model would say something else than 6
+    assert choices.chosen(logits, items).tolist() == [True, False]
+
+
+def test_restricted_accuracy_tells_answers_that_begin_alike_apart(
+    prompted: Any, items: list[EncodedItem]
+) -> None:
+    alike = [EncodedItem(item.question, (7, last)) for item in items for last in (10, 20, 30, 40)]
+    found = evaluate(prompted, alike, Choices(item.answer for item in alike))
+    # One of the four answers of each question is chosen.
+    assert found.restricted_accuracy == 0.25
 
 
 def test_cross_entropy_of_a_split_does_not_depend_on_the_batches(
@@ -181,5 +237,5 @@ def test_cross_entropy_of_a_split_does_not_depend_on_the_batches(
 ) -> None:
     whole = answer_logits(prompted, items).cross_entropy().item()
     for batch_size in (1, 3, 4):
-        found = evaluate(prompted, items, [5], batch_size=batch_size)
+        found = evaluate(prompted, items, Choices([(5,)]), batch_size=batch_size)
         assert found.ce == pytest.approx(whole, rel=1e-5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -294,6 +296,23 @@ def test_an_encoder_with_dropout_is_watched_without_a_draw(tmp_path: Path) -> No
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     points = [callback._points(made.model) for _ in range(2)]
     assert torch.equal(*points)
+
+
+def test_a_pickled_callback_begins_anew_with_the_same_settings(tmp_path: Path) -> None:
+    def train(watching: PromptTopologyCallback, name: str) -> list[int]:
+        made = trainer(tmp_path / name)
+        watching.attach(made)
+        made.train()
+        return read_record(tmp_path / name).steps().tolist()
+
+    callback = PromptTopologyCallback(every=4, h1_every=None)
+    before = pickle.dumps(callback)
+    assert train(callback, "first") == [0, 4, 6]
+    # The tracker of a training that has ended still holds its file and its lock.
+    assert callback.tracker is not None
+    for number, again in enumerate((pickle.loads(before), copy.deepcopy(callback))):
+        assert again.tracker is None
+        assert train(again, str(number)) == [0, 4, 6]
 
 
 def test_what_the_callback_cannot_take_is_refused() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer
+from tiny_llama import NEEDS, make_tiny_model, make_tiny_tokenizer, save_tiny
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 
 from tsloss_fast._atomic import whole_file, whole_folder
 from tsloss_fast.analysis import read_record
-from tsloss_fast.tuning import initial_prompt, prompt_clouds
+from tsloss_fast.tuning import initial_prompt, load_model, prompt_clouds
 from tsloss_fast.tuning.run import TuningInterrupted
 from tsloss_fast.tuning.run_folder import MetricsLog, RunFolderError, exclusive, read_metrics
 
@@ -198,6 +199,90 @@ def test_a_task_file_that_changed_is_another_configuration(tmp_path: Path) -> No
     write("no")
     with pytest.raises(RunFolderError, match="another configuration: task_digest"):
         tune_here(out, task=str(path), steps=2)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint of step 4, killed two steps later."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    assert tune_and_die(str(out), ("step", 6, "")) == -signal.SIGKILL
+    return out
+
+
+def other_layer() -> tuple[Any, Any]:
+    """Change one number outside the embeddings, as a fine-tuning with LoRA would."""
+    model = make_tiny_model()
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1e-3
+    return model, make_tiny_tokenizer()
+
+
+def other_angles() -> tuple[Any, Any]:
+    model = make_tiny_model()
+    model.config.rope_theta = 123.0
+    return model, make_tiny_tokenizer()
+
+
+def other_tokenizer() -> tuple[Any, Any]:
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_tokens(["True and"])
+    return make_tiny_model(), tokenizer
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (other_layer, r'another configuration: the model.s weights or configuration, SHA-256 \("'),
+        (other_angles, "another configuration: the model.s weights or configuration"),
+        (other_tokenizer, "another configuration: the tokens of the items"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_model(
+    load: Any, message: str, killed: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(killed, tmp_path / "run")
+    with pytest.raises(RunFolderError, match=message + ".* Use another folder .* or restore"):
+        tune_here(str(out), load=load)
+
+
+def test_a_model_that_was_moved_is_the_same_model(
+    killed: Path, tmp_path: Path, untouched: Any
+) -> None:
+    out = shutil.copytree(killed, tmp_path / "run")
+    save_tiny(tmp_path / "moved")
+    result = tune_here(
+        str(out),
+        load=lambda: load_model(str(tmp_path / "moved")),
+        model=str(tmp_path / "moved"),
+    )
+    assert result.resumed_from == 4
+    assert torch.equal(result.prompt, untouched.prompt)
+    with pytest.raises(RunFolderError, match=r'model \("tiny" there, "b" here\), the model.s wei'):
+        tune_here(str(out), load=other_layer, model="b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kept: kept["made_with"].update(torch="1.13.1"), r'of torch \("1.13.1" there, "'),
+        (lambda kept: kept["made_with"].pop("torch"), r"of torch \(absent there"),
+        (lambda kept: kept.pop("digests"), "of an older version, which kept no digest"),
+        (lambda kept: kept["digests"].pop("tokens"), "config.json cannot be read"),
+        (lambda kept: kept["made_with"].update(torch=f"{torch.__version__}.post1"), None),
+    ],
+)
+def test_a_run_goes_on_with_the_versions_that_it_began_with(
+    change: Any, message: str | None, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    tune_here(str(out), steps=1)
+    kept = json.loads((out / "config.json").read_text())
+    change(kept)
+    (out / "config.json").write_text(json.dumps(kept))
+    if message is None:
+        assert tune_here(str(out), steps=1).resumed_from == 1
+        return
+    with pytest.raises(RunFolderError, match=message):
+        tune_here(str(out), steps=1)
 
 
 def test_two_processes_cannot_write_one_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:

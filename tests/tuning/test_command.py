@@ -157,6 +157,7 @@ def test_help_has_an_example_and_the_defaults_and_does_not_import_transformers()
         (["--model", "no/such/model"], 1, "cannot load the model 'no/such/model'"),
         (["--task", "none.jsonl"], 1, "the task 'none.jsonl' is neither a file nor one of"),
         (["--train-size", "9999"], 1, "only 2048 exist with 3 operands"),
+        (["--device", "cuda:99"], 1, "device must be one of this machine, got 'cuda:99'"),
         (["--steps", "0"], 1, "steps must be an integer of at least 1, got 0"),
         (["--steps", "many"], 2, "argument --steps: invalid int value: 'many'"),
         (["--loss", "mse"], 2, "argument --loss: invalid choice: 'mse'"),
@@ -181,5 +182,9 @@ def test_errors_are_one_line_without_a_traceback(
     (line,) = [line for line in error.splitlines() if "error: " in line]
     assert message in line
     assert "Traceback" not in error
+    known_at_once = "loading" not in error
+    assert known_at_once is (message[:4] != "cann")
+    if known_at_once and "neither a file" not in message:
+        assert not (tmp_path / "run").exists()
     if code == 1:
         assert set(error.splitlines()) - {line} <= {"loading no/such/model …"}

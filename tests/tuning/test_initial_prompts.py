@@ -10,7 +10,10 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
 import peft
+import transformers
+from accelerate import cpu_offload, disk_offload
 from peft_models import DIM, trainable
+from torch import nn
 
 from tsloss_fast import TSLoss
 from tsloss_fast.tuning import (
@@ -157,6 +160,53 @@ def test_a_soft_prompt_survives_peft_s_checkpoint(tiny_model, tmp_path):
 def test_a_wrong_initial_prompt_is_refused(initial, error, message, tiny_model):
     with pytest.raises(error, match=message):
         add_soft_prompt(tiny_model, initial)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_prompt_for_an_offloaded_model_is_that_of_the_model_in_memory(
+    where, tiny_model, tiny_tokenizer, tmp_path
+):
+    expected = initial_prompt(tiny_model, tiny_tokenizer, 8)
+    ids = torch.arange(5, 9)[None]
+    logits = add_soft_prompt(make_tiny_model(), expected)(input_ids=ids).logits
+    if where == "memory":
+        cpu_offload(tiny_model, execution_device="cpu")
+    else:
+        disk_offload(tiny_model, str(tmp_path), execution_device="cpu")
+    found = initial_prompt(tiny_model, tiny_tokenizer, 8)
+    assert torch.equal(found, expected)
+    prompted = add_soft_prompt(tiny_model, found)
+    assert torch.equal(prompt_clouds(prompted)[0], expected)
+    torch.testing.assert_close(prompted(input_ids=ids).logits, logits)
+
+
+def test_a_model_without_values_is_refused(tiny_tokenizer):
+    with torch.device("meta"):
+        empty = nn.Embedding(128, DIM)
+    with pytest.raises(ValueError, match="on the device 'meta' and have no values; load"):
+        initial_prompt(Holder(empty), tiny_tokenizer, 4)
+
+
+class Holder(nn.Module):
+    def __init__(self, embeddings):
+        super().__init__()
+        self.embeddings = embeddings
+
+    def get_input_embeddings(self):
+        return self.embeddings
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "Rwkv"])
+def test_a_state_space_model_takes_a_soft_prompt(kind):
+    sizes = {"vocab_size": 50, "hidden_size": DIM, "num_hidden_layers": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = add_soft_prompt(
+        getattr(transformers, f"{kind}ForCausalLM")(config), torch.randn(4, DIM)
+    )
+    ids = torch.tensor([[1, 2, 3]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    (prompt,) = trainable(model).values()
+    assert prompt.grad.norm() > 0
 
 
 def test_a_second_soft_prompt_is_refused(tiny_model):

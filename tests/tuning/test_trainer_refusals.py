@@ -15,9 +15,9 @@ pytest.importorskip("peft", reason=NEEDS)
 
 import peft
 from trained import arguments, sentences, soft_prompt
-from transformers import Trainer
+from transformers import Seq2SeqTrainer, Trainer
 
-from tsloss_fast.tuning import TSLossTrainer
+from tsloss_fast.tuning import TSLossMixin, TSLossTrainer
 
 
 def test_prefix_tuning_with_gradient_checkpointing_is_refused_early(tmp_path):
@@ -57,6 +57,16 @@ def test_label_smoothing_fails_in_the_plain_trainer_and_works_with_a_prefix(tmp_
 def test_wrong_arguments_are_named(options, error, message, tmp_path):
     with pytest.raises(error, match=message):
         TSLossTrainer(model=soft_prompt(), args=arguments(tmp_path), **options)
+
+
+@pytest.mark.parametrize("mixin", [TSLossMixin, TSLossTrainer])
+def test_a_trainer_before_the_mixin_is_refused_when_the_class_is_made(mixin):
+    with pytest.raises(TypeError, match=r"class T\(TSLossMixin, Seq2SeqTrainer\)"):
+        type("T", (Seq2SeqTrainer, mixin), {})
+    right = type("T", (mixin, Seq2SeqTrainer), {})
+    assert right.compute_loss is TSLossMixin.compute_loss
+    type("Derived", (right,), {})
+    type("Widened", (mixin,), {})
 
 
 def test_a_model_without_virtual_tokens_is_refused_at_construction(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from tiny_llama import NEEDS
 
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
+
+from transformers import MambaConfig, MambaForCausalLM
 
 from tsloss_fast import TSLoss, h0_persistence
 from tsloss_fast.tuning import TuneConfig, initial_prompt, tune
@@ -225,6 +228,16 @@ def test_a_diverging_run_stops_and_says_so(run: Tuner, monkeypatch: pytest.Monke
         ({"seed": -1}, "seed must be in 0"),
         ({"connectivity": -1.0}, "connectivity"),
         ({"loss": "surrogate", "loops": 1.0}, "loops"),
+        ({"init": "random"}, "init must be one of vocabulary, text, normal, got 'random'"),
+        ({"init": "text"}, "init 'text' needs a text in init_text, got None"),
+        ({"init": "text", "init_text": " "}, "needs a text in init_text, got ' '"),
+        ({"init_text": "a film"}, "init_text is only used by init 'text', but init is 'vocab"),
+        ({"jitter": -0.1}, "jitter must be a finite number >= 0, got -0.1"),
+        ({"device": "gpu"}, "a name that torch knows, such as cpu or cuda:0, got 'gpu'"),
+        ({"device": ""}, "a name that torch knows, such as cpu or cuda:0, got ''"),
+        ({"device": "cuda:99"}, "device must be one of this machine, got 'cuda:99': torch .*use"),
+        ({"device": "mps:9"}, "device must be one of this machine, got 'mps:9'"),
+        ({"device": "meta"}, "got 'meta': torch .* finds none of this kind"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_made(
@@ -233,6 +246,57 @@ def test_bad_settings_are_refused_before_anything_is_made(
     with pytest.raises(ValueError, match=message):
         TuneConfig(**(settings | change))
     assert not Path(settings["out"]).exists()
+
+
+def test_a_missing_gudhi_is_said_before_anything_is_made(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"loops=1.0 needs GUDHI.*install"):
+        TuneConfig(**settings, loops=1.0)
+
+
+def test_an_item_longer_than_the_model_reads_is_refused_before_the_first_step(
+    run: Tuner, settings: dict[str, Any], tiny_model: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "task.jsonl"
+    short = [{"question": f"w{i} is", "answer": "yes"} for i in range(29)]
+    long = {"question": "word " * 100, "answer": "no no"}
+    path.write_text("\n".join(map(json.dumps, [*short, long])))
+    # 6 virtual tokens, 100 of the question, and the first of the answer.
+    tiny_model.config.max_position_embeddings = 106
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 30 items do not fit into the 106 positions .*'word word .*' -> 'no no', "
+        r"needs 107: 6 virtual tokens, 100 of the question and 2 of the answer.*fewer virtual",
+    ):
+        run(task=str(path), steps=1)
+    assert not (Path(settings["out"]) / "config.json").exists()
+    tiny_model.config.max_position_embeddings = 107
+    assert run(task=str(path), steps=1).final["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda model: setattr(model.config, "is_encoder_decoder", True), "an encoder-decoder"),
+        (lambda model: model.to("meta"), "is offloaded or not loaded"),
+    ],
+)
+def test_a_model_that_cannot_be_tuned_is_refused_before_the_first_step(
+    run: Tuner, settings: dict[str, Any], tiny_model: Any, fault: Any, message: str
+) -> None:
+    fault(tiny_model)
+    with pytest.raises(ValueError, match=message):
+        run()
+    assert not (Path(settings["out"]) / "config.json").exists()
+
+
+def test_a_state_space_model_is_tuned(settings: dict[str, Any], tiny_tokenizer: Any) -> None:
+    sizes = {"vocab_size": 128, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(**sizes))
+    config = TuneConfig(**settings | {"steps": 2})
+    assert tune(config, load=lambda: (model, tiny_tokenizer)).final["step"] == 2
 
 
 def test_the_default_weight_depends_on_the_loss(settings: dict[str, Any]) -> None:

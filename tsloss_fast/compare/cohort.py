@@ -77,7 +77,6 @@ class Cohort:
         self.methods = [Method(trial["method"], **trial["settings"]) for trial in self.trials]
         common = self.common
         self.items = CohortItems(common, model.tokenizer)
-        self.choices = torch.tensor(self.items.first_tokens, device=model.device)
         initial = initial_prompt(
             model.base,
             model.tokenizer,
@@ -135,7 +134,7 @@ class Cohort:
         return self.model.answers(prompts, items, packed=self.packed, hidden=hidden)
 
     def _scores(self, prompts: Tensor, items: Sequence[EncodedItem]) -> list[Score]:
-        return score_prompts(self._answers, prompts, items, self.choices)
+        return score_prompts(self._answers, prompts, items, self.items.choices)
 
     def _terms(self, start: Tensor) -> list[Callable[[Tensor], Tensor]]:
         states = start

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsloss_fast.tuning.answers import EncodedItem, encode_items
+from tsloss_fast.tuning.evaluation import Choices
 from tsloss_fast.tuning.run import epoch_order
 from tsloss_fast.tuning.tasks import load_task, majority_rate
 
@@ -20,7 +21,7 @@ class CohortItems:
         train: those trained on.
         split_name, split: those evaluated: "validation" in a search, else "test".
         curve_size: how many of them are evaluated along the way.
-        first_tokens: of all answers of the task.
+        choices: all answers of the task.
         majority_rate: of the split.
     """
 
@@ -42,7 +43,7 @@ class CohortItems:
         self.majority_rate = majority_rate(evaluated)
         self.curve_size = trial["validation_size" if searching else "curve_size"]
         answers = (*self.task.train, *self.task.validation, *self.task.test)
-        self.first_tokens = sorted({item.answer[0] for item in encode_items(answers, tokenizer)})
+        self.choices = Choices(item.answer for item in encode_items(answers, tokenizer))
         self._seed, self._batch_size = trial["seed"], trial["batch_size"]
 
     def batch(self, step: int) -> list[EncodedItem]:

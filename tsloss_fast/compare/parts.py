@@ -9,7 +9,7 @@ from typing import Any
 
 from tsloss_fast.compare.checks import at_least_one, different_seeds, label, text
 from tsloss_fast.compare.methods import Method
-from tsloss_fast.tuning.prompts import METHODS as STARTS
+from tsloss_fast.tuning.config import INITS
 
 __all__ = ["Group", "Search", "Start", "TaskPlan"]
 
@@ -68,9 +68,9 @@ class Start:
 
     def __post_init__(self) -> None:
         label("a start's name", self.name)
-        if self.init not in STARTS:
+        if self.init not in INITS:
             raise ValueError(
-                f"start {self.name!r}: init must be one of {', '.join(STARTS)}, got {self.init!r}"
+                f"start {self.name!r}: init must be one of {', '.join(INITS)}, got {self.init!r}"
             )
         if (self.init == "text") != (self.init_text is not None):
             raise ValueError(

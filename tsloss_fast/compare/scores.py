@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast.tuning.answers import EncodedItem
+from tsloss_fast.tuning.evaluation import Choices
 from tsloss_fast.tuning.packed import PackedAnswers
 
 __all__ = ["Score", "score_prompts", "six_digits"]
@@ -45,28 +46,27 @@ class Score:
 
 @torch.no_grad()
 def score_prompts(
-    run: Answers, prompts: Tensor, items: Sequence[EncodedItem], choices: Tensor
+    run: Answers, prompts: Tensor, items: Sequence[EncodedItem], choices: Choices
 ) -> list[Score]:
     """The score of each of R prompts.
 
     Args:
         run: the model, of prompts (R, N, D) or (R, 2·L, N, kv) and a batch.
         items: a split, at least one.
-        choices: the first tokens of all answers of the task, (C,).
+        choices: all answers of the task.
     """
     runs = len(prompts)
     wrong, restricted, nats = torch.zeros(3, runs, len(items), dtype=torch.float64)
     for batch in _batches(items):
-        answers = run(prompts, [items[i] for i in batch])
+        here = [items[i] for i in batch]
+        answers = run(prompts, here)
         places = torch.tensor(batch)
         rows = places[answers.owner.cpu()]
         misses = (answers.logits.argmax(-1) != answers.targets).double().cpu()
         wrong.index_add_(1, rows, misses)
         losses = answers.token_losses().double().cpu()
         nats.index_add_(1, rows, losses.nan_to_num(_LOST, _LOST).clamp(max=_LOST))
-        chosen = choices[answers.logits[:, answers.first][..., choices].argmax(-1)]
-        hits = chosen == answers.targets[answers.first]
-        restricted[:, places] = hits.double().cpu()
+        restricted[:, places] = choices.chosen(answers.logits, here).double()
     tokens = torch.tensor([float(len(item.answer)) for item in items])
     return [Score(wrong[r] == 0, restricted[r] > 0, nats[r], tokens) for r in range(runs)]
 

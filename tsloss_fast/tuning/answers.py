@@ -43,14 +43,10 @@ class EncodedItem:
 
 @dataclass(frozen=True)
 class AnswerLogits:
-    """Logits (M, V) and targets (M,) of the M answer tokens of a batch, item after item.
-
-    `first` (B,) is the row of each item's first answer token.
-    """
+    """Logits (M, V) and targets (M,) of the M answer tokens of a batch, item after item."""
 
     logits: Tensor
     targets: Tensor
-    first: Tensor
 
     def cross_entropy(self) -> Tensor:
         """Mean negative log-likelihood, in nats, over the answer tokens of the batch."""
@@ -116,11 +112,9 @@ def answer_logits(
         ]
     rows = [row for row, item in enumerate(items) for _ in item.answer]
     flat = [column for run in columns for column in run]
-    lengths = torch.tensor([len(item.answer) for item in items])
     return AnswerLogits(
         logits[torch.tensor(rows, device=device), torch.tensor(flat, device=device)],
         torch.tensor([token for item in items for token in item.answer], device=device),
-        (lengths.cumsum(0) - lengths).to(device),
     )
 
 

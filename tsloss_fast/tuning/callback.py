@@ -41,6 +41,9 @@ class PromptTopologyCallback(TrainerCallback):
     An encoder of the prompt (P-tuning) is run in eval mode. Should recording fail, that is said
     once and the training goes on without; a checkpoint waits for the H1 that was begun.
 
+    A pickled or copied callback has the settings of the first one and no open record; it begins to
+    record when a training begins.
+
     In the list `callbacks=[…]` it comes after TensorBoard and the other reporters, which then do
     not see its values (`state.log_history` and the record do); `attach` puts it before them.
 
@@ -84,6 +87,16 @@ class PromptTopologyCallback(TrainerCallback):
         # Every process keeps the schedule: they gather a sharded prompt together.
         self._due = schedule("every", options.get("every", 1))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings alone: the open record and its thread belong to this process."""
+        state = self.__dict__ | {"tracker": None, "_newest": {}}
+        del state["_due"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._due = schedule("every", self._options.get("every", 1))
+
     def attach(self, trainer: Any) -> PromptTopologyCallback:
         """Join the trainer's callbacks, before its reporters; returns itself."""
         callbacks = trainer.callback_handler.callbacks
@@ -125,7 +138,7 @@ class PromptTopologyCallback(TrainerCallback):
                 UserWarning,
                 stacklevel=2,
             )
-        name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+        name = getattr(getattr(unwrap(model), "config", None), "_name_or_path", None) or None
         options["metadata"] = {"model": name} | dict(options.get("metadata") or {})
         self.tracker = TopologyTracker(
             file, resume=resumed, resume_points=points if resumed else None, **options

@@ -15,8 +15,17 @@ __all__ = ["cloud_names", "prompt_clouds"]
 PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
 # Methods that put keys and values in front of every layer.
 PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
-# Found by name, so that neither DeepSpeed nor FSDP has to be importable.
-_WRAPPERS = frozenset({"DeepSpeedEngine", "FullyShardedDataParallel"})
+# Classes that keep the model in their child `module`. They and their subclasses are found by name,
+# so that neither DeepSpeed nor another package has to be importable.
+_WRAPPERS = frozenset(
+    {
+        "AveragedModel",
+        "DataParallel",
+        "DeepSpeedEngine",
+        "DistributedDataParallel",
+        "FullyShardedDataParallel",
+    }
+)
 
 
 def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tensor:
@@ -35,8 +44,8 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
 
     Args:
         model: a peft model, alone or wrapped by `DistributedDataParallel`, `DataParallel`,
-            DeepSpeed or `torch.compile`; or an `nn.Embedding`; or a floating tensor or parameter
-            of shape (N, D) or (B, N, D).
+            `torch.optim.swa_utils.AveragedModel`, DeepSpeed or `torch.compile`; or an
+            `nn.Embedding`; or a floating tensor or parameter of shape (N, D) or (B, N, D).
         adapter: the name of the peft adapter; the active one by default.
 
     Returns:
@@ -122,15 +131,12 @@ def cloud_names(model: nn.Module, adapter: str | None = None) -> list[str]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers of data parallelism and `torch.compile`."""
+    """The model inside the wrappers of data parallelism, of averaging and of `torch.compile`."""
     while True:
         # Registered children only: a peft model forwards unknown attributes to its base model.
         children = model._modules
         inner = children.get("_orig_mod")
-        if inner is None and (
-            isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-            or type(model).__name__ in _WRAPPERS
-        ):
+        if inner is None and any(kind.__name__ in _WRAPPERS for kind in type(model).__mro__):
             inner = children.get("module")
         if inner is None:
             return model
@@ -231,10 +237,30 @@ def _as_clouds(points: Tensor) -> Tensor:
 
 def _table(embedding: nn.Embedding) -> Tensor:
     """The rows of an embedding. DeepSpeed ZeRO-3 has them whole only inside the module's forward
-    and backward, so they are asked for there."""
-    if not of_zero3(embedding.weight):
-        return embedding.weight
-    rows: Tensor = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+    and backward, and accelerate loads an offloaded embedding there, so they are asked for there."""
+    weight = embedding.weight
+    if not (of_zero3(weight) or weight.is_meta):
+        return weight
+    return look_up(embedding, torch.arange(embedding.num_embeddings, device="cpu"))
+
+
+def look_up(embedding: nn.Module, ids: Tensor) -> Tensor:
+    """The rows of the given numbers, as the module's forward gives them.
+
+    A call and not a look at the weights: some models scale their embeddings in forward. The weights
+    of an embedding that accelerate has offloaded lie on the device "meta" between two calls; its
+    hooks load them, and move the numbers to the device on which the embedding runs.
+
+    Raises:
+        ValueError: the weights are on the device "meta" and no hook knows their values.
+    """
+    weight: Any = embedding.weight
+    rows: Tensor = embedding(ids if weight.is_meta else ids.to(weight.device))
+    if rows.is_meta:
+        raise ValueError(
+            "the embeddings of this model are on the device 'meta' and have no values; load the "
+            "weights first, for example with from_pretrained"
+        )
     return rows
 
 

@@ -1,14 +1,18 @@
-"""Combinations that transformers and peft cannot train, said before the training starts."""
+"""Refusals, before the training starts, of what transformers and peft cannot train."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 from torch import nn
 
+from tsloss_fast.tuning.answers import EncodedItem
 from tsloss_fast.tuning.clouds import PREFIXED, PREPENDED, adapter_config, peft_method
+from tsloss_fast.tuning.tasks import Item
 
-__all__ = ["refuse_what_cannot_train"]
+__all__ = ["refuse_long_items", "refuse_other_models", "refuse_what_cannot_train"]
 
 
 def refuse_what_cannot_train(model: nn.Module, args: Any, label_smoothing: float) -> None:
@@ -41,6 +45,51 @@ def refuse_what_cannot_train(model: nn.Module, args: Any, label_smoothing: float
             "tokens. Pass label_smoothing_factor=0, or a compute_loss_func that cuts the first "
             "num_virtual_tokens logits off"
         )
+
+
+def refuse_other_models(model: Any) -> None:
+    """Raise ValueError for a model that `tune` cannot run: an encoder-decoder, or one without its
+    weights in memory."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(model).__name__} is an encoder-decoder, and tune takes causal language models "
+            "alone: give it a prompt by add_soft_prompt, and train it with TSLossMixin and "
+            "Seq2SeqTrainer"
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} is offloaded or not loaded (it has weights on the device "
+            "'meta'), and tune runs a model on one device: load it whole"
+        )
+
+
+def refuse_long_items(
+    model: Any, items: Sequence[Item], encoded: Sequence[EncodedItem], virtual_tokens: int
+) -> None:
+    """Raise ValueError if an item, with the prompt before it, is longer than what the model reads.
+
+    Args:
+        model: its configuration says how many positions it has; some, such as state-space models,
+            have no such limit.
+        items, encoded: the same items as text and as tokens.
+        virtual_tokens: of the prompt.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return
+    lengths = [virtual_tokens + len(item.inputs) for item in encoded]
+    if not lengths or max(lengths) <= positions:
+        return
+    longest = lengths.index(max(lengths))
+    item, tokens = items[longest], encoded[longest]
+    too_many = sum(length > positions for length in lengths)
+    raise ValueError(
+        f"{too_many} of {len(items)} items do not fit into the {positions} positions of this "
+        f"model: the longest, {shorten(item.question, 60)!r} -> {shorten(item.answer, 30)!r}, "
+        f"needs {max(lengths)}: {virtual_tokens} virtual tokens, {len(tokens.question)} of the "
+        f"question and {len(tokens.answer)} of the answer, whose last is not read. Leave the item "
+        "out or shorten it, use fewer virtual tokens, or use a model with more positions"
+    )
 
 
 def _logits_are_longer_than_labels(config: Any, method: str) -> bool:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tsloss_fast.loss import TSLoss
 from tsloss_fast.tuning.tasks import task_difficulty
 
-__all__ = ["DEFAULT_WEIGHTS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
+__all__ = ["DEFAULT_WEIGHTS", "INITS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
 
 # The scale-free losses share a weight. A sum of lengths or squared norms is as large as the
 # embedding is, tens on SmolLM2: at weight 10 it would pull the prompt to the origin.
 DEFAULT_WEIGHTS = {"tsloss": 10.0, "surrogate": 10.0, "total": 0.01, "l2": 0.01, "ce": 0.0}
 LOSSES = tuple(DEFAULT_WEIGHTS)
+# How a soft prompt can begin.
+INITS = ("vocabulary", "text", "normal")
 # Plain cross-entropy has the exact form measured beside it, so that a control can be compared.
 FORMS = {"tsloss": "exact", "surrogate": "surrogate", "total": "total", "ce": "exact"}
 
@@ -48,7 +52,8 @@ class TuneConfig:
         seed: of the task, the initial prompt and the order of the data.
         eval_every: evaluate after every so many steps, before the first and after the last.
         checkpoint_every: steps that a killed run loses at most.
-        device: where the model runs. Bit equality is promised for "cpu" with one thread count.
+        device: where the model runs, a device of this machine. Bit equality is promised for "cpu"
+            with one thread count.
     """
 
     out: str
@@ -97,6 +102,23 @@ class TuneConfig:
         if self.loss == "ce" and self.weight != 0:
             raise ValueError(f"loss 'ce' adds nothing, so weight must be 0, got {self.weight}")
         self.make_loss()
+        # All that follows would otherwise fail only after the model was loaded.
+        if self.loops and importlib.util.find_spec("gudhi") is None:
+            raise ModuleNotFoundError(
+                f"loops={self.loops} needs GUDHI, not installed here; install it with: "
+                'pip install "tsloss-fast[analysis]"',
+                name="gudhi",
+            )
+        if self.init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, got {self.init!r}")
+        text = self.init_text
+        if self.init == "text" and (text is None or not text.strip()):
+            raise ValueError(f"init 'text' needs a text in init_text, got {text!r}")
+        if self.init != "text" and text is not None:
+            raise ValueError(f"init_text is only used by init 'text', but init is {self.init!r}")
+        if not math.isfinite(self.jitter) or self.jitter < 0:
+            raise ValueError(f"jitter must be a finite number >= 0, got {self.jitter}")
+        _check_device(self.device)
 
     def make_loss(self) -> nn.Module:
         """The module of what is added to the cross-entropy (for "ce", of what is measured)."""
@@ -113,3 +135,24 @@ class TuneConfig:
         # To leave it out is the same run as to give the task's own.
         settings["difficulty"] = task_difficulty(self.task, self.difficulty)
         return settings
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError unless torch finds the device on this machine."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device must be a name that torch knows, such as cpu or cuda:0, got {name!r}"
+        ) from None
+    if device.type == "cpu":
+        return
+    # Every kind of device has its module (torch.cuda, torch.mps, torch.xpu); others, such as
+    # "meta", hold no values.
+    count = getattr(getattr(torch, device.type, None), "device_count", lambda: 0)()
+    if (device.index or 0) >= count:
+        found = f"only {count} of this kind" if count else "none of this kind"
+        raise ValueError(
+            f"device must be one of this machine, got {name!r}: torch {torch.__version__} finds "
+            f"{found}; use cpu, or install a torch that was built for the device"
+        )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-__all__ = ["ModelNotAvailableError", "load_model"]
+__all__ = ["ModelNotAvailableError", "load_model", "model_digest"]
 
 SMOLLM2 = "smollm2"
 # The package wants llama-cpp-python, a compiler's worth of dependencies; only its data is needed.
@@ -53,8 +55,9 @@ def load_model(
         The model, in eval mode and on the CPU, and its tokenizer.
 
     Raises:
-        ModelNotAvailableError: the model, or a package needed to read it, is not here; the message
-            holds the one command that installs it, or says what to pass instead.
+        ModelNotAvailableError: the model, or a package needed to read it, is not here, or it is no
+            causal language model; the message holds the one command that installs it, or says what
+            to pass instead.
         ValueError, TypeError: `name` is empty or no string, `dtype` is no floating type.
     """
     if not isinstance(name, str):
@@ -76,13 +79,44 @@ def load_model(
         if gguf is not None and not gguf.is_file():
             raise ModelNotAvailableError(f"there is no GGUF file at {name!r}; check the path")
 
-    with _quiet_progress():
-        if gguf is not None:
-            model, tokenizer = _from_gguf(gguf, dtype)
-        else:
-            model, tokenizer = _from_pretrained(name, dtype)
+    try:
+        with _quiet_progress():
+            if gguf is not None:
+                model, tokenizer = _from_gguf(gguf, dtype)
+            else:
+                model, tokenizer = _from_pretrained(name, dtype)
+    except ValueError as error:
+        # The message goes on with the names of all classes that there are.
+        if not str(error).startswith("Unrecognized configuration class"):
+            raise
+        raise ModelNotAvailableError(
+            f"the model {name!r} is no causal language model, and only these are loaded here: pass "
+            f"another, such as {SMOLLM2!r}. An encoder-decoder can be loaded with transformers, "
+            "given a prompt by add_soft_prompt and trained with TSLossMixin and Seq2SeqTrainer"
+        ) from error
     _ensure_padding(model, tokenizer)
     return model, tokenizer
+
+
+def model_digest(model: Any) -> str:
+    """SHA-256, in hexadecimal, of all weights of a model and of its configuration.
+
+    It is that of the values in memory: a copy of the model's files gives the same one, and times
+    and names of files have no part in it. A second reads one to two gigabytes of weights.
+    """
+    settings = model.config.to_dict() | {"class": type(model).__name__}
+    # These keys say how the files were written, or repeat what the tensors say.
+    for name in ("_name_or_path", "architectures", "dtype", "transformers_version"):
+        settings.pop(name, None)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    saved = model.state_dict().keys()
+    tensors = dict(model.named_parameters())
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _smollm2_file() -> Path:

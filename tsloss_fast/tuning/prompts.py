@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tsloss_fast.tuning.clouds import prompt_clouds
+from tsloss_fast.tuning.clouds import look_up, prompt_clouds, unwrap
+from tsloss_fast.tuning.config import INITS
 
 __all__ = ["add_soft_prompt", "initial_prompt", "prompt_clouds"]
-
-METHODS = ("vocabulary", "text", "normal")
 
 
 def initial_prompt(
@@ -29,7 +28,8 @@ def initial_prompt(
     """The first values of a soft prompt, the same for the same arguments on every device.
 
     Args:
-        model: the model whose input embeddings are read; nothing in it is changed.
+        model: the model whose input embeddings are read, wherever they are: on any device, or
+            offloaded by accelerate. Nothing in it is changed.
         tokenizer: its tokenizer; special tokens are never drawn.
         num_virtual_tokens: N, at least 1.
         method:
@@ -48,7 +48,8 @@ def initial_prompt(
 
     Raises:
         ValueError, TypeError: an unknown method, N < 1, more tokens than the vocabulary holds, a
-            text that is missing, empty or not used, a negative or infinite jitter.
+            text that is missing, empty or not used, a negative or infinite jitter, a model whose
+            weights are not loaded (on the device "meta").
 
     Warns:
         UserWarning: some virtual tokens coincide, with their number.
@@ -66,8 +67,8 @@ def initial_prompt(
         torch.Size([5, 8])
     """
     count = _check_count(num_virtual_tokens)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in INITS:
+        raise ValueError(f"method must be one of {', '.join(INITS)}, got {method!r}")
     if method != "text" and text is not None:
         raise ValueError(f'text is only used by method="text", but method is {method!r}')
     if not math.isfinite(jitter) or jitter < 0:
@@ -83,8 +84,7 @@ def initial_prompt(
         else:
             ids = _vocabulary_tokens(tokenizer, embeddings.weight.shape[0], count, generator)
         with torch.no_grad():
-            # A call, not a look at the weights: some models scale their embeddings in forward.
-            rows: Tensor = embeddings(ids.to(embeddings.weight.device))
+            rows = look_up(embeddings, ids)
         prompt = rows.detach().to(device="cpu", dtype=torch.float32, copy=True)
 
     if jitter > 0:
@@ -147,13 +147,30 @@ def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
         token_dim=dim,
         num_transformer_submodules=1,
         prompt_tuning_init=PromptTuningInit.RANDOM,
+        num_attention_heads=_attention_heads(model.config),
     )
     # peft draws numbers that are overwritten at once; the caller's generator must not notice.
     with torch.random.fork_rng(devices=[]):
         wrapped: Any = get_peft_model(model, config)
     embedding = wrapped.prompt_encoder[wrapped.active_adapter].embedding
+    if embedding.weight.is_meta:
+        # The model is offloaded: the prompt goes where its embeddings are computed.
+        with torch.no_grad():
+            row = look_up(_input_embeddings(model), torch.tensor([0], device="cpu"))
+        embedding.to_empty(device=row.device)
     embedding.weight.data = initial.detach().to(embedding.weight.device, torch.float32, copy=True)
     return wrapped
+
+
+def _attention_heads(config: Any) -> int | None:
+    """The number to tell peft where it would find none: a state-space model has no attention.
+
+    peft asks for it with every kind of prompt, and uses it for prefixes alone.
+    """
+    settings = config.to_dict()
+    settings = settings.get("text_config", settings)
+    names = {"num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"}
+    return None if names & settings.keys() else 1
 
 
 def _check_count(count: int) -> int:
@@ -165,6 +182,7 @@ def _check_count(count: int) -> int:
 
 
 def _input_embeddings(model: Any) -> nn.Embedding:
+    model = unwrap(model) if isinstance(model, nn.Module) else model
     getter = getattr(model, "get_input_embeddings", None)
     embeddings: nn.Embedding | None = getter() if callable(getter) else None
     if embeddings is None or getattr(embeddings, "weight", None) is None:

