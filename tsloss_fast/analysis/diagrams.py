@@ -194,7 +194,7 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
-        tags.no_validation = True  # a list of clouds of different sizes is no array
+        tags.no_validation = True  # clouds of different sizes make no array
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags

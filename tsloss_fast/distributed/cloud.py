@@ -74,7 +74,7 @@ class Edges:
 
 
 def empty_edges(count: int) -> Edges:
-    """Room for so many edges, which the core writes: on the CPU, whatever the default device is."""
+    """Memory for that many edges, to be written by the core: always on the CPU."""
     return Edges(
         torch.empty(count, dtype=torch.float64, device="cpu"),
         torch.empty((count, 2), dtype=torch.int64, device="cpu"),
@@ -103,7 +103,7 @@ def stride_of(dim: int) -> int:
 
 
 def empty_block(count: int, dim: int, dtype: torch.dtype) -> Block:
-    """Room for so many points, on the CPU."""
+    """Memory for that many points, to be written by the core: always on the CPU."""
     return Block(
         torch.empty((count, stride_of(dim)), dtype=dtype, device="cpu"),
         torch.empty(count, dtype=torch.int64, device="cpu"),

@@ -217,12 +217,12 @@ class Peers:
         return f"{self._key}/{rank}"
 
     def _culprit(self, peer: int, own: _Wait) -> tuple[int | None, str]:
-        """The process because of which this one waited in vain, or None, and what is known of it.
+        """Return the process because of which this one waited in vain, or None, and the reason.
 
-        Follows which process waited for which, as far as those that gave up have left a word. Such
-        a chain ends at a process that left none: it died, or is not there yet. Or it runs into a
-        circle, if a late process has come meanwhile, found its messages refused and left a word as
-        well: the late one waited least, and one of the others for the whole timeout.
+        The search follows which process waited for which, as far as those that gave up have left a
+        word. Such a chain ends at a process that left none: it died, or is not there yet. Or the
+        chain runs into a circle, if a late process has come meanwhile, found its messages refused
+        and left a word as well: the late one waited least, and another for the whole timeout.
         """
         word = f"{peer} {own.seconds} {int(own.timed_out)}"
         _from_store(lambda store: store.set(self._word(self.rank), word))
