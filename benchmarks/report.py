@@ -136,8 +136,8 @@ def settings_line(results: Results) -> str:
     )
 
 
-def text(results: Results) -> str:
-    """The tables for a terminal, about 90 characters wide."""
+def text(results: Results, *, goals: bool = False) -> str:
+    """The tables for a terminal, about 90 characters wide, and the goals of `goals.py` if asked."""
     lines = [settings_line(results), *_LEGEND]
     for table in _tables(results):
         width = max(len(label) for label, _ in table.body)
@@ -149,13 +149,13 @@ def text(results: Results) -> str:
                 f"  {c.value:>{w}}{c.note:>6}" for w, c in zip(widths, cells, strict=True)
             )
             lines.append(f"{label:<{width}}{padded}".rstrip())
-    if assessed := assess(results.rows):
+    if goals and (assessed := assess(results.rows)):
         lines += ["", _GOALS]
         lines += [f"  {w}, {a}: {g}; {r}, {v}" for w, a, g, r, v in assessed]
     return "\n".join([*lines, "", *remarks(results)]).rstrip() + "\n"
 
 
-def markdown(results: Results, picture: str | None = None) -> str:
+def markdown(results: Results, picture: str | None = None, *, goals: bool = False) -> str:
     """The same tables in Markdown, then every number, what each name stands for, the machine."""
     out = ["# Benchmark of tsloss_fast", "", settings_line(results) + ".", ""]
     if picture:
@@ -171,7 +171,7 @@ def markdown(results: Results, picture: str | None = None) -> str:
         out += table_lines(["", *table.header], lines, numbers=True)
     if notes := remarks(results):
         out += ["", *(f"- {note}" for note in notes)]
-    if assessed := assess(results.rows):
+    if goals and (assessed := assess(results.rows)):
         out += ["", "## Goals", "", _GOALS, ""]
         out += table_lines(["work", "against", "goal", "measured", ""], assessed, numbers=True)
     out += ["", "## Every measurement", "", _MEANING, ""]

@@ -28,6 +28,7 @@ def run(
     isa: str | None = None,
     same_isa: bool = False,
     limits: bool = True,
+    goals: bool = False,
     stream: TextIO | None = None,
 ) -> Results:
     """Measure tsloss_fast and every installed baseline, and report.
@@ -46,6 +47,7 @@ def run(
         same_isa: hold torch and MKL to ``isa`` as well, to know how it would go on a machine that
             has no more than that (fastcluster and GUDHI are not built for more than SSE2).
         limits: False runs the slow libraries on the large clouds too; that can take hours.
+        goals: also report the developers' goals of ``goals.py``, and by how much each was missed.
         stream: where the table goes; standard output if None.
 
     Returns:
@@ -87,8 +89,8 @@ def run(
     finally:
         show.clear()
     if target is not None:
-        _write(results, target)
-    stream.write("\n" + report.text(results))
+        _write(results, target, goals)
+    stream.write("\n" + report.text(results, goals=goals))
     stream.flush()
     return results
 
@@ -109,7 +111,7 @@ def target_file(output: Path, name: str) -> Path:
         return target
 
 
-def _write(results: Results, target: Path) -> None:
+def _write(results: Results, target: Path, goals: bool) -> None:
     """All files appear whole or not at all; the Markdown, which shows the plot, comes last."""
     contents = {target.with_suffix(".json"): results.to_json().encode()}
     picture = target.with_suffix(".png")
@@ -119,7 +121,7 @@ def _write(results: Results, target: Path) -> None:
         contents[picture] = png(results)
     except ImportError:
         results.settings["plot"] = "none, matplotlib is not installed (pip install matplotlib)"
-    text = report.markdown(results, picture.name if picture in contents else None)
+    text = report.markdown(results, picture.name if picture in contents else None, goals=goals)
     contents[target] = text.encode()
     for path, content in contents.items():
         replace(path, content)
@@ -212,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--same-isa", action="store_true", help="hold torch and MKL to that instruction set too"
     )
     parser.add_argument("--all", action="store_true", help="run slow libraries on large clouds too")
+    parser.add_argument(
+        "--goals", action="store_true", help="also compare with the goals that the developers set"
+    )
     options = parser.parse_args(argv)
     try:
         results = run(
@@ -223,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             isa=options.isa,
             same_isa=options.same_isa,
             limits=not options.all,
+            goals=options.goals,
         )
     except (ValueError, WorkerError, OSError) as problem:
         say(f"{parser.prog}: {problem}", file=sys.stderr)

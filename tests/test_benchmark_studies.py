@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tsloss_fast.benchmarks import goals, thresholds, worst
+from tsloss_fast.benchmarks import goals, report, thresholds, worst
 from tsloss_fast.benchmarks.ours import IMPLEMENTATIONS
-from tsloss_fast.benchmarks.records import Measurement, Row
+from tsloss_fast.benchmarks.records import Measurement, Results, Row
 from tsloss_fast.benchmarks.workloads import parse
 
 from tsloss_fast import _core
@@ -36,6 +36,18 @@ def test_goals_say_what_was_met_and_by_how_much_the_rest_was_missed() -> None:
         ("10000x768", gemm): "missed by 50%",
         ("20x2048", gemm): "missed by 25%",
     }
+
+
+def test_goals_are_reported_only_where_they_are_asked_for() -> None:
+    machine = dict.fromkeys(
+        ("tsloss-fast", "torch", "processor", "cores", "instruction set of tsloss_fast"), "1"
+    )
+    rows = [made_up("4096x768", 0.3, "sgemm X·Xᵀ", 1.0)]
+    results = Results(machine, {"threads": 1}, rows)
+    for page in (report.text, report.markdown):
+        assert "goal" not in page(results).lower()
+        assert "missed" not in page(results)
+        assert "missed by 20%" in page(results, goals=True)
 
 
 def test_every_goal_names_a_workload_and_an_implementation() -> None:

@@ -107,7 +107,23 @@ def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
     shown = re.search(r"<!-- benchmark -->\n```\n(.*?)```\n<!-- /benchmark -->", text, re.S)
     assert shown, "the README has no benchmark table"
     assert len(shown[1].splitlines()) > 10
-    assert shown[1] in (ROOT / "benchmarks/results/demo.txt").read_text(encoding="utf-8")
+    assert shown[1] == (ROOT / "benchmarks/results/demo.txt").read_text(encoding="utf-8")
+
+
+def test_the_benchmark_table_is_what_the_command_prints() -> None:
+    """From the measurements beside it, whose last digits are rounded."""
+    from tsloss_fast.benchmarks import report
+    from tsloss_fast.benchmarks.records import results_from_json
+
+    def form(text: str) -> str:
+        return re.sub(r"[\d.]+", "0", text)
+
+    folder = ROOT / "benchmarks/results"
+    results = results_from_json((folder / "demo.json").read_text(encoding="utf-8"))
+    shown = (folder / "demo.txt").read_text(encoding="utf-8").splitlines()
+    table = report.text(results).rstrip("\n").splitlines()
+    assert [form(line) for line in shown[5:-2]] == [form(line) for line in table]
+    assert shown[-1].startswith("wrote ")
 
 
 def test_the_evidence_is_made_from_the_raw_results(tmp_path: Path) -> None:

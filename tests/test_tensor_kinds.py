@@ -1,4 +1,4 @@
-"""Tensors that are not ordinary memory on the default device: the right values, or a clear error."""
+"""Tensors that are no ordinary memory on the default device: the right values or a clear error."""
 
 from __future__ import annotations
 

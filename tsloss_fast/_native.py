@@ -153,8 +153,17 @@ _ADVICE_FINITE = "remove it, mask it with `lengths`, or pass check_finite=False 
 
 
 def raise_finding(
-    finding: tuple[int, int, int, int], batch: int, what: str, dtype: torch.dtype
+    finding: tuple[int, int, int, int],
+    batch: int,
+    what: str,
+    dtype: torch.dtype,
+    *,
+    lengths: bool = True,
 ) -> NoReturn:
+    """Raise the ValueError for what the core found.
+
+    lengths: whether the caller takes `lengths` and `check_finite`, which the advice then names.
+    """
     problem, cloud, i, j = finding
     where = f"cloud {cloud} of {batch}" if batch > 1 else "the cloud"
     if what == "distances":
@@ -173,9 +182,11 @@ def raise_finding(
         )
     raise ValueError(
         {
-            1: f"points: point {i} of {where} contains NaN or infinity; {_ADVICE_FINITE}",
+            1: f"points: point {i} of {where} contains NaN or infinity; "
+            + (_ADVICE_FINITE if lengths else "remove it"),
             2: f"points: point {i} of {where} is the zero vector, to which the cosine distance is "
-            "undefined; remove it, mask it with `lengths`, or use another metric",
+            f"undefined; remove it{', mask it with `lengths`,' if lengths else ''} or use another "
+            "metric",
             3: f"points: the distance of points {i} and {j} of {where} is above the largest "
             f"{dtype}; rescale the points" + (" or use float64" if dtype is torch.float32 else ""),
         }[problem]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("gudhi")
@@ -13,6 +18,7 @@ import gudhi
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
+from tsloss_fast.analysis.h1 import h1_diagram
 
 
 def cloud(n: int, seed: int = 0) -> np.ndarray:
@@ -116,3 +122,61 @@ def test_the_transformer_stands_in_for_gudhis_in_a_pipeline() -> None:
     np.testing.assert_allclose(features[0], features[1], rtol=1e-6)
     assert RipsH0(metric="cosine").get_params()["metric"] == "cosine"
     assert RipsH0(infinite=True).transform([np.zeros((0, 3))])[0].shape == (0, 2)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the checks
+def test_the_transformer_says_what_it_takes() -> None:
+    checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    if "on_fail" not in inspect.signature(checks.check_estimator).parameters:
+        pytest.skip("needs scikit-learn 1.6")
+    tags = pytest.importorskip("sklearn.utils").get_tags(RipsH0())
+    assert not tags.requires_fit
+    assert (tags.input_tags.two_d_array, tags.input_tags.three_d_array) == (False, True)
+    failed = [c for c in checks.check_estimator(RipsH0(), on_fail=None) if c["status"] == "failed"]
+    assert failed == []
+
+
+@pytest.mark.parametrize("sizes", [(5, 9), (5, 5), (1,)])
+def test_set_output_gives_the_table_of_gudhis_transformer(sizes: tuple[int, ...]) -> None:
+    pandas = pytest.importorskip("pandas")
+    from gudhi.sklearn.rips_persistence import RipsPersistence
+    from sklearn import config_context
+    from sklearn.base import clone
+
+    clouds = [cloud(n, n) for n in sizes]
+    asked = clone(RipsH0(infinite=True).set_output(transform="pandas"))
+    theirs = RipsPersistence(homology_dimensions=[0]).set_output(transform="pandas")
+    with config_context(transform_output="pandas"):
+        ours = [asked.transform(clouds), RipsH0(infinite=True).fit_transform(clouds)]
+        assert isinstance(RipsH0().set_output(transform="default").transform(clouds), list)
+    expected = theirs.fit_transform(clouds)
+    for table in ours:
+        assert isinstance(table, pandas.DataFrame)
+        assert list(table.columns) == list(expected.columns) == ["H0"]
+        for a, b in zip(table["H0"], expected["H0"], strict=True):
+            np.testing.assert_allclose(a, np.sort(np.asarray(b), 0), rtol=1e-6)
+    assert asked.transform([]).shape == (0, 1)
+    assert isinstance(RipsH0().transform(clouds), list)
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, np.asarray])
+def test_another_default_device_changes_no_diagram(kind: Callable[..., Any]) -> None:
+    points = kind(cloud(12))
+    expected = RipsH0().transform([points])[0], h1_diagram(points)
+    with torch.device("meta"):
+        found = RipsH0().transform([points])[0], h1_diagram(points)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_cloud_that_is_not_finite_is_named() -> None:
+    clouds = [cloud(3), np.array([[0.0], [np.nan]])]
+    with pytest.raises(ValueError, match="X: cloud 1 contains NaN or infinity; remove such points"):
+        RipsH0().transform(clouds)
+
+
+def test_h1_takes_any_tensor() -> None:
+    points = torch.from_numpy(cloud(12)).float()
+    expected = h1_diagram(points.double().numpy())
+    np.testing.assert_array_equal(h1_diagram(points.requires_grad_()), expected)
+    assert h1_diagram(points.bfloat16()).shape[1] == 2

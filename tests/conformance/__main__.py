@@ -41,8 +41,9 @@ def main() -> int:
         f"`make conformance`: {len(CHECKS)} checks; Python {platform.python_version()}, NumPy "
         f"{np.__version__}, torch {torch.__version__}; {versions}.",
         "",
-        "pass: every input of the check; fail: at least one, named below with what came; -: not "
-        "offered. Inputs are NumPy, with `rng(seed)` for "
+        "pass: every input of the check; pass\\*: every input that the implementation offers, the "
+        "others are named below; fail: at least one, named below with what came; -: not offered. "
+        "Inputs are NumPy, with `rng(seed)` for "
         "`np.random.default_rng(seed).standard_normal`; each implementation is called as in "
         "`tests/conformance/adapters.py`.",
         "",

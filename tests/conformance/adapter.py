@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Adapter", "Answer", "gradient_of"]
+__all__ = ["Adapter", "Answer", "NotOffered", "gradient_of"]
+
+
+class NotOffered(Exception):
+    """The implementation does not take such an input, and says so itself, or has no such thing.
+
+    An adapter raises it for one input of a check, which is then left out of the verdict and named.
+    """
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Adapter:
     ``points``: of a CPU tensor (N, D) in any floating type. ``matrix``: of distances (N, N),
     float64. ``gradient``: of sum(weights * deaths), deaths ascending, with respect to the points
     (N, D); left out, it is that of the lengths of the critical edges, as users write it.
-    ``batch``: of (B, N, D), a list of answers. What an implementation does not offer is left out.
+    ``batch``: of (B, N, D), a list of answers. What an implementation does not offer is left out,
+    and for a single input that it does not take, the function raises ``NotOffered``.
     ``packages``: modules that have to be there, with the names of their distributions.
     """
 

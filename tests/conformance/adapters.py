@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adapter import Adapter, Answer
+from .adapter import Adapter, Answer, NotOffered
 
 __all__ = ["OTHERS", "all_adapters", "ours"]
 
@@ -61,9 +61,17 @@ def gudhi_matrix(matrix: Array) -> Answer:
     return _gudhi(gudhi.SimplexTree.create_from_array(matrix))
 
 
+def some_numbers(points: Tensor) -> None:
+    """Raise NotOffered for a cloud without numbers, for libraries that refuse it by a check of
+    their arguments (scikit-learn's)."""
+    if points.numel() == 0:
+        raise NotOffered
+
+
 def ripser_points(points: Tensor) -> Answer:
     from ripser import ripser
 
+    some_numbers(points)
     return Answer(ripser(wide(points), maxdim=0)["dgms"][0][:, 1])
 
 
@@ -82,6 +90,7 @@ def _giotto(data: Array, **options: Any) -> Answer:
 
 
 def giotto_points(points: Tensor) -> Answer:
+    some_numbers(points)
     return _giotto(wide(points))
 
 

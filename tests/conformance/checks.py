@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .adapter import Adapter
+from .adapter import Adapter, NotOffered
 from .judges import (
     Judge,
-    NotOffered,
     alone_and_in_a_batch,
-    finite_gradient,
+    gradient_of_copies,
+    gradient_of_some_tree,
     matrix_refused,
     refused,
     right,
@@ -24,11 +24,26 @@ from .judges import (
     right_in_double,
     right_of_matrix,
     right_tree,
+    right_tree_of_matrix,
     same_for_all_isometries,
     same_for_all_orders,
     stable,
     unchanged,
 )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer to a check.
+
+    ``verdict``: "pass", "fail" or "-" (not offered). ``expression`` and ``wrong``: the input that
+    failed, and what is wrong with its result. ``left_out``: inputs that are not offered.
+    """
+
+    verdict: str
+    expression: str = ""
+    wrong: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,19 +54,22 @@ class Check:
     judge: Judge
     inputs: tuple[str, ...]
 
-    def failure(self, adapter: Adapter) -> tuple[str, str] | None:
-        """The first input that fails, and what is wrong with the answer."""
+    def ask(self, adapter: Adapter) -> Outcome:
+        """The verdict, with the first input that fails, or the inputs that are not offered."""
+        left_out = []
         for expression in self.inputs:
             try:
                 wrong = self.judge(adapter, evaluate(expression))
             except NotOffered:
-                raise
+                left_out.append(expression)
+                continue
             except Exception as error:
                 text = " ".join(str(error).split())
                 wrong = f"{type(error).__name__}: {text}"
             if wrong is not None:
-                return expression, wrong
-        return None
+                return Outcome("fail", expression, wrong)
+        offered = len(left_out) < len(self.inputs)
+        return Outcome("pass" if offered else "-", left_out=tuple(left_out) if offered else ())
 
 
 def evaluate(expression: str) -> Any:
@@ -63,6 +81,7 @@ def evaluate(expression: str) -> Any:
     return eval(expression, {"np": np, "torch": torch, "rng": rng})
 
 
+SYMMETRIC = "(lambda a: np.triu(a, 1) + np.triu(a, 1).T)(np.abs(rng({s})(({n}, {n}))))"
 CLUSTERS = "np.concatenate([c + 1e-{w} * rng({s})(({n}, {d})) for c in (-1e3, 1e3)])"
 
 CHECKS = (
@@ -77,6 +96,16 @@ CHECKS = (
         "sizes and dimensions",
         right,
         tuple(f"rng({n})(({n}, {d}))" for n in (7, 16, 33, 64, 100) for d in (1, 2, 17, 128)),
+    ),
+    Check(
+        "hundreds of points",
+        right,
+        (
+            "rng(0)((101, 3))",
+            "rng(1)((150, 40))",
+            "rng(2)((600, 8))",
+            "rng(5)((1500, 3)).astype(np.float32)",
+        ),
     ),
     Check(
         "float32",
@@ -123,7 +152,10 @@ CHECKS = (
     Check(
         "two tight clusters far apart",
         right,
-        tuple(CLUSTERS.format(w=w, s=w, n=20, d=d) for w in (3, 6) for d in (3, 64)),
+        (
+            *(CLUSTERS.format(w=w, s=w, n=20, d=d) for w in (3, 6) for d in (3, 64)),
+            CLUSTERS.format(w=3, s=4, n=300, d=16),
+        ),
     ),
     Check(
         "ties",
@@ -132,6 +164,7 @@ CHECKS = (
             "np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3)",
             "np.eye(40)",
             "np.random.default_rng(0).integers(0, 3, (60, 4)).astype(float)",
+            "np.random.default_rng(3).integers(0, 4, (700, 5)).astype(float)",
         ),
     ),
     Check(
@@ -142,6 +175,7 @@ CHECKS = (
             "np.eye(20)",
             "np.repeat(rng(1)((6, 3)), 3, 0)",
             "1e6 + rng(2)((40, 16))",
+            "rng(3)((300, 6))",
         ),
     ),
     Check("tiny coordinates", right, tuple(f"1e-{e} * rng({e})((20, 5))" for e in (30, 160, 300))),
@@ -181,7 +215,7 @@ CHECKS = (
     Check(
         "any order of the points: the same deaths",
         same_for_all_orders,
-        ("rng(0)((60, 9))", "1e3 + rng(1)((40, 33))", "np.eye(30)"),
+        ("rng(0)((60, 9))", "1e3 + rng(1)((40, 33))", "np.eye(30)", "rng(2)((300, 5))"),
     ),
     Check(
         "coordinates exchanged or reflected",
@@ -196,25 +230,49 @@ CHECKS = (
     Check(
         "alone and in a batch: the same bits",
         alone_and_in_a_batch,
-        ("rng(0)((5, 30, 17))", "np.repeat(rng(1)((1, 64, 3)), 2, 0)"),
+        ("rng(0)((5, 30, 17))", "np.repeat(rng(1)((1, 64, 3)), 2, 0)", "rng(2)((3, 150, 4))"),
     ),
     Check(
         "gradient without ties",
         right_gradient,
-        ("rng(0)((30, 7))", "1e3 * rng(1)((50, 3))", "1e6 + rng(2)((40, 5))"),
+        ("rng(0)((30, 7))", "1e3 * rng(1)((50, 3))", "1e6 + rng(2)((40, 5))", "rng(3)((200, 4))"),
     ),
     Check(
         "gradient at coincident points",
-        finite_gradient,
-        ("np.ones((5, 3))", "np.repeat(rng(0)((6, 4)), 3, 0)"),
+        gradient_of_copies,
+        (
+            "np.ones((5, 3))",
+            "np.repeat(rng(0)((6, 4)), 3, 0)",
+            "np.tile(rng(1)((60, 3)), (2, 1))",
+        ),
     ),
-    Check("gradient under ties", finite_gradient, ("np.eye(12)", "np.arange(9.0)[:, None]")),
+    Check(
+        "gradient under ties",
+        gradient_of_some_tree,
+        (
+            "np.eye(12)",
+            "np.arange(9.0).reshape(-1, 1)",
+            "np.stack(np.meshgrid(np.arange(4.0), 2 * np.arange(3.0)), -1).reshape(-1, 2)",
+            "np.arange(110.0).reshape(-1, 1)",
+        ),
+    ),
     Check(
         "distance matrices",
         right_of_matrix,
         (
             "np.abs(np.subtract.outer(np.arange(20.0) ** 2, np.arange(20.0) ** 2))",
-            "(lambda a: np.triu(a, 1) + np.triu(a, 1).T)(np.abs(rng(0)((40, 40))))",
+            SYMMETRIC.format(s=0, n=40),
+            SYMMETRIC.format(s=1, n=300),
+        ),
+    ),
+    Check(
+        "critical edges of a matrix: a tree, each as long as its bar",
+        right_tree_of_matrix,
+        (
+            SYMMETRIC.format(s=0, n=40),
+            "np.ones((6, 6)) - np.eye(6)",
+            "np.ones((6, 6)) - np.kron(np.eye(3), np.ones((2, 2)))",
+            SYMMETRIC.format(s=2, n=200),
         ),
     ),
     Check(
@@ -225,7 +283,10 @@ CHECKS = (
     Check(
         "an asymmetric matrix is refused",
         matrix_refused,
-        ("np.array([[0.0, 1, 2], [3, 0, 1], [2, 1, 0]])",),
+        (
+            "np.array([[0.0, 1, 2], [3, 0, 1], [2, 1, 0]])",
+            "np.ones((150, 150)) - np.eye(150) + 1e-3 * np.eye(150, k=149)",
+        ),
     ),
     Check(
         "a negative distance is refused",
@@ -235,7 +296,11 @@ CHECKS = (
     Check(
         "a diagonal that is not 0 is refused",
         matrix_refused,
-        ("np.array([[5.0, 1, 2], [1, 5, 1], [2, 1, 5]])",),
+        (
+            "np.array([[5.0, 1, 2], [1, 5, 1], [2, 1, 5]])",
+            "np.ones((3, 3)) - (1 - 1e-6) * np.eye(3)",
+            "np.ones((40, 40)) - np.diag(np.arange(40) < 39) + 1e-12 * np.eye(40)",
+        ),
     ),
     Check(
         "NaN in a matrix is refused",

@@ -7,38 +7,22 @@ import multiprocessing
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .adapter import Adapter
 from .adapters import all_adapters
-from .checks import CHECKS, Check
-from .judges import NotOffered
+from .checks import CHECKS, Check, Outcome
 
 __all__ = ["Outcome", "ask", "run", "table"]
 
 _SECONDS = 60.0  # of a check
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """``verdict`` is "pass", "fail" or "-" (not offered); of a failure, the input and what is
-    wrong."""
-
-    verdict: str
-    expression: str = ""
-    wrong: str = ""
-
-
 def ask(adapter: Adapter, check: Check) -> Outcome:
     """In this process."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            failure = check.failure(adapter)
-    except NotOffered:
-        return Outcome("-")
-    return Outcome("pass") if failure is None else Outcome("fail", *failure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return check.ask(adapter)
 
 
 def _serve(name: str, first: int, pipe: Any) -> None:
@@ -75,10 +59,11 @@ def run(name: str) -> list[Outcome]:
 
 
 def table(names: Sequence[str], outcomes: Sequence[Sequence[Outcome]]) -> list[str]:
-    """Markdown: what passes, then each failure with the input that reproduces it."""
+    """Markdown: what passes, then each failure with the input that reproduces it, and the inputs
+    that were left out."""
     lines = ["| | " + " | ".join(names) + " |", "|---|" + " :---: |" * len(names)]
     for k, check in enumerate(CHECKS):
-        cells = (verdicts[k].verdict for verdicts in outcomes)
+        cells = (o[k].verdict + r"\*" * bool(o[k].left_out) for o in outcomes)
         lines.append(f"| {check.name} | " + " | ".join(cells) + " |")
     totals = (
         f"{sum(o.verdict == 'pass' for o in of)} of {sum(o.verdict != '-' for o in of)}"
@@ -86,11 +71,13 @@ def table(names: Sequence[str], outcomes: Sequence[Sequence[Outcome]]) -> list[s
     )
     lines += ["| **passed** | " + " | ".join(totals) + " |", ""]
     for name, verdicts in zip(names, outcomes, strict=True):
-        failed = [(c, o) for c, o in zip(CHECKS, verdicts, strict=True) if o.verdict == "fail"]
-        if failed:
-            lines += [f"## {name}", ""]
-            for check, outcome in failed:
-                lines.append(f"- {check.name}: {outcome.wrong[:200]}")
-                lines.append(f"  `{outcome.expression}`")
-            lines.append("")
+        remarks = []
+        for check, outcome in zip(CHECKS, verdicts, strict=True):
+            if outcome.verdict == "fail":
+                remarks += [f"- {check.name}: {outcome.wrong[:200]}", f"  `{outcome.expression}`"]
+            if outcome.left_out:
+                inputs = ", ".join(f"`{expression}`" for expression in outcome.left_out)
+                remarks.append(f"- {check.name}: passed without {inputs}, which it does not offer")
+        if remarks:
+            lines += [f"## {name}", "", *remarks, ""]
     return lines

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from .adapter import Adapter, Answer
+from .adapter import Adapter, Answer, NotOffered
 from .adapters import Ways, distances, ours, scipy_matrix
 from .checks import CHECKS, Check, evaluate
-from .run import ask
+from .run import ask, table
 
 ADAPTERS = list(ours())
 
@@ -91,8 +91,47 @@ def wrong_gradient(points: Tensor, weights: Tensor) -> Tensor:
     return points * torch.inf
 
 
+def times(factor: float, most_points: int = 0) -> Any:
+    """The right gradient, times a factor for clouds of more points than that."""
+
+    def gradient(points: Tensor, weights: Tensor) -> Tensor:
+        found = Ways("baseline").gradient(points, weights)
+        return factor * found if len(points) > most_points else found
+
+    return gradient
+
+
 def doubled(points: Tensor) -> list[Answer]:
     return [Answer(2 * right(cloud).deaths, right(cloud).edges) for cloud in points]
+
+
+def larger(answer: Answer) -> Answer:
+    """Wrong for more than a hundred points."""
+    factor = 1.001 if len(answer.deaths) > 99 else 1.0
+    return Answer(factor * answer.deaths, answer.edges)
+
+
+def larger_points(points: Tensor) -> Answer:
+    return larger(right(points))
+
+
+def larger_matrix(matrix: Any) -> Answer:
+    return larger(Ways("baseline").matrix(matrix))
+
+
+def larger_batch(points: Tensor) -> list[Answer]:
+    return [larger_points(cloud) for cloud in points]
+
+
+def disordered_matrix(matrix: Any) -> Answer:
+    answer = Ways("baseline").matrix(matrix)
+    return Answer(answer.deaths, answer.edges.flip(0))
+
+
+def rounded_diagonal(matrix: Any) -> Answer:
+    """Takes a small number on the diagonal for a rounding error."""
+    diagonal = np.diag(matrix)
+    return Ways("baseline").matrix(matrix - np.diag(np.where(abs(diagonal) < 1e-3, diagonal, 0)))
 
 
 def broken(name: str, points: Any = right, **rest: Any) -> Adapter:
@@ -112,6 +151,15 @@ BROKEN = (
     broken("gradient", gradient=wrong_gradient),
     broken("batch", batch=doubled),
     broken("matrix", matrix=lambda m: Answer(np.zeros(len(m)))),
+    broken("no gradient", gradient=times(0)),
+    broken("gradient doubled", gradient=times(2)),
+    broken("gradient negated", gradient=times(-1)),
+    broken("gradient of many points", gradient=times(1.001, most_points=100)),
+    broken("many points", larger_points),
+    broken("many points in a batch", batch=larger_batch),
+    broken("matrix of many points", matrix=larger_matrix),
+    broken("edges of a matrix in another order", matrix=disordered_matrix),
+    broken("small diagonal", matrix=rounded_diagonal),
 )
 
 
@@ -121,10 +169,39 @@ def test_each_check_can_fail(check: Check) -> None:
     assert failed, "no broken implementation is found out"
 
 
-def test_each_broken_implementation_is_found_out() -> None:
-    for adapter in BROKEN:
-        verdicts = [ask(adapter, check).verdict for check in CHECKS]
-        assert "fail" in verdicts, adapter.name
+TREE = "critical edges: a tree, each as long as its bar"
+TREE_OF_MATRIX = "critical edges of a matrix: a tree, each as long as its bar"
+GRADIENTS = ("gradient without ties", "gradient at coincident points", "gradient under ties")
+FOUND_OUT_BY = {
+    "checks nothing": ("NaN is refused", "a negative distance is refused"),
+    "Gram distances": ("far from the origin",),
+    "drops what SciPy drops": ("coincident points", "distances of 0 off the diagonal"),
+    "half": ("float32",),
+    "some points": ("sizes and dimensions",),
+    "single": ("float64, to thirteen digits",),
+    "one bar more": ("two and three points",),
+    "writes into its input": ("a stride is no matter, the input is kept",),
+    "edges in another order": (TREE,),
+    "gradient": GRADIENTS,
+    "batch": ("alone and in a batch: the same bits",),
+    "matrix": ("distance matrices",),
+    "no gradient": GRADIENTS,
+    "gradient doubled": GRADIENTS,
+    "gradient negated": GRADIENTS,
+    "gradient of many points": GRADIENTS,
+    "many points": ("hundreds of points", TREE),
+    "many points in a batch": ("alone and in a batch: the same bits",),
+    "matrix of many points": ("distance matrices", TREE_OF_MATRIX),
+    "edges of a matrix in another order": (TREE_OF_MATRIX,),
+    "small diagonal": ("a diagonal that is not 0 is refused",),
+}
+
+
+@pytest.mark.parametrize("adapter", BROKEN, ids=lambda adapter: adapter.name)
+def test_each_broken_implementation_is_found_out(adapter: Adapter) -> None:
+    named = {check.name: check for check in CHECKS}
+    for name in FOUND_OUT_BY[adapter.name]:
+        assert ask(adapter, named[name]).verdict == "fail", name
 
 
 def test_every_input_is_what_its_line_says_each_time() -> None:
@@ -141,6 +218,32 @@ def test_what_is_not_offered_is_no_failure() -> None:
     assert verdicts["distance matrices"] == "-"
     assert verdicts["alone and in a batch: the same bits"] == "-"
     assert verdicts["ties"] == "pass"
+
+
+def not_of_none(points: Tensor) -> Answer:
+    if len(points) == 0:
+        raise NotOffered
+    return right(points)
+
+
+def test_an_input_that_is_not_offered_is_left_out_and_named() -> None:
+    outcomes = [ask(broken("some numbers", not_of_none), check) for check in CHECKS]
+    first = outcomes[0]
+    assert first.verdict == "pass"
+    assert first.left_out == ("np.zeros((0, 3))",)
+    assert all(o.left_out == () for o in outcomes[1:])
+    page = "\n".join(table(["some numbers"], [outcomes]))
+    assert r"| no point, one point | pass\* |" in page
+    assert "passed without `np.zeros((0, 3))`, which it does not offer" in page
+
+
+def test_single_precision_returned_in_double_may_be_subnormal() -> None:
+    (check,) = (c for c in CHECKS if c.name == "tiny and huge, float32")
+
+    def single(points: Tensor) -> Answer:
+        return Answer(right(points.float()).deaths.double())
+
+    assert ask(broken("single", single), check).verdict == "pass"
 
 
 @pytest.mark.slow

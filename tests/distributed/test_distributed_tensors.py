@@ -55,6 +55,18 @@ def test_any_strides(pair: Processes) -> None:
         assert torch.equal(deaths, tsloss_fast.h0_persistence(both).deaths)
 
 
+def without_memory_of_their_own(rank: int) -> Any:
+    x = torch.from_numpy(gaussian(8, 3))
+    rows = torch._neg_view(x) if rank == 0 else torch._efficientzerotensor((2, 3))
+    return distributed.h0_persistence(rows).deaths
+
+
+def test_negated_views_and_zeros_without_memory(pair: Processes) -> None:
+    x = torch.cat([-torch.from_numpy(gaussian(8, 3)), torch.zeros(2, 3)])
+    for deaths in pair.run(without_memory_of_their_own):
+        assert torch.equal(deaths, tsloss_fast.h0_persistence(x).deaths)
+
+
 def of_dtensor(rank: int, n: int, replicated: bool) -> tuple[Any, Any, Any, Any]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -136,6 +148,33 @@ def test_autocast_and_tf32_change_nothing(pair: Processes) -> None:
     expected, _, _ = whole(np.concatenate([points[::2], points[1::2]]), "euclidean")
     for deaths in pair.run(in_mixed_precision, points):
         np.testing.assert_array_equal(deaths, expected)
+
+
+def under_another_default_device(rank: int, points: np.ndarray, filter_name: str) -> Any:
+    from tsloss_fast.distributed import torch_filter, tree
+
+    own = torch.from_numpy(points[rank::2]).requires_grad_()
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+        if filter_name == "torch":
+            patch.setattr(tree, "make_filter", torch_filter.TorchFilter)
+        h0 = distributed.h0_persistence(own, block_bytes=48 * 32 * 4)
+        (gradient,) = torch.autograd.grad(h0.deaths.sum(), own)
+    return h0.deaths.detach(), h0.edges, gradient
+
+
+@pytest.mark.parametrize("filter_name", ["native", "torch"])
+def test_results_are_on_the_device_of_the_points_whatever_the_default_device_is(
+    pair: Processes, filter_name: str
+) -> None:
+    points = np.concatenate([gaussian(600, 32), np.repeat(gaussian(5, 32), 4, 0)])
+    x = torch.from_numpy(np.concatenate([points[::2], points[1::2]])).requires_grad_()
+    expected = tsloss_fast.h0_persistence(x)
+    (slope,) = torch.autograd.grad(expected.deaths.sum(), x)
+    results = pair.run(under_another_default_device, points, filter_name)
+    for deaths, edges, _ in results:
+        assert torch.equal(deaths, expected.deaths)
+        assert torch.equal(edges, expected.edges)
+    torch.testing.assert_close(torch.cat([result[2] for result in results]), slope)
 
 
 def in_part(rank: int, points: np.ndarray) -> Any:

@@ -17,6 +17,7 @@ from tsloss_fast import h0_persistence
 from tsloss_fast._inputs import as_tensor
 
 try:
+    from sklearn import get_config
     from sklearn.base import BaseEstimator, TransformerMixin
 except ImportError as error:
     raise ModuleNotFoundError(
@@ -125,7 +126,9 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The exact 0-dimensional Rips diagrams of clouds, as a scikit-learn transformer.
 
     It stands where `gudhi.sklearn.rips_persistence.RipsPersistence(homology_dimensions=0)` would,
-    in a pipeline with `gudhi.representations` for example. Nothing is fitted.
+    in a pipeline with `gudhi.representations` for example. Nothing is fitted. After
+    `set_output(transform="pandas")` the diagrams are the column "H0" of a table, as GUDHI has them
+    for `homology_dimensions=[0]`.
 
     Args:
         metric: as in `h0_persistence`.
@@ -151,14 +154,18 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> RipsH0:
         return self
 
-    def transform(self, X: Sequence[Any]) -> list[np.ndarray]:
-        """Diagrams (n, 2) of clouds (N, D), each array or tensor of any size; or of (B, N, D).
+    def transform(self, X: Sequence[Any]) -> Any:
+        """The list of diagrams (n, 2) of clouds (N, D), each an array or tensor of any size; or of
+        (B, N, D).
 
         Raises:
             TypeError, ValueError: as `h0_persistence`, for the first bad cloud.
         """
         clouds = [as_tensor(cloud, "X") for cloud in X]
-        return [
+        for k, cloud in enumerate(clouds):
+            if not cloud.isfinite().all():
+                raise ValueError(f"X: cloud {k} contains NaN or infinity; remove such points")
+        diagrams = [
             # No points, no bars: not even the infinite one.
             h0_diagram(
                 h0_persistence(cloud.detach(), self.metric).deaths,
@@ -167,9 +174,30 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
             for cloud in clouds
         ]
+        # scikit-learn makes its table of what is returned here, in which a diagram is one entry.
+        own: dict[str, str] = getattr(self, "_sklearn_output_config", {})
+        container = own.get("transform", get_config()["transform_output"])
+        if container == "default":
+            return diagrams
+        column = np.empty((len(diagrams), 1), dtype=object)
+        for k, diagram in enumerate(diagrams):
+            column[k, 0] = diagram
+        return column
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """The name of the one column of the table that `set_output` asks for."""
+        return np.array(["H0"], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True  # clouds of different sizes make no array
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
 
 
 def _checked(diagram: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 __all__ = ["ENGINES", "BackgroundH1", "find_engine", "h1_diagram", "load_engine"]
 
@@ -65,7 +66,7 @@ def load_engine(name: str) -> Any:
 
 
 def h1_diagram(
-    points: np.ndarray,
+    points: np.ndarray | Tensor,
     metric: str = "euclidean",
     *,
     engine: str = "gudhi",
@@ -94,6 +95,8 @@ def h1_diagram(
         >>> h1_diagram(corners).round(3)  # from the side to the diagonal
         array([[1.   , 1.414]])
     """
+    if isinstance(points, Tensor):
+        points = points.detach().cpu().double().numpy()
     points = np.asarray(points)
     if points.ndim != 2:
         raise ValueError(f"points: expected shape (N, D), got {points.shape}")

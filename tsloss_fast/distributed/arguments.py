@@ -22,8 +22,10 @@ def local_rows(points: Any, metric: Any, block_bytes: Any) -> tuple[Tensor, Exce
         check_metric(metric)
         if not isinstance(block_bytes, int) or block_bytes < 1:
             raise ValueError(f"block_bytes: expected a number above 0, got {block_bytes!r}")
+        if x.is_neg() or x._is_zerotensor():
+            x = x.clone()  # the memory of lazily negated numbers is not theirs, and zeros have none
     except (TypeError, ValueError) as error:
-        return torch.empty((0, 0)), error
+        return torch.empty((0, 0), device="cpu"), error
     return x, None
 
 

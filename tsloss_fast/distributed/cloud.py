@@ -45,7 +45,7 @@ class Edges:
 
     @staticmethod
     def none() -> Edges:
-        return Edges(torch.empty(0, dtype=torch.float64), torch.empty((0, 2), dtype=torch.int64))
+        return empty_edges(0)
 
     @staticmethod
     def join(parts: list[Edges]) -> Edges:
@@ -73,6 +73,14 @@ class Edges:
         return Edges(self.keys[mask], self.ends[mask])
 
 
+def empty_edges(count: int) -> Edges:
+    """Memory for that many edges, to be written by the core: always on the CPU."""
+    return Edges(
+        torch.empty(count, dtype=torch.float64, device="cpu"),
+        torch.empty((count, 2), dtype=torch.int64, device="cpu"),
+    )
+
+
 @dataclass
 class Block:
     """Different points of a cloud: rows (K, stride), padded with zeros, and their numbers (K,)."""
@@ -92,6 +100,14 @@ class Block:
 
 def stride_of(dim: int) -> int:
     return (max(dim, 1) + LANES - 1) // LANES * LANES
+
+
+def empty_block(count: int, dim: int, dtype: torch.dtype) -> Block:
+    """Memory for that many points, to be written by the core: always on the CPU."""
+    return Block(
+        torch.empty((count, stride_of(dim)), dtype=dtype, device="cpu"),
+        torch.empty(count, dtype=torch.int64, device="cpu"),
+    )
 
 
 def row_dtype(dtype: torch.dtype, metric: str) -> torch.dtype:
@@ -127,24 +143,23 @@ def load(points: Tensor, metric: str, first: int) -> Loaded:
     """Points (n, D) on the CPU, whose numbers in the cloud begin with `first`."""
     points = points.contiguous()
     n, dim = points.shape
-    rows = torch.empty((n, stride_of(dim)), dtype=row_dtype(points.dtype, metric))
-    ids = torch.empty(n, dtype=torch.int64)
-    joined = torch.empty((max(n - 1, 0), 2), dtype=torch.int64)
+    block = empty_block(n, dim, row_dtype(points.dtype, metric))
+    joined = torch.empty((max(n - 1, 0), 2), dtype=torch.int64, device="cpu")
     problem, bad, count, largest, lattice = _core.load_shard(
         _native.DTYPES[points.dtype],
         _native.METRICS[metric],
         _native.pointer(points, "points", (n, dim), points.dtype),
         n,
         dim,
-        rows.data_ptr(),
-        ids.data_ptr(),
-        joined.data_ptr(),
+        _native.pointer(block.rows, "rows", (n, stride_of(dim)), block.rows.dtype),
+        _native.pointer(block.ids, "ids", (n,), torch.int64),
+        _native.pointer(joined, "edges", (max(n - 1, 0), 2), torch.int64),
         torch.get_num_threads(),
     )
     ends = joined[: n - count] + first
     return Loaded(
-        Block(rows[:count], ids[:count] + first),
-        Edges(torch.zeros(len(ends), dtype=torch.float64), ends),
+        Block(block.rows[:count], block.ids[:count] + first),
+        Edges(torch.zeros(len(ends), dtype=torch.float64, device="cpu"), ends),
         problem,
         bad + first,
         largest,
@@ -192,5 +207,5 @@ class MemoryShard:
 
 
 def draw(size: int, count: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(size, generator=generator)[:count].sort()[0]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randperm(size, generator=generator, device="cpu")[:count].sort()[0]

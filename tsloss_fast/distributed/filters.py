@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _core, _native
-from .cloud import Block, Cloud, Edges, stride_of
+from .cloud import Block, Cloud, Edges, empty_edges, stride_of
 
 
 class Filter(Protocol):
@@ -79,14 +79,16 @@ class NativeFilter:
         return self._result(self._core.between(a, b))
 
     def _result(self, count: int) -> Edges:
-        keys = torch.empty(count, dtype=torch.float64)
-        ends = torch.empty((count, 2), dtype=torch.int64)
-        self._core.result(keys.data_ptr(), ends.data_ptr())
-        return Edges(keys, ends)
+        found = empty_edges(count)
+        self._core.result(
+            _native.pointer(found.keys, "keys", (count,), torch.float64),
+            _native.pointer(found.ends, "edges", (count, 2), torch.int64),
+        )
+        return found
 
     def edges(self, block: Block, a: Tensor, b: Tensor) -> Edges:
         """Those between the points at a (M,) and b (M,) of a block."""
-        keys = torch.empty(len(a), dtype=torch.float64)
+        keys = torch.empty(len(a), dtype=torch.float64, device="cpu")
         a, b = a.contiguous(), b.contiguous()
         _core.exact_keys(
             _native.DTYPES[self._dtype],
@@ -97,7 +99,7 @@ class NativeFilter:
             len(a),
             _native.pointer(a, "a", (len(a),), torch.int64),
             _native.pointer(b, "b", (len(a),), torch.int64),
-            keys.data_ptr(),
+            _native.pointer(keys, "keys", (len(a),), torch.float64),
         )
         i, j = block.ids[a], block.ids[b]
         return Edges(keys, torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1))

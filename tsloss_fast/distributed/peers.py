@@ -1,8 +1,8 @@
-"""Messages between the processes of a group, whose errors name who did not answer.
+"""Messages between the processes of a group, whose errors name the process that did not answer.
 
-Everything goes from one process to another, never through a collective of the backend: those, where
-they fail, do not say because of whom. Who gives up leaves word for the others in the store of
-torch.distributed.
+Everything goes from one process to another, never through a collective of the backend: a collective
+that fails does not say because of which process. A process that gives up leaves a word for the
+others in the store of torch.distributed: for which process it waited, and how long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,23 +22,33 @@ from torch import Tensor
 _TEXT_BYTES = 1024
 _GRACE_SECONDS = 2.0
 _STORE_SECONDS = 3.0
+# Waits that differ by less than this do not tell which process came last.
+_CLEAR_SECONDS = 0.5
 _GAVE_UP = "!"
 _calls: Counter[str] = Counter()
 _broken: dict[str, str] = {}  # groups in which messages may still be on their way
 
 
 class PeerError(RuntimeError):
-    """A process of the group died, did not answer in time, or could not take part.
+    """A process of the group died, came too late, did not answer, or could not take part.
 
-    ``rank``: its number in the default group. No process has a result.
+    ``rank``: its number in the default group, or None where it cannot be told which process it
+    was. No process has a result.
     """
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, rank: int | None) -> None:
         super().__init__(message, rank)  # what pickle makes it of again
         self.rank = rank
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class _Wait(NamedTuple):
+    """How long a process waited for another in vain, and whether its timeout ended that."""
+
+    seconds: float
+    timed_out: bool
 
 
 class Peers:
@@ -128,6 +138,7 @@ class Peers:
 
         Messages between two processes arrive in order. Empty tensors are not sent.
         """
+        began = time.monotonic()
         works = []
         waits = []
         for kind, messages in ((dist.irecv, receive), (dist.isend, send)):
@@ -141,7 +152,7 @@ class Peers:
         try:
             started = dist.batch_isend_irecv(works)
         except RuntimeError as error:
-            self.fail(what, waits[0], error)
+            self.fail(what, waits[0], began, error)
         if len(started) != len(works):  # some backends give one for all
             waits = waits[: len(started)]
         return Exchange(self, what, waits, started)
@@ -176,8 +187,8 @@ class Peers:
         """Raises on every rank if one of them cannot go on: there, the error itself."""
         text = "" if error is None else f"{type(error).__name__}: {error}"
         data = list(text.encode(errors="backslashreplace")[: _TEXT_BYTES - 1])
-        own = torch.zeros((1, _TEXT_BYTES), dtype=torch.uint8)
-        own[0, : len(data)] = torch.tensor(data, dtype=torch.uint8)
+        own = torch.zeros((1, _TEXT_BYTES), dtype=torch.uint8, device="cpu")
+        own[0, : len(data)] = torch.tensor(data, dtype=torch.uint8, device="cpu")
         parts = self.all_gather("check", own.to(self.device), [1] * self.size)
         if error is not None:
             self.together(error)
@@ -191,56 +202,89 @@ class Peers:
                     )
                 )
 
-    def fail(self, what: str, peer: int, error: BaseException) -> NoReturn:
-        culprit, said, sure = self._culprit(peer)
-        rank, own = self.ranks[culprit], self.ranks[self.rank]
-        via = "" if culprit == peer else f", as rank {self.ranks[peer]} found,"
-        if said:
-            why = f"it raised {said}"
-        elif sure:
-            why = "it died, or did not come within the timeout of the process group"
-        else:
-            why = (
-                "it died, was late, or itself waited in vain; nor did the store of "
-                "torch.distributed answer, which most often is in rank 0"
-            )
+    def fail(self, what: str, peer: int, began: float, error: BaseException) -> NoReturn:
+        """Raise the PeerError for a message to or from `peer`, awaited since `began` in vain."""
+        timed_out = "timed out" in str(error).lower()  # not refused or cut off
+        culprit, why = self._culprit(peer, _Wait(time.monotonic() - began, timed_out))
+        # The backend's own words come last, and are of use to the developers of the backend.
         raise PeerError(
-            f"{self.caller}: in the {what}, rank {rank}{via} did not answer rank {own}: {why}. No "
-            f"rank has a result. ({' '.join(str(error).split())})",
-            rank,
+            f"{self.caller}: in the {what}, {why}. No rank has a result. "
+            f"({' '.join(str(error).split())})",
+            None if culprit is None else self.ranks[culprit],
         ) from error
 
     def _word(self, rank: int) -> str:
         return f"{self._key}/{rank}"
 
-    def _culprit(self, peer: int) -> tuple[int, str, bool]:
-        """Follows who waited for whom, as far as those who gave up have left word.
+    def _culprit(self, peer: int, own: _Wait) -> tuple[int | None, str]:
+        """Return the process because of which this one waited in vain, or None, and the reason.
 
-        The last of them, what it said, and whether that is all there is to know: it is not if the
-        store has gone, with the process that has it.
+        The search follows which process waited for which, as far as those that gave up have left a
+        word. Such a chain ends at a process that left none: it died, or is not there yet. Or the
+        chain runs into a circle, if a late process has come meanwhile, found its messages refused
+        and left a word as well: the late one waited least, and another for the whole timeout.
         """
-        _from_store(lambda store: store.set(self._word(self.rank), str(peer)))
-        seen = {self.rank}
+        word = f"{peer} {own.seconds} {int(own.timed_out)}"
+        _from_store(lambda store: store.set(self._word(self.rank), word))
+        first, chain, waits = peer, [self.rank], [own]
         end = time.monotonic() + _GRACE_SECONDS
-        while peer not in seen:
+        while peer not in chain:
             answer = _from_store(functools.partial(_look, self._word(peer)))
             if answer is None:
-                return peer, "", False
+                return None, (
+                    f"{self._silence(first)}, and it cannot be told because of which rank: rank "
+                    f"{self.ranks[peer]} died, was late, or itself waited in vain, or this rank "
+                    "came after the others had given up; nor did the store of torch.distributed "
+                    "answer, which most often is in rank 0"
+                )
             if answer.startswith(_GAVE_UP):
-                return peer, answer[len(_GAVE_UP) :], True
+                return peer, f"{self._silence(peer, first)}: it raised {answer[len(_GAVE_UP) :]}"
             if answer:
-                seen.add(peer)
-                peer = int(answer)
+                chain.append(peer)
+                awaited, seconds, timed_out = answer.split()
+                peer = int(awaited)
+                waits.append(_Wait(float(seconds), timed_out == "1"))
             elif time.monotonic() < end:
                 time.sleep(0.05)
             else:
-                break
-        return peer, "", True
+                return peer, (
+                    f"{self._silence(peer, first)}: it died, or did not come within the timeout of "
+                    "the process group"
+                )
+        start = chain.index(peer)
+        late = _latest(waits[start:])
+        if late is None:
+            circle = ", ".join(str(self.ranks[rank]) for rank in sorted(chain[start:]))
+            return None, (
+                f"{self._silence(first)}, and it cannot be told because of which rank: ranks "
+                f"{circle} waited for each other"
+            )
+        culprit = chain[start + late]
+        if culprit == self.rank:
+            return culprit, (
+                f"rank {self.ranks[culprit]}, which is this process, came after the timeout of the "
+                "process group: the others had given up waiting for it"
+            )
+        return culprit, (
+            f"{self._silence(culprit, first)}: it came after the timeout of the process group"
+        )
+
+    def _silence(self, peer: int, first: int | None = None) -> str:
+        """Which rank did not answer, and which one found that out."""
+        via = "" if first is None or first == peer else f", as rank {self.ranks[first]} found,"
+        return f"rank {self.ranks[peer]}{via} did not answer rank {self.ranks[self.rank]}"
 
     def _linger(self) -> None:
-        """Whoever has the store gives the others time to look before its process may end."""
+        """Leave the others time to look into the store before the process that has it may end."""
         if dist.get_rank() == 0:
             time.sleep(_GRACE_SECONDS)
+
+
+def _latest(waits: Sequence[_Wait]) -> int | None:
+    """The place of the process that came after another one's timeout, or None."""
+    least, second, *_ = sorted(waits, key=lambda wait: wait.seconds)
+    clear = second.seconds - least.seconds > _CLEAR_SECONDS
+    return waits.index(least) if clear and any(wait.timed_out for wait in waits) else None
 
 
 def _look(key: str, store: Any) -> str:
@@ -267,6 +311,7 @@ class Exchange:
 
     def __init__(self, peers: Peers, what: str, waits: list[int], works: list[Any]) -> None:
         self._peers, self._what, self._waits, self._works = peers, what, waits, works
+        self._began = time.monotonic()
 
     def wait(self) -> None:
         """Until they have arrived; again, it does nothing."""
@@ -275,4 +320,4 @@ class Exchange:
             try:
                 work.wait()
             except RuntimeError as error:
-                self._peers.fail(self._what, peer, error)
+                self._peers.fail(self._what, peer, self._began, error)

@@ -58,9 +58,10 @@ def h0_persistence(
         TypeError, ValueError: as `tsloss_fast.h0_persistence`, on every process, with the number of
             the bad point in the whole cloud.
         PeerError: on the other processes where one could not take part (wrong arguments, no
-            memory), died, or did not answer within the timeout of the group; it names the step and
-            the rank. No process has a result. Over NCCL, torch itself ends processes whose
-            messages are late, and says which ones.
+            memory), died, or did not answer within the timeout of the group, and on a process that
+            comes after the others have given up; it names the step, and the rank where it can be
+            told. No process has a result. Over NCCL, torch itself ends processes whose messages are
+            late, and says which ones.
         RuntimeError: torch.distributed is not initialised, an earlier call in the group did not
             end, or a second derivative is taken.
 
@@ -189,17 +190,18 @@ def solve(
     )
     tree = spanning_tree(cloud, shard, peers, device, watch or Watch())
     edges = with_stars(tree.edges, total)
-    deaths = torch.empty(len(edges), dtype=dtype)
-    ends = torch.empty((len(edges), 2), dtype=torch.int64)
+    bars = len(edges)
+    deaths = torch.empty(bars, dtype=dtype, device="cpu")
+    ends = torch.empty_like(edges.ends)
     finding = _core.finish_tree(
         _native.DTYPES[dtype],
         _native.METRICS[metric],
         tree.robust,
-        len(edges),
-        edges.keys.data_ptr(),
-        edges.ends.data_ptr(),
-        deaths.data_ptr(),
-        ends.data_ptr(),
+        bars,
+        _native.pointer(edges.keys, "keys", (bars,), torch.float64),
+        _native.pointer(edges.ends, "edges", (bars, 2), torch.int64),
+        _native.pointer(deaths, "deaths", (bars,), dtype),
+        _native.pointer(ends, "edges", (bars, 2), torch.int64),
     )
     if finding[0]:
         _raise(peers, finding, dtype)
@@ -208,7 +210,7 @@ def solve(
 
 def _raise(peers: Peers, finding: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     try:
-        _native.raise_finding(finding, 1, "points", dtype)
+        _native.raise_finding(finding, 1, "points", dtype, lengths=False)
     except ValueError as error:
         peers.together(error)
 
@@ -225,8 +227,9 @@ def with_stars(tree: Edges, points: int) -> Edges:
     only one copy in each process."""
     zero = tree.keys == 0
     label = components(Edges(tree.keys[zero], tree.ends[zero]), points)
-    copies = torch.nonzero(label != torch.arange(points)).squeeze(1)
+    copies = torch.nonzero(label != torch.arange(points, device="cpu")).squeeze(1)
     stars = Edges(
-        torch.zeros(len(copies), dtype=torch.float64), torch.stack([label[copies], copies], 1)
+        torch.zeros(len(copies), dtype=torch.float64, device="cpu"),
+        torch.stack([label[copies], copies], 1),
     )
     return Edges.join([Edges(tree.keys[~zero], tree.ends[~zero]), stars])

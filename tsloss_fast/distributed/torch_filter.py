@@ -47,7 +47,9 @@ class TorchFilter:
         self._position: Tensor | None = None
         self._lost = torch.zeros((), dtype=torch.bool, device=device)
         # Scaled by a power of two, so that squares stay in the range of single precision.
-        largest = torch.tensor(cloud.largest if cloud.largest > 0 else 1.0, dtype=torch.float64)
+        largest = torch.tensor(
+            cloud.largest if cloud.largest > 0 else 1.0, dtype=torch.float64, device="cpu"
+        )
         exponent = 1 - torch.frexp(largest).exponent.long()
         self._exponent = exponent.clamp(-2044, 2044).to(device)
 
@@ -59,7 +61,7 @@ class TorchFilter:
         order, rank = _merge_order(forest, points)
         self._blocks.clear()
         self._position = torch.empty_like(order)
-        self._position[order] = torch.arange(points)
+        self._position[order] = torch.arange(points, device="cpu")
         self._position = self._position.to(self._device)
         self._rank = rank.to(self._device)  # by position
         self._keys, self._ends = forest.keys.to(self._device), forest.ends.to(self._device)
@@ -238,10 +240,15 @@ def _lane_sum(terms: Tensor) -> Tensor:
 def _merge_order(forest: Edges, points: int) -> tuple[Tensor, Tensor]:
     """The points (N,) in the order in which single linkage lines them up, and by position the rank
     of the edge by which the one before is met; see csrc/cpu/forest.h."""
-    order = torch.empty(points, dtype=torch.int32)
-    rank = torch.empty(points, dtype=torch.int32)
+    order = torch.empty(points, dtype=torch.int32, device="cpu")
+    rank = torch.empty_like(order)
     ends = _native.pointer(forest.ends, "edges", (points - 1, 2), torch.int64)
-    _core.merge_order(points, ends, order.data_ptr(), rank.data_ptr())
+    _core.merge_order(
+        points,
+        ends,
+        _native.pointer(order, "order", (points,), torch.int32),
+        _native.pointer(rank, "rank", (points,), torch.int32),
+    )
     return order.long(), rank.long()
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _core, _native
-from .cloud import Block, Cloud, Edges, Shard, stride_of
+from .cloud import Block, Cloud, Edges, Shard, empty_block
 from .filters import make_filter
 from .merge import merge
 from .peers import Exchange, Peers
@@ -55,7 +55,7 @@ def spanning_tree(
         _native.METRICS[cloud.metric],
         cloud.dim,
         len(tree),
-        tree.keys.data_ptr(),
+        _native.pointer(tree.keys, "keys", (len(tree),), torch.float64),
     )
     # As in one process: an angle whose square is lost is 0.
     lengths = cloud.metric in ("euclidean", "sqeuclidean")
@@ -154,13 +154,14 @@ class _Search:
             return forest
         roots = components(forest, self.cloud.points)[sample.ids]
         order = torch.argsort(roots, stable=True)
-        first = torch.ones(len(order), dtype=torch.bool)
+        first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = roots[order][1:] != roots[order][:-1]
         chosen = order[first]
         if len(chosen) <= _FEW:
-            a, b = torch.combinations(torch.arange(len(chosen)), 2).unbind(1)
+            a, b = torch.combinations(torch.arange(len(chosen), device="cpu"), 2).unbind(1)
         else:
-            a, b = torch.arange(len(chosen) - 1), torch.arange(1, len(chosen))
+            a = torch.arange(len(chosen) - 1, device="cpu")
+            b = a + 1
         bridges = self.filter.edges(sample, chosen[a], chosen[b])
         return Edges.join([forest, bridges]).forest(self.cloud.points)
 
@@ -238,8 +239,7 @@ class _Search:
     def _room(self, c: int, owner: int) -> Block:
         sizes = self.cloud.sizes[owner]
         count = sizes[c] if c < len(sizes) else 0
-        rows = torch.empty((count, stride_of(self.cloud.dim)), dtype=self.cloud.dtype)
-        return Block(rows, torch.empty(count, dtype=torch.int64))
+        return empty_block(count, self.cloud.dim, self.cloud.dtype)
 
     def _pass_on(self, what: str, visitor: Block, k: int, c: int) -> tuple[Block, Exchange]:
         """Sends a block to the next process, and receives block c of the k-th process before."""
@@ -274,7 +274,7 @@ def sample_size(points: int) -> int:
 
 def components(forest: Edges, points: int) -> Tensor:
     """A label for each point, the same within a tree of the forest."""
-    label = torch.arange(points)
+    label = torch.arange(points, device="cpu")
     a, b = forest.ends.unbind(1)
     while True:
         least = torch.minimum(label[a], label[b])
