@@ -49,7 +49,12 @@ struct BatchShape {
   const int64_t* bar_offsets = nullptr;
 
   int64_t bars() const { return points > 0 ? points - 1 : 0; }
-  int64_t valid(int64_t c) const { return lengths ? lengths[c] : points_of(c); }
+  // Clamped: lengths that are written to after they were checked must not become wild pointers.
+  int64_t valid(int64_t c) const {
+    if (!lengths) return points_of(c);
+    const int64_t n = lengths[c];
+    return n < 0 ? 0 : n > points ? points : n;
+  }
   // Where cloud c begins, and how much room it has.
   int64_t first_point(int64_t c) const { return offsets ? offsets[c] : c * points; }
   int64_t points_of(int64_t c) const { return offsets ? offsets[c + 1] - offsets[c] : points; }
