@@ -33,20 +33,20 @@ struct Incidence {
   std::vector<int64_t> edge;   // 2 (n - 1) edge numbers, ascending at each vertex
 
   void build(const int64_t* edges, int64_t bars, int64_t n) {
-    ends.clear();
+    ends.resize(static_cast<size_t>(bars));
     start.assign(static_cast<size_t>(n + 1), 0);
-    for (int64_t k = 0; k < bars; ++k) {
-      if (__atomic_load_n(edges + 2 * k, __ATOMIC_RELAXED) < 0) break;  // padding
-      ends.push_back(read_edge(edges + 2 * k, n));
-      ++start[ends[k].i + 1];
-      ++start[ends[k].j + 1];
+    int64_t count = 0;
+    for (; count < bars && __atomic_load_n(edges + 2 * count, __ATOMIC_RELAXED) >= 0; ++count) {
+      ends[count] = read_edge(edges + 2 * count, n);
+      ++start[ends[count].i + 1];
+      ++start[ends[count].j + 1];
     }
     for (int64_t v = 0; v < n; ++v) start[v + 1] += start[v];
     edge.resize(static_cast<size_t>(start[n]));
     next.assign(start.begin(), start.end() - 1);
-    for (size_t k = 0; k < ends.size(); ++k) {
-      edge[next[ends[k].i]++] = static_cast<int64_t>(k);
-      edge[next[ends[k].j]++] = static_cast<int64_t>(k);
+    for (int64_t k = 0; k < count; ++k) {
+      edge[next[ends[k].i]++] = k;
+      edge[next[ends[k].j]++] = k;
     }
   }
 

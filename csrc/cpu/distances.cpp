@@ -141,7 +141,7 @@ bool tree_by_one_read(const T* d, int64_t stride, int64_t n, Scratch<T>& s, bool
   int seen = 0;
   const auto look = [&](int64_t u) {
     const T* row = d + u * stride;
-    seen |= hash_row(row, n, weights[u], weights, columns, rows + u);
+    seen |= hash_row(row, n, u, weights, columns, rows + u);
     return seen < 2 && row[u] == 0;
   };
   const bool whole =

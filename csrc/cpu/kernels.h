@@ -74,10 +74,10 @@ struct Kernels {
   int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
   // Whether 8 x 8 numbers are finite, >= 0 and the mirror image of those at `mirror`.
   bool (*mirrored)(const T* block, const T* mirror, int64_t stride);
-  // Adds a row of n numbers to hashes of rows and columns; see matrix.inl. The bits of the result:
-  // there is an infinite number (1), and one that is NaN or negative (2).
-  int (*hash_row)(const T* row, int64_t n, uint64_t weight, const uint64_t* weights,
-                  uint64_t* columns, uint64_t* sum);
+  // Adds row u, of n numbers, to hashes of rows and columns; see matrix.inl. The bits of the
+  // result: there is an infinite number (1), and one that is NaN or negative (2).
+  int (*hash_row)(const T* row, int64_t n, int64_t u, const void* weights, uint64_t* columns,
+                  uint64_t* sum);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
   // every instruction set. Infinite where the sum would be NaN.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);

@@ -69,10 +69,9 @@ inline __attribute__((always_inline)) Word multiply_halves(Word x, Word y) {
 #endif
 }
 
-// What a number adds to a hash, by its bits and a random weight: (low + low weight) (high + high
-// weight) for the halves of 64 bits, the family NH of Black, Halevi, Krawczyk, Krovetz and Rogaway
-// (UMAC: fast and secure message authentication, 1999); the product with the low weight for 32
-// bits.
+// What a number adds to a hash, by its bits and as many of a random weight: (low + low weight)
+// (high + high weight) for the halves of 64 bits, the family NH of Black, Halevi, Krawczyk, Krovetz
+// and Rogaway (UMAC: fast and secure message authentication, 1999); the product for 32 bits.
 template <class T>
 inline __attribute__((always_inline)) Word share_of(Word bits, Word weight) {
   if constexpr (sizeof(T) == 4) return multiply_halves(bits, weight);
@@ -92,14 +91,15 @@ inline __attribute__((always_inline)) Word share_of(Word bits, Word weight) {
 //
 // Returns whether there are numbers that are infinite (1), or NaN or negative, -0 included (2).
 template <class T>
-int hash_row(const T* row, int64_t n, uint64_t weight, const uint64_t* weights, uint64_t* columns,
+int hash_row(const T* row, int64_t n, int64_t u, const void* random, uint64_t* columns,
              uint64_t* sum) {
   typedef uint64_t LooseWord __attribute__((vector_size(kVectorBytes), may_alias, aligned(8)));
   typedef typename UnsignedOf<T>::Type Bits;
   constexpr int64_t kWidth = kVectorBytes / 8;
   typedef Bits LooseBits
       __attribute__((vector_size(kWidth * sizeof(T)), may_alias, aligned(sizeof(T))));
-  const Word own = weight - Word{};
+  const Bits* weights = static_cast<const Bits*>(random);  // as wide as the numbers
+  const Word own = uint64_t{weights[u]} - Word{};
   Word total = {}, most = {};
   const auto add = [&](Word bits, Word other) __attribute__((always_inline)) {
     most = bits > most ? bits : most;
@@ -108,9 +108,9 @@ int hash_row(const T* row, int64_t n, uint64_t weight, const uint64_t* weights, 
   };
   int64_t j = 0;
   for (; j + kWidth <= n; j += kWidth) {
-    const Word bits = __builtin_convertvector(*reinterpret_cast<const LooseBits*>(row + j), Word);
     LooseWord* column = reinterpret_cast<LooseWord*>(columns + j);
-    *column += add(bits, *reinterpret_cast<const LooseWord*>(weights + j));
+    *column += add(__builtin_convertvector(*reinterpret_cast<const LooseBits*>(row + j), Word),
+                   __builtin_convertvector(*reinterpret_cast<const LooseBits*>(weights + j), Word));
   }
   for (; j < n; ++j) {
     Bits bits;
