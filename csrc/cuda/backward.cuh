@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kIncidenceThreads)
   int* at = next + c * n;
   int* begin = start + c * (n + 1);
   for (int i = threadIdx.x; i < n; i += blockDim.x) at[i] = 0;
-  // Edges that somebody writes to meanwhile may leave places empty, which then hold edge 0.
+  // The edges are read twice. If they change in between, places stay empty, which then hold edge 0.
   for (int k = threadIdx.x; k < ends; k += blockDim.x) incident[c * ends + k] = 0;
   __syncthreads();
   for (int k = threadIdx.x; k < ends; k += blockDim.x) {
@@ -187,7 +187,7 @@ __device__ __forceinline__ void for_edges_at(int vertex, int points, const int64
       edge = list ? list[base + lane] : base + lane;
       const int64_t one = edges[2 * edge], two = edges[2 * edge + 1];
       if (one == vertex || two == vertex) other = one == vertex ? two : one;
-      if (other >= points) other = -1;  // they were checked, but may have been written to since
+      if (other >= points) other = -1;  // edges may have been written to since they were checked
     }
     for (u32 hits = __ballot_sync(kAll, other >= 0); hits; hits &= hits - 1) {
       const int from = __ffs(static_cast<int>(hits)) - 1;

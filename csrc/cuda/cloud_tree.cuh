@@ -118,9 +118,9 @@ struct Round {
     v[c].next = v[i].component == c ? v[j].component : v[i].component;
   }
 
-  // The components that choose each other end in a circle, the smallest of which names the result.
-  // It is a circle of two, unless somebody writes to the points meanwhile and keys contradict each
-  // other.
+  // Each component chooses the next one, so all ways end in circles, and the smallest component of
+  // a circle names the result. Circles have two components, unless another program writes to the
+  // points meanwhile, so that keys contradict each other.
   __device__ int root(int c) const {
     for (int step = 0; step < n; ++step) {
       const int next = v[c].next;
@@ -164,7 +164,7 @@ __device__ void boruvka(const Cloud& cloud, const float* keys, int64_t stride, i
     }
     __syncthreads();
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
-      // All but the root of a circle add their edge: a tree, whatever the keys are.
+      // All components but the root add their edge: whatever the keys are, no edge closes a cycle.
       const int c = v[i].component, root = round.root(c);
       if (c == i && c != root) v[atomicAdd(found, 1u)].edge = v[c].pick;
       v[i].component = root;

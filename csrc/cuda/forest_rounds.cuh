@@ -166,8 +166,8 @@ __global__ void __launch_bounds__(kJoinThreads) join_components(Batch batch, For
     from = to;
     to = swapped;
   }
-  // Where somebody writes to the points meanwhile, keys may contradict each other and components
-  // choose none, or in a circle, which no name ends: those wait for the next round.
+  // If another program writes to the points meanwhile, keys contradict each other: a component may
+  // then choose none, or a way may end in a circle of more than two. Those wait for the next round.
   for (int i = first; i < n; i += step) {
     const int c = forest.component[i], name = from[c];
     if (name != c && forest.partner[name]) {

@@ -32,8 +32,8 @@ constexpr int kNegative = 4;
 constexpr int kDiagonal = 5;
 constexpr int kAsymmetric = 6;
 
-// A key that is never NaN, which has no place in an order: of points that have become NaN since
-// they were looked at.
+// The key itself, or infinity for NaN, which has no place in an order. Keys are NaN if the points
+// have become so since they were looked at.
 __device__ __forceinline__ float ordered(float key) {
   return fminf(key, __uint_as_float(0x7f800000u));
 }
@@ -70,13 +70,13 @@ struct PowerOfTwo {
 
 // Of one cloud, filled in by atomics.
 struct Facts {
-  u64 problem;   // smallest (index << 8 | what), or matrix_problem; kNoExact: none
+  u64 problem;   // smallest (point << 8 | what), or problem_of_entry; kNoExact: none
   u64 largest;   // bits of the largest |number|
   u64 smallest;  // bits of the smallest |number| above 0
 };
 
 // Whether a cloud has a tree. One of infinite distances has, though they are a problem to be named.
-constexpr u64 kInfiniteEntry = 2ull << 62;
+constexpr u64 kInfiniteEntry = 1ull << 63;
 __device__ __forceinline__ bool has_tree(u64 problem) { return problem >= kInfiniteEntry; }
 
 // A power of two that brings the largest number to about 1: fast keys cannot overflow then. Small
