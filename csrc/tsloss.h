@@ -14,8 +14,9 @@ enum class Dtype : int { kFloat32 = 0, kFloat64 = 1 };
 
 enum class Metric : int { kEuclidean = 0, kSqeuclidean = 1, kCosine = 2, kManhattan = 3 };
 
-// What is wrong with an input. A cloud with a problem gets NaN deaths (inf for kOverflow) and a
-// valid spanning tree; it never touches another cloud.
+// What is wrong with an input. A cloud with a problem gets NaN deaths and a valid spanning tree; it
+// never touches another cloud. Infinite lengths (kOverflow, and infinite distances of a matrix) do
+// not make other deaths of the cloud NaN.
 enum class Problem : int {
   kNone = 0,
   kNonFinite = 1,   // point i of the cloud, or entry (i, j) of the distance matrix
@@ -79,7 +80,9 @@ void h0_backward(Dtype dtype, Metric metric, const BatchShape& shape, const void
                  int threads);
 
 // distances (batch, points, points) -> the same outputs. Entries may differ from their mirror image
-// by `symmetry_tolerance` relative to the larger of the two; their mean is used. O(N^2).
+// by `symmetry_tolerance` relative to the larger of the two; their mean is used. An infinite
+// distance is a missing edge, and a death is infinite if no finite distance ends its bar; the first
+// one is reported (kNonFinite) if no matrix of the batch has another problem than NaN. O(N^2).
 Finding h0_from_distances(Dtype dtype, const BatchShape& shape, const void* distances,
                           double symmetry_tolerance, void* deaths, int64_t* edges, int threads);
 
