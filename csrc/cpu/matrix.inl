@@ -102,7 +102,11 @@ int hash_row(const T* row, int64_t n, int64_t u, const void* random, uint64_t* c
   const Word own = uint64_t{weights[u]} - Word{};
   Word total = {}, most = {};
   const auto add = [&](Word bits, Word other) __attribute__((always_inline)) {
-    most = bits > most ? bits : most;
+    if constexpr (sizeof(T) == 4) {  // the upper halves are 0
+      most = (Word)((HalfWord)bits > (HalfWord)most ? (HalfWord)bits : (HalfWord)most);
+    } else {
+      most = bits > most ? bits : most;
+    }
     total += share_of<T>(bits, other);
     return share_of<T>(bits, own);
   };
