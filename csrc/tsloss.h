@@ -14,8 +14,9 @@ enum class Dtype : int { kFloat32 = 0, kFloat64 = 1 };
 
 enum class Metric : int { kEuclidean = 0, kSqeuclidean = 1, kCosine = 2, kManhattan = 3 };
 
-// What is wrong with an input. A cloud with a problem gets NaN deaths (inf for kOverflow) and a
-// valid spanning tree; it never touches another cloud.
+// What is wrong with an input. A cloud with a problem gets NaN deaths and a valid spanning tree; it
+// never touches another cloud. Infinite lengths (kOverflow, and infinite distances of a matrix) do
+// not make other deaths of the cloud NaN.
 enum class Problem : int {
   kNone = 0,
   kNonFinite = 1,   // point i of the cloud, or entry (i, j) of the distance matrix
@@ -49,7 +50,12 @@ struct BatchShape {
   const int64_t* bar_offsets = nullptr;
 
   int64_t bars() const { return points > 0 ? points - 1 : 0; }
-  int64_t valid(int64_t c) const { return lengths ? lengths[c] : points_of(c); }
+  // Clamped: lengths that are written to after they were checked must not become wild pointers.
+  int64_t valid(int64_t c) const {
+    if (!lengths) return points_of(c);
+    const int64_t n = lengths[c];
+    return n < 0 ? 0 : n > points ? points : n;
+  }
   // Where cloud c begins, and how much room it has.
   int64_t first_point(int64_t c) const { return offsets ? offsets[c] : c * points; }
   int64_t points_of(int64_t c) const { return offsets ? offsets[c + 1] - offsets[c] : points; }
@@ -74,7 +80,9 @@ void h0_backward(Dtype dtype, Metric metric, const BatchShape& shape, const void
                  int threads);
 
 // distances (batch, points, points) -> the same outputs. Entries may differ from their mirror image
-// by `symmetry_tolerance` relative to the larger of the two; their mean is used. O(N^2).
+// by `symmetry_tolerance` relative to the larger of the two; their mean is used. An infinite
+// distance is a missing edge, and a death is infinite if no finite distance ends its bar; the first
+// one is reported (kNonFinite) if no matrix of the batch has another problem than NaN. O(N^2).
 Finding h0_from_distances(Dtype dtype, const BatchShape& shape, const void* distances,
                           double symmetry_tolerance, void* deaths, int64_t* edges, int threads);
 

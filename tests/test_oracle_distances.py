@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gudhi
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from clouds import FAMILIES, FLOATS, catalogue, dissimilarities, gaussian
 from oracles import (
@@ -19,6 +21,7 @@ from oracles import (
     needs_long_double,
     same_bits,
 )
+from ripser import ripser
 
 from tsloss_fast import h0_persistence, h0_persistence_from_distances
 
@@ -200,3 +203,157 @@ def test_numpy_gives_numpy_and_agrees() -> None:
     same = h0_persistence_from_distances(torch.from_numpy(d))
     assert h0.deaths.tobytes() == bits(same.deaths)
     assert h0.edges.tobytes() == bits(same.edges)
+
+
+def sparse(n: int, seed: int, dtype: type, density: float) -> Array:
+    """Distances of a graph: small whole numbers, with ties, and infinity where there is no edge."""
+    d = dissimilarities(n, seed, dtype, 30) + 1
+    missing = np.triu(np.random.default_rng(seed).random((n, n)) > density, 1)
+    d[missing | missing.T] = np.inf
+    np.fill_diagonal(d, 0)
+    return d
+
+
+def ripser_of_graph(d: Array) -> Array:
+    i, j = np.nonzero(np.isfinite(d) & (d > 0))
+    edges = scipy.sparse.coo_matrix((d[i, j], (i, j)), shape=d.shape)
+    return np.sort(ripser(edges, distance_matrix=True, maxdim=0)["dgms"][0][:, 1])
+
+
+def gudhi_of_graph(d: Array) -> Array:
+    tree = gudhi.SimplexTree()
+    for i in range(len(d)):
+        tree.insert([i], 0)
+    for i, j in zip(*np.nonzero(np.isfinite(np.triu(d))), strict=True):
+        tree.insert([int(i), int(j)], float(d[i, j]))
+    tree.compute_persistence(min_persistence=-1, persistence_dim_max=True)
+    return np.sort(tree.persistence_intervals_in_dimension(0)[:, 1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("n", "density"), [(2, 0.0), (9, 0.2), (40, 0.03), (40, 0.5), (300, 0.004)]
+)
+def test_components_that_no_finite_distance_joins_have_infinite_deaths(
+    n: int, density: float, dtype: type, threads: None
+) -> None:
+    """GUDHI and ripser give one infinite bar more: that of the component of the first point."""
+    d = sparse(n, n, dtype, density)
+    deaths, edges = kruskal(d)
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        h0 = h0_persistence_from_distances(torch.from_numpy(d), check_finite=False)
+        assert (h0.deaths.numpy() == deaths).all()
+        assert (h0.edges.numpy() == edges).all()
+    for theirs in (gudhi_of_graph(d), ripser_of_graph(d)):
+        assert (theirs == np.append(deaths, np.inf)).all()
+
+
+@pytest.mark.parametrize("n", [9, 300])
+def test_an_infinite_distance_is_an_error_by_default_which_says_what_to_do(n: int) -> None:
+    d = torch.from_numpy(sparse(n, 1, np.float32, 0.5))
+    i, j = d.isinf().nonzero()[0].tolist()
+    with pytest.raises(ValueError, match=rf"entry \({i}, {j}\).*not connected.*check_finite=False"):
+        h0_persistence_from_distances(d)
+
+
+def test_an_infinite_death_has_its_gradient_routed_as_any_other() -> None:
+    d = torch.from_numpy(sparse(20, 3, np.float64, 0.04)).requires_grad_()
+    h0 = h0_persistence_from_distances(d, check_finite=False)
+    assert 0 < h0.deaths.isinf().sum() < 19
+    g = torch.arange(1, 20, dtype=d.dtype)
+    h0.deaths.backward(g)
+    expected = torch.zeros_like(d)
+    i, j = h0.edges.unbind(-1)
+    expected[i, j] = expected[j, i] = g / 2
+    assert torch.equal(d.grad, expected)
+
+
+@pytest.mark.parametrize("n", [9, 300])
+@pytest.mark.parametrize(
+    ("i", "j", "mirrored", "value", "message"),
+    [
+        (2, 5, True, -np.inf, "negative"),
+        (4, 4, True, np.inf, "diagonal"),
+        (2, 5, False, np.inf, "mirror image"),
+    ],
+)
+def test_an_infinite_entry_that_is_no_missing_edge_is_an_error_unchecked_too(
+    i: int, j: int, mirrored: bool, value: float, message: str, n: int
+) -> None:
+    """And so it is behind a cloud that has missing edges."""
+    d = torch.from_numpy(
+        np.stack([sparse(n, 2, np.float32, 0.3), dissimilarities(n, 2, np.float32)])
+    )
+    d[1, i, j] = value
+    if mirrored:
+        d[1, j, i] = value
+    with pytest.raises(ValueError, match=rf"entry \({i}, {j}\) of cloud 1 .*{message}"):
+        h0_persistence_from_distances(d, check_finite=False)
+
+
+@pytest.mark.parametrize("n", [9, 300])
+def test_a_nan_distance_makes_all_deaths_of_its_cloud_nan_beside_infinite_ones(n: int) -> None:
+    d = torch.from_numpy(np.stack([sparse(n, 4, np.float32, 0.3)] * 2))
+    d[0, 7, 3] = torch.nan
+    h0 = h0_persistence_from_distances(d, check_finite=False)
+    assert h0.deaths[0].isnan().all()
+    assert not h0.deaths[1].isnan().any()
+
+
+def short_hash(number: float) -> int:
+    """A hash of 32 bits that shifts and multiplies the halves of a float64."""
+    bits = int(np.float64(number).view(np.uint64))
+    return (bits ^ ((bits >> 32 << 1) * 0x9E3779B1)) & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_entries_that_agree_in_a_short_hash_are_told_from_their_mirror_images(
+    count: int, threads: None
+) -> None:
+    torch.set_num_threads(count)
+    d = dissimilarities(300, 3, np.float64) + 1
+    np.fill_diagonal(d, 0)
+    bits = int(d[200, 100].view(np.uint64))
+    high, low = (bits >> 32) - (1 << 19), bits & 0xFFFFFFFF
+    low ^= ((bits >> 32 << 1) * 0x9E3779B1 ^ (high << 1) * 0x9E3779B1) & 0xFFFFFFFF
+    d[100, 200] = np.uint64(high << 32 | low).view(np.float64)
+    assert short_hash(d[100, 200]) == short_hash(d[200, 100])
+    with pytest.raises(ValueError, match=r"entry \(100, 200\).*mirror image"):
+        h0_persistence_from_distances(torch.from_numpy(d))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_bit_of_every_entry_counts_for_symmetry(dtype: type) -> None:
+    """Differences within the tolerance are averaged, all others refused."""
+    integer = np.uint32 if dtype is np.float32 else np.uint64
+    tolerance = 1e-5 if dtype is np.float32 else 1e-10
+    symmetric = dissimilarities(256, 5, dtype) + dtype(1)
+    np.fill_diagonal(symmetric, 0)
+    symmetric[3, 250] = symmetric[250, 3] = 0.7  # the first death
+    for bit in range(8 * integer(0).itemsize):
+        d = symmetric.copy()
+        d.view(integer)[250, 3] ^= integer(1) << integer(bit)
+        largest, gap = d[[250, 3], [3, 250]].max(), abs(float(d[250, 3]) - float(d[3, 250]))
+        if not gap <= tolerance * largest:
+            with pytest.raises(ValueError, match=r"\((3, 250|250, 3)\)"):
+                h0_persistence_from_distances(torch.from_numpy(d))
+        else:
+            death = h0_persistence_from_distances(torch.from_numpy(d)).deaths[0]
+            assert death == dtype(0.5) * d[250, 3] + dtype(0.5) * d[3, 250]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_a_circle_of_equal_differences_is_no_symmetry(length: int, dtype: type) -> None:
+    """Each row, and each column, has the same sum as its mirror image."""
+    symmetric = dissimilarities(256, 6, dtype, 64)
+    for gap in (1, 2, 0.5):
+        d = symmetric.copy()
+        for k in range(length):
+            i, j = 10 * k + 20, 10 * ((k + 1) % length) + 20
+            d[i, j] = 4 + gap
+            d[j, i] = 4
+        assert (d.sum(0) == d.sum(1)).all()
+        with pytest.raises(ValueError, match="mirror image"):
+            h0_persistence_from_distances(torch.from_numpy(d))

@@ -81,6 +81,32 @@ def test_distance_matrices_agree_with_the_kernels() -> None:
     torch.testing.assert_close(a.grad, b.grad)
 
 
+def test_a_disconnected_graph_agrees_with_the_kernels() -> None:
+    upper = np.triu(np.random.default_rng(0).integers(1, 4, (3, 14, 14)), 1).astype(np.float32)
+    upper[np.random.default_rng(1).random(upper.shape) < 0.85] = np.inf
+    upper = np.triu(np.where(np.isinf(upper), np.inf, upper), 1)
+    d = torch.from_numpy(upper).nan_to_num(nan=0.0, posinf=torch.inf)
+    d = d + d.mT
+    d[1, 3, 3] = torch.nan
+    a, b = d.clone().requires_grad_(), d.clone().requires_grad_()
+    lengths = torch.tensor([14, 12, 9])
+    fast = h0_persistence_from_distances(a, lengths, check_finite=False)
+    plain = reference.h0_persistence_from_distances(b, lengths, check_finite=False)
+    assert fast.deaths[1, :11].isnan().all()
+    assert fast.deaths[0].isinf().any()
+    torch.testing.assert_close(plain.deaths, fast.deaths, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(plain.edges[[0, 2]], fast.edges[[0, 2]])
+    weights = torch.linspace(1, 2, 13)
+    (fast.deaths * weights)[[0, 2]].sum().backward()
+    (plain.deaths * weights)[[0, 2]].sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    with pytest.raises(ValueError, match=r"cloud 0\b"):
+        reference.h0_persistence_from_distances(d, lengths)
+    d[2, 4, 4] = torch.inf
+    h0 = reference.h0_persistence_from_distances(d, lengths, check_finite=False)
+    assert h0.deaths[2, :8].isnan().all()
+
+
 def test_a_bad_cloud_is_named_or_given_nan_deaths() -> None:
     x = torch.from_numpy(np.stack([gaussian(6, 2, s) for s in range(3)]))
     good = reference.h0_persistence(x)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from python_process import run_python
 
 import tsloss_fast
 from tsloss_fast import (
@@ -212,6 +213,124 @@ def test_calls_of_all_kinds_from_many_threads_do_not_meet() -> None:
     finally:
         sys.setswitchinterval(before)
     assert wrong == []
+
+
+WRITTEN_TO = '''
+import sys, threading
+import numpy as np, torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from tsloss_fast import _core, h0_persistence, h0_persistence_from_distances
+
+def while_written(write, call, times):
+    """Calls while another thread writes to what is read."""
+    done = threading.Event()
+    def run():
+        while not done.is_set():
+            write()
+    writer = threading.Thread(target=run)
+    writer.start()
+    try:
+        for _ in range(times):
+            try:
+                call()
+            except (ValueError, IndexError):  # what was found wrong meanwhile
+                pass
+    finally:
+        done.set()
+        writer.join()
+
+def check(h0, n):
+    i, j = h0.edges.numpy().T
+    assert (0 <= i).all() and (i < j).all() and (j < n).all(), h0.edges
+    assert connected_components(coo_matrix((np.ones(n - 1), (i, j)), (n, n)))[0] == 1
+
+torch.set_num_threads(2)
+torch.manual_seed(0)
+'''
+
+POINTS = """
+writes = [
+    lambda: x.normal_(),
+    lambda: x.add_(torch.randn_like(x), alpha=0.01),
+    lambda: (x.round_(), x.normal_(0, 3)),
+    lambda: (x.fill_(float("nan")), x.normal_()),
+]
+for path, n, d, metric, dtype in [
+    (3, 300, 64, "euclidean", torch.float32), (3, 300, 128, "sqeuclidean", torch.float64),
+    (3, 400, 20, "euclidean", torch.float32), (3, 300, 16, "manhattan", torch.float64),
+    (3, 300, 64, "cosine", torch.float32), (0, 80, 64, "euclidean", torch.float32),
+    (0, 150, 128, "euclidean", torch.float64),
+]:
+    _core.set_overrides(path=path)
+    x = torch.randn(n, d, dtype=dtype)
+    for write in writes:
+        while_written(write, lambda: check(h0_persistence(x, metric, check_finite=False), n), 8)
+"""
+
+MATRICES = """
+for n in (90, 300):
+    x = torch.ones(n, n).fill_diagonal_(0)
+    for write in (
+        lambda: (x[1].neg_(), x[1].neg_()),
+        lambda: (x[:, 1:].fill_(float("nan")), x.fill_(1).fill_diagonal_(0)),
+        lambda: (x.uniform_(), x.fill_(1).fill_diagonal_(0)),
+    ):
+        while_written(
+            write, lambda: check(h0_persistence_from_distances(x, check_finite=False), n), 40)
+"""
+
+EDGES = """
+x = torch.randn(3000, 4, requires_grad=True)
+for metric in ("euclidean", "cosine"):
+    h0 = h0_persistence(x, metric)
+    right = h0.edges.clone()
+    edges = torch.from_numpy(h0.edges.detach().numpy())
+    def write():
+        edges.fill_(0)
+        edges.copy_(right)
+        edges[1000:].fill_(2**40)
+        edges.copy_(right)
+    while_written(
+        write, lambda: torch.autograd.grad(h0.deaths.sum(), x, retain_graph=True), 30)
+    merges = torch.empty(2999, 3, dtype=torch.int64)
+    while_written(
+        write, lambda: _core.single_linkage(edges.data_ptr(), merges.data_ptr(), 1, 3000), 30)
+"""
+
+LENGTHS = """
+x, lengths = torch.randn(2000, 9, 3), torch.full((2000,), 9)
+d = torch.zeros(2000, 9, 9)
+def write():
+    lengths.fill_(2**40)
+    lengths.fill_(9)
+while_written(write, lambda: h0_persistence(x, lengths=lengths), 60)
+while_written(write, lambda: h0_persistence_from_distances(d, lengths=lengths), 60)
+"""
+
+
+def test_numbers_that_another_thread_writes_meanwhile_are_no_way_out_of_memory() -> None:
+    """Training without locks: values may be any, but the edges are a tree of the points."""
+    done = run_python(WRITTEN_TO + POINTS + MATRICES + EDGES + LENGTHS)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
+
+
+def test_all_threads_flush_subnormal_numbers_if_and_only_if_their_caller_does(
+    threads: None,
+) -> None:
+    torch.set_num_threads(2)
+    bits(torch.randn(64, 200, 64))  # the threads are there now
+    points = torch.randn(300, 40, 8, dtype=torch.float64, generator=SEED) * 1e-310
+    for flush in (True, False, True):
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("this processor cannot flush subnormal numbers")
+        try:
+            torch.set_num_threads(2)
+            together = bits(points)
+            torch.set_num_threads(1)
+            assert bits(points) == together
+        finally:
+            torch.set_flush_denormal(False)
 
 
 def test_the_module_says_that_it_does_not_need_the_gil() -> None:

@@ -170,7 +170,10 @@ def raise_finding(
         entry = f"distances: entry ({i}, {j}) of {where}"
         raise ValueError(
             {
-                1: f"{entry} is NaN or infinite; {_ADVICE_FINITE}",
+                1: f"{entry} is NaN or infinite; expected finite distances. If an infinite entry "
+                "means that two points are not connected, pass check_finite=False: bars that no "
+                "finite entry ends then have infinite deaths. A point with NaN can be removed, or "
+                "masked with `lengths`; with check_finite=False the deaths of its cloud are NaN",
                 4: f"{entry} is negative; expected distances, which are >= 0",
                 5: f"{entry} is on the diagonal and not zero; expected the distance of a point to "
                 "itself to be 0. If the matrix comes from torch.cdist, pass "

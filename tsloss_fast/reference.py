@@ -72,11 +72,18 @@ def _lengths_or_full(lengths: Tensor | None, batch: int, n: int, device: torch.d
 
 
 def _finish(
-    x: Tensor, deaths: Tensor, edges: Tensor, bad: Tensor, check: bool | None
+    x: Tensor,
+    deaths: Tensor,
+    edges: Tensor,
+    bad: Tensor,
+    check: bool | None,
+    refused: Tensor | None = None,
 ) -> H0Persistence:
-    """Marks the bad clouds (B,), or raises, and restores the shape of the batch."""
-    if check is not False and (check or x.device.type == "cpu") and bool(bad.any()):
-        cloud = int(bad.nonzero()[0])
+    """Mark the bad clouds (B,) with NaN and restore the shape of the batch; where there is a check,
+    raise ValueError for the first cloud that is refused (by default the bad ones)."""
+    refused = bad if refused is None else refused
+    if check is not False and (check or x.device.type == "cpu") and bool(refused.any()):
+        cloud = int(refused.nonzero()[0])
         raise ValueError(f"cloud {cloud} contains NaN, infinity, or a zero vector under 'cosine'")
     padded = edges[..., 0] < 0
     deaths = torch.where(bad[:, None] & ~padded, float("nan"), deaths)
@@ -153,7 +160,10 @@ def h0_persistence_from_distances(
     outside = padding[:, :, None] | padding[:, None, :]
     matrices = torch.where(outside, torch.zeros((), dtype=d.dtype, device=d.device), matrices)
     matrices = (matrices + matrices.mT) / 2
-    bad = ~matrices.isfinite().flatten(1).all(1)
+    # An infinite distance is that of points which are not connected; deaths may be infinite then.
+    infinite = (matrices == math.inf) & ~torch.eye(n, dtype=torch.bool, device=d.device)
+    refused = ~matrices.isfinite().flatten(1).all(1)
+    bad = ~(matrices.isfinite() | infinite).flatten(1).all(1)
     if n < 2:
         empty = matrices.sum((1, 2))[:, None].expand(-1, 0)
         return _finish(
@@ -167,4 +177,4 @@ def h0_persistence_from_distances(
     deaths = matrices[rows[:, None], index[..., 0], index[..., 1]]
     deaths = torch.where(edges[..., 0] < 0, torch.zeros_like(deaths), deaths)
     edges, deaths = _in_order(edges, deaths, n)
-    return _finish(d, deaths, edges, bad, check_finite)
+    return _finish(d, deaths, edges, bad, check_finite, refused)

@@ -28,28 +28,33 @@ constexpr int64_t kKeptVertices = 1 << 16;
 
 // Compressed adjacency of one tree.
 struct Incidence {
+  std::vector<Ends> ends;      // of the edges, as they were when they were checked
   std::vector<int64_t> start;  // n + 1
   std::vector<int64_t> edge;   // 2 (n - 1) edge numbers, ascending at each vertex
 
   void build(const int64_t* edges, int64_t bars, int64_t n) {
+    ends.resize(static_cast<size_t>(bars));
     start.assign(static_cast<size_t>(n + 1), 0);
-    for (int64_t k = 0; k < bars && edges[2 * k] >= 0; ++k) {
-      check_edge(edges + 2 * k, n);
-      ++start[edges[2 * k] + 1];
-      ++start[edges[2 * k + 1] + 1];
+    int64_t count = 0;
+    for (; count < bars && __atomic_load_n(edges + 2 * count, __ATOMIC_RELAXED) >= 0; ++count) {
+      ends[count] = read_edge(edges + 2 * count, n);
+      ++start[ends[count].i + 1];
+      ++start[ends[count].j + 1];
     }
     for (int64_t v = 0; v < n; ++v) start[v + 1] += start[v];
     edge.resize(static_cast<size_t>(start[n]));
     next.assign(start.begin(), start.end() - 1);
-    for (int64_t k = 0; k < bars && edges[2 * k] >= 0; ++k) {
-      edge[next[edges[2 * k]]++] = k;
-      edge[next[edges[2 * k + 1]]++] = k;
+    for (int64_t k = 0; k < count; ++k) {
+      edge[next[ends[k].i]++] = k;
+      edge[next[ends[k].j]++] = k;
     }
   }
 
+  int64_t other(int64_t e, int64_t v) const { return ends[e].i == v ? ends[e].j : ends[e].i; }
+
   // Vertices below their parents, leaves of one parent side by side, and the edge that leads up
   // (-1: a root).
-  void walk(const int64_t* edges, int64_t n) {
+  void walk(int64_t n) {
     order.clear();
     seen.assign(static_cast<size_t>(n), 0);
     for (int64_t root = 0; root < n; ++root) {
@@ -61,8 +66,7 @@ struct Incidence {
         stack.pop_back();
         order.push_back(at);
         for (int64_t k = start[at.vertex]; k < start[at.vertex + 1]; ++k) {
-          const int64_t* e = edges + 2 * edge[k];
-          const int64_t u = e[0] == at.vertex ? e[1] : e[0];
+          const int64_t u = other(edge[k], at.vertex);
           if (seen[u]) continue;
           seen[u] = 1;
           (start[u + 1] - start[u] == 1 ? order : stack).push_back({u, at.vertex, edge[k]});
@@ -89,13 +93,8 @@ struct Cloud {
   const T* grad;
   const T* points;
   const T* deaths;
-  const int64_t* edges;
   const double* units;  // cosine: points / |points|, else null
   const double* norms;
-
-  int64_t other(int64_t e, int64_t v) const {
-    return edges[2 * e] == v ? edges[2 * e + 1] : edges[2 * e];
-  }
 };
 
 // d(1 - cos)/dx = ((u - v) - (1 - cos) u) / |x| for unit vectors u of x and v of y, with 1 - cos =
@@ -219,21 +218,15 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
   const auto one = [&](int64_t b, int slot, int inner) {
     const int64_t n = shape.points_of(b), bars = shape.bars_of(b);
     const int64_t first = shape.first_point(b), first_bar = shape.first_bar(b);
-    Cloud<T> c{metric,
-               shape.dim,
-               grad + first_bar,
-               points + first * shape.dim,
-               deaths + first_bar,
-               edges + 2 * first_bar,
-               nullptr,
-               nullptr};
+    Cloud<T> c{metric,  shape.dim, grad + first_bar, points + first * shape.dim, deaths + first_bar,
+               nullptr, nullptr};
     // Kept between calls: fresh pages for it would cost as much as the sums of a small cloud.
     static thread_local Incidence kept;
     Incidence local;
     Incidence& tree = n <= kKeptVertices ? kept : local;
-    tree.build(c.edges, bars, n);
-    if (metric != Metric::kCosine) tree.walk(c.edges, n);
+    tree.build(edges + 2 * first_bar, bars, n);
     if (metric != Metric::kCosine) {
+      tree.walk(n);
       const Router<T> router(c, tree, out + first * c.dim);
       const int64_t least = round_up((c.dim + inner - 1) / inner, kLanes);
       const int64_t slice = std::max(least, kLeastSlice);
@@ -263,7 +256,7 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
           const int64_t e = tree.edge[k];
           // Of a cloud without angles, too, the gradient is NaN.
           const double g = std::isnan(c.deaths[e]) ? double(c.deaths[e]) : double(c.grad[e]);
-          add_cosine(c, v, c.other(e, v), g, row);
+          add_cosine(c, v, tree.other(e, v), g, row);
         }
       }
     });

@@ -1,5 +1,5 @@
-// Edges come back from the caller, who may have written to them: an index is checked before it is
-// used.
+// Edges come back from the caller, and other threads may write to them: each is read once, and its
+// indices are checked before they are used.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,23 @@
 
 namespace tsloss {
 
-inline void check_edge(const int64_t* edge, int64_t points) {
-  for (int end = 0; end < 2; ++end) {
-    if (edge[end] >= 0 && edge[end] < points) continue;
-    throw std::out_of_range("edges: point " + std::to_string(edge[end]) + " is not one of the " +
-                            std::to_string(points) + " points; were the edges changed?");
-  }
+struct Ends {
+  int64_t i;
+  int64_t j;
+};
+
+[[noreturn, gnu::noinline]] inline void refuse_edge(Ends ends, int64_t points) {
+  const int64_t wrong = ends.i >= 0 && ends.i < points ? ends.j : ends.i;
+  throw std::out_of_range("edges: point " + std::to_string(wrong) + " is not one of the " +
+                          std::to_string(points) + " points; were the edges changed?");
+}
+
+inline Ends read_edge(const int64_t* edge, int64_t points) {
+  // Atomic loads, which the compiler may not repeat.
+  const Ends ends{__atomic_load_n(edge, __ATOMIC_RELAXED),
+                  __atomic_load_n(edge + 1, __ATOMIC_RELAXED)};
+  if (ends.i < 0 || ends.i >= points || ends.j < 0 || ends.j >= points) refuse_edge(ends, points);
+  return ends;
 }
 
 }  // namespace tsloss

@@ -132,7 +132,7 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
   const int64_t units = packed ? table.panel_rounding(dim) : table.rounding(rows.dim);
   const T band = band_of<T>(units, rows.dim);
   const Prim found = prim_dense(keys, stride, n, band, scratch.prim, edges.data());
-  if (found == Prim::kIncomplete) return false;
+  if (found == Prim::kInfinite || found == Prim::kIncomplete) return false;
   const auto exact = [&](int64_t i, int64_t j) -> Edge<double> {
     return {table.refine(rows[i], rows[j], rows.dim, term), i, j};
   };

@@ -1,9 +1,12 @@
 // Distance matrices -> deaths and critical edges.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "cpu/output.h"
+#include "cpu/random.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tree.h"
 
@@ -15,9 +18,10 @@ constexpr int64_t kOneRead = 256;  // smaller matrices stay in a near cache betw
 constexpr int64_t kBlock = 32;     // a 32 x 32 block and its mirror image stay in L1
 
 struct Checked {
-  Finding not_finite;
+  Finding not_a_number;
   Finding other;
   bool symmetric = true;
+  bool infinite = false;  // there are infinite distances
 };
 
 // The entries (i, j) and (j, i) of one block row, j >= i, that are not plainly good.
@@ -31,10 +35,10 @@ void check_entries(const T* d, int64_t stride, int64_t i_begin, int64_t i_end, i
     for (int64_t j = std::max(i, j_begin); j < j_end; ++j) {
       const T a = d[i * stride + j];
       const T b = d[j * stride + i];
-      if (!std::isfinite(a)) {
-        note(out.not_finite, Problem::kNonFinite, i, j);
-      } else if (!std::isfinite(b)) {
-        note(out.not_finite, Problem::kNonFinite, j, i);
+      if (std::isnan(a)) {
+        note(out.not_a_number, Problem::kNonFinite, i, j);
+      } else if (std::isnan(b)) {
+        note(out.not_a_number, Problem::kNonFinite, j, i);
       } else if (i == j) {
         if (a != 0) note(out.other, Problem::kDiagonal, i, i);
       } else if (a < 0) {
@@ -44,7 +48,11 @@ void check_entries(const T* d, int64_t stride, int64_t i_begin, int64_t i_end, i
       } else if (a != b) {
         out.symmetric = false;
         const double gap = std::fabs(double(a) - double(b));
-        if (!(gap <= tolerance * std::max(a, b))) note(out.other, Problem::kAsymmetric, i, j);
+        if (!(gap <= tolerance * std::max(a, b)) || std::isinf(gap)) {
+          note(out.other, Problem::kAsymmetric, i, j);
+        }
+      } else if (std::isinf(a)) {
+        out.infinite = true;
       }
     }
   }
@@ -69,106 +77,137 @@ Checked check_block_row(const T* d, int64_t stride, int64_t n, int64_t ib, doubl
   return out;
 }
 
-// Checks the valid n x n part in one blocked pass. Sets *symmetric if it is so to the last bit.
+// Checks the valid n x n part in one blocked pass; `other` is the first of all problems.
 template <class T>
-Finding check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, int threads,
-                     bool* symmetric) {
+Checked check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, int threads) {
   const int64_t tasks = (n + kBlock - 1) / kBlock;
   std::vector<Checked> found(static_cast<size_t>(tasks));
   parallel_for(tasks, n * n < kParallelEntries ? 1 : threads, [&](int64_t task, int) {
     found[task] = check_block_row(d, stride, n, task * kBlock, tolerance);
   });
-  Finding first;
-  *symmetric = true;
+  Checked all;
   for (const Checked& c : found) {
-    *symmetric = *symmetric && c.symmetric;
-    if (c.not_finite.problem != Problem::kNone) return c.not_finite;
-    if (first.problem == Problem::kNone) first = c.other;
+    all.symmetric = all.symmetric && c.symmetric;
+    all.infinite = all.infinite || c.infinite;
+    if (all.not_a_number.problem == Problem::kNone) all.not_a_number = c.not_a_number;
+    if (all.other.problem == Problem::kNone) all.other = c.other;
   }
-  return first;
+  if (all.not_a_number.problem != Problem::kNone) all.other = all.not_a_number;
+  return all;
 }
 
-// Odd, and without a pattern.
-uint32_t weight_of(int64_t j) {
-  uint64_t z = (static_cast<uint64_t>(j) + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 32)) * 0xbf58476d1ce4e5b9u;
-  return static_cast<uint32_t>(z >> 32) | 1;
+// Says that there are infinite distances, and where the first is.
+template <class T>
+Finding find_infinite(const T* d, int64_t stride, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* row = d + i * stride;
+    const T* end = std::find(row, row + n, std::numeric_limits<T>::infinity());
+    if (end != row + n) return {Problem::kNonFinite, 0, i, end - row};
+  }
+  return {};
 }
 
 template <class T>
 struct Scratch {
   PrimScratch<T> prim;
   Buffer<T> mean;
-  Buffer<uint32_t> hashes;
+  Buffer<T> copy;
+  Buffer<uint64_t> hashes;
   std::vector<Edge<T>> edges;
 };
+
+// Random numbers that nobody who makes a matrix can know.
+Random unknown_numbers() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+  return Random{static_cast<uint64_t>(now) ^ reinterpret_cast<uintptr_t>(&now)};
+}
 
 // The tree by one read of a matrix that is symmetric to the last bit, each row being checked just
 // before it is used. False: it is not, or something is wrong with it.
 template <class T>
-bool tree_by_one_read(const T* d, int64_t stride, int64_t n, Scratch<T>& s) {
+bool tree_by_one_read(const T* d, int64_t stride, int64_t n, Scratch<T>& s, bool* infinite) {
   // Most matrices that are not, show it here.
   const Checked top = check_block_row(d, stride, n, 0, 0.0);
-  if (!top.symmetric || top.not_finite.problem != Problem::kNone ||
+  if (!top.symmetric || top.not_a_number.problem != Problem::kNone ||
       top.other.problem != Problem::kNone) {
     return false;
   }
-  uint32_t* weights = s.hashes.reserve(3 * n);
-  uint32_t* columns = weights + n;
-  uint32_t* rows = columns + n;
-  for (int64_t j = 0; j < n; ++j) weights[j] = weight_of(j);
+  uint64_t* weights = s.hashes.reserve(3 * n);
+  uint64_t* columns = weights + n;
+  uint64_t* rows = columns + n;
+  std::generate_n(weights, n, unknown_numbers());
   std::fill_n(columns, n, 0u);
   const auto hash_row = kernels<T>().hash_row;
+  int seen = 0;
   const auto look = [&](int64_t u) {
     const T* row = d + u * stride;
-    return hash_row(row, n, weights[u], weights, columns, rows + u) && row[u] == 0;
+    seen |= hash_row(row, n, u, weights, columns, rows + u);
+    return seen < 2 && row[u] == 0;
   };
-  return prim_dense(d, stride, n, T{1}, s.prim, s.edges.data(), look) != Prim::kIncomplete &&
-         std::equal(rows, rows + n, columns);
+  const bool whole =
+      prim_dense(d, stride, n, T{1}, s.prim, s.edges.data(), look) != Prim::kIncomplete;
+  *infinite = seen == 1;
+  return whole && std::equal(rows, rows + n, columns);
+}
+
+// The tree of one matrix in s.edges, unless something other than an infinite distance is wrong.
+template <class T>
+Checked tree_by_two_reads(const T* d, int64_t stride, int64_t n, double tolerance, int threads,
+                          Scratch<T>& s) {
+  const Checked checked = check_matrix(d, stride, n, tolerance, threads);
+  if (checked.other.problem != Problem::kNone || n < 2) return checked;
+  if (!checked.symmetric) {
+    T* mean = s.mean.reserve(n, n);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        mean[i * n + j] = T(0.5) * d[i * stride + j] + T(0.5) * d[j * stride + i];
+      }
+    }
+    d = mean;
+    stride = n;
+  }
+  if (prim_dense(d, stride, n, T{1}, s.prim, s.edges.data()) != Prim::kIncomplete) return checked;
+  // An entry is negative now that was not when it was checked: another thread writes to the matrix.
+  // A copy does not change.
+  T* copy = s.copy.reserve(n, n);
+  for (int64_t i = 0; i < n; ++i) std::copy_n(d + i * stride, n, copy + i * n);
+  return tree_by_two_reads<T>(copy, n, n, tolerance, threads, s);
 }
 
 template <class T>
 Finding from_distances(const BatchShape& shape, const T* distances, double tolerance, T* deaths,
                        int64_t* edges, int threads) {
   std::vector<Scratch<T>> scratch(static_cast<size_t>(threads));
-  FindingLog log;
+  FindingLog refused, not_finite;
   const int inner = shape.batch < threads ? threads : 1;
   parallel_for(shape.batch, inner > 1 ? 1 : threads, [&](int64_t cloud, int slot) {
     const int64_t n = shape.valid(cloud);
-    int64_t stride = shape.points;
+    const int64_t stride = shape.points;
     const T* d = distances + cloud * stride * stride;
     Output<T> out(deaths, edges, shape, cloud);
     out.fill_padding(n);
     Scratch<T>& s = scratch[slot];
     s.edges.resize(static_cast<size_t>(std::max<int64_t>(n - 1, 0)));
-    if (n >= kOneRead && inner <= 2 && tree_by_one_read(d, stride, n, s)) {
-      std::sort(s.edges.begin(), s.edges.end());
-      out.write(s.edges);
-      return;
-    }
-    bool symmetric = true;
-    const Finding found = check_matrix(d, stride, n, tolerance, inner, &symmetric);
-    if (found.problem != Problem::kNone) {
-      log.add(found, cloud);
-      out.fill_nan(n);
-      return;
-    }
-    if (n < 2) return;
-    if (!symmetric) {
-      T* mean = s.mean.reserve(n, n);
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < n; ++j) {
-          mean[i * n + j] = T(0.5) * d[i * stride + j] + T(0.5) * d[j * stride + i];
-        }
+    bool infinite = false;
+    if (!(n >= kOneRead && inner <= 2 && tree_by_one_read(d, stride, n, s, &infinite))) {
+      const Checked checked = tree_by_two_reads(d, stride, n, tolerance, inner, s);
+      const Finding& found = checked.other;
+      if (found.problem != Problem::kNone) {
+        (found.problem == Problem::kNonFinite ? not_finite : refused).add(found, cloud);
+        out.fill_nan(n);
+        return;
       }
-      d = mean;
-      stride = n;
+      infinite = checked.infinite;
     }
-    prim_dense(d, stride, n, T{1}, s.prim, s.edges.data());
+    if (infinite) {
+      const Finding found = find_infinite(d, stride, n);
+      if (found.problem != Problem::kNone) not_finite.add(found, cloud);
+    }
     std::sort(s.edges.begin(), s.edges.end());
     out.write(s.edges);
   });
-  return log.first();
+  // What no caller can want comes first.
+  return refused.first().problem != Problem::kNone ? refused.first() : not_finite.first();
 }
 
 }  // namespace

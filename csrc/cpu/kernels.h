@@ -74,12 +74,12 @@ struct Kernels {
   int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
   // Whether 8 x 8 numbers are finite, >= 0 and the mirror image of those at `mirror`.
   bool (*mirrored)(const T* block, const T* mirror, int64_t stride);
-  // Adds a row of n numbers to hashes of rows and columns; see matrix.inl. False: a number is not
-  // finite or < 0.
-  bool (*hash_row)(const T* row, int64_t n, uint32_t weight, const uint32_t* weights,
-                   uint32_t* columns, uint32_t* sum);
+  // Adds row u, of n numbers, to hashes of rows and columns; see matrix.inl. The bits of the
+  // result: there is an infinite number (1), and one that is NaN or negative (2).
+  int (*hash_row)(const T* row, int64_t n, int64_t u, const void* weights, uint64_t* columns,
+                  uint64_t* sum);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
-  // every instruction set.
+  // every instruction set. Infinite where the sum would be NaN.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
   // Whether n numbers, unaligned, hold no NaN and no infinity.
   bool (*all_finite)(const T* x, int64_t n);

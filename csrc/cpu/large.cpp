@@ -255,6 +255,14 @@ class Large {
       }
     });
     keep_exact_forest(edges, sets_, points_.m);
+    if (static_cast<int64_t>(edges.size()) + 1 < points_.m) {
+      // Contenders span the points unless another thread writes to these during the call: then a
+      // key may have left the bound that it once was. The forest of the bounds always spans them.
+      for (const Link<T>& l : known_.links) {
+        edges.push_back({points_.exact_key(l.i, l.j), l.i, l.j});
+      }
+      keep_exact_forest(edges, sets_, points_.m);
+    }
     for (const Edge<double>& e : edges)
       tree.push_back({e.length, points_.ids[e.i], points_.ids[e.j]});
   }

@@ -57,8 +57,8 @@ struct KnownForest {
   // this rank. Ties in masses are decided at once: a cloud whose distances are all equal would else
   // keep all its pairs.
   bool within(const LargePoints<T>& points, const Link<T>& l, int32_t rank) const {
+    if (!(l.key <= height[rank])) return false;  // NaN is not within any bound
     if (points.lattice) return !(links[rank] < l);
-    if (l.key > height[rank]) return false;
     if (exact.empty() || l.key * points.band < links[rank].key) return true;
     return !(exact[rank] < Edge<double>{points.exact_key(l.i, l.j), l.i, l.j});
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "cpu/buffer.h"
@@ -66,7 +67,11 @@ struct LargePoints {
         pairs[k - begin] = {ids[links[k].i], ids[links[k].j]};
       }
       table.pairs(cloud.rows, cloud.term, pairs, end - begin, keys);
-      for (int64_t k = begin; k < end; ++k) links[k].key = keys[k - begin];
+      constexpr T kInf = std::numeric_limits<T>::infinity();
+      for (int64_t k = begin; k < end; ++k) {
+        const T key = keys[k - begin];
+        links[k].key = key >= 0 ? key : kInf;  // not NaN, as exact keys
+      }
     });
   }
 

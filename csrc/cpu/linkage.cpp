@@ -15,9 +15,9 @@ void single_linkage(int64_t batch, int64_t points, const int64_t* edges, int64_t
     UnionFind sets(points);
     std::iota(cluster.begin(), cluster.end(), int64_t{0});
     for (int64_t k = 0; k + 1 < points; ++k, edges += 2, merges += 3) {
-      check_edge(edges, points);
-      const int64_t a = sets.find(edges[0]);
-      const int64_t c = sets.find(edges[1]);
+      const Ends ends = read_edge(edges, points);
+      const int64_t a = sets.find(ends.i);
+      const int64_t c = sets.find(ends.j);
       if (a == c) throw std::invalid_argument("edges: not a spanning tree: they contain a cycle");
       const auto [low, high] = std::minmax(cluster[a], cluster[c]);
       merges[0] = low;

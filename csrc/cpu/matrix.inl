@@ -12,6 +12,14 @@ struct EightOf {
 };
 template <class T>
 using Eight = typename EightOf<T>::Type;
+template <class T>
+struct UnsignedOf {
+  using Type = uint32_t;
+};
+template <>
+struct UnsignedOf<double> {
+  using Type = uint64_t;
+};
 static_assert(alignof(Eight<float>) == alignof(float) && alignof(Eight<double>) <= sizeof(double),
               "rows of a matrix begin anywhere");
 
@@ -45,32 +53,86 @@ bool mirrored(const T* block, const T* mirror, int64_t stride) {
   return all;
 }
 
-// A hash that tells in one read, row by row in any order, whether a matrix is symmetric: with h(x)
-// a mix of the bits of x and odd random weights w, row u has the sum over j of h(d[u][j]) w[j] and
-// column u that over j of h(d[j][u]) w[j], modulo 2^32. Those of a symmetric matrix agree. If it is
-// not symmetric, neither are they, but by chance: a row that differs from its column in one place
-// cannot agree, since w is odd; one that differs in several does about once in 2^32.
+typedef uint64_t Word __attribute__((vector_size(kVectorBytes), may_alias));
+typedef uint32_t HalfWord __attribute__((vector_size(kVectorBytes), may_alias));
+
+// Products of the lower halves of the lanes.
+inline __attribute__((always_inline)) Word multiply_halves(Word x, Word y) {
+#if defined(__AVX512F__)
+  return (Word)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)y);
+#elif defined(__AVX2__)
+  return (Word)_mm256_mul_epu32((__m256i)x, (__m256i)y);
+#elif defined(__SSE2__)
+  return (Word)_mm_mul_epu32((__m128i)x, (__m128i)y);
+#else
+  return (x & 0xffffffffu) * (y & 0xffffffffu);
+#endif
+}
+
+// What a number adds to a hash, by its bits and as many of a random weight: (low + low weight)
+// (high + high weight) for the halves of 64 bits, the family NH of Black, Halevi, Krawczyk, Krovetz
+// and Rogaway (UMAC: fast and secure message authentication, 1999); the product for 32 bits.
 template <class T>
-bool hash_row(const T* row, int64_t n, uint32_t weight, const uint32_t* weights, uint32_t* columns,
-              uint32_t* sum) {
-  uint32_t total = 0;
-  int bad = 0;
-#pragma omp simd reduction(+ : total) reduction(| : bad)
-  for (int64_t j = 0; j < n; ++j) {
-    Index<T> b;
-    __builtin_memcpy(&b, row + j, sizeof b);
-    bad |= !(row[j] >= 0) | !(row[j] < T(__builtin_inff()));
-    // Without the sign: -0 is 0.
-    uint32_t h = static_cast<uint32_t>(b) << 1;
-    if constexpr (sizeof(T) == 8) {
-      h = static_cast<uint32_t>(b) ^ (static_cast<uint32_t>(b >> 32) << 1) * 0x9e3779b1u;
+inline __attribute__((always_inline)) Word share_of(Word bits, Word weight) {
+  if constexpr (sizeof(T) == 4) return multiply_halves(bits, weight);
+  const Word sum = (Word)((HalfWord)bits + (HalfWord)weight);
+  return multiply_halves(sum, sum >> 32);
+}
+
+// A hash that tells in one read, row by row in any order, whether a matrix is symmetric. Row u has
+// the sum over j of share(d[u][j], weight j), and column u that over j of share(d[j][u], weight j),
+// modulo 2^64: those of a symmetric matrix agree.
+//
+// If the bits of d[i][j] and d[j][i] differ, row i agrees with column i for at most one in 2^32 of
+// the values that weight j can have, whatever the other weights are, since two different shares
+// differ by a given amount for no more of them. The same holds for row j and weight i. So the
+// probability that random weights let a matrix pass that is not symmetric is at most 2^-64, for any
+// matrix that was made without knowing them.
+//
+// Returns whether there are numbers that are infinite (1), or NaN or negative, -0 included (2).
+template <class T>
+int hash_row(const T* row, int64_t n, int64_t u, const void* random, uint64_t* columns,
+             uint64_t* sum) {
+  typedef uint64_t LooseWord __attribute__((vector_size(kVectorBytes), may_alias, aligned(8)));
+  typedef typename UnsignedOf<T>::Type Bits;
+  constexpr int64_t kWidth = kVectorBytes / 8;
+  typedef Bits LooseBits
+      __attribute__((vector_size(kWidth * sizeof(T)), may_alias, aligned(sizeof(T))));
+  const Bits* weights = static_cast<const Bits*>(random);  // as wide as the numbers
+  const Word own = uint64_t{weights[u]} - Word{};
+  Word total = {}, most = {};
+  const auto add = [&](Word bits, Word other) __attribute__((always_inline)) {
+    if constexpr (sizeof(T) == 4) {  // the upper halves are 0
+      most = (Word)((HalfWord)bits > (HalfWord)most ? (HalfWord)bits : (HalfWord)most);
+    } else {
+      most = bits > most ? bits : most;
     }
-    h ^= h >> 11 ^ h >> 23;  // differences of exponents alone get low bits too
-    total += h * weights[j];
-    columns[j] += h * weight;
+    total += share_of<T>(bits, other);
+    return share_of<T>(bits, own);
+  };
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth) {
+    LooseWord* column = reinterpret_cast<LooseWord*>(columns + j);
+    *column += add(__builtin_convertvector(*reinterpret_cast<const LooseBits*>(row + j), Word),
+                   __builtin_convertvector(*reinterpret_cast<const LooseBits*>(weights + j), Word));
   }
-  *sum = total;
-  return bad == 0;
+  for (; j < n; ++j) {
+    Bits bits;
+    __builtin_memcpy(&bits, row + j, sizeof bits);
+    Word one = {}, other = {};
+    one[0] = bits;
+    other[0] = weights[j];
+    // The other lanes are 0 and weigh nothing.
+    columns[j] += add(one, other)[0];
+  }
+  uint64_t result = 0, largest = 0;
+  for (int64_t l = 0; l < kWidth; ++l) {
+    result += total[l];
+    largest = most[l] > largest ? most[l] : largest;
+  }
+  *sum = result;
+  constexpr uint64_t kInfinite = sizeof(T) == 4 ? 0x7f800000u : uint64_t{0x7ff} << 52;
+  return largest > kInfinite ? 2 : largest == kInfinite ? 1 : 0;
 }
 
 }  // namespace

@@ -22,12 +22,15 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   std::fill_n(best, n, kInf);
   std::fill(best + n, best + width, T{-1});
   if (bottleneck) std::fill_n(bottleneck, width, T{-1});  // not in the tree
-  std::fill_n(from, width, std::numeric_limits<Index<T>>::max());
+  // A vertex without a finite key to the tree joins it at the first vertex, infinitely far away:
+  // that is the least of its edges, since vertex 0 is in the tree from the beginning.
+  std::fill_n(from, width, Index<T>{0});
   int32_t u = 0;
   T height = 0;
   // Pairs within the band of their bottleneck, of which the tree has `own`.
   alignas(64) T close[kLanes] = {};
   int64_t own = 0;
+  bool infinite = false;
   for (int64_t k = 0;; ++k) {
     if (look && !look(u)) return Prim::kIncomplete;
     best[u] = -1;
@@ -35,10 +38,10 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
                                 best, from, bottleneck, close);
     if (bottleneck) bottleneck[u] = 0;
     if (k + 1 == n) break;
-    if (!(least < kInf)) return Prim::kIncomplete;
     // Almost always one vertex has the least key; ties are decided by the edge.
     const int64_t count = table.find_least(best, width, least, found);
-    Edge<T> edge{kInf, 0, 0};
+    if (count == 0) return Prim::kIncomplete;
+    Edge<T> edge{kInf, n, n};
     for (int64_t c = 0; c < count; ++c) {
       const int64_t j = found[c];
       const Edge<T> candidate{least, std::min<int64_t>(from[j], j), std::max<int64_t>(from[j], j)};
@@ -50,8 +53,10 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
     edges[k] = edge;
     height = least;
     own += least > 0;
+    infinite = infinite || !(least < kInf);
     if (k % 64 == 0) Monitor::tick(double(k) / double(n));
   }
+  if (infinite) return Prim::kInfinite;
   if (!bottleneck) return Prim::kCertain;
   const double pairs = std::accumulate(close, close + kLanes, 0.0);
   return pairs == double(own) ? Prim::kCertain : Prim::kContested;

@@ -67,7 +67,8 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, bool by_keys, int th
                  Edge<double>* edges) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   std::vector<double> best(static_cast<size_t>(n), kInf);
-  std::vector<int64_t> from(static_cast<size_t>(n), n);
+  // An infinite edge begins at the first point, as in prim_dense.
+  std::vector<int64_t> from(static_cast<size_t>(n), 0);
   std::vector<char> in_tree(static_cast<size_t>(n), 0);
   const auto measure = by_keys ? kernels<T>().refine : robust_length<T>;
   constexpr int64_t kGrain = 64;

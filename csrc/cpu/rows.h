@@ -14,10 +14,11 @@ namespace tsloss {
 template <class T, class W>
 Finding load_rows(const T* points, int64_t n, int64_t dim, W* rows, int64_t stride) {
   for (int64_t i = 0; i < n; ++i) {
-    const T* x = points + i * dim;
-    if (!kernels<T>().all_finite(x, dim)) return {Problem::kNonFinite, 0, i, -1};
-    std::copy_n(x, dim, rows + i * stride);
-    std::fill(rows + i * stride + dim, rows + (i + 1) * stride, W{0});
+    W* row = rows + i * stride;
+    std::copy_n(points + i * dim, dim, row);
+    std::fill(row + dim, row + stride, W{0});
+    // The copy is checked, not the points: another thread may write to those meanwhile.
+    if (!kernels<W>().all_finite(row, dim)) return {Problem::kNonFinite, 0, i, -1};
   }
   return {};
 }

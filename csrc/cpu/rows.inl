@@ -95,7 +95,8 @@ int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
 }
 
 // Sixteen accumulators in double and no fused multiply-add: these keys, which decide the tree and
-// are reported, are the same bits on every instruction set.
+// are reported, are the same bits on every instruction set. A key is never NaN, which could not be
+// sorted: a point that has become NaN since it was checked is infinitely far away.
 template <class T>
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("fp-contract=off")))
@@ -123,7 +124,9 @@ double refine(const T* x, const T* y, int64_t n, Term term) {
     }
   }
   acc += next;
-  return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+  const double key =
+      ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+  return key >= 0 ? key : __builtin_inf();
 }
 
 // 0 * finite = 0, 0 * inf = 0 * NaN = NaN: a sum that stays in vectors.

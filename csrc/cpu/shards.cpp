@@ -19,20 +19,28 @@ template <class T, class W>
 Shard load_as(Metric metric, const T* points, int64_t n, int64_t dim, W* rows, int threads) {
   const int64_t stride = round_up(std::max<int64_t>(dim, 1), kLanes);
   Shard shard;
-  const auto load = [&](int64_t i, W* x) { return load_point(metric, points, dim, stride, i, x); };
+  constexpr int64_t kGrain = 48;
+  // The points are read once, since another thread may write to them; all else is about the rows.
+  std::vector<Problem> problems(static_cast<size_t>(n));
+  parallel_for((n + kGrain - 1) / kGrain, threads, [&](int64_t task, int) {
+    for (int64_t i = task * kGrain; i < std::min(n, (task + 1) * kGrain); ++i) {
+      problems[i] = load_point(metric, points, dim, stride, i, rows + i * stride);
+    }
+  });
+  const auto load = [&](int64_t i, W* x) {
+    std::copy_n(rows + i * stride, stride, x);
+    return problems[i];
+  };
   Distinct<W> distinct = find_distinct<W>(n, stride, threads, load, shard.joined);
   shard.finding = distinct.finding;
   if (shard.finding.problem != Problem::kNone) return shard;
   shard.largest = double(distinct.largest);
   shard.lattice = distinct.lattice;
   shard.ids.assign(distinct.ids.begin(), distinct.ids.end());
-  constexpr int64_t kGrain = 48;
   const int64_t count = static_cast<int64_t>(shard.ids.size());
-  parallel_for((count + kGrain - 1) / kGrain, threads, [&](int64_t task, int) {
-    for (int64_t k = task * kGrain; k < std::min(count, (task + 1) * kGrain); ++k) {
-      load(shard.ids[k], rows + k * stride);
-    }
-  });
+  for (int64_t k = 0; k < count; ++k) {  // upwards, and no row is needed below its own place
+    if (shard.ids[k] != k) std::copy_n(rows + shard.ids[k] * stride, stride, rows + k * stride);
+  }
   return shard;
 }
 
@@ -79,7 +87,10 @@ Shard load_shard(Dtype dtype, Metric metric, const void* points, int64_t n, int6
 
 int64_t spanning_forest(int64_t n, int64_t count, double* keys, int64_t* edges) {
   std::vector<Edge<double>> links(static_cast<size_t>(count));
-  for (int64_t k = 0; k < count; ++k) links[k] = {keys[k], edges[2 * k], edges[2 * k + 1]};
+  for (int64_t k = 0; k < count; ++k) {
+    const double key = keys[k] >= 0 ? keys[k] : std::numeric_limits<double>::infinity();
+    links[k] = {key, edges[2 * k], edges[2 * k + 1]};  // NaN could not be sorted
+  }
   UnionFind sets(0);
   keep_exact_forest(links, sets, n);
   for (size_t k = 0; k < links.size(); ++k) {

@@ -15,9 +15,32 @@
 #include <vector>
 
 #include "cpu/monitor.h"
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 namespace tsloss {
 namespace {
+
+// How a thread rounds, and whether it takes numbers below the normal ones for 0
+// (torch.set_flush_denormal): its control register, without the flags of what has happened.
+#if defined(__SSE2__)
+using FloatMode = unsigned;
+FloatMode float_mode() { return _mm_getcsr() & ~0x3fu; }
+void set_float_mode(FloatMode mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+using FloatMode = uint64_t;
+FloatMode float_mode() {
+  FloatMode mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" ::"r"(mode)); }
+#else
+using FloatMode = unsigned;
+FloatMode float_mode() { return 0; }
+void set_float_mode(FloatMode) {}
+#endif
 
 // How long the caller waits for others before it looks around.
 constexpr std::chrono::milliseconds kPatience{50};
@@ -46,6 +69,7 @@ class ThreadPool {
       grow(helpers);
       run_ = run;
       context_ = context;
+      mode_ = float_mode();
       end_ = tasks;
       next_.store(0, std::memory_order_relaxed);
       done_.store(0, std::memory_order_relaxed);
@@ -84,6 +108,8 @@ class ThreadPool {
       --invited_;
       ++active_;
       const int slot = slots_++;
+      // That of the caller, or the bits would depend on which thread has which task.
+      set_float_mode(mode_);
       lock.unlock();
       work(slot);
       lock.lock();
@@ -141,6 +167,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   TaskFn run_ = nullptr;
   void* context_ = nullptr;
+  FloatMode mode_ = float_mode();
   int64_t end_ = 0;
   std::atomic<int64_t> next_{0};
   std::atomic<int64_t> done_{0};

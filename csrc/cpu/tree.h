@@ -49,7 +49,8 @@ struct PrimScratch {
 };
 
 enum class Prim {
-  kIncomplete,  // a tree edge is not finite
+  kIncomplete,  // `look` said no, or there are negative keys; the edges are undefined
+  kInfinite,    // a tree edge is infinite, or has a key that is NaN
   kCertain,     // keys that are wrong by a factor of sqrt(band) give the same tree
   kContested,   // there are other edges within the band
 };
@@ -58,7 +59,7 @@ enum class Prim {
 // the vertex that an edge brings in, and its height, follow from it. `band` = 1 says that keys are
 // exact.
 // `look(u)` is called before row u is read, once for each; if it returns false, the end is
-// kIncomplete.
+// kIncomplete. Whatever else the keys are, and if they change meanwhile, the edges are a tree.
 template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
                 Edge<T>* edges, const std::function<bool(int64_t u)>& look = {});

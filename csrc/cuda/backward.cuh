@@ -27,9 +27,12 @@ __global__ void __launch_bounds__(kIncidenceThreads)
   int* at = next + c * n;
   int* begin = start + c * (n + 1);
   for (int i = threadIdx.x; i < n; i += blockDim.x) at[i] = 0;
+  // The edges are read twice. If they change in between, places stay empty, which then hold edge 0.
+  for (int k = threadIdx.x; k < ends; k += blockDim.x) incident[c * ends + k] = 0;
   __syncthreads();
   for (int k = threadIdx.x; k < ends; k += blockDim.x) {
-    if (e[k] >= 0 && e[k] < n) atomicAdd(&at[e[k]], 1);
+    const int64_t vertex = e[k];
+    if (vertex >= 0 && vertex < n) atomicAdd(&at[vertex], 1);
   }
   __syncthreads();
   // Exclusive sums: a contiguous part for each thread, of threads in a warp, of warps.
@@ -62,7 +65,9 @@ __global__ void __launch_bounds__(kIncidenceThreads)
     if (!active) continue;
     const u32 peers = __match_any_sync(kAll, mine ? static_cast<int>(vertex) : -1 - lane);
     const int place = __popc(peers & ((1u << lane) - 1));
-    if (mine) incident[c * ends + at[vertex] + place] = (base + lane) / 2;
+    if (mine && at[vertex] + place < begin[vertex + 1]) {
+      incident[c * ends + at[vertex] + place] = (base + lane) / 2;
+    }
     __syncwarp();
     if (mine && place == 0) at[vertex] += __popc(peers);
     __syncwarp();
@@ -172,8 +177,8 @@ __device__ void add_cosine_slope(const Direction<P>& u, const Direction<P>& v, i
 // For a whole warp, body(other end, place of the edge) for each edge at a vertex, in the order of
 // the deaths: of `list`, or if that is null of all edges. A lane looks at an edge.
 template <class F>
-__device__ __forceinline__ void for_edges_at(int vertex, const int64_t* edges, const int* list,
-                                             int count, F&& body) {
+__device__ __forceinline__ void for_edges_at(int vertex, int points, const int64_t* edges,
+                                             const int* list, int count, F&& body) {
   const int lane = threadIdx.x % 32;
   for (int base = 0; base < count; base += 32) {
     int edge = -1;
@@ -182,6 +187,7 @@ __device__ __forceinline__ void for_edges_at(int vertex, const int64_t* edges, c
       edge = list ? list[base + lane] : base + lane;
       const int64_t one = edges[2 * edge], two = edges[2 * edge + 1];
       if (one == vertex || two == vertex) other = one == vertex ? two : one;
+      if (other >= points) other = -1;  // edges may have been written to since they were checked
     }
     for (u32 hits = __ballot_sync(kAll, other >= 0); hits; hits &= hits - 1) {
       const int from = __ffs(static_cast<int>(hits)) - 1;
@@ -222,7 +228,7 @@ __global__ void __launch_bounds__(128, 4)
           const int64_t k = first + 32 * p;
           if (!kCosine && k < dim) own[p] = static_cast<D>(widen(mine[k]));
         }
-        for_edges_at(i, edges + 2 * c * bars, list, count, [&](int64_t j, int edge) {
+        for_edges_at(i, n, edges + 2 * c * bars, list, count, [&](int64_t j, int edge) {
           const P* y = x + j * dim;
           const D g = grad[c * bars + edge];
           if constexpr (kCosine) {

@@ -44,15 +44,17 @@ __device__ __forceinline__ void put_finding(int64_t* finding, int64_t what, int6
   finding[2] = j;
 }
 
-// What is written where there is no tree: findings, padding, and NaN for a cloud with a problem.
-// Returns whether there is one.
+__device__ __forceinline__ int64_t what_of(u64 problem) {
+  return problem == kNoExact ? 0 : static_cast<int64_t>(problem & 0xff);
+}
+
+// What is written before there is a tree: findings, padding, and NaN for a cloud that can have
+// none. Returns whether there will be one.
 template <class D>
 __device__ bool begin_bars(const Bars<D>& bars, int n, u64 problem, int64_t first, int64_t second,
                            int64_t* finding) {
-  const bool good = problem == kNoExact;
-  if (threadIdx.x == 0) {
-    put_finding(finding, good ? 0 : static_cast<int64_t>(problem & 0xff), first, second);
-  }
+  const bool good = has_tree(problem);
+  if (threadIdx.x == 0) put_finding(finding, what_of(problem), first, second);
   bars.fill(good ? max(n - 1, 0) : 0, n - 1, threadIdx.x, blockDim.x);
   return good && n > 1;
 }

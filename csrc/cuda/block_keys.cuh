@@ -71,8 +71,7 @@ __device__ inline void spread_keys(int n, const float* sums, int parts, int64_t 
     float sum = *at;
 #pragma unroll 8
     for (int p = 1; p < parts; ++p) sum = __fadd_rn(sum, at[p * stride]);
-    keys[i * n + j] = sum;
-    keys[j * n + i] = sum;
+    keys[i * n + j] = keys[j * n + i] = ordered(sum);
   }
 }
 

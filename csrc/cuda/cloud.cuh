@@ -51,7 +51,8 @@ struct PointCloud {
   __device__ __forceinline__ u64 exact(int i, int j) const {
     const P* x = points + i * dim;
     const P* y = points + j * dim;
-    return bits_of(robust ? robust_length(x, y, dim) : exact_sum<kTerm>(x, y, dim));
+    const double key = robust ? robust_length(x, y, dim) : exact_sum<kTerm>(x, y, dim);
+    return key >= 0 ? bits_of(key) : kInfiniteBits;
   }
 
   __device__ __forceinline__ double length(u64 exact, Length how) const {
@@ -101,7 +102,8 @@ struct MatrixCloud {
   int64_t stride;
 
   __device__ __forceinline__ u64 exact(int i, int j) const {
-    return bits_of(mean_of(distances[i * stride + j], distances[j * stride + i]));
+    const double key = mean_of(distances[i * stride + j], distances[j * stride + i]);
+    return key >= 0 ? bits_of(key) : kInfiniteBits;
   }
   __device__ __forceinline__ double length(u64 exact, Length) const { return double_of(exact); }
 };

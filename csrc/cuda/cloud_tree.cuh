@@ -118,14 +118,18 @@ struct Round {
     v[c].next = v[i].component == c ? v[j].component : v[i].component;
   }
 
-  // Of two components that chose each other, the smaller adds the edge and names the result.
-  __device__ bool is_root(int c) const {
-    const int next = v[c].next;
-    return v[next].next == c && c < next;
-  }
+  // Each component chooses the next one, so all ways end in circles, and the smallest component of
+  // a circle names the result. Circles have two components, unless another program writes to the
+  // points meanwhile, so that keys contradict each other.
   __device__ int root(int c) const {
-    while (!is_root(c)) c = v[c].next;
-    return c;
+    for (int step = 0; step < n; ++step) {
+      const int next = v[c].next;
+      if (v[next].next == c) return min(c, next);
+      c = next;
+    }
+    int least = c;
+    for (int at = v[c].next; at != c; at = v[at].next) least = min(least, at);
+    return least;
   }
 };
 
@@ -160,21 +164,19 @@ __device__ void boruvka(const Cloud& cloud, const float* keys, int64_t stride, i
     }
     __syncthreads();
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
-      const int c = v[i].component;
-      if (c == i) {
-        const int next = v[c].next;
-        if (v[next].next != c || c < next) v[atomicAdd(found, 1u)].edge = v[c].pick;
-      }
-      v[i].component = round.root(c);
+      // All components but the root add their edge: whatever the keys are, no edge closes a cycle.
+      const int c = v[i].component, root = round.root(c);
+      if (c == i && c != root) v[atomicAdd(found, 1u)].edge = v[c].pick;
+      v[i].component = root;
     }
   }
 }
 
 // Lengths of the found edges, and the edges in the order of (death, smaller point, larger point).
-// findings (clouds, 3): what is wrong, and with which points.
+// `finding` of a cloud without a problem: an overflow, if there is one.
 template <class Cloud, class D>
 __device__ void write_bars(const Cloud& cloud, int n, Length how, Vertex* v, const Bars<D>& bars,
-                           int64_t* finding) {
+                           u64 problem, int64_t* finding) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   for (int pair = warp; 2 * pair < n - 1; pair += warps) {
     const int at = min(2 * pair + lane / 16, n - 2);
@@ -193,7 +195,7 @@ __device__ void write_bars(const Cloud& cloud, int n, Length how, Vertex* v, con
     }
     const int i = static_cast<int>(edge >> 16), j = static_cast<int>(edge & 0xffff);
     bars.put(rank, static_cast<D>(double_of(death)), i, j);
-    if (rank == n - 2 && death >= 0x7ffull << 52) {
+    if (rank == n - 2 && death >= kInfiniteBits && problem == kNoExact) {
       put_finding(finding, kOverflow, i, j);
     }
   }
@@ -227,7 +229,7 @@ __global__ void __launch_bounds__(kTreeThreads, 1)
     }
   }
   boruvka(cloud, in_shared ? copy : mine, in_shared ? n : batch.points, n, band, v, found);
-  write_bars(cloud, n, how, v, bars, findings + 3 * c);
+  write_bars(cloud, n, how, v, bars, problem, findings + 3 * c);
 }
 
 }  // namespace cuda

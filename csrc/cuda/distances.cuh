@@ -115,9 +115,10 @@ __global__ void __launch_bounds__(kTileThreads)
       for (int q = 0; q < 4; ++q) {
         const int j = column(threadIdx.x % 16 + 16 * q);
         if (i < 0 || j < 0) continue;
-        out[i * batch.points + j] = sum[r][q];
+        const float key = ordered(sum[r][q]);
+        out[i * batch.points + j] = key;
         // The mirror image of a tile on the diagonal is in the tile.
-        if (ti != tj) out[j * batch.points + i] = sum[r][q];
+        if (ti != tj) out[j * batch.points + i] = key;
       }
     }
   }

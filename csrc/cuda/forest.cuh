@@ -31,7 +31,7 @@ struct Forest {
   Component* of;      // by name
   u32* least_of_row;  // no edge of this point to another component has a fast key below
   u64* exact_of_row;  // kNoExact where a row is not contested
-  int* partner;       // with exact_of_row
+  int* partner;       // with exact_of_row; then, of a component, whether it names others
   int* next;          // the component that one joins
   int* jump;          // scratch
   Link* links;        // edges of the tree
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(256, 4)
       forest.bounds[t] = kNoKey;
     }
     if (first == 0) {
-      *forest.found = facts[c].problem == kNoExact ? 0 : static_cast<u32>(batch.points);
+      *forest.found = has_tree(facts[c].problem) ? 0 : static_cast<u32>(batch.points);
     }
   }
 }

@@ -57,7 +57,7 @@ struct ComputedKeys {
           for (int step = 16; step > 0; step /= 2) {
             sum[q] = __fadd_rn(sum[q], __shfl_xor_sync(kAll, sum[q], step));
           }
-          if (lane == at[q]) mine = __float_as_uint(sum[q]);
+          if (lane == at[q]) mine = __float_as_uint(ordered(sum[q]));
         }
       }
       return mine;

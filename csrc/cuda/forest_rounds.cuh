@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kJoinThreads) join_components(Batch batch, For
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
   for (int row = first; row < n; row += step) {
     Component* mine = forest.of + forest.component[row];
-    if (forest.exact_of_row[row] == mine->exact) {
+    if (mine->exact != kNoExact && forest.exact_of_row[row] == mine->exact) {
       const int j = forest.partner[row];
       atomicMin(&mine->pick, u64(min(row, j)) << 32 | u64(max(row, j)));
     }
@@ -134,24 +134,26 @@ __global__ void __launch_bounds__(kJoinThreads) join_components(Batch batch, For
   for (int k = first; k < n; k += step) {
     if (forest.component[k] != k) continue;
     const u64 pick = forest.of[k].pick;
-    const int one = forest.component[pick >> 32], other = forest.component[pick & 0xffffffffu];
-    forest.next[k] = one == k ? other : one;
+    int next = k;
+    if (pick != kNoExact) {
+      const int one = forest.component[pick >> 32], other = forest.component[pick & 0xffffffffu];
+      next = one == k ? other : one;
+    }
+    forest.next[k] = next;
   }
   __syncthreads();
-  // Of two components that chose each other, the smaller adds the edge and names the result.
+  // Of two components that chose each other, the smaller names the result.
   for (int k = first; k < n; k += step) {
     if (forest.component[k] != k) continue;
     const int next = forest.next[k];
-    const bool mutual = forest.next[next] == k;
-    forest.jump[k] = mutual && k < next ? k : next;
-    if (!mutual || k < next) {
-      forest.links[atomicAdd(forest.found, 1u)] = {forest.of[k].pick, forest.of[k].exact};
-    }
+    const bool names = forest.next[next] == k && k <= next;
+    forest.jump[k] = names ? k : next;
+    forest.partner[k] = names;
   }
   // The names at the ends of the chains, in steps of 1, 2, 4, ...
   int* from = forest.jump;
   int* to = forest.next;
-  for (;;) {
+  for (int length = 0; length < 32; ++length) {
     __syncthreads();
     bool moved = false;
     for (int k = first; k < n; k += step) {
@@ -164,8 +166,15 @@ __global__ void __launch_bounds__(kJoinThreads) join_components(Batch batch, For
     from = to;
     to = swapped;
   }
+  // If another program writes to the points meanwhile, keys contradict each other: a component may
+  // then choose none, or a way may end in a circle of more than two. Those wait for the next round.
   for (int i = first; i < n; i += step) {
-    forest.component[i] = from[forest.component[i]];
+    const int c = forest.component[i], name = from[c];
+    if (name != c && forest.partner[name]) {
+      if (c == i)
+        forest.links[atomicAdd(forest.found, 1u)] = {forest.of[i].pick, forest.of[i].exact};
+      forest.component[i] = name;
+    }
     forest.of[i] = {kNoExact, kNoExact, kNoKey};
   }
 }
@@ -184,11 +193,11 @@ __global__ void __launch_bounds__(kRankThreads, 8)
     const Bars<D> bars = bars_of(c, batch, deaths, edges);
     const int64_t mine = static_cast<int64_t>(blockIdx.x) * kRankThreads + threadIdx.x;
     const u64 problem = facts[c].problem;
-    const bool good = problem == kNoExact;
+    const bool good = has_tree(problem) && forest.finished(n);
     if (mine < bars.count && (!good || mine >= count)) bars.fill_one(mine, count);
     if (mine == 0 && (!good || count == 0)) {
-      put_finding(findings + 3 * c, good ? 0 : static_cast<int64_t>(problem & 0xff),
-                  clouds.first(problem, batch), clouds.second(problem, batch));
+      put_finding(findings + 3 * c, what_of(problem), clouds.first(problem, batch),
+                  clouds.second(problem, batch));
     }
     if (!good) continue;
     const auto cloud = clouds.cloud(c, batch, facts[c]);
@@ -216,8 +225,10 @@ __global__ void __launch_bounds__(kRankThreads, 8)
                   j = static_cast<int64_t>(edge & 0xffffffffu);
     bars.put(rank, static_cast<D>(double_of(death)), i, j);
     if (rank == count - 1) {
-      const bool over = death >= 0x7ffull << 52;
-      put_finding(findings + 3 * c, over ? kOverflow : 0, over ? i : -1, over ? j : -1);
+      const bool over = problem == kNoExact && death >= kInfiniteBits;
+      put_finding(findings + 3 * c, over ? kOverflow : what_of(problem),
+                  over ? i : clouds.first(problem, batch),
+                  over ? j : clouds.second(problem, batch));
     }
   }
 }

@@ -8,20 +8,22 @@ namespace cuda {
 
 constexpr int kMatrixTile = 32;
 
-// What is wrong with entry (i, j), which is `a`, its mirror image being `b`; NaN fails comparisons.
-__device__ __forceinline__ int problem_of_entry(double a, double b, bool diagonal, bool above,
-                                                double tolerance) {
-  if (!(fabs(a) <= kLargestDouble)) return kNonFinite;
-  if (diagonal) return a == 0 ? 0 : kDiagonal;
-  if (a < 0) return kNegative;
-  if (!above || !(b >= 0 && b <= kLargestDouble)) return 0;  // said of the mirror image
-  return fabs(a - b) <= tolerance * fmax(a, b) ? 0 : kAsymmetric;
-}
-
-// Where a problem of a matrix is, so that the smallest is that to be named: of the numbers that are
-// not finite the first, else the first of the rest.
-__device__ __forceinline__ u64 matrix_problem(int what, int64_t entry) {
-  return u64(what != kNonFinite) << 63 | static_cast<u64>(entry) << 8 | static_cast<u64>(what);
+// The problem of entry number `entry`, (i, j), which is `a`, its mirror image being `b`. The
+// smallest is that to be named: the first NaN, else the first of the rest, else the first infinite
+// distance.
+__device__ __forceinline__ u64 problem_of_entry(double a, double b, bool diagonal, bool above,
+                                                double tolerance, int64_t entry) {
+  const u64 at = static_cast<u64>(entry) << 8;
+  if (a != a) return at | kNonFinite;
+  const u64 other = 1ull << 62 | at;
+  if (diagonal) return a == 0 ? kNoExact : other | kDiagonal;
+  if (a < 0) return other | kNegative;
+  if (above && b >= 0 && a != b) {
+    const double larger = fmax(a, b);
+    if (!(larger <= kLargestDouble && fabs(a - b) <= tolerance * larger))
+      return other | kAsymmetric;
+  }
+  return a <= kLargestDouble ? kNoExact : kInfiniteEntry | at | kNonFinite;
 }
 
 // Fast keys (clouds, points, points), and Facts::problem. Keys beyond the range of float are
@@ -55,10 +57,9 @@ __global__ void __launch_bounds__(256)
       const int64_t j = (side == 0 ? tj : ti) * kMatrixTile + x;
       if (i >= n || j >= n) continue;
       const P a = mine[r * (kMatrixTile + 1) + x], b = other[x * (kMatrixTile + 1) + r];
-      const int what = problem_of_entry(static_cast<double>(a), static_cast<double>(b), i == j,
-                                        i < j, tolerance);
-      if (what) problem = min(problem, matrix_problem(what, i * stride + j));
-      keys[first + i * stride + j] = static_cast<float>(mean_of(a, b));
+      problem = min(problem, problem_of_entry(static_cast<double>(a), static_cast<double>(b),
+                                              i == j, i < j, tolerance, i * stride + j));
+      keys[first + i * stride + j] = ordered(static_cast<float>(mean_of(a, b)));
     }
   }
   if (problem != kNoExact) atomicMin(&facts[c].problem, problem);
@@ -78,9 +79,7 @@ struct MatrixClouds {
   __device__ int64_t second(u64 problem, const Batch& batch) const {
     return problem == kNoExact ? -1 : entry(problem) % batch.points;
   }
-  __device__ static int64_t entry(u64 problem) {
-    return static_cast<int64_t>((problem & ~(1ull << 63)) >> 8);
-  }
+  __device__ static int64_t entry(u64 problem) { return static_cast<int64_t>(problem << 2 >> 10); }
 };
 
 }  // namespace cuda

@@ -17,6 +17,7 @@ enum class Length : int { kRoot = 0, kKey = 1, kHalf = 2, kSquare = 3 };
 constexpr u32 kAll = ~0u;
 constexpr u32 kNoKey = ~0u;
 constexpr u64 kNoExact = ~0ull;
+constexpr u64 kInfiniteBits = 0x7ffull << 52;  // of double
 constexpr int kChunk = 32;  // coordinates that are added up before their sum joins the total
 // Exact keys of double stay clear of underflow and overflow between these; see Facts.
 constexpr double kLeast = 0x1p-420;
@@ -30,6 +31,12 @@ constexpr int kOverflow = 3;
 constexpr int kNegative = 4;
 constexpr int kDiagonal = 5;
 constexpr int kAsymmetric = 6;
+
+// The key itself, or infinity for NaN, which has no place in an order. Keys are NaN if the points
+// have become so since they were looked at.
+__device__ __forceinline__ float ordered(float key) {
+  return fminf(key, __uint_as_float(0x7f800000u));
+}
 
 // Non-negative numbers are ordered as their bits are.
 __device__ __forceinline__ u64 bits_of(double x) {
@@ -63,10 +70,14 @@ struct PowerOfTwo {
 
 // Of one cloud, filled in by atomics.
 struct Facts {
-  u64 problem;   // smallest (index << 8 | what); kNoExact: none. `index` is a point or an entry.
+  u64 problem;   // smallest (point << 8 | what), or problem_of_entry; kNoExact: none
   u64 largest;   // bits of the largest |number|
   u64 smallest;  // bits of the smallest |number| above 0
 };
+
+// Whether a cloud has a tree. One of infinite distances has, though they are a problem to be named.
+constexpr u64 kInfiniteEntry = 1ull << 63;
+__device__ __forceinline__ bool has_tree(u64 problem) { return problem >= kInfiniteEntry; }
 
 // A power of two that brings the largest number to about 1: fast keys cannot overflow then. Small
 // and large numbers alike stay as they are.

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kFusedThreads, sizeof(P) == 8 || kTerm == Term
   spread_keys(n, there ? slices.sums + c * slices.stored * stride : sums, there ? slices.count : 1,
               stride, keys);
   boruvka(clouds.cloud(c, batch, facts), keys, n, n, band, v, found);
-  write_bars(clouds.cloud(c, batch, facts), n, how, v, bars, findings + 3 * c);
+  write_bars(clouds.cloud(c, batch, facts), n, how, v, bars, kNoExact, findings + 3 * c);
 }
 
 }  // namespace cuda

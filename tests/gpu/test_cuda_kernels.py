@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import oracles
 import pytest
@@ -259,3 +261,58 @@ def test_no_schedule_and_no_junk_changes_a_bit(
         for fused in (100, 0):
             check(kernels, points, "euclidean", fused=fused)
             check(kernels, points + 10, "cosine", fused=fused)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "manhattan", "cosine"])
+@pytest.mark.parametrize(
+    "plan",
+    [{}, {"fused": 0}, {"fused": 0, "small": 2}, {"fused": 0, "small": 2, "stored": 2}],
+    ids=["one block", "stored keys", "forest", "computed keys"],
+)
+def test_points_that_are_written_to_meanwhile_have_a_tree_all_the_same(
+    kernels: HostKernels, plan: dict[str, int], metric: str
+) -> None:
+    points = torch.randn(1, 40, 8)
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            points.normal_()
+            points[0, ::3].fill_(torch.nan)
+            points[0, ::3].fill_(1.0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(6):
+            got = kernels.forward(points, metric, **plan)
+            oracles.assert_spanning_tree(got.edges[0].numpy(), 40)
+    finally:
+        done.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("small", [0, 512])
+def test_edges_that_are_written_to_meanwhile_are_no_way_out_of_memory(
+    kernels: HostKernels, small: int
+) -> None:
+    points = torch.randn(1, 60, 8)
+    got = kernels.forward(points)
+    right, grad = got.edges.clone(), torch.ones_like(got.deaths)
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            got.edges.fill_(0)
+            got.edges.copy_(right)
+            got.edges[0, 20:].fill_(2**40)
+            got.edges.copy_(right)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(6):
+            kernels.backward(grad, points, got.deaths, got.edges, "euclidean", small=small)
+    finally:
+        done.set()
+        writer.join()

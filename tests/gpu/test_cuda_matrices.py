@@ -35,11 +35,43 @@ def test_distance_matrices(kernels: HostKernels, n: int, small: int) -> None:
 
 
 @pytest.mark.parametrize("small", [2, 512])
+@pytest.mark.parametrize("n", [2, 33, 70])
+def test_components_that_no_finite_distance_joins_have_infinite_deaths(
+    kernels: HostKernels, n: int, small: int
+) -> None:
+    for dtype in (torch.float32, torch.float64):
+        d = matrices(n, dtype).round()
+        for far in (d > 3, d > 1, d >= 0):
+            graph = d.masked_fill(far & ~torch.eye(n, dtype=torch.bool), torch.inf)
+            got = kernels.from_distances(graph, small=small)
+            expected = h0_persistence_from_distances(graph, check_finite=False)
+            assert torch.equal(got.deaths, expected.deaths)
+            assert torch.equal(got.edges, expected.edges)
+            for c in range(2):
+                first = graph[c].isinf().nonzero()[:1].flatten().tolist()
+                assert got.findings[c].tolist() == ([1, *first] if first else [0, -1, -1])
+
+
+@pytest.mark.parametrize("small", [2, 512])
+def test_infinity_on_the_diagonal_or_on_one_side_is_no_missing_edge(
+    kernels: HostKernels, small: int
+) -> None:
+    d = matrices(40, torch.float32)
+    for i, j, found in ((3, 3, [5, 3, 3]), (2, 30, [6, 2, 30]), (30, 2, [6, 2, 30])):
+        bad = d.clone()
+        bad[1, 35, 36] = bad[1, 36, 35] = torch.inf  # named only where nothing else is wrong
+        bad[1, i, j] = torch.inf
+        got = kernels.from_distances(bad, small=small)
+        assert got.findings.tolist() == [[0, -1, -1], found]
+        assert got.deaths[1].isnan().all()
+
+
+@pytest.mark.parametrize("small", [2, 512])
 def test_what_is_wrong_with_a_matrix(kernels: HostKernels, small: int) -> None:
     d = matrices(70, torch.float32)
     for value, i, j, found in (
         (torch.nan, 40, 3, [1, 40, 3]),
-        (-torch.inf, 3, 40, [1, 3, 40]),
+        (-torch.inf, 3, 40, [4, 3, 40]),
         (0.5, 5, 5, [5, 5, 5]),
         (-1.0, 60, 1, [4, 60, 1]),
         (99.0, 1, 60, [6, 1, 60]),
@@ -56,5 +88,5 @@ def test_what_is_wrong_with_a_matrix(kernels: HostKernels, small: int) -> None:
         # NaN comes first, and the padding is never looked at.
         bad[1, 69, 68] = torch.nan
         got = kernels.from_distances(bad, small=small)
-        assert got.findings[1].tolist() == [1, *((i, j) if not np.isfinite(value) else (69, 68))]
+        assert got.findings[1].tolist() == [1, *((i, j) if np.isnan(value) else (69, 68))]
         assert kernels.from_distances(bad, [70, 0], small=small).findings[1, 0] == 0

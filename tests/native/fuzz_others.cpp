@@ -9,34 +9,36 @@ namespace {
 
 using namespace tsloss;
 
-// What is wrong with the entries of a matrix, of m valid rows of n numbers.
-struct Entry {
-  Problem worst = Problem::kNone;
-  bool not_finite = false;
+// What there is among the entries of a matrix, of m valid rows of n numbers.
+struct Entries {
+  bool nan = false;
+  bool refused = false;  // negative, asymmetric, or on the diagonal and not 0
+  bool infinite = false;
   bool symmetric = true;
+
+  bool has_tree() const { return !nan && !refused; }
 };
 
 template <class T>
 bool asymmetric(T a, T b, double tolerance) {
-  return !(std::fabs(double(a) - double(b)) <= tolerance * std::max(a, b));
+  const double gap = std::fabs(double(a) - double(b));
+  return !(gap <= tolerance * std::max(a, b)) || std::isinf(gap);
 }
 
 template <class T>
-Entry entry_problem(const T* d, int64_t n, int64_t m, double tolerance) {
-  Entry entry;
+Entries look_at(const T* d, int64_t n, int64_t m, double tolerance) {
+  Entries found;
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < m; ++j) {
       const T a = d[i * n + j], b = d[j * n + i];
-      if (!std::isfinite(a)) {
-        entry.not_finite = true;
-        entry.worst = Problem::kNonFinite;
-      } else if (a < 0 || (i == j && a != 0) || (a != b && asymmetric(a, b, tolerance))) {
-        if (!entry.not_finite) entry.worst = Problem::kNegative;
-      }
-      entry.symmetric = entry.symmetric && a == b;
+      found.nan = found.nan || std::isnan(a);
+      found.refused =
+          found.refused || a < 0 || (i == j && a != 0) || (a != b && asymmetric(a, b, tolerance));
+      found.infinite = found.infinite || std::isinf(a);
+      found.symmetric = found.symmetric && a == b;
     }
   }
-  return entry;
+  return found;
 }
 
 template <class T>
@@ -143,22 +145,29 @@ void matrices(Input& in) {
                           results[k].edges.data(), ways[k].threads);
     require(results[k] == results[0], "the same bits on every way from distances");
   }
-  bool problem = false;
+  // The cloud to be named: the first that is refused, else the first with numbers not finite.
+  int64_t refused = -1, not_finite = -1;
+  for (int64_t c = batch - 1; c >= 0; --c) {
+    const Entries found = look_at(d.data() + c * n * n, n, shape.valid(c), tolerance);
+    if (found.nan || (found.infinite && !found.refused)) not_finite = c;
+    if (found.refused && !found.nan) refused = c;
+  }
+  const Finding& said = results[0].finding;
+  const int64_t named = refused >= 0 ? refused : not_finite;
+  require((said.problem != Problem::kNone) == (named >= 0),
+          "bad matrices are found, and no others");
+  if (named >= 0) {
+    require(said.cloud == named, "the first bad matrix is named");
+    require(is_problem(d.data() + named * n * n, n, said, tolerance), "the entry is bad");
+    require((said.problem == Problem::kNonFinite) == (refused < 0), "what is refused comes first");
+  }
   for (int64_t c = 0; c < batch; ++c) {
     check_padding(shape, c, results[0]);
     const int64_t m = shape.valid(c);
     const T* deaths = results[0].deaths.data() + shape.first_bar(c);
     const int64_t* edges = results[0].edges.data() + 2 * shape.first_bar(c);
-    const Entry found = entry_problem(d.data() + c * n * n, n, m, tolerance);
-    if (found.worst != Problem::kNone) {
-      const Finding& said = results[0].finding;
-      require(said.problem != Problem::kNone, "a bad matrix is found");
-      if (!problem) {
-        require(said.cloud == c, "the first bad matrix is named");
-        require(is_problem(d.data() + c * n * n, n, said, tolerance), "the entry is bad");
-        require((said.problem == Problem::kNonFinite) == found.not_finite, "infinity first");
-      }
-      problem = true;
+    const Entries found = look_at(d.data() + c * n * n, n, m, tolerance);
+    if (!found.has_tree()) {
       check_nan_path(deaths, edges, m);
       continue;
     }
@@ -171,7 +180,6 @@ void matrices(Input& in) {
                          .is(deaths, edges),
             "the barcode of a matrix");
   }
-  require(problem == (results[0].finding.problem != Problem::kNone), "a good matrix is good");
 }
 
 void linkage(Input& in) {
