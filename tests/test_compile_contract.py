@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from clouds import crowded
 from oracles import METRICS
 from torch import Tensor
 
-from tsloss_fast import TSLoss, barcode, h0_persistence, h0_persistence_from_distances
+from tsloss_fast import (
+    TSLoss,
+    barcode,
+    h0_persistence,
+    h0_persistence_from_distances,
+    h0_persistence_varlen,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +66,13 @@ def test_sizes_may_be_dynamic() -> None:
 
 
 def test_lengths_edges_and_distance_matrices_compile() -> None:
-    def padded(x: Tensor) -> Tensor:
-        h0 = h0_persistence(x, lengths=torch.tensor([8, 5, 0]))
-        return h0.deaths.square() + h0.edges.sum(-1)
+    for lengths in (torch.tensor([8, 5, 0]), [8, 5, 0], np.array([8, 5, 0])):
 
-    assert_compiles(padded, [batch()])
+        def padded(x: Tensor, lengths: Any = lengths) -> Tensor:
+            h0 = h0_persistence(x, lengths=lengths)
+            return h0.deaths.square() + h0.edges.sum(-1)
+
+        assert_compiles(padded, [batch()])
 
     def by_distances(x: Tensor) -> Tensor:
         d = (x.unsqueeze(-2) - x.unsqueeze(-3)).abs().sum(-1)
@@ -140,6 +150,26 @@ def test_a_module_can_be_exported() -> None:
     exported = torch.export.export(Topology(), (batch(),)).module()
     for got, expected in zip(exported(batch()), Topology()(batch()), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+class Deaths(torch.nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return h0_persistence(x), h0_persistence_varlen(x[0], [0, 3, 8])
+
+
+def test_results_can_be_saved_and_loaded() -> None:
+    expected = Deaths()(batch())
+    stream = io.BytesIO()
+    torch.export.save(torch.export.export(Deaths(), (batch(),)), stream)
+    stream.seek(0)
+    loaded = torch.export.load(stream).module()(batch())
+    weights = io.BytesIO()
+    torch.save(expected, weights)
+    weights.seek(0)
+    for got in (loaded, torch.load(weights, weights_only=True)):
+        for one, other in zip(got, expected, strict=True):
+            assert type(one) is type(other)
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_module_can_be_exported_for_batches_of_any_size() -> None:

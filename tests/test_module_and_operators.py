@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from clouds import crowded
 from oracles import METRICS
 from torch import Tensor
 
-from tsloss_fast import TSLoss, _core, barcode, doctor, h0_persistence
+from tsloss_fast import TSLoss, _core, barcode, doctor, h0_persistence, h0_persistence_varlen
 
 FORMS: dict[str, Callable[[], TSLoss]] = {
     "exact": lambda: TSLoss(compactness=0.3, reference=1.0),
@@ -69,6 +70,54 @@ def test_the_learned_reference_travels_with_the_state_dict() -> None:
     assert not torch.equal(early(second), expected)
 
 
+def compactness(loss: TSLoss, x: Tensor) -> Tensor:
+    return loss(x, return_terms=True)[1]["compactness"]
+
+
+def overwritten_by(loss: TSLoss, change: str) -> TSLoss:
+    """The module after what frameworks do to the buffers of a model."""
+    if change == "to_empty":
+        loss.to_empty(device="cpu")
+        for buffer in loss.buffers():
+            buffer.fill_(1234567)  # what memory that was never written to may hold
+        return loss
+    return {"half": loss.half, "bfloat16": loss.bfloat16, "meta": lambda: loss.to("meta")}[change]()
+
+
+@pytest.mark.parametrize("change", ["to_empty", "half", "bfloat16", "meta"])
+def test_a_reference_that_was_given_is_a_number_of_the_module(change: str) -> None:
+    x = 1000 * batch().float()
+    expected = compactness(TSLoss(compactness=1.0, reference=2.0), x)
+    loss = overwritten_by(TSLoss(compactness=1.0, reference=2.0), change)
+    assert torch.equal(compactness(loss, x), expected)
+    assert not loss.state_dict()
+
+
+@pytest.mark.parametrize("change", ["to_empty", "half", "bfloat16", "meta"])
+def test_a_reference_that_was_measured_survives_or_is_measured_again(change: str) -> None:
+    x = 1000 * batch().float()  # a mean that float16 cannot hold under this metric
+    loss = TSLoss(compactness=1.0, metric="sqeuclidean")
+    compactness(loss, 2 * x)
+    kept = loss.m_ref
+    overwritten_by(loss, change)
+    if change in ("half", "bfloat16"):
+        assert torch.equal(loss.m_ref, kept)
+    torch.testing.assert_close(
+        compactness(loss, x).item(), 0.25 if change in ("half", "bfloat16") else 1.0
+    )
+
+
+def test_clouds_of_a_single_point_are_warned_of_once() -> None:
+    loss = TSLoss()
+    with pytest.warns(UserWarning, match=r"\(20, 1, 5\).*points\.squeeze\(-2\)"):
+        assert loss(torch.randn(20, 1, 5)) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(torch.randn(20, 1, 5))
+        TSLoss()(torch.randn(20, 5))
+        TSLoss()(torch.randn(2, 20, 5), [1, 1])
+
+
 def test_modules_nest_and_optimizers_step_on_the_loss() -> None:
     torch.manual_seed(0)
     prompt = torch.nn.Embedding(12, 8)
@@ -116,6 +165,9 @@ def operator_calls() -> dict[str, list[tuple[object, ...]]]:
         "h0": [],
         "h0_backward": [],
         "h0_from_distances": [],
+        "h0_varlen": [],
+        "h0_varlen_backward": [],
+        "single_linkage": [],
     }
     for dtype in (np.float32, np.float64):
         x = batch(3, 9, 4, dtype)
@@ -126,6 +178,14 @@ def operator_calls() -> dict[str, list[tuple[object, ...]]]:
                 grad = torch.ones_like(h0.deaths)
                 calls["h0_backward"].append((grad, x, h0.deaths, h0.edges, metric))
         calls["h0"].append((x[:, :1], None, "euclidean", False))
+        rows, offsets = x.reshape(-1, 4), torch.tensor([0, 2, 2, 15, 27])
+        for metric in METRICS:
+            calls["h0_varlen"].append((rows, offsets, 24, metric, True))
+            deaths, edges, _ = h0_persistence_varlen(rows, offsets, metric)
+            calls["h0_varlen_backward"].append(
+                (torch.ones_like(deaths), rows, deaths, edges, offsets, metric)
+            )
+        calls["single_linkage"].append((h0_persistence(x).edges,))
         d = distances(x)
         calls["h0_from_distances"].append((d, None, 1e-5, True))
         calls["h0_from_distances"].append((d, torch.tensor([9, 4, 0]), 1e-5, False))
@@ -133,7 +193,7 @@ def operator_calls() -> dict[str, list[tuple[object, ...]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["h0", "h0_backward", "h0_from_distances"])
+@pytest.mark.parametrize("name", operator_calls())
 def test_the_operators_pass_opcheck(name: str) -> None:
     operator = getattr(torch.ops.tsloss_fast, name).default
     for arguments in operator_calls()[name]:
@@ -157,6 +217,12 @@ def test_operators_refuse_what_the_kernels_cannot_read() -> None:
         lambda: ops.h0_backward(h0.deaths.float(), x, h0.deaths, h0.edges, "euclidean"),
         lambda: ops.h0_backward(h0.deaths, x, h0.deaths[:, 1:], h0.edges, "euclidean"),
         lambda: ops.h0_backward(h0.deaths, x, h0.deaths, h0.edges.int(), "euclidean"),
+        lambda: ops.h0_varlen(x[0], torch.tensor([0, 4]), 3, "euclidean", True),
+        lambda: ops.h0_varlen(x[0], torch.tensor([0, 7, 2, 5]), 3, "euclidean", True),
+        lambda: ops.h0_varlen(x[0], torch.tensor([0, 5]), 9, "euclidean", True),
+        lambda: ops.h0_varlen(x[0], torch.zeros(0, dtype=torch.int64), 0, "euclidean", True),
+        lambda: ops.single_linkage(h0.edges.int()),
+        lambda: ops.single_linkage(h0.edges + 9),
         lambda: ops.h0_from_distances(x, None, 1e-5, True),
         lambda: ops.h0_from_distances(distances(x).half(), None, 1e-5, True),
     ]

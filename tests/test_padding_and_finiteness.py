@@ -8,7 +8,7 @@ import torch
 from clouds import FLOATS, gaussian
 from oracles import METRICS, same_bits
 
-from tsloss_fast import h0_persistence
+from tsloss_fast import h0_persistence, h0_persistence_varlen
 
 GARBAGE = {
     "NaN": float("nan"),
@@ -57,6 +57,24 @@ def test_lengths_may_be_any_integers_and_have_the_batch_shape(dtype: torch.dtype
     assert same_bits(expected, (h0.deaths.flatten(0, 1), h0.edges.flatten(0, 1)))
     strided = h0_persistence(points, lengths=lengths.t().contiguous().t())
     assert same_bits(h0, strided)
+
+
+@pytest.mark.parametrize("dtype", [">i4", ">u4", "<i2", "u1", "u8"])
+def test_lengths_may_be_arrays_of_any_layout(dtype: str) -> None:
+    points = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(1))
+    expected = h0_persistence(points, lengths=torch.tensor([6, 2, 0]))
+    array = np.array([0, 2, 6], dtype)[::-1]  # negative strides
+    array.flags.writeable = False
+    assert same_bits(h0_persistence(points, lengths=array), expected)
+    if dtype == "u8":
+        for unsigned in (torch.uint16, torch.uint32, torch.uint64):
+            lengths = torch.tensor([6, 2, 0], dtype=unsigned)
+            assert same_bits(h0_persistence(points, lengths=lengths), expected)
+    offsets = np.array([0, 6, 18], dtype)
+    flat = points.reshape(-1, 2)
+    assert same_bits(
+        h0_persistence_varlen(flat, offsets)[:2], h0_persistence_varlen(flat, [0, 6, 18])[:2]
+    )
 
 
 def test_one_cloud_takes_a_length_of_no_dimension() -> None:

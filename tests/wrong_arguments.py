@@ -8,7 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from tsloss_fast import TSLoss, barcode, h0_persistence, h0_persistence_from_distances
+from tsloss_fast import (
+    TSLoss,
+    barcode,
+    h0_persistence,
+    h0_persistence_from_distances,
+    h0_persistence_varlen,
+)
 
 POINTS = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0))
 DEATHS = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -56,7 +62,37 @@ WRONG: dict[str, tuple[Call, type[Exception], list[str]]] = {
     "complex points": (
         lambda: h0_persistence(torch.zeros(4, 2, dtype=torch.complex64)),
         TypeError,
-        ["complex64", "float32"],
+        ["complex64", "float32", r"view_as_real\(points\)"],
+    ),
+    "complex distances": (
+        lambda: h0_persistence_from_distances(torch.zeros(4, 4, dtype=torch.complex64)),
+        TypeError,
+        ["complex64", "absolute value"],
+    ),
+    "an embedding": (
+        lambda: h0_persistence(torch.nn.Embedding(4, 2)),
+        TypeError,
+        ["Embedding", r"\.weight"],
+    ),
+    "an embedding in the loss": (
+        lambda: TSLoss()(torch.nn.Embedding(4, 2)),
+        TypeError,
+        ["Embedding", r"\.weight"],
+    ),
+    "sparse distances": (
+        lambda: h0_persistence_from_distances(torch.eye(3).to_sparse()),
+        TypeError,
+        ["sparse", "infinity", "check_finite=False"],
+    ),
+    "NaN in a ragged batch": (
+        lambda: h0_persistence_varlen(torch.full((3, 2), torch.nan), [0, 3]),
+        ValueError,
+        ["NaN or infinity; remove it or pass check_finite=False"],
+    ),
+    "masked lengths": (
+        lambda: h0_persistence(POINTS, lengths=np.ma.masked_array([6, 6, 6])),
+        TypeError,
+        ["lengths", "mask"],
     ),
     "an integer array": (
         lambda: h0_persistence(np.zeros((4, 2), dtype=np.int32)),
@@ -94,7 +130,7 @@ WRONG: dict[str, tuple[Call, type[Exception], list[str]]] = {
     "an unknown metric": (
         lambda: h0_persistence(POINTS, metric="chebyshev"),
         ValueError,
-        ["chebyshev", "euclidean", "sqeuclidean", "cosine", "manhattan"],
+        ["chebyshev", "euclidean", "sqeuclidean", "cosine", "h0_persistence_from_distances"],
     ),
     "a metric in capitals": (
         lambda: h0_persistence(POINTS, metric="Euclidean"),

@@ -149,7 +149,12 @@ def empty_bars(t: Tensor) -> tuple[Tensor, Tensor]:
     return deaths, t.new_empty((batch, bars, 2), dtype=torch.int64)
 
 
-_ADVICE_FINITE = "remove it, mask it with `lengths`, or pass check_finite=False to get NaN deaths"
+_CURES = {"lengths": "mask it with `lengths`", "check_finite": "pass check_finite=False"}
+
+
+def _any_of(*choices: str) -> str:
+    *first, last = choices
+    return f"{', '.join(first)}{', or ' if len(first) > 1 else ' or ' if first else ''}{last}"
 
 
 def raise_finding(
@@ -157,13 +162,10 @@ def raise_finding(
     batch: int,
     what: str,
     dtype: torch.dtype,
-    *,
-    lengths: bool = True,
+    options: tuple[str, ...] = ("lengths", "check_finite"),
 ) -> NoReturn:
-    """Raise the ValueError for what the core found.
-
-    lengths: whether the caller takes `lengths` and `check_finite`, which the advice then names.
-    """
+    """Raise the ValueError for what the core found. The advice names the `options` that the public
+    function has."""
     problem, cloud, i, j = finding
     where = f"cloud {cloud} of {batch}" if batch > 1 else "the cloud"
     if what == "distances":
@@ -183,13 +185,13 @@ def raise_finding(
                 "matrix. Pass (d + d.mT) / 2 if the difference is meant to be averaged",
             }[problem]
         )
+    cures = ["remove it", *(_CURES[option] for option in options)]
     raise ValueError(
         {
-            1: f"points: point {i} of {where} contains NaN or infinity; "
-            + (_ADVICE_FINITE if lengths else "remove it"),
+            1: f"points: point {i} of {where} contains NaN or infinity; {_any_of(*cures)}"
+            + (" to get NaN deaths" if "check_finite" in options else ""),
             2: f"points: point {i} of {where} is the zero vector, to which the cosine distance is "
-            f"undefined; remove it{', mask it with `lengths`,' if lengths else ''} or use another "
-            "metric",
+            f"undefined; {_any_of(*cures[: 1 + ('lengths' in options)], 'use another metric')}",
             3: f"points: the distance of points {i} and {j} of {where} is above the largest "
             f"{dtype}; rescale the points" + (" or use float64" if dtype is torch.float32 else ""),
         }[problem]

@@ -170,7 +170,7 @@ def h0_varlen(
         bar_offsets.data_ptr(),
     )
     if finding[0] and check_finite:
-        raise_finding(finding, batch, "points", points.dtype)
+        raise_finding(finding, batch, "points", points.dtype, options=("check_finite",))
     return deaths, edges
 
 

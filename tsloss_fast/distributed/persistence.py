@@ -210,7 +210,7 @@ def solve(
 
 def _raise(peers: Peers, finding: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     try:
-        _native.raise_finding(finding, 1, "points", dtype, lengths=False)
+        _native.raise_finding(finding, 1, "points", dtype, options=())
     except ValueError as error:
         peers.together(error)
 
