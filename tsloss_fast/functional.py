@@ -75,7 +75,8 @@ def h0_persistence(
     Args:
         points: (N, D) or (..., N, D); float16, bfloat16, float32 or float64; any strides. Half
             types are computed in float32 and give float32 deaths. Or a nested tensor (B, n*, D) of
-            jagged layout, whose deaths (B, (n-1)*) and edges (B, (n-1)*, 2) are jagged too.
+            jagged layout, whose deaths (B, (n-1)*) and edges (B, (n-1)*, 2) are jagged too. A
+            `DTensor` is gathered; `tsloss_fast.distributed` leaves it where it is.
         metric: "euclidean", "sqeuclidean", "cosine" (1 - cos) or "manhattan".
         lengths: (...) integers: the valid points of each cloud of a padded batch. The padding is
             never looked at.
@@ -102,7 +103,9 @@ def h0_persistence(
     number of threads, batch position, strides and instruction set. O(N² D) time, of which large
     clouds need a small part; O(N D) memory a cloud, and N² numbers below 1024 points. Under
     "manhattan", and in low dimensions, all distances are computed. Ctrl-C stops a long call;
-    `tsloss_fast.progress` shows how far it is.
+    `tsloss_fast.progress` shows how far it is. If another thread writes to the points during a
+    call, as in training without locks, the deaths are undefined, but the edges are still a
+    spanning tree of the points.
 
     Source: csrc/README.md has the algorithm. The deaths are the single-linkage heights, by
     Kruskal's algorithm read as a filtration; see Edelsbrunner & Harer, Computational Topology,
@@ -176,7 +179,9 @@ def h0_persistence_from_distances(
             relative in float64, 1e-5 in float32); their mean is used.
         lengths: (...) integers: the valid points of each cloud of a padded batch.
         check_finite: as in `h0_persistence`; the other checks are made with it on CUDA (else deaths
-            are NaN), and always on the CPU.
+            are NaN), and always on the CPU. With False an infinite entry is a missing edge of a
+            graph: bars that no finite entry ends have infinite deaths, as in GUDHI and ripser. So
+            a sparse matrix becomes a dense one that is filled with infinity, with a zero diagonal.
 
     Returns:
         deaths (..., N-1) and edges (..., N-1, 2), as `h0_persistence`.
