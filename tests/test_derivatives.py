@@ -158,7 +158,7 @@ def weights(y: Tensor) -> Tensor:
 
 
 def energy(f: Function) -> Function:
-    """A number with second derivatives, whatever the shape of f."""
+    """A number with second derivatives, for a function with values of any shape."""
     return lambda x: (weights(f(x)) * f(x).square()).sum()
 
 
@@ -289,7 +289,7 @@ def batched(name: str) -> Callable[[Expected, Expected], Tensor]:
     return lambda *both: torch.stack([getattr(e, name) for e in both])
 
 
-# Transforms of torch.func: what is made of f, and what it must give at the cloud.
+# Transforms of torch.func, and the value of the transformed function at the cloud.
 OF_FUNC: dict[str, tuple[Callable[[Function], Function], Callable[[Expected], Tensor]]] = {
     "grad": (lambda f: torch.func.grad(energy(f)), at("gradient")),
     "jvp": (

@@ -1,4 +1,4 @@
-"""Tensors that are no ordinary memory on the default device: the right values or a clear error."""
+"""Tensors of every kind give the right values on the device of the input, or a clear error."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def h0(points: Tensor, lengths: Tensor | None, metric: str, check: bool) -> tupl
 def h0_direct(
     points: Tensor, lengths: Tensor | None, metric: str, check: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same of points (..., N, D) for which `can_bypass_dispatcher` holds."""
+    """Deaths (..., M) and edges (..., M, 2) of points for which `can_bypass_dispatcher` holds."""
     if points.requires_grad and torch.is_grad_enabled():
         return _H0Direct.apply(points, lengths, metric, check)  # type: ignore[no-any-return, no-untyped-call]
     return _ops_cpu.h0_direct(points, lengths, metric, check)
@@ -214,7 +214,7 @@ def h0_direct(
 def h0_from_distances(
     distances: Tensor, lengths: Tensor | None, tolerance: float, check: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same of distance matrices (B, N, N)."""
+    """Deaths (B, M) and edges (B, M, 2) of distance matrices (B, N, N)."""
     if not (transforms_active() or forward_mode()):
         return _call(_DISTANCES, (distances, lengths, tolerance, check))
     deaths, edges = _ops.h0_from_distances(distances.detach(), lengths, tolerance, check)

@@ -56,14 +56,14 @@ def refuse_partitioned(x: Tensor, name: str) -> None:
 
 
 def type_advice(x: Any, name: str) -> str:
-    """Say how what is no tensor becomes one."""
+    """Advise how an object of another type becomes a tensor."""
     if isinstance(x, torch.nn.Module) and isinstance(getattr(x, "weight", None), Tensor):
         return "pass its .weight"
     return f"convert it, for example torch.as_tensor({name})"
 
 
 def _dtype_advice(dtype: Any, name: str, conversion: str) -> str:
-    """Say how numbers of a type without a kernel become points or distances."""
+    """Advise how numbers of a type without a kernel become points or distances."""
     if "complex" not in str(dtype):
         return f"convert it, for example {name}{conversion}"
     if name == "distances":
@@ -132,13 +132,11 @@ _INTEGERS = tuple(
 
 
 def as_integers(x: Any, name: str) -> Tensor:
-    """Return lengths or offsets as an int64 tensor, whatever their byte order, strides or type."""
+    """Return lengths or offsets of any integer type and layout as an int64 tensor."""
     if not isinstance(x, (Tensor, np.ndarray)):
-        if is_compiling():
-            return torch.tensor(x, dtype=torch.int64, device="cpu")
-        x = np.asarray(x)
-        if x.size == 0:
-            x = x.astype(np.int64)
+        x = torch.tensor(x, device="cpu") if is_compiling() else np.asarray(x)
+        if 0 in x.shape:
+            x = torch.zeros(x.shape, dtype=torch.int64, device="cpu")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected integers without a mask, got a masked array")
     if isinstance(x, np.ndarray):
