@@ -206,7 +206,7 @@ def test_numpy_gives_numpy_and_agrees() -> None:
 
 
 def sparse(n: int, seed: int, dtype: type, density: float) -> Array:
-    """Distances of a graph: small whole numbers, with ties, and infinity where there is no edge."""
+    """Distances of a graph: tied small whole numbers, and infinity for a missing edge."""
     d = dissimilarities(n, seed, dtype, 30) + 1
     missing = np.triu(np.random.default_rng(seed).random((n, n)) > density, 1)
     d[missing | missing.T] = np.inf

@@ -116,7 +116,7 @@ struct Scratch {
   std::vector<Edge<T>> edges;
 };
 
-// Random numbers that nobody who makes a matrix can know.
+// Random numbers that are different in each call, so that no matrix can be made to fit them.
 Random unknown_numbers() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
   return Random{static_cast<uint64_t>(now) ^ reinterpret_cast<uintptr_t>(&now)};
@@ -206,7 +206,7 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
     std::sort(s.edges.begin(), s.edges.end());
     out.write(s.edges);
   });
-  // What no caller can want comes first.
+  // Problems other than NaN and infinity come first, since check_finite=False does not allow them.
   return refused.first().problem != Problem::kNone ? refused.first() : not_finite.first();
 }
 

@@ -69,7 +69,7 @@ inline __attribute__((always_inline)) Word multiply_halves(Word x, Word y) {
 #endif
 }
 
-// What a number adds to a hash, by its bits and as many of a random weight: (low + low weight)
+// The share of a number in a hash, by its bits and as many of a random weight: (low + low weight)
 // (high + high weight) for the halves of 64 bits, the family NH of Black, Halevi, Krawczyk, Krovetz
 // and Rogaway (UMAC: fast and secure message authentication, 1999); the product for 32 bits.
 template <class T>
@@ -84,10 +84,10 @@ inline __attribute__((always_inline)) Word share_of(Word bits, Word weight) {
 // modulo 2^64: those of a symmetric matrix agree.
 //
 // If the bits of d[i][j] and d[j][i] differ, row i agrees with column i for at most one in 2^32 of
-// the values that weight j can have, whatever the other weights are, since two different shares
-// differ by a given amount for no more of them. The same holds for row j and weight i. So the
-// probability that random weights let a matrix pass that is not symmetric is at most 2^-64, for any
-// matrix that was made without knowing them.
+// the values that weight j can have, for any values of the other weights, since two different
+// shares differ by a given amount for no more of them. The same holds for row j and weight i. So
+// the probability that random weights let a matrix pass that is not symmetric is at most 2^-64, for
+// any matrix that was made without knowing them.
 //
 // Returns whether there are numbers that are infinite (1), or NaN or negative, -0 included (2).
 template <class T>

@@ -108,7 +108,7 @@ class ThreadPool {
       --invited_;
       ++active_;
       const int slot = slots_++;
-      // That of the caller, or the bits would depend on which thread has which task.
+      // The mode of the caller: else the bits would depend on which thread has which task.
       set_float_mode(mode_);
       lock.unlock();
       work(slot);

@@ -11,7 +11,7 @@ namespace tsloss {
 
 // Calls run(context, task, slot) for each task in [0, tasks), on at most `threads` threads, the
 // caller included. `slot` in [0, threads) is unique among the threads at work: an index for scratch
-// memory. All threads compute in the floating-point mode of the caller, whatever was theirs before.
+// memory. All threads compute in the floating-point mode of the caller.
 // The first exception stops further tasks and is thrown to the caller. A nested call, or
 // one made while another thread uses the pool, runs on its caller alone.
 using TaskFn = void (*)(void* context, int64_t task, int slot);

@@ -59,7 +59,7 @@ enum class Prim {
 // the vertex that an edge brings in, and its height, follow from it. `band` = 1 says that keys are
 // exact.
 // `look(u)` is called before row u is read, once for each; if it returns false, the end is
-// kIncomplete. Whatever else the keys are, and if they change meanwhile, the edges are a tree.
+// kIncomplete. The edges are a tree even if the keys are NaN or change meanwhile.
 template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
                 Edge<T>* edges, const std::function<bool(int64_t u)>& look = {});

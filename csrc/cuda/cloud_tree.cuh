@@ -164,7 +164,7 @@ __device__ void boruvka(const Cloud& cloud, const float* keys, int64_t stride, i
     }
     __syncthreads();
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
-      // All components but the root add their edge: whatever the keys are, no edge closes a cycle.
+      // All components but the root add their edge, so no edge closes a cycle, even if keys change.
       const int c = v[i].component, root = round.root(c);
       if (c == i && c != root) v[atomicAdd(found, 1u)].edge = v[c].pick;
       v[i].component = root;

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kJoinThreads) join_components(Batch batch, For
     forest.next[k] = next;
   }
   __syncthreads();
-  // Of two components that chose each other, the smaller names the result.
+  // The smaller one of two components that chose each other names the result.
   for (int k = first; k < n; k += step) {
     if (forest.component[k] != k) continue;
     const int next = forest.next[k];

@@ -9,7 +9,7 @@ namespace {
 
 using namespace tsloss;
 
-// What there is among the entries of a matrix, of m valid rows of n numbers.
+// The kinds of entries of a matrix with m valid rows of n numbers.
 struct Entries {
   bool nan = false;
   bool refused = false;  // negative, asymmetric, or on the diagonal and not 0
