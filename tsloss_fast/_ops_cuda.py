@@ -34,7 +34,8 @@ def _lengths(lengths: Tensor | None, t: Tensor, check: bool) -> Tensor | None:
         return None
     if tuple(lengths.shape) != (t.shape[0],):
         raise ValueError(f"lengths: expected shape ({t.shape[0]},), got {tuple(lengths.shape)}")
-    lengths = _native.readable(lengths.to(device=t.device, dtype=torch.int64), "lengths")
+    # A copy: more than one kernel reads them, and the caller may change them meanwhile.
+    lengths = lengths.to(device=t.device, dtype=torch.int64, copy=True).contiguous()
     if check:
         _native.check_lengths_range(lengths, t.shape[1])
     return lengths

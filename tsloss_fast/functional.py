@@ -180,8 +180,9 @@ def h0_persistence_from_distances(
         lengths: (...) integers: the valid points of each cloud of a padded batch.
         check_finite: as in `h0_persistence`; the other checks are made with it on CUDA (else deaths
             are NaN), and always on the CPU. With False an infinite entry is a missing edge of a
-            graph: bars that no finite entry ends have infinite deaths, as in GUDHI and ripser. So
-            a sparse matrix becomes a dense one that is filled with infinity, with a zero diagonal.
+            graph: bars that no finite entry ends have infinite deaths, as in GUDHI and ripser, and
+            their edges are the first by (smaller index, larger index) that join components. So a
+            sparse matrix becomes a dense one that is filled with infinity, with a zero diagonal.
 
     Returns:
         deaths (..., N-1) and edges (..., N-1, 2), as `h0_persistence`.

@@ -116,7 +116,9 @@ def test_a_missing_smollm2_names_the_command_that_installs_it(monkeypatch):
 
 def test_a_big_endian_gguf_is_refused_with_the_command_that_converts_it(tmp_path):
     write_tiny_gguf(tmp_path / "tiny.gguf", big=True)
-    with pytest.raises(ModelNotAvailableError, match=r"gguf-convert-endian tiny\.gguf little"):
+    with pytest.raises(
+        models.ModelNotAvailableError, match=r"gguf-convert-endian tiny\.gguf little"
+    ):
         load_model(str(tmp_path / "tiny.gguf"))
 
 

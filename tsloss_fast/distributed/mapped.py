@@ -70,4 +70,6 @@ class MappedShard:
 
 
 def _empty(read: Callable[[int, int], Tensor]) -> Block:
-    return Block(load(read(0, 0), "euclidean", 0).block.rows, torch.empty(0, dtype=torch.int64, device="cpu"))
+    return Block(
+        load(read(0, 0), "euclidean", 0).block.rows, torch.empty(0, dtype=torch.int64, device="cpu")
+    )

@@ -61,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: tsloss barcode model.safetensors --key model.embed_tokens.weight "
         "--out vocabulary.npz",
     )
-    parser.add_argument("file", type=Path, help="a .safetensors, .gguf, .npy or torch file, or a .safetensors.index.json")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="a .safetensors, .gguf, .npy or torch file, or a .safetensors.index.json",
+    )
     parser.add_argument(
         "--key", help="the table (N, D) in it (a GGUF file's token embeddings, or the only one)"
     )
