@@ -257,6 +257,29 @@ def test_second_gradients_flow_also_to_the_upstream_gradient(metric: str) -> Non
     torch.testing.assert_close(at_v, tangent)
 
 
+def test_infinite_deaths_have_the_same_gradient_under_torch_func() -> None:
+    inf = float("inf")
+    graph = torch.tensor([[0, 1, inf], [1, 0, inf], [inf, inf, 0]])
+    far = torch.tensor([[1e30], [0.0], [2.5e20]])
+    for x, deaths in (
+        (graph, lambda d: h0_persistence_from_distances(d, check_finite=False).deaths),
+        (far, lambda p: h0_persistence(p, "sqeuclidean", check_finite=False).deaths),
+    ):
+        leaf = x.clone().requires_grad_()
+        assert deaths(leaf).isinf().any()
+        (expected,) = torch.autograd.grad(deaths(leaf).sum(), leaf)
+        assert expected.any()
+        assert torch.equal(torch.func.grad(lambda x: deaths(x).sum())(x), expected)  # noqa: B023
+
+
+def test_batched_gradients_of_the_loss_carry_no_graph() -> None:
+    x = batch()[0].requires_grad_()
+    (grads,) = torch.autograd.grad(TSLoss()(x), x, torch.tensor([1.0, 2.0]), is_grads_batched=True)
+    (expected,) = torch.autograd.grad(TSLoss()(x), x)
+    torch.testing.assert_close(grads, torch.stack([expected, 2 * expected]))
+    assert not grads.requires_grad
+
+
 def test_threads_of_python_do_not_disturb_each_other() -> None:
     clouds = [torch.from_numpy(gaussian(50 + k, 9, k)) for k in range(16)]
 

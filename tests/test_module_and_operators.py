@@ -107,6 +107,13 @@ def test_a_reference_that_was_measured_survives_or_is_measured_again(change: str
     )
 
 
+def test_states_with_the_reference_as_a_float_are_read() -> None:
+    loss = TSLoss(compactness=1.0)
+    loss.load_state_dict({"m_ref": torch.tensor(3.5)})
+    assert loss.m_ref == 3.5
+    torch.nn.Sequential(TSLoss()).load_state_dict({"0.m_ref": torch.tensor(float("nan"))})
+
+
 def test_clouds_of_a_single_point_are_warned_of_once() -> None:
     loss = TSLoss()
     with pytest.warns(UserWarning, match=r"\(20, 1, 5\).*points\.squeeze\(-2\)"):

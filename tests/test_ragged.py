@@ -11,6 +11,7 @@ import torch
 from clouds import catalogue, gaussian, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 from torch_threads import torch_threads
 
 import tsloss_fast
@@ -231,6 +232,39 @@ def test_a_bad_cloud_is_named_and_touches_no_other() -> None:
 
 def jagged(points: torch.Tensor, starts: list[int]) -> torch.Tensor:
     return torch.nested.nested_tensor_from_jagged(points, torch.tensor(starts))
+
+
+@pytest.mark.parametrize("kind", ["list", "tensor", "array", "jagged"])
+def test_offsets_are_read_under_transforms_and_modes(kind: str) -> None:
+    points, starts = packed((4, 7), 3)
+    offsets = {"tensor": torch.tensor(starts), "array": np.array(starts)}.get(kind, starts)
+
+    def energy(x: torch.Tensor) -> torch.Tensor:
+        if kind == "jagged":
+            return h0_persistence(jagged(x, starts)).deaths.values().sum()
+        return h0_persistence_varlen(x, offsets).deaths.sum()
+
+    leaf = points.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(energy(leaf), leaf)
+    if kind != "jagged":  # torch has no nested tensors under these
+        torch.testing.assert_close(torch.func.grad(energy)(points), expected)
+        traced = torch.jit.trace(energy, points)
+        torch.testing.assert_close(torch.autograd.grad(traced(leaf), leaf)[0], expected)
+    with FlopCounterMode(display=False):
+        torch.testing.assert_close(torch.autograd.grad(energy(leaf), leaf)[0], expected)
+
+
+def test_offsets_on_devices_without_the_operator_are_read_under_transforms() -> None:
+    points, starts = packed((4, 7), 3)
+
+    def energy(x: torch.Tensor) -> torch.Tensor:
+        at = ragged._on_cpu(starts)
+        ragged.check_offsets(at, len(x))
+        return ragged._by_kinds(x, at, ragged.offsets_of_bars(at), "euclidean")[0].sum()
+
+    leaf = points.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(h0_persistence_varlen(leaf, starts).deaths.sum(), leaf)
+    torch.testing.assert_close(torch.func.grad(energy)(points), expected)
 
 
 def test_a_jagged_tensor() -> None:

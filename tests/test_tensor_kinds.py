@@ -119,6 +119,15 @@ def test_a_tensor_that_stands_for_another_has_its_deaths(wrap: Callable[[Tensor]
         assert torch.equal(torch.as_tensor(getattr(deaths, "a", deaths)), H0.deaths)
 
 
+def test_a_negated_leaf_has_the_gradient_of_the_points_that_it_shows() -> None:
+    leaf = torch._neg_view(POINTS.clone()).requires_grad_()
+    plain = (-POINTS).requires_grad_()
+    for f in (lambda x: h0_persistence(x).deaths.sum(), TSLoss()):
+        (grad,) = torch.autograd.grad(f(leaf), leaf)
+        (expected,) = torch.autograd.grad(f(plain), plain)
+        torch.testing.assert_close(grad.clone(), expected)
+
+
 def test_a_functional_tensor_has_its_deaths() -> None:
     for deaths in in_all_forms(functional(POINTS)):
         assert torch.equal(torch._from_functional_tensor(deaths), H0.deaths)
@@ -177,6 +186,15 @@ def test_a_storage_that_is_shorter_than_its_tensor_is_refused(size: int) -> None
     ):
         with pytest.raises(ValueError, match=rf"storage of {size} bytes.*summon_full_params"):
             call()
+
+
+def test_an_empty_view_that_begins_behind_its_storage_is_an_empty_cloud() -> None:
+    for x in (torch.empty(0, 6, 3)[:, 1:], torch.empty(0, 5)[:, 2:], torch.empty(4, 0)[2:]):
+        assert (h0_persistence(x).deaths == 0).all()
+        assert TSLoss()(x) == 0
+    assert not len(barcode.mean_death(torch.empty(0, 6)[:, 1:]))
+    no_lengths = torch.zeros(0, 3, dtype=torch.int64)[:, 1]
+    assert h0_persistence(torch.empty(0, 4, 2), lengths=no_lengths).deaths.shape == (0, 3)
 
 
 def test_a_storage_that_is_emptied_before_backward_is_refused() -> None:

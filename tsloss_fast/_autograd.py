@@ -60,8 +60,6 @@ def _keep_points(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 
 def _to_points(ctx: Any, grad: Tensor) -> Tensor:
     points, deaths, edges = ctx.saved_tensors
-    if not torch.is_grad_enabled() and can_bypass_dispatcher(grad):
-        return _ops_cpu.h0_backward_direct(grad, points, deaths, edges, ctx.metric)
     if not _needs_operations(grad):
         return _ops.h0_backward(grad, points, deaths, edges, ctx.metric)  # type: ignore[no-any-return]
     shape = points.shape
@@ -124,9 +122,14 @@ class _H0Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        if grads[0] is None:
+        grad = grads[0]
+        if grad is None:
             return None, None, None, None
-        return _to_points(ctx, grads[0]), None, None, None
+        if torch.is_grad_enabled() or not can_bypass_dispatcher(grad):
+            return _to_points(ctx, grad), None, None, None
+        points, deaths, edges = ctx.saved_tensors
+        direct = _ops_cpu.h0_backward_direct(grad, points, deaths, edges, ctx.metric)
+        return direct, None, None, None
 
 
 class _Everyday(torch.autograd.Function):
@@ -182,7 +185,8 @@ def _edges_between_rows(edges: Tensor, offsets: Tensor) -> Tensor:
 
 def _with_derivatives(deaths: Tensor, lengths: Tensor) -> Tensor:
     """The deaths, to the bit, with the derivatives of the lengths of their edges."""
-    return torch.where(deaths.isfinite(), deaths + (lengths - lengths.detach()), deaths)
+    infinite = torch.where(lengths == deaths, lengths, deaths)  # inf - inf would be NaN
+    return torch.where(deaths.isfinite(), deaths + (lengths - lengths.detach()), infinite)
 
 
 def _call(rule: _Rule, arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
@@ -254,12 +258,12 @@ class _ScaleFreeLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         points, deaths, edges, slope, lengths = ctx.saved_tensors
         grad = grads[0]
-        if torch.is_grad_enabled() or not can_bypass_dispatcher(grad):
-            # A differentiable gradient: by way of the differentiable operations.
+        differentiable = torch.is_grad_enabled()
+        if differentiable or not can_bypass_dispatcher(grad):
             with torch.enable_grad():
                 x = points if points.requires_grad else points.detach().requires_grad_()
                 value = ctx.loss.by_operations(x, lengths)
-                (result,) = torch.autograd.grad(value, x, grad, create_graph=True)
+                (result,) = torch.autograd.grad(value, x, grad, create_graph=differentiable)
             return result, None, None
         routed = _ops_cpu.h0_backward_direct(slope * grad, points, deaths, edges, ctx.loss.metric)
         return routed, None, None

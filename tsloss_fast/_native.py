@@ -4,7 +4,7 @@ from what it found."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,18 +16,21 @@ DTYPES = {torch.float32: 0, torch.float64: 1}
 _CPU = torch.device("cpu")
 
 
-def _key_set(*names: str) -> Any:
+def _key_set(*names: str) -> int:
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
     for name in names[1:]:
         keys = keys | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
-    return keys
+    return int(keys.raw_repr())
 
 
-# The dispatch keys of a dense tensor with memory of its own, in and outside of inference mode.
-_CPU_KEYS = _key_set("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU")
-_CPU_INFERENCE_KEYS = _key_set("CPU", "AutocastCPU")
-_CUDA_KEYS = _key_set("CUDA", "ADInplaceOrView", "AutogradCUDA", "AutocastCUDA")
-_CUDA_INFERENCE_KEYS = _key_set("CUDA", "AutocastCUDA")
+# The dispatch keys of a dense tensor with memory of its own, in and outside of inference mode. As
+# numbers: before torch 2.8, sets of keys are compared by identity.
+_ON_CPU = tuple(
+    _key_set("CPU", "AutocastCPU", *more) for more in (("ADInplaceOrView", "AutogradCPU"), ())
+)
+_ON_CUDA = tuple(
+    _key_set("CUDA", "AutocastCUDA", *more) for more in (("ADInplaceOrView", "AutogradCUDA"), ())
+)
 _keys_of = torch._C._dispatch_keys
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -38,12 +41,12 @@ def is_dense_on_cpu(t: Tensor) -> bool:
     A tensor that is batched by vmap, functional, fake, nested, sparse, lazily negated or zero, or a
     subclass with a ``__torch_dispatch__``, has other dispatch keys, and often no memory.
     """
-    return bool(_keys_of(t) == _CPU_KEYS or _keys_of(t) == _CPU_INFERENCE_KEYS)
+    return _keys_of(t).raw_repr() in _ON_CPU
 
 
 def readable(t: Tensor, name: str) -> Tensor:
     """Return the tensor, contiguous, after a check that the memory it stands for exists."""
-    if not is_dense_on_cpu(t) and _keys_of(t) not in (_CUDA_KEYS, _CUDA_INFERENCE_KEYS):
+    if not is_dense_on_cpu(t) and _keys_of(t).raw_repr() not in _ON_CUDA:
         raise TypeError(
             f"{name}: expected an ordinary dense tensor on the CPU or a CUDA device, got a "
             f"{type(t).__name__} on {t.device} with the dispatch keys {_keys_of(t)}, whose memory "
@@ -70,7 +73,7 @@ def check_storage(t: Tensor, name: str) -> None:
     else:
         steps = zip(t.shape, t.stride(), strict=True)
         needed = t.numel() and (1 + sum((size - 1) * step for size, step in steps)) * t.itemsize
-    if held < needed:
+    if needed and held < needed:  # an empty view may begin behind its storage
         raise ValueError(
             f"{name}: expected a tensor whose storage holds its {t.numel()} numbers, got a storage "
             f"of {t.untyped_storage().nbytes()} bytes; the storage was resized, as FSDP does with "
@@ -82,8 +85,8 @@ def check_storage(t: Tensor, name: str) -> None:
 def address(t: Tensor, name: str) -> int:
     """Return the address of a contiguous tensor that was readable in an earlier call.
 
-    Its storage may have been emptied since. To ask a storage for its size makes an object for it,
-    which would cost more than this.
+    Its storage may have been emptied since, which is noticed; that it was made smaller is not. To
+    ask a storage for its size makes an object for it, which would cost more than this.
     """
     found = t.data_ptr()
     if found == t.storage_offset() * t.itemsize:

@@ -115,10 +115,8 @@ def h0_backward_direct(
     return grad_points
 
 
-def prepare_offsets(offsets: Tensor, points: int, bars: int) -> tuple[Tensor, Tensor, int]:
-    """Return offsets (B+1,) of points and of bars that the core can use, and the most points of a
-    cloud; ValueError unless they ascend from 0 to `points` and make `bars` bars."""
-    offsets = readable(offsets.to("cpu", torch.int64), "offsets")
+def check_offsets(offsets: Tensor, points: int) -> None:
+    """ValueError unless offsets (B+1,) ascend from 0 to the number of `points`."""
     if offsets.dim() != 1 or not offsets.numel():
         raise shape_error("offsets", offsets.shape, "(B+1,), where each cloud begins, and T")
     first, last = int(offsets[0]), int(offsets[-1])
@@ -127,20 +125,24 @@ def prepare_offsets(offsets: Tensor, points: int, bars: int) -> tuple[Tensor, Te
             f"offsets: expected to begin with 0 and to end with {points} (the points of all "
             f"clouds), got {first} and {last}"
         )
-    sizes = offsets.diff()
-    most = 0
-    if sizes.numel():
-        if int(sizes.min()) < 0:
-            b = int((sizes < 0).nonzero()[0])
-            raise ValueError(
-                f"offsets: expected ascending numbers, got {int(offsets[b])} and then "
-                f"{int(offsets[b + 1])} for cloud {b}"
-            )
-        most = int(sizes.max())
+    descents = (offsets.diff() < 0).nonzero()
+    if descents.numel():
+        b = int(descents[0])
+        raise ValueError(
+            f"offsets: expected ascending numbers, got {int(offsets[b])} and then "
+            f"{int(offsets[b + 1])} for cloud {b}"
+        )
+
+
+def _prepare_offsets(offsets: Tensor, points: int, bars: int) -> tuple[Tensor, Tensor, int]:
+    """Return offsets (B+1,) of points and of bars that the core can use, and the most points of a
+    cloud."""
+    offsets = readable(offsets.to("cpu", torch.int64), "offsets")
+    check_offsets(offsets, points)
     bar_offsets = offsets_of_bars(offsets)
     if int(bar_offsets[-1]) != bars:
         raise ValueError(f"bars: expected {int(bar_offsets[-1])} for these offsets, got {bars}")
-    return offsets, bar_offsets, most
+    return offsets, bar_offsets, int(offsets.diff().max()) if len(offsets) > 1 else 0
 
 
 def h0_varlen(
@@ -151,7 +153,7 @@ def h0_varlen(
     Cloud b has the points from offsets[b] to offsets[b + 1]; `bars` is M.
     """
     points, code = _prepare(points, "points", 2)
-    offsets, bar_offsets, most = prepare_offsets(offsets, points.shape[0], bars)
+    offsets, bar_offsets, most = _prepare_offsets(offsets, points.shape[0], bars)
     batch = len(offsets) - 1
     deaths = points.new_empty((bars,))
     edges = points.new_empty((bars, 2), dtype=torch.int64)
@@ -186,7 +188,7 @@ def h0_varlen_backward(
     points, code = _prepare(points, "points", 2)
     grad_deaths, deaths, edges = grad_deaths.contiguous(), deaths.contiguous(), edges.contiguous()
     bars = deaths.numel()
-    offsets, bar_offsets, most = prepare_offsets(offsets, points.shape[0], bars)
+    offsets, bar_offsets, most = _prepare_offsets(offsets, points.shape[0], bars)
     grad_points = torch.empty_like(points)
     _core.h0_backward(
         code,

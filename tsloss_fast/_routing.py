@@ -77,28 +77,16 @@ def edge_slopes(first: Tensor, second: Tensor, metric: str) -> tuple[Tensor, Ten
     return slope, -slope
 
 
-def edge_gradients(x: Tensor, edges: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives (B, M, D) of each length with respect to its two ends, and the validity mask."""
-    first, second, valid = _ends(x, edges)
-    return (*edge_slopes(first, second, metric), valid)
-
-
 def route_gradient(grad: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tensor:
     """The gradient (B, N, D) of sum(grad * lengths), differentiable in grad (B, M) and x."""
-    at_first, at_second, valid = edge_gradients(x, edges, metric)
+    first, second, valid = _ends(x, edges)
+    at_first, at_second = edge_slopes(first, second, metric)
     weight = torch.where(valid, grad.unsqueeze(-1), torch.zeros_like(grad).unsqueeze(-1))
     index = edges.clamp(min=0)
     shape = (-1, -1, x.shape[-1])
     result = torch.zeros_like(x)
     result = result.scatter_add(1, index[..., :1].expand(shape), weight * at_first)
     return result.scatter_add(1, index[..., 1:].expand(shape), weight * at_second)
-
-
-def route_tangent(tangent: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tensor:
-    """Directional derivative (B, M) of the lengths along tangent (B, N, D)."""
-    at_first, at_second, _ = edge_gradients(x, edges, metric)
-    first, second, _ = _ends(tangent, edges)
-    return (at_first * first + at_second * second).sum(-1)
 
 
 def route_to_matrix(grad: Tensor, edges: Tensor, points: int) -> Tensor:

@@ -82,7 +82,7 @@ def h0_persistence(
             never looked at.
         check_finite: whether NaN, infinity, a zero vector under "cosine" or an overflowing distance
             is an error. Default: yes on the CPU, no on CUDA, where to look is to wait for the
-            device. If nobody looks, the deaths of such a cloud are NaN (infinite where a distance
+            device. Unchecked, the deaths of such a cloud are NaN (infinite where a distance
             overflows), no other cloud is touched, and on CUDA `lengths` out of range count as the
             nearest that is in range.
 

@@ -37,6 +37,12 @@ _FORMS = ("exact", "surrogate", "total")
 _CHECK = 0x5BD1E995  # what the two words of a measured reference differ in
 
 
+def _words(value: Tensor) -> Tensor:
+    """The bits of a number as float32, and a word that differs from them in `_CHECK`."""
+    bits = value.float().reshape(1).view(torch.int32)
+    return torch.cat([bits, bits ^ _CHECK])
+
+
 def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | None]:
     """Return points as a dense tensor, and the lengths that a jagged tensor brings."""
     if not isinstance(points, Tensor):
@@ -163,6 +169,13 @@ class TSLoss(nn.Module):
             # them, and memory that was never filled (`to_empty`, `from_pretrained`) is recognised.
             self.register_buffer("measured", torch.zeros(2, dtype=torch.int32))
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take the reference from the buffer `m_ref`, a float, of states before version 0.1."""
+        old = state_dict.pop(prefix + "m_ref", None)
+        if old is not None and "measured" in self._buffers:
+            state_dict[prefix + "measured"] = _words(old)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @property
     def m_ref(self) -> Tensor:
         """The reference of compactness, a float32 scalar; NaN before it has been measured."""
@@ -256,14 +269,13 @@ class TSLoss(nn.Module):
         now = mean.detach().mean().float()
         if self.measured.is_meta and not now.is_meta:  # made under torch.device("meta")
             self.measured = torch.zeros_like(self.measured, device=now.device)
-        before = self.m_ref.to(now.device)
-        chosen = torch.where(before.isnan(), now, before)
+        known = self.m_ref.to(now.device)
+        chosen = torch.where(known.isnan(), now, known)
         usable = (chosen > 0) & chosen.isfinite()
         if not transforms_active():  # torch.func forbids writing to what it did not pass in
-            bits = chosen.reshape(1).view(torch.int32)
-            words = torch.cat([bits, bits ^ _CHECK])
             with torch.no_grad():
-                self.measured.copy_(torch.where(usable, words, self.measured.to(now.device)))
+                before = self.measured.to(now.device)
+                self.measured.copy_(torch.where(usable, _words(chosen), before))
         return torch.where(usable, chosen, 1).to(mean.dtype)
 
     def _surrogate(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:

@@ -22,12 +22,12 @@ from ._inputs import (
     check_metric,
     computes_halves,
     looks,
-    may_look,
     memory_errors,
     register_result,
+    shape_error,
 )
-from ._native import offsets_of_bars, shape_error
-from ._ops_cpu import prepare_offsets
+from ._native import offsets_of_bars
+from ._ops_cpu import check_offsets
 from .functional import H0Persistence, h0_persistence
 
 # Where no kernel takes them as they are, clouds are padded to the largest of their kind: up to so
@@ -102,7 +102,8 @@ def h0_persistence_varlen(
     else:
         if x.dtype in HALF and not computes_halves(x.device):
             x = x.float()
-        starts, _, _ = prepare_offsets(starts, x.shape[0], _bars(offsets, starts))
+        _bars(offsets, starts)
+        check_offsets(starts, x.shape[0])
         deaths, edges = _by_kinds(x, starts, offsets_of_bars(starts), metric)
         if check:
             _check_clouds(x, starts, deaths, offsets_of_bars(starts), metric)
@@ -149,12 +150,16 @@ def _bars(offsets: Any, starts: Tensor) -> int:
     """Return the number of bars of all clouds; the operator validates the offsets themselves."""
     if isinstance(offsets, (list, tuple)):  # whose numbers can be read under a tracer too
         return sum(max(int(b) - int(a) - 1, 0) for a, b in itertools.pairwise(offsets))
-    if not (is_compiling() or may_look(starts)):
+    count = (starts.diff() - 1).clamp(min=0).sum()
+    if is_compiling():
+        return int(count)
+    try:
+        return int(count)
+    except (RuntimeError, NotImplementedError) as error:  # what torch raises where it has no value
         raise TypeError(
-            "offsets: expected numbers that can be read, got a tensor that is traced, transformed "
-            "or without values; pass a list, since the shape of the result depends on them"
-        )
-    return int((starts.diff() - 1).clamp(min=0).sum())
+            "offsets: expected numbers that can be read, got a tensor that is traced, vmapped or "
+            "without values; pass a list, since the shape of the result depends on them"
+        ) from error
 
 
 def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -174,7 +179,7 @@ def _by_kinds(x: Tensor, starts: Tensor, bars: Tensor, metric: str) -> tuple[Ten
         most = int(lengths.max())
         place = torch.arange(most, device="cpu")
         rows = (starts[chosen, None] + place).clamp(max=max(x.shape[0] - 1, 0))
-        # The padding repeats a point; nobody looks at it.
+        # The padding repeats a point, which the call below never reads.
         padded = x[rows.to(x.device)]
         h0 = h0_persistence(padded, metric, lengths.to(x.device), check_finite=False)
         valid = place[:-1] < (lengths - 1)[:, None]
