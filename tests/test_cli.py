@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import types
@@ -224,3 +225,23 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     process.stdout.close()
     assert process.wait(60) == 1
     assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_an_output_that_cannot_be_written_is_an_error_without_a_traceback() -> None:
+    doctor = [sys.executable, "-m", "tsloss_fast", "doctor"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        to_full = subprocess.run(
+            doctor, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
+        )
+    assert to_full.returncode == 1
+    assert to_full.stderr.startswith("tsloss: error: [Errno 28]")
+    assert to_full.stderr.count("\n") == 1
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        to_nobody = subprocess.run(
+            doctor, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
+        )
+    assert (to_nobody.returncode, to_nobody.stderr) == (1, "")

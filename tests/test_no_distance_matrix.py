@@ -36,11 +36,10 @@ def test_what_is_no_distance_matrix_is_refused_with_the_place(n: int, dtype: typ
         h0_persistence_from_distances(bad[[0, 2]])
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_unchecked_a_non_finite_matrix_has_nan_deaths_and_harms_no_other(bad: float) -> None:
+def test_unchecked_a_matrix_with_nan_has_nan_deaths_and_harms_no_other() -> None:
     good = torch.from_numpy(np.stack([dissimilarities(20, s, np.float32) for s in range(3)]))
     d = good.clone()
-    d[1, 3, 7] = d[1, 7, 3] = bad
+    d[1, 3, 7] = d[1, 7, 3] = torch.nan
     h0 = h0_persistence_from_distances(d, check_finite=False)
     expected = h0_persistence_from_distances(good)
     assert h0.deaths[1].isnan().all()

@@ -32,6 +32,16 @@ class CommandParser(argparse.ArgumentParser):
         super().error(escape_invisible(message))
 
 
+def _restore(stream: io.TextIOWrapper, errors: str | None) -> None:
+    """Give a stream its own way with characters again, which also writes what it still holds."""
+    try:
+        stream.reconfigure(errors=errors)
+    except OSError:
+        # Its reader has left, or its disk is full, and the command has said so. What is held would
+        # be tried once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 @contextlib.contextmanager
 def usable_streams() -> Iterator[None]:
     """Within it, standard output and standard error take every text.
@@ -48,6 +58,6 @@ def usable_streams() -> Iterator[None]:
                 setattr(sys, name, sink)
                 stack.callback(setattr, sys, name, None)
             elif isinstance(stream, io.TextIOWrapper):
-                stack.callback(stream.reconfigure, errors=stream.errors)
+                stack.callback(_restore, stream, stream.errors)
                 stream.reconfigure(errors="backslashreplace")
         yield

@@ -43,7 +43,9 @@ def _run(arguments: list[str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return COMMANDS[command][0](arguments[1:])
+            code = COMMANDS[command][0](arguments[1:])
+            sys.stdout.flush()  # here, where an error has its words
+            return code
         except KeyboardInterrupt as interrupt:
             say(f"tsloss: {str(interrupt) or 'interrupted'}", file=sys.stderr)
             return INTERRUPTED

@@ -237,3 +237,26 @@ def test_under_torchrun_an_error_is_one_of_every_process(tmp_path: Path) -> None
     assert result.returncode != 0
     assert "point 400 of the cloud contains NaN" in result.stderr
     assert list(tmp_path.glob("*.npz")) == []
+
+
+def test_a_table_that_is_not_there_leaves_no_folder_behind(tmp_path: Path) -> None:
+    assert main(["barcode", str(tmp_path / "no" / "such" / "model.safetensors")]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--threads", "--block-mb", "--processes"])
+def test_numbers_below_one_are_refused(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path / "model.safetensors", embedding=table())
+    assert main(["barcode", str(file), "--under", "torchrun", option, "0"]) == 1
+    assert f"{option}: expected a number above 0, got 0" in capsys.readouterr().err
+
+
+def test_the_end_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    file = save(tmp_path / "model.safetensors", embedding=table())
+    state = tmp_path / ".model.barcode.npz.partial"
+    state.mkdir()
+    (state / ".tmp-process-1.npz").write_bytes(b"half a state")
+    assert main(["barcode", str(file)]) == 0
+    assert not state.exists()

@@ -147,7 +147,7 @@ def test_wrong_arguments_are_refused_before_a_file_is_made(tmp_path: Path) -> No
         ({"points_every": True}, "points_every: expected"),
         ({"h1_every": -1}, "h1_every: expected"),
         ({"h1": "dipha"}, "h1: expected auto, gudhi, ripser or None"),
-        ({"rho": 0.0}, "rho: expected a number above 0"),
+        ({"rho": 0.0}, "rho: got 0.0, expected a finite number above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             TopologyTracker(tmp_path / "x", **options)  # type: ignore[arg-type]

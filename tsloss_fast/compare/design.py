@@ -212,6 +212,10 @@ def preset_names() -> list[str]:
     )
 
 
+class _RepeatedKey(yaml.YAMLError):  # type: ignore[misc]
+    """A mapping that is YAML for other readers, which take the last of the values."""
+
+
 class _DesignLoader(yaml.SafeLoader):  # type: ignore[misc]
     """The safe loader, except that a key given twice is an error and not the last of its values."""
 
@@ -224,7 +228,7 @@ class _DesignLoader(yaml.SafeLoader):  # type: ignore[misc]
                 line = key.start_mark.line + 1
                 first = lines.get((key.tag, key.value))
                 if first is not None:
-                    raise yaml.YAMLError(
+                    raise _RepeatedKey(
                         f"the key {key.value!r} is given twice, first in line {first} and then in "
                         f"line {line}: leave one out"
                     )
@@ -265,7 +269,9 @@ def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> 
             "a design has to be: save the file in that encoding"
         ) from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name_or_path}: not YAML ({' '.join(str(error).split())})") from error
+        words = " ".join(str(error).split())
+        problem = words if isinstance(error, _RepeatedKey) else f"not YAML ({words})"
+        raise ValueError(f"{name_or_path}: {problem}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{name_or_path}: expected a mapping, got {type(found).__name__}")
     try:

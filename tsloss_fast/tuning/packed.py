@@ -38,14 +38,12 @@ class PackedAnswers:
     Attributes:
         logits: (R, M, V), item after item.
         targets: (M,) token numbers.
-        first: (B,) the place of each item's first answer token among the M.
         owner: (M,) the item of each answer token.
         hidden: (R, L, N, D) the outputs of the L layers at the prompt's positions, where asked for.
     """
 
     logits: Tensor
     targets: Tensor
-    first: Tensor
     owner: Tensor
     hidden: Tensor | None
 
@@ -149,7 +147,6 @@ def packed_answers(
     return PackedAnswers(
         out.logits,
         targets,
-        first,
         owner,
         torch.stack([state[:, :count] for state in out.hidden_states[1:]], 1) if hidden else None,
     )
@@ -182,7 +179,7 @@ def padded_answers(base: Any, prompts: Tensor, items: Sequence[EncodedItem]) -> 
     inputs = base.get_input_embeddings()(ids)
     count = prompts.shape[1]
     mask = torch.cat((mask.new_ones(len(items), count), mask), dim=1)
-    targets, first, owner = _answer_tokens(items, prompts.device)
+    targets, _, owner = _answer_tokens(items, prompts.device)
     columns = [
         count + column
         for item in items
@@ -193,7 +190,7 @@ def padded_answers(base: Any, prompts: Tensor, items: Sequence[EncodedItem]) -> 
         repeated = prompt.to(inputs.dtype).expand(len(items), -1, -1)
         out = base(inputs_embeds=torch.cat((repeated, inputs), dim=1), attention_mask=mask)
         logits.append(out.logits[owner, columns])
-    return PackedAnswers(torch.stack(logits), targets, first, owner, None)
+    return PackedAnswers(torch.stack(logits), targets, owner, None)
 
 
 def _answer_tokens(

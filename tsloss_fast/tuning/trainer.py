@@ -68,19 +68,19 @@ class TSLossMixin(_Trainer):
         TypeError, ValueError: a wrong argument; a model without virtual tokens; prefix tuning with
             gradient checkpointing, or label smoothing with virtual tokens before the text, which
             transformers cannot train. A class that names this mixin behind a trainer is refused
-            with a TypeError when it is defined: the trainer's own loss would be the one in use.
+            with a TypeError when it is defined if the trainer's own loss would be the one in use.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        order = cls.__mro__
-        for before in order[: order.index(TSLossMixin)]:
-            if issubclass(before, Trainer) and not issubclass(before, TSLossMixin):
-                raise TypeError(
-                    f"{cls.__name__} names {before.__name__} before TSLossMixin, so that it would "
-                    "train with the loss of the trainer alone; name the mixin first: "
-                    f"class {cls.__name__}(TSLossMixin, {before.__name__})"
-                )
+        losses = [c for c in cls.__mro__ if "compute_loss" in vars(c)]
+        if not issubclass(losses[0], TSLossMixin):
+            first = cls.__bases__[0].__name__
+            raise TypeError(
+                f"{cls.__name__} names {first} before TSLossMixin, so that it would train with the "
+                f"loss of {losses[0].__name__} alone; name the mixin first: "
+                f"class {cls.__name__}(TSLossMixin, {first})"
+            )
 
     def __init__(
         self,

@@ -41,14 +41,21 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or options.file.with_suffix(".barcode.npz")
     if out.suffix not in _SUFFIXES:
         raise ValueError(f"--out: expected a name that ends in {' or '.join(_SUFFIXES)}, got {out}")
+    for name in ("threads", "processes", "block_mb"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option}: expected a number above 0, got {number}")
     if options.under is None and options.processes is not None:
         raise ValueError("--processes goes with --under torchrun")
     if options.under is not None and "RANK" not in os.environ:
-        return _under_torchrun(argv, options.processes or 2)
-    if options.threads:
+        return _under_torchrun(argv, 2 if options.processes is None else options.processes)
+    if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with _peers() as peers, peers.call(), _held(out, peers) as folder:
-        _run(options, out, folder, peers)
+    with _peers() as peers, peers.call():
+        table = _opened(options, peers)
+        with _held(out, peers) as folder:
+            _run(options, table, out, folder, peers)
     return 0
 
 
@@ -111,6 +118,17 @@ def _peers() -> Iterator[Peers]:
         torch.distributed.destroy_process_group()
 
 
+def _opened(options: argparse.Namespace, peers: Peers) -> Table:
+    """The table, before anything is written for it."""
+    error: Exception | None = None
+    try:
+        table = open_table(options.file, options.key)
+    except Exception as e:
+        error = e
+    peers.agree(error)
+    return table
+
+
 @contextlib.contextmanager
 def _held(out: Path, peers: Peers) -> Iterator[Path]:
     """The folder of the state, beside the output, held against other commands by the first process.
@@ -140,12 +158,12 @@ def _held(out: Path, peers: Peers) -> Iterator[Path]:
         yield folder
 
 
-def _run(options: argparse.Namespace, out: Path, folder: Path, peers: Peers) -> None:
+def _run(options: argparse.Namespace, table: Table, out: Path, folder: Path, peers: Peers) -> None:
     start = time.monotonic()
     error: Exception | None = None
     with _bar(peers.rank == 0) as show:
         try:
-            table, work, owners, rows = _begin(options, folder, peers, show)
+            work, owners, rows = _begin(options, table, folder, peers, show)
         except Exception as e:
             error = e
         peers.agree(error)
@@ -176,18 +194,19 @@ def _run(options: argparse.Namespace, out: Path, folder: Path, peers: Peers) -> 
 
 
 def _begin(
-    options: argparse.Namespace, folder: Path, peers: Peers, show: Callable[[float], None]
-) -> tuple[Table, Work, Owners, int]:
-    if options.block_mb < 1:
-        raise ValueError(f"--block-mb: expected a number above 0, got {options.block_mb}")
-    table = open_table(options.file, options.key)
+    options: argparse.Namespace,
+    table: Table,
+    folder: Path,
+    peers: Peers,
+    show: Callable[[float], None],
+) -> tuple[Work, Owners, int]:
     n = table.rows
     owners = Owners([n * r // peers.size for r in range(peers.size + 1)])
     rows = rows_of_block(
         max(owners.sizes), table.dim, table.dtype, options.metric, options.block_mb << 20
     )
     identity = _identity(table, options.metric, rows)
-    return table, Work(folder, identity, n, peers.rank, peers.size, show), owners, rows
+    return Work(folder, identity, n, peers.rank, peers.size, show), owners, rows
 
 
 def _identity(table: Table, metric: str, rows: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tsloss_fast import _core
-from tsloss_fast._atomic import PREFIX, whole_file
+from tsloss_fast._atomic import PREFIX, remove_temporaries, whole_file
 from tsloss_fast.distributed.cloud import Edges
 from tsloss_fast.distributed.watch import Begun, Watch
 
@@ -167,6 +167,7 @@ class Work(Watch):
         """The search is over: no state of any of its processes is of more use."""
         for file in self._folder.glob("process-*.npz"):
             file.unlink(missing_ok=True)
+        remove_temporaries(self._folder)
 
 
 def _digest(state: Mapping[str, np.ndarray]) -> str:
