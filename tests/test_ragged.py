@@ -254,6 +254,9 @@ def test_offsets_are_read_under_transforms_and_modes(kind: str) -> None:
         torch.testing.assert_close(torch.autograd.grad(energy(leaf), leaf)[0], expected)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6"), reason="torch 2.6 lists no numbers under torch.func"
+)
 def test_offsets_on_devices_without_the_operator_are_read_under_transforms() -> None:
     points, starts = packed((4, 7), 3)
 
