@@ -87,7 +87,8 @@ def _scaled(tensor: StoredTensor, known: dict[str, StoredTensor]) -> StoredTenso
     elif steps is None:
         problem = f"of shape {tensor.shape} has scales of shape {scale.shape} ({scale.name})"
     else:
-        return replace(tensor, read=_product(tensor, scale, steps))
+        files = (*tensor.files, scale.path, *scale.files)
+        return replace(tensor, read=_product(tensor, scale, steps), files=files)
     return replace(
         tensor,
         missing=f"{problem}; expected one floating number for the tensor, for each row, or for "

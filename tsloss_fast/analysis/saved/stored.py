@@ -59,6 +59,8 @@ class StoredTensor:
             tensor with a problem is never chosen.
         missing: what keeps the numbers of a tensor that is chosen from being read, such as a scale
             that the file lacks; None if they can be read.
+        files: other files that its numbers depend on: the index through which it was found, and the
+            one that holds its scales.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class StoredTensor:
     read: Callable[[slice | None], Tensor]
     problem: str | None = None
     missing: str | None = None
+    files: tuple[Path, ...] = ()
 
     def unfit(self, dims: Sequence[int] = (2, 3)) -> str | None:
         """Reason why the tensor cannot be a cloud (N, D) or a batch (B, N, D), as the end of a

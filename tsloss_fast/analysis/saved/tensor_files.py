@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,10 @@ def _sharded_tensors(path: Path) -> list[StoredTensor]:
         if shard.is_file():
             with reading(shard, f"{shard.suffix} file"):
                 found |= {tensor.name: tensor for tensor in TENSOR_FILES[shard.suffix](shard)}
-    return [found.get(name) or _lost(path, name, file) for name, file in places.items()]
+    return [
+        replace(found[name], files=(path,)) if name in found else _lost(path, name, file)
+        for name, file in places.items()
+    ]
 
 
 def _lost(path: Path, name: str, file: str) -> StoredTensor:

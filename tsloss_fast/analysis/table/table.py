@@ -19,9 +19,18 @@ _GGUF_TABLE = "token_embd.weight"
 
 @dataclass
 class Table:
-    """``read(a, b)``: the rows from a to b (b - a, D) as ``dtype``, float32 or float64."""
+    """A table of `rows` points with `dim` coordinates.
+
+    Attributes:
+        path: the file that holds it.
+        files: all files that its numbers depend on, `path` among them.
+        key: its name in the file; empty if it has none.
+        stored: the type of its numbers in the file.
+        read: gives the rows from a to b, (b - a, D), as `dtype`, which is float32 or float64.
+    """
 
     path: Path
+    files: tuple[Path, ...]
     key: str
     rows: int
     dim: int
@@ -61,4 +70,5 @@ def open_table(path: Path, key: str | None) -> Table:
 
     # A table whose numbers cannot be read is refused here, before anything is written.
     read(0, min(rows, 1))
-    return Table(chosen.path, chosen.name, rows, dim, dtype, chosen.stored, read)
+    files = tuple(dict.fromkeys((chosen.path, *chosen.files)))
+    return Table(chosen.path, files, chosen.name, rows, dim, dtype, chosen.stored, read)
