@@ -16,6 +16,7 @@ __all__ = [
     "FLOAT8",
     "FLOATS",
     "DamagedSource",
+    "MissingReaderError",
     "NoCloudError",
     "SourceError",
     "StoredTensor",
@@ -43,6 +44,10 @@ class DamagedSource(SourceError):
 
 class NoCloudError(SourceError):
     """The file is whole, but holds no cloud that can be read, or several and none was chosen."""
+
+
+class MissingReaderError(SourceError, ModuleNotFoundError):
+    """The package that reads files of this type is not installed."""
 
 
 @dataclass(frozen=True)
@@ -168,18 +173,18 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:_SHOWN]) + more
 
 
-def need(module: str) -> Any:
-    """Import a module of an optional dependency.
+def need(module: str, path: Path) -> Any:
+    """Import the module that reads a file.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the message says how to install it.
+        MissingReaderError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         extra = "tuning" if module == "gguf" else "analysis"
-        raise ModuleNotFoundError(
-            f"this file needs {module.split('.')[0]}, which is not installed here: "
+        raise MissingReaderError(
+            f"{path} is read by the package {module}, which is not installed here: install it with "
             f'pip install "tsloss-fast[{extra}]"'
         ) from error
 

@@ -65,7 +65,7 @@ def open_tensors(path: Path) -> list[StoredTensor]:
         FileNotFoundError: the path does not exist.
         DamagedSource: it is cut off, or of another format than its name says.
         NoCloudError: of a format that is not read, or it holds Python objects.
-        ModuleNotFoundError: safetensors or gguf is needed and not installed.
+        MissingReaderError: safetensors or gguf is needed and not installed.
         SourceError: it does not fit into memory.
     """
     if path.is_dir():
@@ -209,7 +209,7 @@ def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
 
 def _safetensors_tensors(path: Path) -> list[StoredTensor]:
     try:
-        file = need("safetensors").safe_open(path, framework="pt", device="cpu")
+        file = need("safetensors", path).safe_open(path, framework="pt", device="cpu")
     except Exception as error:
         found = re.search(r"unknown variant `(\w+)`", str(error))
         if found is None:

@@ -48,7 +48,7 @@ def open_table(path: Path, key: str | None) -> Table:
         FileNotFoundError: the path does not exist.
         DamagedSource: the file cannot be read.
         NoCloudError: the file has no such table, or several and `key` is None.
-        ModuleNotFoundError: safetensors or gguf is needed and not installed.
+        MissingReaderError: safetensors or gguf is needed and not installed.
     """
     tensors = open_tensors(path)
     if key is not None and len(tensors) == 1 and not tensors[0].name:
