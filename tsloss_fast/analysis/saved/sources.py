@@ -186,12 +186,8 @@ def _of_record(path: Path) -> Iterator[Cloud]:
         record = read_record(path)
     except RecordError as error:
         raise DamagedSource(str(error)) from error
-    if record.damaged_bytes:
-        warnings.warn(
-            f"{path} ends in half a record, left by a killed run: its {record.damaged_bytes} bytes "
-            "are left out",
-            stacklevel=2,
-        )
+    if record.damage is not None:
+        warnings.warn(f"{path} {record.damage}", stacklevel=2)
     metric = record.metadata.get("metric", "euclidean")
     if metric != "euclidean":
         warnings.warn(
