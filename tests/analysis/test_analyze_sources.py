@@ -207,6 +207,14 @@ def test_an_index_that_is_damaged_or_leaves_its_folder_is_named(index: str, tmp_
         list(read_clouds(folder))
 
 
+def test_an_index_that_names_another_file_says_which_names_are_expected(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "a.npy"}}')
+    said = r"names the file 'a\.npy'; expected names .* \.safetensors, \.pt, \.pth, \.bin, \.ckpt$"
+    with pytest.raises(DamagedSource, match=said):
+        list(read_clouds(index))
+
+
 def test_in_a_folder_only_files_of_torch_count_among_those_named_bin(tmp_path: Path) -> None:
     (tmp_path / "vocabulary.bin").write_bytes(b"other")
     (tmp_path / "empty.ckpt").touch()

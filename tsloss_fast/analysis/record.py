@@ -102,7 +102,8 @@ class TopologyRecord:
 
     @property
     def damage(self) -> str | None:
-        """What was left out of the file, as the end of a sentence; None if nothing was."""
+        """The place and size of the part of the file that was left out, as the end of a sentence;
+        None if nothing was."""
         if not self.damaged_bytes:
             return None
         steps = self.table.column("step")

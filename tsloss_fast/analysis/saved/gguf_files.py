@@ -12,8 +12,10 @@ from torch import Tensor
 
 from tsloss_fast.analysis.saved.stored import DamagedSource, StoredTensor, check_claim, need
 
-__all__ = ["gguf_tensors", "open_gguf"]
+__all__ = ["EMBEDDINGS", "gguf_tensors", "open_gguf"]
 
+# The name of the tokens' embeddings in every model.
+EMBEDDINGS = "token_embd.weight"
 # Types of whole numbers, which cannot be coordinates of points.
 _WHOLE = ("I8", "I16", "I32", "I64")
 _PLAIN = ("F16", "F32", "F64")

@@ -194,7 +194,6 @@ def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
         problem = f"is sparse ({tensor.layout}), which is not read; save tensor.to_dense()"
     elif tensor.device.type == "meta":
         problem = "is on the device meta, without numbers; save it when its numbers are loaded"
-
     elif tensor.numel() > 16 * path.stat().st_size:
         # Numbers of an expanded tensor share their memory, but those that are read have their own.
         problem = f"has the shape {tuple(tensor.shape)}, more than its file can hold"
@@ -262,20 +261,14 @@ def _weight_map(path: Path) -> dict[str, str]:
             f"{path} is damaged, or no index of a sharded checkpoint: expected an object "
             "`weight_map` of the names of tensors and files"
         )
+    kinds = (".safetensors", *TORCH_FILES)
     for file in places.values():
         # A name with a folder in it would read what lies elsewhere.
-        if (
-            not isinstance(file, str)
-            or Path(file).name != file
-            or kind_of(Path(file))
-            not in (
-                ".safetensors",
-                *TORCH_FILES,
-            )
-        ):
+        is_name = isinstance(file, str) and Path(file).name == file
+        if not is_name or Path(file).suffix not in kinds:
             raise DamagedSource(
-                f"{path} is damaged: expected names of .safetensors or .bin files beside it, got "
-                f"{file!r}"
+                f"{path} is damaged: it names the file {file!r}; expected names of files beside "
+                f"it that end in {', '.join(kinds)}"
             )
     return places
 

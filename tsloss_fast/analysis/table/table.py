@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsloss_fast.analysis.saved.gguf_files import EMBEDDINGS
 from tsloss_fast.analysis.saved.stored import NoCloudError, reading, select
 from tsloss_fast.analysis.saved.tensor_files import open_tensors
 
 __all__ = ["Table", "open_table"]
-
-_GGUF_TABLE = "token_embd.weight"
 
 
 @dataclass
@@ -53,8 +52,8 @@ def open_table(path: Path, key: str | None) -> Table:
     tensors = open_tensors(path)
     if key is not None and len(tensors) == 1 and not tensors[0].name:
         raise NoCloudError(f"{path} holds one array and no names; leave out --key")
-    if key is None and path.suffix == ".gguf" and any(t.name == _GGUF_TABLE for t in tensors):
-        key = _GGUF_TABLE
+    if key is None and path.suffix == ".gguf" and any(t.name == EMBEDDINGS for t in tensors):
+        key = EMBEDDINGS
     chosen, *others = select(path, tensors, key, table=True)
     if others:
         names = ", ".join(tensor.name for tensor in (chosen, *others))
@@ -62,6 +61,7 @@ def open_table(path: Path, key: str | None) -> Table:
             f"{path}: {key!r} matches several tables: choose with --key one of {names}"
         )
     rows, dim = chosen.shape
+    # "F64" is the name in a GGUF file.
     dtype = torch.float64 if chosen.stored in ("float64", "F64") else torch.float32
 
     def read(a: int, b: int) -> Tensor:
