@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import math
@@ -234,11 +235,33 @@ def test_clouds_above_the_limit_have_no_h1_and_that_is_said(
 def test_dimension_0_alone_needs_no_gudhi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts(tmp_path)
     monkeypatch.setitem(sys.modules, "gudhi", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "gudhi" else find(n))
     assert run(tmp_path, "--no-h1", "-o", tmp_path / "topology.json") == 0
     assert all(row["h1_bars"] is None for row in rows_of(tmp_path / "topology.json"))
     with pytest.raises(ImportError, match=r"gudhi.*tsloss-fast\[analysis\]"):
         main([str(tmp_path)])
+
+
+def test_a_file_whose_reader_is_not_installed_is_skipped_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts(tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert run(tmp_path, "--no-h1", "-o", tmp_path / "o.json") == 1
+    assert len(rows_of(tmp_path / "o.json")) == 3
+    said = capsys.readouterr().err
+    assert "model.gguf is read by the package gguf, which is not installed here" in said
+    assert "tsloss-fast[tuning]" in said
+
+
+def test_what_the_command_needs_is_asked_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"tsloss analyze needs tqdm.*tsloss-fast\[analysis\]"):
+        main([str(tmp_path / "missing")])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def test_a_record_gives_each_cloud_at_the_steps_that_kept_its_points(tmp_path: P
 def test_half_a_record_at_the_end_is_left_out_with_a_warning(tmp_path: Path) -> None:
     path = write_record(tmp_path / RECORD, [points(seed=s) for s in range(3)])
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.warns(UserWarning, match="half a record"):
+    said = r"arrows is damaged or cut off after step 10, and is read without its last \d+ bytes"
+    with pytest.warns(UserWarning, match=said):
         assert [c.step for c in read_clouds(path)] == [0, 10, 0, 10]
 
 
@@ -206,12 +207,52 @@ def test_an_index_that_is_damaged_or_leaves_its_folder_is_named(index: str, tmp_
         list(read_clouds(folder))
 
 
+def test_an_index_that_names_another_file_says_which_names_are_expected(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "a.npy"}}')
+    said = r"names the file 'a\.npy'; expected names .* \.safetensors, \.pt, \.pth, \.bin, \.ckpt$"
+    with pytest.raises(DamagedSource, match=said):
+        list(read_clouds(index))
+
+
 def test_in_a_folder_only_files_of_torch_count_among_those_named_bin(tmp_path: Path) -> None:
     (tmp_path / "vocabulary.bin").write_bytes(b"other")
     (tmp_path / "empty.ckpt").touch()
     (tmp_path / "tokens.index.json").write_text("{}")
     torch.save(points(), tmp_path / "prompt.bin")
     assert find_sources(tmp_path) == [tmp_path / "prompt.bin"]
+
+
+@pytest.mark.parametrize("index", ["x.index.json", ".x.safetensors.index.json"])
+def test_an_index_that_is_not_read_hides_no_shards(index: str, tmp_path: Path) -> None:
+    save_file({"p": points()}, tmp_path / "s.safetensors")
+    (tmp_path / index).write_text('{"weight_map": {"p": "s.safetensors"}}')
+    assert find_sources(tmp_path) == [tmp_path / "s.safetensors"]
+
+
+def test_models_of_llama_cpp_are_read_in_folders(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason='pip install "tsloss-fast[tuning]"')
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("token_embd.weight", points().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    [cloud] = read_clouds(tmp_path)
+    assert cloud.label == "token_embd.weight"
+    assert torch.equal(cloud.points, points())
+
+
+def test_of_two_files_of_weights_the_one_that_was_given_is_read(tmp_path: Path) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    new, old = (tmp_path / f"adapter_model.{end}" for end in ("safetensors", "bin"))
+    save_file({"prompt_embeddings": points(seed=1)}, new)
+    torch.save({"prompt_embeddings": points(seed=2)}, old)
+    for source, seed in ((tmp_path, 1), (new, 1), (old, 2)):
+        [cloud] = read_clouds(source)
+        assert cloud.source == source
+        assert torch.equal(cloud.points, points(seed=seed))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
@@ -293,7 +334,8 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
 
 def test_nothing_to_read_is_an_error_that_says_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("no data")
-    with pytest.raises(NoCloudError, match="holds nothing to analyze: expected topo"):
+    said = r"holds nothing to analyze: expected topo.*\.gguf, \.safetensors\.index\.json$"
+    with pytest.raises(NoCloudError, match=said):
         find_sources(tmp_path)
     with pytest.raises(NoCloudError, match=r"README\.md: clouds are read from"):
         list(read_clouds(tmp_path / "README.md"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,32 @@ def test_another_file_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert code == 0
     assert begun[0].startswith("sample 0/")
     assert_barcode_of(points, out)
+
+
+@pytest.mark.parametrize("changed", ["scales.safetensors", "model.safetensors.index.json"])
+def test_a_change_of_the_scales_or_the_index_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    stored = table().to(torch.float8_e4m3fn)
+    weights = save(tmp_path / "weights.safetensors", embedding=stored)
+    save(tmp_path / "scales.safetensors", embedding_scale=torch.ones(ROWS, 1))
+    places = {"embedding": weights.name, "embedding_scale": "scales.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    out = tmp_path / "o.npz"
+    assert run_until(monkeypatch, index, out, 12)[0] == 130
+    scales = torch.linspace(1, 2, ROWS)[:, None]
+    if changed == index.name:
+        save(tmp_path / "other.safetensors", embedding_scale=scales)
+        index.write_text(
+            json.dumps({"weight_map": places | {"embedding_scale": "other.safetensors"}})
+        )
+    else:
+        save(tmp_path / changed, embedding_scale=scales)
+    code, begun = run_until(monkeypatch, index, out, -1)
+    assert code == 0
+    assert begun[0].startswith("sample 0/")
+    assert_barcode_of(stored.float() * scales, out)
 
 
 def test_squares_lost_before_the_stop_are_not_forgotten(

@@ -121,6 +121,14 @@ def test_a_scale_in_another_shard_is_found(tmp_path: Path) -> None:
         list(read_clouds(tmp_path / "1.safetensors"))
 
 
+def test_a_scale_is_not_looked_for_beside_a_single_tensor(tmp_path: Path) -> None:
+    torch.save(POINTS.to(torch.float8_e4m3fn), tmp_path / "x.pt")
+    with pytest.raises(
+        NoCloudError, match=r"missing \(a file of one tensor cannot hold it\); give"
+    ):
+        list(read_clouds(tmp_path / "x.pt"))
+
+
 FLOAT8 = POINTS.to(torch.float8_e4m3fn)
 
 

@@ -120,7 +120,31 @@ def test_a_record_ends_before_a_row_whose_parts_do_not_go_together(
     writer.close()
     record = read_record(path)
     assert steps_of(record) == [0]
-    assert record.damaged_bytes == path.stat().st_size - size
+    left_out = path.stat().st_size - size
+    assert record.damaged_bytes == left_out
+    said = f"is damaged or cut off after step 0, and is read without its last {left_out} bytes"
+    assert record.damage == said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"edges": [[0, 1], None]},
+        {"edges": [[0, 1], [None, 2]]},
+        {"edges_added": [None]},
+        {"edges_removed": [[0, 1], None]},
+        {"components": [2, None]},
+    ],
+)
+def test_a_record_ends_before_a_row_whose_lists_have_gaps(
+    written: tuple[Path, list[int]], changes: dict[str, object]
+) -> None:
+    path, sizes = written
+    batch = pa.RecordBatch.from_pylist([row(5) | changes], schema=SCHEMA)
+    path.write_bytes(path.read_bytes() + batch.serialize().to_pybytes())
+    record = read_record(path)
+    assert steps_of(record) == [0, 1, 2, 3, 4]
+    assert record.damaged_bytes == path.stat().st_size - sizes[-1]
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\xff" * 100, b"garbage" * 50])
@@ -147,7 +171,7 @@ def test_a_damaged_tail_is_dropped_when_the_record_goes_on(
     writer.close()
     record = read_record(path)
     assert steps_of(record) == [0, 1, 2, 7]
-    assert record.damaged_bytes == 0
+    assert (record.damaged_bytes, record.damage) == (0, None)
     assert record.metadata == {"metric": "euclidean", "more": 1}
     # And it is an ordinary Arrow stream again.
     assert pa.ipc.open_stream(path).read_all().num_rows == 4

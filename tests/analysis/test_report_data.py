@@ -59,6 +59,16 @@ def test_the_slider_is_thinned_evenly_and_says_so_while_curves_stay_whole(tmp_pa
     assert any("The slider shows 61 of 150 recorded steps" in note for note in page.notes)
 
 
+def test_a_record_of_which_a_part_is_left_out_is_noted(tmp_path: Path) -> None:
+    make_run(tmp_path / "short", steps=range(3), points=4, h1_every=None)
+    with (tmp_path / "short" / "topology.arrows").open("ab") as file:
+        file.write(b"\xff" * 9)
+    [run] = load_runs([tmp_path / "short"])
+    notes = page_data([run], [None]).notes
+    said = "the record is damaged or cut off after step 2, and is read without its last 9 bytes."
+    assert any(note.endswith(said) for note in notes)
+
+
 def test_a_thinned_curve_keeps_its_ends_peaks_and_gaps() -> None:
     values = np.sin(np.arange(50_000) / 100) + np.random.default_rng(0).normal(size=50_000)
     values[[777, 31_234]] = [90.0, -70.0]

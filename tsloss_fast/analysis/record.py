@@ -21,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from tsloss_fast._text import counted
+
 __all__ = ["METADATA_KEY", "RECORD", "SCHEMA", "RecordError", "TopologyRecord", "read_record"]
 
 RECORD = "topology.arrows"
@@ -82,7 +84,8 @@ class TopologyRecord:
     Attributes:
         table: every row, as a `pyarrow.Table`; `table.to_pandas()` for pandas.
         metadata: `metric`, `clouds` (names), `rho`, `h1` (the engine), and what the user gave.
-        damaged_bytes: bytes after the last whole batch, left by a kill; they are not in `table`.
+        damaged_bytes: bytes from the first batch on that is cut off, as by a kill, or damaged, or
+            that has a row whose parts do not go together. Nothing of them is in `table`.
     """
 
     def __init__(
@@ -96,6 +99,18 @@ class TopologyRecord:
         keys = (table.column(name).to_pylist() for name in ("cloud", "dimension", "step"))
         for row, (cloud, dimension, step) in enumerate(zip(*keys, strict=True)):
             self._rows.setdefault((cloud, dimension), {})[step] = row
+
+    @property
+    def damage(self) -> str | None:
+        """The place and size of the part of the file that was left out, as the end of a sentence;
+        None if nothing was."""
+        if not self.damaged_bytes:
+            return None
+        steps = self.table.column("step")
+        last = pa.compute.max(steps).as_py() if len(steps) else None
+        place = "before its first row" if last is None else f"after step {last}"
+        left_out = counted(self.damaged_bytes, "byte")
+        return f"is damaged or cut off {place}, and is read without its last {left_out}"
 
     @property
     def clouds(self) -> list[int]:
@@ -240,8 +255,8 @@ def read_record(path: str | os.PathLike[str]) -> TopologyRecord:
 
 
 def _rows_that_fit(table: pa.Table) -> np.ndarray:
-    """True for each row that has its step, cloud and dimension, and whose lists have lengths and
-    numbers of points that agree."""
+    """True for each row that has its step, cloud and dimension, and whose lists have no gaps, and
+    lengths and numbers of points that agree."""
     numbers = {
         name: np.asarray(table.column(name).cast(pa.int64()).fill_null(-1))
         for name in ("cloud", "dimension", "n_points", "n_features")
@@ -256,9 +271,17 @@ def _rows_that_fit(table: pa.Table) -> np.ndarray:
     points = numbers["n_points"] * numbers["n_features"]
     for name, expected in {"births": bars, "edges": np.maximum(bars, 0), "points": points}.items():
         fit &= (lengths[name] < 0) | (lengths[name] == expected)
-    edges = table.column("edges").combine_chunks()
-    row_of_edge = np.asarray(pa.compute.list_parent_indices(edges))
-    ends = np.asarray(edges.flatten().flatten().fill_null(-1)).reshape(-1, 2)
-    within = (ends >= 0) & (ends < numbers["n_points"][row_of_edge, None])
-    fit[row_of_edge[~within.all(1)]] = False
+    for name in ("edges", "edges_added", "edges_removed"):
+        edges = table.column(name).combine_chunks()
+        row_of_edge = np.asarray(pa.compute.list_parent_indices(edges))
+        pairs = edges.flatten()
+        for k in (0, 1):
+            # An end of a pair that is null is null, too.
+            ends = np.asarray(pa.compute.list_element(pairs, k).fill_null(-1))
+            fit[row_of_edge[ends < 0]] = False
+            if name == "edges":
+                fit[row_of_edge[ends >= numbers["n_points"][row_of_edge]]] = False
+    components = table.column("components").combine_chunks()
+    row_of_count = np.asarray(pa.compute.list_parent_indices(components))
+    fit[row_of_count[~np.asarray(components.flatten().is_valid())]] = False
     return fit

@@ -211,11 +211,8 @@ def _notes(
             "the least and the greatest of each of many short stretches between them."
         )
     for run, entry in zip(runs, shown, strict=True):
-        if run.record.damaged_bytes:
-            notes.append(
-                f"{entry['name']}: the last record was cut off ({run.record.damaged_bytes} bytes) "
-                "and is left out."
-            )
+        if run.record.damage is not None:
+            notes.append(f"{entry['name']}: the record {run.record.damage}.")
         if not any(cloud["map"] for cloud in entry["clouds"].values()):
             notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
         left_out = sum(c["map"]["left_out"] for c in entry["clouds"].values() if c["map"])

@@ -29,7 +29,7 @@ _PREPENDED = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
 _PREFIXED = ("PREFIX_TUNING", "CARTRIDGE")
 
 
-def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, Tensor, str]]:
+def adapter_clouds(source: Path, key: str | None = None) -> Iterator[tuple[str, Tensor, str]]:
     """Labels and clouds of a saved adapter, each (N, D) or (B, N, D), and the types they have in
     the file.
 
@@ -44,7 +44,8 @@ def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, 
     These are the clouds that `tsloss_fast.tuning.prompt_clouds` gives of the model.
 
     Args:
-        folder: holds `adapter_config.json` and `adapter_model.safetensors` (or `.bin`).
+        source: a folder with `adapter_config.json` and `adapter_model.safetensors` or, if there is
+            none, `adapter_model.bin`; or one of these two files.
         key: a tensor's name or a pattern; for methods with virtual tokens it is not needed, and
             gives the tensors as they are stored.
 
@@ -53,8 +54,11 @@ def adapter_clouds(folder: Path, key: str | None = None) -> Iterator[tuple[str, 
         NoCloudError: the method has no virtual tokens and `key` is None, or the weights contain
             Python objects, which are never loaded.
     """
+    folder, files = source.parent, [source]
+    if source.is_dir():
+        folder, files = source, [source / name for name in WEIGHTS]
     config = _config(folder)
-    found = [folder / name for name in WEIGHTS if (folder / name).exists()]
+    found = [file for file in files if file.exists()]
     if not found:
         raise DamagedSource(f"{folder} has {CONFIG} but no {' or '.join(WEIGHTS)}: save it again")
     weights = found[0]

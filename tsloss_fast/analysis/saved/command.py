@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from tsloss_fast._atomic import whole_file
+from tsloss_fast._requirements import require
 from tsloss_fast._terminal import CommandParser, say
 from tsloss_fast._text import encodable, escape_invisible, one_line
 from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
@@ -26,7 +27,6 @@ from tsloss_fast.analysis.saved.sources import (
     find_sources,
     read_source,
 )
-from tsloss_fast.analysis.saved.stored import need
 
 __all__ = ["ALL_COLUMNS", "main"]
 
@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"-o: expected a file ending in {', '.join(_OUTPUTS)}, got {options.output}")
     if not options.max_edge_length >= 0:
         parser.error(f"--max-edge-length: expected a number >= 0, got {options.max_edge_length}")
+    require("tsloss analyze", "analysis", "tqdm")
     reader = _Reader(options)
     rows = list(reader)
     if not rows:
@@ -152,7 +153,8 @@ class _Reader:
         self.skipped = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        tqdm = need("tqdm").tqdm
+        from tqdm import tqdm
+
         sources: list[tuple[Path, bool]] = []
         for path in self.options.paths:
             try:
@@ -205,8 +207,10 @@ def _place(cloud: Cloud) -> str:
 
 
 def _say(message: object) -> None:
+    from tqdm import tqdm
+
     # tqdm moves its bar out of the way.
-    need("tqdm").tqdm.write(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
+    tqdm.write(f"tsloss: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], cut: float) -> list[str]:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from tsloss_fast.analysis.saved.stored import DamagedSource, StoredTensor, check_claim, need
 
-__all__ = ["gguf_tensors", "open_gguf"]
+__all__ = ["EMBEDDINGS", "gguf_tensors", "open_gguf"]
 
+# The name of the tokens' embeddings in every model.
+EMBEDDINGS = "token_embd.weight"
 # Types of whole numbers, which cannot be coordinates of points.
 _WHOLE = ("I8", "I16", "I32", "I64")
 _PLAIN = ("F16", "F32", "F64")
@@ -27,9 +29,9 @@ def open_gguf(path: Path) -> Any:
 
     Raises:
         DamagedSource, ValueError, LookupError, OSError: the file is damaged, or of another format.
-        ModuleNotFoundError: gguf is not installed.
+        MissingReaderError: gguf is not installed.
     """
-    base: Any = need("gguf").GGUFReader
+    base: Any = need("gguf", path).GGUFReader
 
     class Reader(base):  # type: ignore[misc]
         """Without these checks, an array of 2**40 numbers in a small file is a loop of 2**40 turns,
@@ -77,7 +79,7 @@ def open_gguf(path: Path) -> Any:
 
 def gguf_tensors(path: Path, reader: Any = None) -> list[StoredTensor]:
     """The tensors of a file, of which rows are read and dequantised when they are asked for."""
-    gguf = need("gguf")
+    gguf = need("gguf", path)
     reader = open_gguf(path) if reader is None else reader
     swapped = reader.byte_order == "S"
     return [_tensor(path, tensor, swapped, gguf.quants) for tensor in reader.tensors]

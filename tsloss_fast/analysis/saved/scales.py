@@ -70,11 +70,13 @@ def _scaled(tensor: StoredTensor, known: dict[str, StoredTensor]) -> StoredTenso
     names = _names_of_scales(tensor.name)
     found = [known[name] for name in names if name in known]
     if not found:
-        looked = f"{names[0]}, {names[1]} and the like" if tensor.name else "a file of several"
+        looked = "a file of one tensor cannot hold it"
+        if tensor.name:
+            looked = f"looked for {names[0]}, {names[1]} and the like"
         return replace(
             tensor,
             missing=f"is stored as {tensor.stored}, and the scale to multiply it by is missing "
-            f"(looked for {looked}); give the whole checkpoint (of a "
+            f"({looked}); give the whole checkpoint (of a "
             "sharded one its .index.json), or, if it was cast to float8 "
             "without a scale, save it as tensor.to(torch.float16)",
         )
@@ -87,7 +89,8 @@ def _scaled(tensor: StoredTensor, known: dict[str, StoredTensor]) -> StoredTenso
     elif steps is None:
         problem = f"of shape {tensor.shape} has scales of shape {scale.shape} ({scale.name})"
     else:
-        return replace(tensor, read=_product(tensor, scale, steps))
+        files = (*tensor.files, scale.path, *scale.files)
+        return replace(tensor, read=_product(tensor, scale, steps), files=files)
     return replace(
         tensor,
         missing=f"{problem}; expected one floating number for the tensor, for each row, or for "

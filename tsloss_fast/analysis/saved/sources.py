@@ -11,8 +11,7 @@ a folder saved by peft              its prompts; `adapters.py` says which they a
                                     named as `state_dict.prompt`; never pickled code
 `….safetensors.index.json`          the same, of the tensors in all its shards
 `.npy`                              its array
-any other folder                    all of these in it but `.gguf`, at any depth, in
-                                    natural order
+any other folder                    all of these in it, at any depth, in natural order
 ==================================  ======================================================
 
 A tensor (N, D) is one cloud, (B, N, D) are B of them. A float8 tensor is multiplied by the scales
@@ -63,8 +62,6 @@ __all__ = [
 ]
 
 PROMPTS = "prompts"
-# GGUF files hold models, and the package that reads them may not be installed.
-_IN_FOLDERS = tuple(kind for kind in TENSOR_FILES if kind != ".gguf")
 # Other programs give their files these names, too; those of torch are archives or pickles.
 _OF_MANY = (".bin", ".ckpt")
 _BEGIN_OF_TORCH = (b"PK\x03\x04", b"\x80")
@@ -108,9 +105,10 @@ def find_sources(path: str | os.PathLike[str]) -> list[Path]:
         raise FileNotFoundError(f"{path} does not exist")
     found = [path] if path.is_file() else list(_of_folder(path))
     if not found:
+        kinds = [kind for kind in TENSOR_FILES if kind != INDEX]
         raise NoCloudError(
             f"{path} holds nothing to analyze: expected {RECORD}, folders saved by peft, or files "
-            f"of the types {', '.join(_IN_FOLDERS)}"
+            f"whose names end in {', '.join([*kinds, f'.safetensors{INDEX}'])}"
         )
     return found
 
@@ -129,10 +127,10 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
             have been given by then.
         NoCloudError: a whole file without a cloud, or with several and no key; a file of Python
             objects, which are never loaded; a float8 tensor without its scale.
-        ModuleNotFoundError: safetensors or gguf is needed and not installed.
+        MissingReaderError: safetensors or gguf is needed and not installed.
         SourceError: a file does not fit into memory.
 
-    The SourceErrors, which are all but the first and ModuleNotFoundError, name the file. NaN and
+    All but the first are SourceErrors, and name the file. NaN and
     infinity are not looked for. Memory: of `.npz` and of files that old versions of torch wrote all
     tensors, otherwise one tensor.
     """
@@ -146,8 +144,7 @@ def read_source(source: Path, key: str | None = None) -> Iterator[Cloud]:
     is_weights = source.name in adapters.WEIGHTS and (source.parent / adapters.CONFIG).exists()
     with reading(source, f"{source.suffix} file" if source.is_file() else "folder saved by peft"):
         if source.is_dir() or is_weights:
-            folder = source if source.is_dir() else source.parent
-            yield from _clouds(source, adapters.adapter_clouds(folder, key))
+            yield from _clouds(source, adapters.adapter_clouds(source, key))
         elif source.suffix == ".arrows":
             yield from _of_record(source)
         elif kind_of(source) in TENSOR_FILES:
@@ -189,12 +186,8 @@ def _of_record(path: Path) -> Iterator[Cloud]:
         record = read_record(path)
     except RecordError as error:
         raise DamagedSource(str(error)) from error
-    if record.damaged_bytes:
-        warnings.warn(
-            f"{path} ends in half a record, left by a killed run: its {record.damaged_bytes} bytes "
-            "are left out",
-            stacklevel=2,
-        )
+    if record.damage is not None:
+        warnings.warn(f"{path} {record.damage}", stacklevel=2)
     metric = record.metadata.get("metric", "euclidean")
     if metric != "euclidean":
         warnings.warn(
@@ -222,7 +215,9 @@ def _of_record(path: Path) -> Iterator[Cloud]:
 
 def _of_folder(folder: Path) -> Iterator[Path]:
     """Sources in a folder; a run or an adapter is taken as one thing."""
-    entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+    # Names that begin with a dot are those of files being written, and of other programs.
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries.sort(key=lambda entry: natural_key(entry.name))
     names = {entry.name for entry in entries}
     if adapters.CONFIG in names:
         yield folder
@@ -235,14 +230,13 @@ def _of_folder(folder: Path) -> Iterator[Path]:
         # Checkpoints and the adapter repeat what lies in prompts/.
         yield from _within(e for e in entries if e.name in (PROMPTS, CONTROL))
     else:
-        sharded = {n for e in entries if e.name.endswith(INDEX) for n in shards_of(e)}
+        indexes = (e for e in entries if kind_of(e) == INDEX and _can_hold_tensors(e))
+        sharded = {name for index in indexes for name in shards_of(index)}
         yield from _within(e for e in entries if e.name not in sharded)
 
 
 def _within(entries: Iterator[Path]) -> Iterator[Path]:
     for entry in entries:
-        if entry.name.startswith("."):
-            continue  # temporary names of files being written, and folders of other programs
         if entry.is_dir():
             if not entry.is_symlink():
                 yield from _of_folder(entry)
@@ -256,7 +250,7 @@ def _can_hold_tensors(file: Path) -> bool:
         # The name is a common one; an index that names no shards is another program's.
         return file.name.removesuffix(INDEX).endswith((".safetensors", *TORCH_FILES))
     if kind not in _OF_MANY:
-        return kind in _IN_FOLDERS
+        return kind in TENSOR_FILES
     try:
         with file.open("rb") as opened:
             return opened.read(4).startswith(_BEGIN_OF_TORCH)

@@ -16,6 +16,7 @@ __all__ = [
     "FLOAT8",
     "FLOATS",
     "DamagedSource",
+    "MissingReaderError",
     "NoCloudError",
     "SourceError",
     "StoredTensor",
@@ -45,6 +46,10 @@ class NoCloudError(SourceError):
     """The file is whole, but holds no cloud that can be read, or several and none was chosen."""
 
 
+class MissingReaderError(SourceError, ModuleNotFoundError):
+    """The package that reads files of this type is not installed."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor of a file, of which no more than the header has been read where the format allows.
@@ -59,6 +64,8 @@ class StoredTensor:
             tensor with a problem is never chosen.
         missing: what keeps the numbers of a tensor that is chosen from being read, such as a scale
             that the file lacks; None if they can be read.
+        files: other files that its numbers depend on: the index through which it was found, and the
+            one that holds its scales.
     """
 
     path: Path
@@ -68,6 +75,7 @@ class StoredTensor:
     read: Callable[[slice | None], Tensor]
     problem: str | None = None
     missing: str | None = None
+    files: tuple[Path, ...] = ()
 
     def unfit(self, dims: Sequence[int] = (2, 3)) -> str | None:
         """Reason why the tensor cannot be a cloud (N, D) or a batch (B, N, D), as the end of a
@@ -165,18 +173,18 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:_SHOWN]) + more
 
 
-def need(module: str) -> Any:
-    """Import a module of an optional dependency.
+def need(module: str, path: Path) -> Any:
+    """Import the module that reads a file.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the message says how to install it.
+        MissingReaderError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         extra = "tuning" if module == "gguf" else "analysis"
-        raise ModuleNotFoundError(
-            f"this file needs {module.split('.')[0]}, which is not installed here: "
+        raise MissingReaderError(
+            f"{path} is read by the package {module}, which is not installed here: install it with "
             f'pip install "tsloss-fast[{extra}]"'
         ) from error
 

@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def open_tensors(path: Path) -> list[StoredTensor]:
         FileNotFoundError: the path does not exist.
         DamagedSource: it is cut off, or of another format than its name says.
         NoCloudError: of a format that is not read, or it holds Python objects.
-        ModuleNotFoundError: safetensors or gguf is needed and not installed.
+        MissingReaderError: safetensors or gguf is needed and not installed.
         SourceError: it does not fit into memory.
     """
     if path.is_dir():
@@ -193,7 +194,6 @@ def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
         problem = f"is sparse ({tensor.layout}), which is not read; save tensor.to_dense()"
     elif tensor.device.type == "meta":
         problem = "is on the device meta, without numbers; save it when its numbers are loaded"
-
     elif tensor.numel() > 16 * path.stat().st_size:
         # Numbers of an expanded tensor share their memory, but those that are read have their own.
         problem = f"has the shape {tuple(tensor.shape)}, more than its file can hold"
@@ -208,7 +208,7 @@ def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
 
 def _safetensors_tensors(path: Path) -> list[StoredTensor]:
     try:
-        file = need("safetensors").safe_open(path, framework="pt", device="cpu")
+        file = need("safetensors", path).safe_open(path, framework="pt", device="cpu")
     except Exception as error:
         found = re.search(r"unknown variant `(\w+)`", str(error))
         if found is None:
@@ -241,7 +241,10 @@ def _sharded_tensors(path: Path) -> list[StoredTensor]:
         if shard.is_file():
             with reading(shard, f"{shard.suffix} file"):
                 found |= {tensor.name: tensor for tensor in TENSOR_FILES[shard.suffix](shard)}
-    return [found.get(name) or _lost(path, name, file) for name, file in places.items()]
+    return [
+        replace(found[name], files=(path,)) if name in found else _lost(path, name, file)
+        for name, file in places.items()
+    ]
 
 
 def _lost(path: Path, name: str, file: str) -> StoredTensor:
@@ -258,20 +261,14 @@ def _weight_map(path: Path) -> dict[str, str]:
             f"{path} is damaged, or no index of a sharded checkpoint: expected an object "
             "`weight_map` of the names of tensors and files"
         )
+    kinds = (".safetensors", *TORCH_FILES)
     for file in places.values():
         # A name with a folder in it would read what lies elsewhere.
-        if (
-            not isinstance(file, str)
-            or Path(file).name != file
-            or kind_of(Path(file))
-            not in (
-                ".safetensors",
-                *TORCH_FILES,
-            )
-        ):
+        is_name = isinstance(file, str) and Path(file).name == file
+        if not is_name or Path(file).suffix not in kinds:
             raise DamagedSource(
-                f"{path} is damaged: expected names of .safetensors or .bin files beside it, got "
-                f"{file!r}"
+                f"{path} is damaged: it names the file {file!r}; expected names of files beside "
+                f"it that end in {', '.join(kinds)}"
             )
     return places
 

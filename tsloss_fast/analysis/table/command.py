@@ -210,12 +210,10 @@ def _begin(
 
 
 def _identity(table: Table, metric: str, rows: int) -> dict[str, Any]:
-    about = table.path.stat()
+    found = [(file.resolve(), file.stat()) for file in table.files]
     return {
         "version": __version__,
-        "file": str(table.path.resolve()),
-        "bytes": about.st_size,
-        "changed": about.st_mtime_ns,
+        "files": [[str(file), about.st_size, about.st_mtime_ns] for file, about in found],
         "key": table.key,
         "shape": [table.rows, table.dim],
         "metric": metric,

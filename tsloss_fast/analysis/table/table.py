@@ -9,19 +9,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsloss_fast.analysis.saved.gguf_files import EMBEDDINGS
 from tsloss_fast.analysis.saved.stored import NoCloudError, reading, select
 from tsloss_fast.analysis.saved.tensor_files import open_tensors
 
 __all__ = ["Table", "open_table"]
 
-_GGUF_TABLE = "token_embd.weight"
-
 
 @dataclass
 class Table:
-    """``read(a, b)``: the rows from a to b (b - a, D) as ``dtype``, float32 or float64."""
+    """A table of `rows` points with `dim` coordinates.
+
+    Attributes:
+        path: the file that holds it.
+        files: all files that its numbers depend on, `path` among them.
+        key: its name in the file; empty if it has none.
+        stored: the type of its numbers in the file.
+        read: gives the rows from a to b, (b - a, D), as `dtype`, which is float32 or float64.
+    """
 
     path: Path
+    files: tuple[Path, ...]
     key: str
     rows: int
     dim: int
@@ -39,13 +47,13 @@ def open_table(path: Path, key: str | None) -> Table:
         FileNotFoundError: the path does not exist.
         DamagedSource: the file cannot be read.
         NoCloudError: the file has no such table, or several and `key` is None.
-        ModuleNotFoundError: safetensors or gguf is needed and not installed.
+        MissingReaderError: safetensors or gguf is needed and not installed.
     """
     tensors = open_tensors(path)
     if key is not None and len(tensors) == 1 and not tensors[0].name:
         raise NoCloudError(f"{path} holds one array and no names; leave out --key")
-    if key is None and path.suffix == ".gguf" and any(t.name == _GGUF_TABLE for t in tensors):
-        key = _GGUF_TABLE
+    if key is None and path.suffix == ".gguf" and any(t.name == EMBEDDINGS for t in tensors):
+        key = EMBEDDINGS
     chosen, *others = select(path, tensors, key, table=True)
     if others:
         names = ", ".join(tensor.name for tensor in (chosen, *others))
@@ -53,6 +61,7 @@ def open_table(path: Path, key: str | None) -> Table:
             f"{path}: {key!r} matches several tables: choose with --key one of {names}"
         )
     rows, dim = chosen.shape
+    # "F64" is the name in a GGUF file.
     dtype = torch.float64 if chosen.stored in ("float64", "F64") else torch.float32
 
     def read(a: int, b: int) -> Tensor:
@@ -61,4 +70,5 @@ def open_table(path: Path, key: str | None) -> Table:
 
     # A table whose numbers cannot be read is refused here, before anything is written.
     read(0, min(rows, 1))
-    return Table(chosen.path, chosen.name, rows, dim, dtype, chosen.stored, read)
+    files = tuple(dict.fromkeys((chosen.path, *chosen.files)))
+    return Table(chosen.path, files, chosen.name, rows, dim, dtype, chosen.stored, read)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.gguf_files import gguf_tensors, open_gguf
+from tsloss_fast.analysis.saved.gguf_files import EMBEDDINGS, gguf_tensors, open_gguf
 from tsloss_fast.analysis.saved.stored import SourceError
 from tsloss_fast.analysis.saved.tensor_files import INDEX, open_tensors
 from tsloss_fast.analysis.vocabulary.names import (
@@ -24,7 +24,6 @@ __all__ = ["read_vocabulary"]
 # GGUF's types of tokens that stand for no text: unknown, control, unused.
 _GGUF_WITHOUT_TEXT = (2, 3, 5)
 _GGUF_ADDED = 4
-_GGUF_TABLE = "token_embd.weight"
 # These architectures multiply their embeddings by nothing, so their models need not be looked at.
 _UNSCALED = ("llama", "qwen2", "qwen3", "phi3", "gpt2")
 _GGUF_FIELDS = (
@@ -87,7 +86,7 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
         fields = {
             name: field.contents() for name, field in reader.fields.items() if name in _GGUF_FIELDS
         }
-        table = next((t for t in gguf_tensors(file, reader) if t.name == _GGUF_TABLE), None)
+        table = next((t for t in gguf_tensors(file, reader) if t.name == EMBEDDINGS), None)
     except SourceError as error:
         raise _not_available(str(error)) from error
     except (ValueError, LookupError, OSError) as error:
