@@ -82,16 +82,15 @@ def check_storage(t: Tensor, name: str) -> None:
         )
 
 
-def address(t: Tensor, name: str) -> int:
-    """Return the address of a contiguous tensor that was readable in an earlier call.
+def still_readable(t: Tensor, name: str) -> Tensor:
+    """Return what `plain_readable` does, for a tensor that was readable in an earlier call.
 
-    Its storage may have been emptied since, which is noticed; that it was made smaller is not. To
-    ask a storage for its size makes an object for it, which would cost more than this.
+    That its storage has been emptied since is noticed, that it was made smaller is not. To ask a
+    storage for its size makes an object for it, which would cost more than this.
     """
-    found = t.data_ptr()
-    if found == t.storage_offset() * t.itemsize:
-        readable(t, name)
-    return found
+    if t.is_contiguous() and t.data_ptr() != t.storage_offset() * t.itemsize:
+        return t
+    return plain_readable(t, name)
 
 
 def pointer(

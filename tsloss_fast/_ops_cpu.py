@@ -11,7 +11,6 @@ from . import _core
 from ._native import (
     DTYPES,
     METRICS,
-    address,
     check_lengths_range,
     empty_bars,
     offsets_of_bars,
@@ -20,6 +19,7 @@ from ._native import (
     raise_finding,
     readable,
     shape_error,
+    still_readable,
 )
 
 
@@ -93,7 +93,7 @@ def h0_backward_direct(
     grad_deaths: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, metric: str
 ) -> Tensor:
     """The operator without the dispatcher; shapes as `h0_direct` gives them."""
-    points = points.contiguous()
+    points = still_readable(points, "points")
     *batch_shape, n, dim = points.shape
     bars = max(n - 1, 0)
     shape = (*batch_shape, bars)
@@ -103,7 +103,7 @@ def h0_backward_direct(
         DTYPES[points.dtype],
         METRICS[metric],
         pointer(grad_deaths, "grad_deaths", shape, points.dtype),
-        address(points, "points"),
+        points.data_ptr(),
         pointer(deaths, "deaths", shape, points.dtype),
         pointer(edges, "edges", (*shape, 2), torch.int64),
         grad_points.data_ptr(),
