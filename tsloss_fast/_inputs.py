@@ -18,7 +18,15 @@ from torch.compiler import is_compiling
 from torch.masked import MaskedTensor
 
 from . import _core
-from ._native import METRICS, PLAIN, check_lengths_range, check_storage, is_dense_on_cpu
+from ._native import (
+    DENSE_ON_CPU,
+    METRICS,
+    PLAIN,
+    check_lengths_range,
+    check_storage,
+    is_dense_on_cpu,
+    keys_of,
+)
 from ._native import shape_error as shape_error
 
 Array = npt.NDArray[Any]
@@ -193,7 +201,7 @@ def can_bypass_dispatcher(x: Any) -> bool:
     return (
         type(x) in PLAIN
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
-        and is_dense_on_cpu(x)
+        and keys_of(x).raw_repr() in DENSE_ON_CPU
         and not transforms_active()
         and forward_ad._current_level < 0
         and not _dispatch_modes()

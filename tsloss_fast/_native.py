@@ -25,13 +25,13 @@ def _key_set(*names: str) -> int:
 
 # The dispatch keys of a dense tensor with memory of its own, in and outside of inference mode. As
 # numbers: before torch 2.8, sets of keys are compared by identity.
-_ON_CPU = tuple(
+DENSE_ON_CPU = tuple(
     _key_set("CPU", "AutocastCPU", *more) for more in (("ADInplaceOrView", "AutogradCPU"), ())
 )
 _ON_CUDA = tuple(
     _key_set("CUDA", "AutocastCUDA", *more) for more in (("ADInplaceOrView", "AutogradCUDA"), ())
 )
-_keys_of = torch._C._dispatch_keys
+keys_of = torch._C._dispatch_keys
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -41,15 +41,15 @@ def is_dense_on_cpu(t: Tensor) -> bool:
     A tensor that is batched by vmap, functional, fake, nested, sparse, lazily negated or zero, or a
     subclass with a ``__torch_dispatch__``, has other dispatch keys, and often no memory.
     """
-    return _keys_of(t).raw_repr() in _ON_CPU
+    return keys_of(t).raw_repr() in DENSE_ON_CPU
 
 
 def readable(t: Tensor, name: str) -> Tensor:
     """Return the tensor, contiguous, after a check that the memory it stands for exists."""
-    if not is_dense_on_cpu(t) and _keys_of(t).raw_repr() not in _ON_CUDA:
+    if not is_dense_on_cpu(t) and keys_of(t).raw_repr() not in _ON_CUDA:
         raise TypeError(
             f"{name}: expected an ordinary dense tensor on the CPU or a CUDA device, got a "
-            f"{type(t).__name__} on {t.device} with the dispatch keys {_keys_of(t)}, whose memory "
+            f"{type(t).__name__} on {t.device} with the dispatch keys {keys_of(t)}, whose memory "
             "a kernel cannot read; pass the plain tensor that it stands for"
         )
     return plain_readable(t, name)
