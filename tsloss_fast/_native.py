@@ -85,8 +85,8 @@ def check_storage(t: Tensor, name: str) -> None:
 def still_readable(t: Tensor, name: str) -> Tensor:
     """Return what `plain_readable` does, for a tensor that was readable in an earlier call.
 
-    That its storage has been emptied since is noticed, that it was made smaller is not. To ask a
-    storage for its size makes an object for it, which would cost more than this.
+    The check notices a storage that has been emptied since, and not one that was made smaller: to
+    ask a storage for its size makes an object for it, which would cost more than this.
     """
     if t.is_contiguous() and t.data_ptr() != t.storage_offset() * t.itemsize:
         return t
