@@ -271,7 +271,7 @@ def test_an_item_longer_than_the_model_reads_is_refused_before_the_first_step(
         r"needs 107: 6 virtual tokens, 100 of the question and 2 of the answer.*fewer virtual",
     ):
         run(task=str(path), steps=1)
-    assert not (Path(settings["out"]) / "config.json").exists()
+    assert not Path(settings["out"]).exists()
     tiny_model.config.max_position_embeddings = 107
     assert run(task=str(path), steps=1).final["step"] == 1
 
@@ -289,7 +289,7 @@ def test_a_model_that_cannot_be_tuned_is_refused_before_the_first_step(
     fault(tiny_model)
     with pytest.raises(ValueError, match=message):
         run()
-    assert not (Path(settings["out"]) / "config.json").exists()
+    assert not Path(settings["out"]).exists()
 
 
 def test_a_state_space_model_is_tuned(settings: dict[str, Any], tiny_tokenizer: Any) -> None:
@@ -310,6 +310,7 @@ def test_a_mistyped_model_does_not_claim_the_folder(settings: dict[str, Any], ru
 
     with pytest.raises(RuntimeError, match="no such model"):
         tune(TuneConfig(**(settings | {"model": "tyni"})), load=fail)
+    assert not Path(settings["out"]).exists()
     assert run().final["step"] == 12
 
 

@@ -34,14 +34,15 @@ class RunFolderError(RuntimeError):
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes, as `_atomic.exclusive`; made if it is missing.
+    """Hold the folder against other processes, as `_atomic.exclusive`; made if it is missing, and
+    removed at the end if nothing was written to it.
 
     Raises:
         RunFolderError: another process holds it.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_atomic.exclusive(folder))
+            stack.enter_context(_atomic.exclusive(folder, passing=True))
         except HeldElsewhere as holder:
             raise RunFolderError(
                 f"{folder} is being written by {holder}: wait for it to end, or use another folder"
