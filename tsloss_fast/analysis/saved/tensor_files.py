@@ -282,7 +282,7 @@ def shards_of(path: Path) -> set[str]:
 
 
 def _nothing(rows: slice | None) -> Tensor:
-    raise NotImplementedError("a tensor with a problem has no numbers to read")
+    raise AssertionError("a tensor with a problem has no numbers to read")
 
 
 TENSOR_FILES: Mapping[str, Callable[[Path], list[StoredTensor]]] = {
