@@ -111,7 +111,7 @@ def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
 
 
 def test_the_benchmark_table_is_what_the_command_prints() -> None:
-    """From the measurements beside it, whose last digits are rounded."""
+    """The measurements lie beside the table; their last digits are rounded."""
     from tsloss_fast.benchmarks import report
     from tsloss_fast.benchmarks.records import results_from_json
 

@@ -95,19 +95,18 @@ def h0_persistence_varlen(
     if x.dim() != 2:
         raise shape_error("points", x.shape, "(T, D), the points of all clouds in a row")
     starts = _on_cpu(offsets)
+    total, bars = _bars(offsets, starts), offsets_of_bars(starts)
     check = looks(check_finite, x.device)
     if x.device.type in ("cpu", "meta"):
         wide = x.float() if x.dtype in HALF else x
-        deaths, edges = _autograd.h0_varlen(wide, starts, _bars(offsets, starts), metric, check)
+        deaths, edges = _autograd.h0_varlen(wide, starts, total, metric, check)
     else:
         if x.dtype in HALF and not computes_halves(x.device):
             x = x.float()
-        _bars(offsets, starts)
         check_offsets(starts, x.shape[0])
-        deaths, edges = _by_kinds(x, starts, offsets_of_bars(starts), metric)
+        deaths, edges = _by_kinds(x, starts, bars, metric)
         if check:
-            _check_clouds(x, starts, deaths, offsets_of_bars(starts), metric)
-    bars = offsets_of_bars(starts)
+            _check_clouds(x, starts, deaths, bars, metric)
     if isinstance(points, np.ndarray):
         return H0PersistenceVarlen(deaths.numpy(), edges.numpy(), bars.numpy())
     return H0PersistenceVarlen(deaths, edges, bars.to(x.device, copy=True))
@@ -155,7 +154,7 @@ def _bars(offsets: Any, starts: Tensor) -> int:
         return int(count)
     try:
         return int(count)
-    except (RuntimeError, NotImplementedError) as error:  # what torch raises where it has no value
+    except RuntimeError as error:
         raise TypeError(
             "offsets: expected numbers that can be read, got a tensor that is traced, vmapped or "
             "without values; pass a list, since the shape of the result depends on them"

@@ -37,7 +37,8 @@ class Outcome:
     """The answer to a check.
 
     ``verdict``: "pass", "fail" or "-" (not offered). ``expression`` and ``wrong``: the input that
-    failed, and what is wrong with its result. ``left_out``: inputs that are not offered.
+    failed, and the fault of its result. ``left_out``: inputs that the implementation does not
+    offer.
     """
 
     verdict: str
