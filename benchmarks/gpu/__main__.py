@@ -1,8 +1,9 @@
 """The CUDA kernels against what else a GPU could do with the same numbers, and against the goals.
 
 Run as ``python -m tsloss_fast.benchmarks.gpu --output gpu.md``; also writes gpu.json and
-kernels.md, the time of every kernel, beside it. With ``--rehearse`` the same code runs small clouds
-on the CPU: its figures mean nothing, and it says so.
+kernels.md, the time of every kernel, beside it. Names of rows (``1x100x4096``, ``kernels``) choose
+some. With ``--rehearse`` the same code runs small clouds on the CPU: its figures mean nothing, and
+it says so.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import torch
 from tsloss_fast import _core
 
 from ..suite import target_file
-from .rows import Kernels, Report, Row, heading, line
+from .parts import PARTS
+from .rows import Kernels, Report, Row, heading, line, select
 from .supervision import supervise
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     number = float(text)
     if not math.isfinite(number) or number < 0:
         raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
@@ -33,10 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Status 0: all measured; 1: something failed; 2: wrong usage; 3: something was not measured.
     A goal that is missed is no failure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="what is measured (all)")
     parser.add_argument("--output", type=Path, help="a Markdown file; a .json is written beside it")
     parser.add_argument("--rehearse", action="store_true", help="small clouds on the CPU")
-    parser.add_argument("--seconds", type=_seconds, default=300.0, help="for all of it (300)")
+    parser.add_argument("--seconds", type=seconds, default=300.0, help="for all of it (300)")
     arguments = parser.parse_args(argv)
+    try:
+        wanted = select(arguments.rows, (name for group in PARTS for name in group))
+    except ValueError as problem:
+        parser.error(str(problem))
     if not arguments.rehearse and not (torch.cuda.is_available() and _core.has_cuda):
         print(
             "gpu: needs a CUDA device and a build with CUDA kernels (TSLOSS_CUDA=ON); "
@@ -52,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(problem))
     report = Report(arguments.rehearse)
     print("\n".join(heading(arguments.rehearse)), flush=True)
-    for found in supervise(arguments.rehearse, arguments.seconds):
+    for found in supervise(arguments.rehearse, arguments.seconds, wanted=wanted.__contains__):
         if isinstance(found, Row):
             report.rows.append(found)
             print(line(found), flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -111,6 +113,23 @@ def _short(name: str) -> str:
     text = name.removeprefix("void ").replace("tsloss::cuda::", "").replace("tsloss::", "")
     text = text.replace("|", "/").replace("`", "'")
     return text if len(text) <= 100 else text[:99] + "…"
+
+
+def _words(name: str) -> set[str]:
+    return set(re.sub(r"\((\d+), (\d+), (\d+)\)", r"\1x\2x\3", name).replace(",", " ").split())
+
+
+def select(wanted: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that are meant by words of them (`1x100x4096`, `kernels`) or by a line of the table
+    (`(1, 100, 4096) forward + backward, eager`); all of them if nothing is wanted."""
+    names = list(names)
+    found = {
+        w: [n for n in names if (a := _words(w)) <= _words(n) or a >= _words(n)] for w in wanted
+    }
+    for one, matches in found.items():
+        if not matches:
+            raise ValueError(f"{one!r} is none of {', '.join(names)}")
+    return [n for n in names if not wanted or any(n in matches for matches in found.values())]
 
 
 REHEARSAL = "**A rehearsal on the CPU with small clouds: no figure here is a measurement.**"
