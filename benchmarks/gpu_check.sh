@@ -16,6 +16,10 @@
 # Writes to OUT_DIR: report.md, report.json, gpu.md (the table of goals) and logs.tgz (what each step printed
 # and wrote). Exit status: 0 if everything ran and passed, 1 if a step failed, 2 for wrong usage, 3 if nothing
 # failed but something could not run here, 130 if it was stopped by a signal.
-PYTHON=$(command -v -- "${PYTHON:-python3}") || { echo "gpu_check.sh: no ${PYTHON:-python3} was found" >&2; exit 2; }
-export PYTHON
+PYTHON=${PYTHON:-python3}
+if ! found=$(command -v -- "$PYTHON"); then
+  echo "gpu_check.sh: $PYTHON was not found; set PYTHON to a Python with torch for CUDA" >&2
+  exit 2
+fi
+export PYTHON=$found
 exec "$PYTHON" -I -S "$(dirname -- "${BASH_SOURCE[0]}")/gpu_check.py" "$@"

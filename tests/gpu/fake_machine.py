@@ -6,15 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from source_tree import ROOT
 
 SCRIPT = ROOT / "benchmarks/gpu_check.sh"
 needs_script = pytest.mark.skipif(
-    not SCRIPT.exists() or not shutil.which("bash") or not shutil.which("timeout"),
-    reason="needs the source tree, bash and timeout",
+    not SCRIPT.exists() or not shutil.which("bash"), reason="needs the source tree and bash"
 )
 PYTHON = r"""#!/usr/bin/env bash
 all="$*"
@@ -28,7 +29,9 @@ case $all in
   -) eval "$STUB_FACTS" ;;
   *"-m pip install"*) eval "$STUB_BUILD" ;;
   *doctor.report*) eval "$STUB_DOCTOR" ;;
+  *test_over_nccl*) eval "$STUB_NCCL" ;;
   *"-m pytest"*) eval "$STUB_TESTS" ;;
+  *benchmarks.gpu.prof*) eval "$STUB_PROF" ;;
   *benchmarks.gpu_small*) eval "$STUB_SMALL" ;;
   *"benchmarks.gpu "*) eval "$STUB_MEASURE" ;;
   *) exec "$STUB_REAL" "${arguments[@]}" ;;
@@ -38,10 +41,25 @@ SANITIZER = r"""#!/usr/bin/env bash
 printf 'caching off: %s; %s\n' "${PYTORCH_NO_CUDA_MEMORY_CACHING:-}" "$*" >>"$STUB/sanitized"
 eval "$STUB_SANITIZER"
 """
-TOOLS = ("bash", "basename", "cat", "cut", "date", "dirname", "env", "grep", "head", "mkdir",
-         "mktemp", "mv", "nproc", "rm", "sleep", "tail", "tee", "timeout")  # fmt: skip
-STEPS = ("build", "doctor", "tests", "small_clouds", "measure",
-         "memcheck", "racecheck", "synccheck", "initcheck")  # fmt: skip
+NCU = r"""#!/usr/bin/env bash
+while [ "$1" != "$PYTHON" ]; do shift; done
+"$@"
+"""
+FACTS = {
+    "torch": "2.11",
+    "devices": ["H100 (sm_90)"],
+    "architectures": ["90"],
+    "path": ["/a path"],
+    "packages": {"numpy": "2.5", "scikit-build-core": "1.1", "pybind11": "3.1", "gudhi": None},
+}
+TOOLS = ("bash", "cat", "dirname", "env", "sleep")
+STEPS = ("build", "doctor", "small_clouds", "tests", "measure",
+         "memcheck", "racecheck", "synccheck", "initcheck", "nccl")  # fmt: skip
+
+
+def facts(**changed: Any) -> str:
+    """What the stub of Python says of the machine, as a command."""
+    return f"echo '{json.dumps(FACTS | changed)}'"
 
 
 class Machine:
@@ -60,17 +78,20 @@ class Machine:
         self.install("stub python", PYTHON)
         self.install("nvcc", "#!/usr/bin/env bash\necho 'release 13.0, V13'\n")
         self.install("compute-sanitizer", SANITIZER)
+        self.install("ncu", NCU)
         self.environment = {
             "PATH": str(self.bin),
             "CUDA_HOME": str(folder / "no cuda"),
             "PYTHON": str(self.bin / "stub python"),
             "STUB": str(folder),
             "STUB_REAL": sys.executable,
-            "STUB_FACTS": "printf '2.11\\n90\\nH100 (sm_90)\\n'",
+            "STUB_FACTS": facts(),
             "STUB_BUILD": "echo built",
             "STUB_DOCTOR": "echo CUDA kernels built for sm_90",
             "STUB_TESTS": "echo 150 passed",
-            "STUB_SMALL": "echo what the CPU core gives",
+            "STUB_NCCL": "echo 15 passed",
+            "STUB_PROF": "echo 7 of 7 works called once",
+            "STUB_SMALL": 'if [ "$output" ]; then echo "| a map |" >"$output"; fi; echo 133 cases',
             "STUB_MEASURE": 'echo "| a table |" >"$output"; echo 21 rows',
             "STUB_SANITIZER": "echo 'ERROR SUMMARY: 0 errors'",
         }
@@ -102,6 +123,13 @@ class Machine:
         """The steps of report.json."""
         record = json.loads((self.out / "report.json").read_text(encoding="utf-8"))
         return {step["name"]: step["result"] for step in record["steps"]}
+
+    def log(self, name: str) -> str:
+        """What a step printed, from the archive."""
+        with tarfile.open(self.out / "logs.tgz") as archive:
+            member = archive.extractfile(f"logs/{name}.log")
+            assert member is not None
+            return member.read().decode()
 
     def calls(self, word: str) -> list[str]:
         lines = (self.folder / "calls").read_text(encoding="utf-8").splitlines()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from gpu_goals import GOALS
-from tsloss_fast.benchmarks import gpu_small
 from tsloss_fast.benchmarks.gpu import clock as clocks
+from tsloss_fast.benchmarks.gpu import prof
 from tsloss_fast.benchmarks.gpu.clock import TINY, Clock, Work
 from tsloss_fast.benchmarks.gpu.parts import PARTS, TABLE
 from tsloss_fast.benchmarks.gpu.rows import Kernels, Row
@@ -162,20 +162,34 @@ def test_a_profile_without_kernels_is_an_error(
         clock.kernels(TINY)
 
 
-def test_small_clouds_run_on_the_cpu_and_a_wrong_result_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_profiler_sees_one_warmed_call_of_each_work(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_small, "SIZES", ((2, 5, 3), (4, 8, 2)))
-    monkeypatch.setattr(gpu_small, "ABOVE_STORED", 40)
-    assert gpu_small.main(["cpu"]) == 0
-    assert capsys.readouterr().out.startswith("32 batches, a large cloud and two matrices")
-    right, calls = gpu_small.h0_persistence, []
+    seen: list[object] = []
+    for module, name in (("profiler", "start"), ("profiler", "stop"), ("nvtx", "range_pop")):
+        monkeypatch.setattr(getattr(torch.cuda, module), name, lambda name=name: seen.append(name))
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", seen.append)
+    monkeypatch.setattr(clock, "call", lambda work: lambda: seen.append(work))
+    monkeypatch.setattr(prof, "Clock", lambda rehearse: clock)
+    assert prof.main([]) == 0
+    wanted = [
+        event
+        for name, work in prof.WORKS.items()
+        for event in (work, "start", name, work, "range_pop", "stop")
+    ]
+    assert seen == wanted
+    assert capsys.readouterr().out.splitlines() == [*prof.WORKS, "7 of 7 works called once"]
 
-    def wrong(*arguments: Any) -> Any:
-        calls.append(arguments)
-        deaths, edges = right(*arguments)
-        return type(right(*arguments))(deaths, edges.flip(-1) if len(calls) == 2 else edges)
 
-    monkeypatch.setattr(gpu_small, "h0_persistence", wrong)
-    with pytest.raises(AssertionError, match=r"float32, 'euclidean', 5, 3.*not what the CPU core"):
-        gpu_small.main(["cpu"])
+def test_every_work_with_a_goal_is_profiled_and_some_can_be_chosen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    works = {name.partition(", graph")[0].partition(", eager")[0] for name in GOALS}
+    assert works - {"host synchronisations"} == set(prof.WORKS)
+    assert prof.main(["--rehearse", "1x4096x768", "(1, 20, 2048)"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["(1, 20, 2048)", "(1, 4096, 768)"]
+    assert prof.main(["--rehearse", "--seconds", "0", "1x4096x768"]) == 3
+    assert "NOT RUN: (1, 4096, 768): no time was left" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        prof.main(["--rehearse", "2x2x2"])
+    assert "'2x2x2' is none of (1, 20, 2048), " in capsys.readouterr().err

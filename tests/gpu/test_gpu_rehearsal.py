@@ -116,6 +116,14 @@ def test_a_process_that_hangs_costs_the_rest_of_its_part_alone(
     assert "| (1, 49152, 576) |" in text
 
 
+def test_a_rehearsal_of_some_rows_has_no_others(tmp_path: Path) -> None:
+    status, target = rehearse(tmp_path, WORKING_GUDHI, "kernels of 1x4096x768", "synchronisations")
+    assert status == 0
+    record = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["work"].partition(" of")[0] for row in record["rows"]] == ["host synchronisations"]
+    assert [found["work"] for found in record["kernels"]] == ["(1, 4096, 768)"]
+
+
 def test_without_time_every_part_is_named(tmp_path: Path) -> None:
     status, target = rehearse(tmp_path, WORKING_GUDHI, "--seconds", "0")
     assert status == 3
@@ -131,6 +139,7 @@ def test_arguments_that_cannot_be_are_refused(
     for bad in (
         ["--seconds", "-1"],
         ["--seconds", "nan"],
+        ["1x2x3"],
         ["--output", str(tmp_path / "file" / "gpu.md")],
     ):
         with pytest.raises(SystemExit) as caught:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tsloss_fast.benchmarks.gpu.rows import REHEARSAL, Kernels, Report, Row, line
+from tsloss_fast.benchmarks.gpu.rows import REHEARSAL, Kernels, Report, Row, line, select
 
 
 def cells(row: Row) -> list[str]:
@@ -63,3 +63,25 @@ def test_kernels_are_listed_with_their_times() -> None:
     assert "| `a/b` |" in text
     assert "rehearsal" not in text
     assert REHEARSAL in Report(True, kernels=[found]).kernels_markdown()
+
+
+PARTS = ["(1, 20, 2048)", "(1024, 20, 2048)", "host synchronisations", "kernels of (1, 20, 2048)"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ([], [0, 1, 2, 3]),
+        (["1x20x2048"], [0, 3]),
+        (["(1, 20, 2048) forward + backward, eager"], [0]),
+        (["kernels", "synchronisations"], [2, 3]),
+        (["kernels of 1x20x2048", "1024x20x2048"], [1, 3]),
+    ],
+)
+def test_rows_are_chosen_by_their_words_or_by_a_line(wanted: list[str], chosen: list[int]) -> None:
+    assert select(wanted, PARTS) == [PARTS[k] for k in chosen]
+
+
+def test_a_row_that_there_is_not_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"'2x20x2048' is none of \(1, 20, 2048\), "):
+        select(["1x20x2048", "2x20x2048"], PARTS)

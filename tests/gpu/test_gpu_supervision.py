@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,38 @@ def supervised(script: Callable[[list[str]], Iterator[dict[str, Any]]]) -> tuple
 
     found = list(supervision.supervise(True, 100.0, start))
     return [f for f in found if not isinstance(f, dict)], len(started)
+
+
+def test_only_the_wanted_parts_are_measured() -> None:
+    tasks = []
+
+    def start(task: Any, *_: object) -> FakeProcess:
+        tasks.append(list(task["parts"]))
+        return FakeProcess(part_by_part(), task)
+
+    wanted = {ALL_PARTS[2], ALL_PARTS[-1]}
+    list(supervision.supervise(True, 100.0, start, wanted.__contains__))
+    assert tasks == [[ALL_PARTS[2]], [ALL_PARTS[-1]]]
+
+
+def test_parts_of_a_kind_that_broke_a_process_come_last() -> None:
+    order = []
+
+    def script(parts: list[str]) -> Iterator[dict[str, Any]]:
+        yield {"began": True}
+        for part in parts:
+            order.append(part)
+            if part == "a1":
+                return
+            yield {"done": part}
+
+    found = supervision.in_processes(
+        ["a1", "a2", "b1", "a3", "b2"], {}, ("m", "f"), time.monotonic() + 100,
+        lambda task, *_: FakeProcess(script, task), kind=lambda name: name[0],
+    )  # fmt: skip
+    lost = [event for event in found if "lost" in event]
+    assert lost == [{"lost": "a1", "ending": "ended with status 1: boom"}]
+    assert order == ["a1", "b1", "b2", "a2", "a3"]
 
 
 def part_by_part(
