@@ -120,16 +120,17 @@ def _words(name: str) -> set[str]:
 
 
 def select(wanted: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names that are meant by words of them (`1x100x4096`, `kernels`) or by a line of the table
-    (`(1, 100, 4096) forward + backward, eager`); all of them if nothing is wanted."""
+    """The names that hold all words of what is wanted (`1x100x4096`, `kernels`), or that a wanted
+    line of the table begins with; all names if nothing is wanted."""
     names = list(names)
-    found = {
-        w: [n for n in names if (a := _words(w)) <= _words(n) or a >= _words(n)] for w in wanted
-    }
-    for one, matches in found.items():
-        if not matches:
+    chosen = set() if wanted else set(names)
+    for one in wanted:
+        holding = [name for name in names if _words(one) <= _words(name)]
+        found = holding or [name for name in names if one.startswith(name)]
+        if not found:
             raise ValueError(f"{one!r} is none of {', '.join(names)}")
-    return [n for n in names if not wanted or any(n in matches for matches in found.values())]
+        chosen.update(found)
+    return [name for name in names if name in chosen]
 
 
 REHEARSAL = "**A rehearsal on the CPU with small clouds: no figure here is a measurement.**"

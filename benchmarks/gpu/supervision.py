@@ -60,7 +60,7 @@ def in_processes(
     start: Callable[..., Any] = Process,
     kind: Callable[[str], str] = str,
 ) -> Iterator[dict[str, Any]]:
-    """Give the parts of a task to a process, and what a process does not finish to the next one.
+    """Run the parts of a task in a process, and those that it does not finish in the next one.
 
     Yields the events of the processes but for {"done": part}, and {"lost": part, "ending": text}
     for each part that its process did not survive, or without a text if no time was left. A process

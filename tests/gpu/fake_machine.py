@@ -125,7 +125,7 @@ class Machine:
         return {step["name"]: step["result"] for step in record["steps"]}
 
     def log(self, name: str) -> str:
-        """What a step printed, from the archive."""
+        """The output of a step, from the archive."""
         with tarfile.open(self.out / "logs.tgz") as archive:
             member = archive.extractfile(f"logs/{name}.log")
             assert member is not None

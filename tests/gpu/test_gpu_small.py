@@ -36,7 +36,7 @@ def rehearsed(build_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def cells(text: str) -> dict[tuple[str, str], str]:
-    """What a map says of each kind of case and path."""
+    """The cells of a map, by the kind of case and the path."""
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     paths, _, *rows = ([cell.strip() for cell in line] for line in lines)
     return {(row[0], path): cell for row in rows for path, cell in zip(paths, row, strict=True)}
