@@ -13,9 +13,9 @@
 # when it begins, so that a slow step starves none of those after it. $GPU_CHECK_TESTS (ids of pytest),
 # $GPU_CHECK_ROWS (of the table) and $GPU_CHECK_CASES (of small_clouds and of the sanitizers) choose some.
 #
-# Writes to OUT_DIR: report.md, report.json, gpu.md (the table of goals) and logs.tgz (what each step printed
-# and wrote). Exit status: 0 if everything ran and passed, 1 if a step failed, 2 for wrong usage, 3 if nothing
-# failed but something could not run here, 130 if it was stopped by a signal.
+# Writes to OUT_DIR: report.md, report.json, gpu.md (the table of goals), logs.tgz (what each step printed and
+# wrote) and prof.ncu-rep (of ncu). Exit status: 0 if everything ran and passed, 1 if a step failed, 2 for
+# wrong usage, 3 if nothing failed but something could not run here, 130 if it was stopped by a signal.
 PYTHON=${PYTHON:-python3}
 if ! found=$(command -v -- "$PYTHON"); then
   echo "gpu_check.sh: $PYTHON was not found; set PYTHON to a Python with torch for CUDA" >&2

@@ -42,7 +42,10 @@ printf 'caching off: %s; %s\n' "${PYTORCH_NO_CUDA_MEMORY_CACHING:-}" "$*" >>"$ST
 eval "$STUB_SANITIZER"
 """
 NCU = r"""#!/usr/bin/env bash
-while [ "$1" != "$PYTHON" ]; do shift; done
+while [ "$1" != "$PYTHON" ]; do
+  if [ "$1" = --export ]; then echo a profile >"$2.ncu-rep"; fi
+  shift
+done
 "$@"
 """
 FACTS = {

@@ -73,6 +73,7 @@ def test_named_steps_run_alone_after_the_build(fake: Machine) -> None:
     named = ("ncu=70", "tests", "measure=5.5", "memcheck")
     assert fake.check(str(fake.out), *named, **chosen) == 0, fake.report
     assert list(fake.results) == ["build", "tests", "measure", "memcheck", "ncu"]
+    assert (fake.out / "prof.ncu-rep").read_text(encoding="utf-8") == "a profile\n"
     assert fake.calls("-m pytest")[0].endswith(
         f" {ROOT}/tests/gpu/test_a.py::test_x[2-y] {ROOT}/tests/test_b.py"
     )
