@@ -70,9 +70,9 @@ def test_named_steps_run_alone_after_the_build(fake: Machine) -> None:
         "GPU_CHECK_ROWS": "1x100x4096 '(1, 20, 2048)'",
         "GPU_CHECK_CASES": "3 float32-matrix-2x70x70",
     }
-    named = ("ncu=70", "tests", "measure=5.5", "memcheck")
+    named = ("nccl", "ncu=70", "tests", "measure=5.5", "memcheck")
     assert fake.check(str(fake.out), *named, **chosen) == 0, fake.report
-    assert list(fake.results) == ["build", "tests", "measure", "memcheck", "ncu"]
+    assert list(fake.results) == ["build", "tests", "measure", "memcheck", "ncu", "nccl"]
     assert (fake.out / "prof.ncu-rep").read_text(encoding="utf-8") == "a profile\n"
     assert fake.calls("-m pytest")[0].endswith(
         f" {ROOT}/tests/gpu/test_a.py::test_x[2-y] {ROOT}/tests/test_b.py"

@@ -86,6 +86,12 @@ def test_whatever_did_not_run_is_named_in_both_reports(fake: Machine) -> None:
         assert f"  - {reason}\n" in fake.report
 
 
+def test_an_internal_error_of_pytest_is_a_failure(fake: Machine) -> None:
+    """Its exit status is that of our programs where something could not run."""
+    assert fake.check(STUB_TESTS="echo INTERNALERROR; exit 3") == 1
+    assert fake.results["tests"] == "failed"
+
+
 def test_tables_of_an_earlier_run_are_not_shown(fake: Machine) -> None:
     assert fake.check() == 0
     assert fake.check(STUB_MEASURE="exit 1") == 1
@@ -101,13 +107,15 @@ def test_without_time_every_step_is_named(fake: Machine) -> None:
 
 
 def test_a_step_that_hangs_is_stopped_and_starves_no_other(fake: Machine) -> None:
-    hang = "echo begun; sleep 1000"
+    hang = "echo begun; sleep 1000 & echo $! >$STUB/child; wait"
     assert fake.check(GPU_CHECK_SECONDS="40", STUB_TESTS=hang) == 1
     assert "- tests: FAILED as it was stopped after" in fake.report
     assert "begun" in fake.report
     assert fake.results == dict.fromkeys(STEPS, "passed") | {"tests": "failed"}
     record = json.loads((fake.out / "report.json").read_text(encoding="utf-8"))
     assert record["seconds"] < 40
+    child = Path("/proc", (fake.folder / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"  # dead, if not yet waited for
 
 
 @pytest.mark.parametrize("seconds", [290.0, 460.0])
