@@ -165,7 +165,7 @@ class Check:
 
     def log(self, name: str) -> list[str]:
         path = self.logs / f"{name}.log"
-        return path.read_text(errors="replace").splitlines() if path.exists() else []
+        return path.read_text("utf-8", "replace").splitlines() if path.exists() else []
 
     def note(self, name: str, result: str, reason: str, seconds: float = 0.0) -> None:
         """Record how a step went, and everything of it that could not run."""
@@ -174,12 +174,12 @@ class Check:
         how = {"passed": f"passed ({seconds:.0f} s).", "failed": "FAILED", "not run": "NOT RUN:"}
         self.say(f"- {name}: {how[result]} {reason}")
         if result == "failed":
-            tail = "\n".join(line[:300] for line in self.log(name)[-25:])
+            tail = "\n".join(line[:300] for line in self.log(name)[-30:])
             self.say(f"\nThe end of {name}.log:\n\n```\n{tail}\n```\n")
         for line in self.log(name):
             if line.startswith("SKIPPED") or "NOT RUN: " in line:
                 self.parts.append(Step(f"of {name}", reason=re.sub(r"[\s|]+", " ", line).strip()))
-                self.say(f"  - {self.parts[-1].reason}")
+                self.say(f"  - {self.parts[-1].reason[:300]}")
         table = self.logs / TABLES.get(name, "none")
         if table.exists():
             self.say(f"\n{table.read_text(encoding='utf-8')}")
@@ -287,11 +287,13 @@ class Check:
                     *arguments]  # fmt: skip
 
         def tests(names: Iterable[str]) -> list[str]:
-            """Without options that need plugins: those of the machine are not loaded."""
+            """Without options that need plugins: those of the machine are not loaded. pytest prints
+            names of tests relative to the folder that it runs in, so what leads to `tests` goes."""
+            paths = (f"{ROOT}/{re.sub('^.*?(?=tests/)', '', name)}" for name in names)
             options = ["-v", "-rfEs", "-m", "gpu", "--tb=short", "--maxfail=25",
                        "-p", "no:cacheprovider", "-o", "addopts=", "-o", "faulthandler_timeout=60",
                        "-c", f"{ROOT}/pyproject.toml", "--rootdir", str(ROOT)]  # fmt: skip
-            return [*run, "-m", "pytest", *options, *(f"{ROOT}/{name}" for name in names)]
+            return [*run, "-m", "pytest", *options, *paths]
 
         rows = chosen("GPU_CHECK_ROWS")
         cases = [word for case in chosen("GPU_CHECK_CASES") for word in ("--case", case)]

@@ -45,6 +45,7 @@ ALL_PATHS = {**PATHS, LARGE: "forest of computed keys", **MATRICES}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 METRICS = ("euclidean", "sqeuclidean", "cosine", "manhattan")
 MATRIX = "matrix"
+LATE = "NOT RUN: no time was left"
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,7 @@ def worker() -> None:
 
 def in_this_process(names: Sequence[str], device: str, end: float) -> Iterator[tuple[str, str]]:
     for name in names:
-        late = time.monotonic() >= end
-        yield name, "NOT RUN: no time was left" if late else compare(CASES[name], device)
+        yield name, LATE if time.monotonic() >= end else compare(CASES[name], device)
 
 
 def in_others(
@@ -163,8 +163,7 @@ def in_others(
             yield event["case"], event["found"]
         elif "lost" in event:
             ending = event["ending"]
-            lost = f"ERROR: its process {ending}" if ending else "NOT RUN: no time was left"
-            yield event["lost"], lost
+            yield event["lost"], f"ERROR: its process {ending}" if ending else LATE
 
 
 def table(found: dict[str, str]) -> str:
@@ -178,7 +177,7 @@ def table(found: dict[str, str]) -> str:
         lines.append(f"| {kind} | {' | '.join(cells.get(shape, '') for shape in shapes)} |")
     lines.append("")
     for name, text in found.items():
-        if text:
+        if text not in ("", LATE):
             lines.append(f"- {name} ({ALL_PATHS[CASES[name].shape]}): {text}")
     return "\n".join(lines) + "\n"
 
@@ -214,15 +213,18 @@ def main(argv: Sequence[str] | None = None, entry: tuple[str, str] = ENTRY) -> i
     found = {}
     for name, text in results:
         found[name] = text
-        print(f"{name}: {text or 'ok'}", flush=True)
+        if text != LATE:
+            print(f"{name}: {text or 'ok'}", flush=True)
         if arguments.output is not None:
             replace(arguments.output, table(found).encode())
-    late = sum(text.startswith("NOT RUN") for text in found.values())
-    bad = [name for name, text in found.items() if text and not text.startswith("NOT RUN")]
+    late = [name for name, text in found.items() if text == LATE]
+    bad = [name for name, text in found.items() if text not in ("", LATE)]
     print(f"\n{table(found)}")
+    if late:
+        print(f"{LATE} for {len(late)} cases: {' '.join(late)}")
     print(
-        f"{len(found) - late - len(bad)} of {len(names)} cases give what the CPU core gives; "
-        f"{len(bad)} failed, {late} were not run"
+        f"{len(found) - len(late) - len(bad)} of {len(names)} cases give what the CPU core gives; "
+        f"{len(bad)} failed, {len(late)} were not run"
     )
     return 1 if bad else 3 if late else 0
 

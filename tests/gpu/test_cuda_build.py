@@ -141,6 +141,12 @@ def test_a_build_with_kernels_imports_and_registers_them(checked: Checked) -> No
         assert "on CUDA device 0: cudaError" in lines[2]
 
 
+def test_sanitizers_and_profilers_find_the_lines_of_the_source(checked: Checked) -> None:
+    """-lineinfo, which a usual build does without: 8.6 MB of objects instead of 3.8."""
+    (module,) = (checked.site / "tsloss_fast").glob("_core*.so")
+    assert b"debug_line" in module.read_bytes()
+
+
 def test_no_library_of_a_driver_is_needed_to_load_it(checked: Checked) -> None:
     (module,) = (checked.site / "tsloss_fast").glob("_core*.so")
     said = subprocess.run(["ldd", str(module)], capture_output=True, text=True, check=True).stdout

@@ -66,7 +66,7 @@ def test_small_clouds_come_first_and_nccl_alone_and_last(fake: Machine) -> None:
 
 def test_named_steps_run_alone_after_the_build(fake: Machine) -> None:
     chosen = {
-        "GPU_CHECK_TESTS": "tests/gpu/test_a.py::test_x[2-y] tests/test_b.py",
+        "GPU_CHECK_TESTS": "../work/tests/gpu/test_a.py::test_x[2-y] tests/test_b.py",
         "GPU_CHECK_ROWS": "1x100x4096 '(1, 20, 2048)'",
         "GPU_CHECK_CASES": "3 float32-matrix-2x70x70",
     }
@@ -185,7 +185,7 @@ def test_a_build_that_fails_shows_the_end_of_its_log(fake: Machine) -> None:
     assert fake.check(STUB_BUILD=build) == 1
     assert "- build: FAILED with exit status 7" in fake.report
     assert "line 40\nerror: no such kernel\n```" in fake.report
-    assert "line 15\n" not in fake.report
+    assert "line 10\n" not in fake.report
     assert fake.log("build").startswith("line 1\n")
     assert fake.results == {"build": "failed"} | dict.fromkeys(STEPS[1:], "not run")
     assert "A step failed." in fake.report

@@ -1,4 +1,4 @@
-"""The commands of benchmarks/gpu_check.md, pasted where there is no time for a mistake."""
+"""The commands of benchmarks/gpu_check.md must work the first time that they are pasted."""
 
 from __future__ import annotations
 
