@@ -71,7 +71,7 @@ _FUSED = re.compile(r"\tvfn?m(?:add|sub)")
 
 
 def _assembly_by_function(command: str) -> dict[str, str]:
-    """What a compiler writes for each function of the source that it was told to compile."""
+    """Run a compiler command up to the assembly; return that of each function by its symbol."""
     words = shlex.split(command)
     output = words.index("-o")
     del words[output : output + 2]
@@ -89,8 +89,8 @@ def _assembly_by_function(command: str) -> dict[str, str]:
 )
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the instructions of x86-64")
 def test_no_compiler_fuses_operations_where_bits_are_promised(tmp_path: Path) -> None:
-    """As the package is built, but for a processor whose every function may use fused operations,
-    such as that of an aarch64 machine may."""
+    """The build is that of the package, but for a processor that can fuse operations in every
+    function, as those of aarch64 machines can."""
     pytest.importorskip("pybind11")
     march = "CMAKE_CXX_FLAGS=-march=x86-64-v3 -w"
     done = configure(tmp_path, march, "CMAKE_EXPORT_COMPILE_COMMANDS=ON", "TSLOSS_CUDA=OFF")

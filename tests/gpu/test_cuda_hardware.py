@@ -138,8 +138,8 @@ def test_random_clouds_on_the_device() -> None:
 
 @pytest.fixture(params=[0, 255])
 def poison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Fills all memory that the operators ask for: workspaces with one byte, results with NaN or
-    the largest integer. Yields the sizes of the workspaces, as they are asked for."""
+    """Fill all memory that the operators ask for: workspaces with one byte, results with NaN or
+    the largest integer. The list gets the size of each workspace."""
     workspace, sizes = _ops_cuda._workspace, []
 
     def poisoned(*arguments: Any) -> torch.Tensor:

@@ -12,7 +12,7 @@ from source_tree import ROOT
 
 pytestmark = pytest.mark.skipif(not HAVE_SOURCES, reason="needs the source tree and g++")
 
-# What a block of an H100 can have, less the 48 bytes of static shared memory of the fake kernels.
+# Dynamic shared memory that a block of an H100 can have, when its kernel declares 48 bytes besides.
 MOST = (227 << 10) - 48
 SMALL, LARGE = 20, 220  # points whose trees need little, and more than 48 KiB of, shared memory
 _devices = itertools.count(1)
@@ -37,7 +37,7 @@ class Launches:
 
     @property
     def calls(self) -> list[tuple[str, int, int]]:
-        """What was called, the kernel, and bytes of dynamic shared memory."""
+        """The kind of each call, the number of its kernel, and bytes of dynamic shared memory."""
         lines = self._library.all_calls().decode().splitlines()
         return [(what, int(kernel), int(size)) for what, kernel, size in map(str.split, lines)]
 
