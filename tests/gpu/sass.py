@@ -8,6 +8,7 @@ square roots, follow their kernel in its section."""
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shutil
 from collections import Counter
@@ -49,14 +50,15 @@ class Kernel:
         self.labels: dict[str, int] = {}
 
     def local_memory(self) -> list[str]:
-        """Return the instructions that use the stack: local memory, or an address on the stack,
-        which a generic load can reach. R1 is the stack's and is only ever set where none is used.
-        """
+        """Return the instructions that use local memory: its loads and stores, and what uses the
+        stack pointer R1, since generic loads reach what is on the stack. A kernel without a stack
+        only ever sets R1, from the constants of the launch."""
+        set_only = re.compile(r"R1, (RZ, RZ, )?c\[0x0\]\[0x\w+\]")
         return [
             str(one)
-            for at, one in enumerate(self.code)
+            for one in self.code
             if one.name in {"LDL", "STL"}
-            or (re.search(r"\bR1\b", one.operands) and not re.match(r"R1, c\[", one.operands))
+            or (re.search(r"\bR1\b", one.operands) and not set_only.fullmatch(one.operands))
         ]
 
     def flushes(self, inverse_of_normal: bool = False) -> list[str]:
@@ -111,10 +113,12 @@ class Kernel:
         the blocks that may come next. A call comes back. What a warp does that has diverged where
         its lanes meet, a slow path for a case that the kernels exclude, is left out."""
         ends = {"BRA", "EXIT", "RET"}
+        if unknown := [one for one in self.code if one.name in {"BRX", "BRXU", "JMX", "JMXU"}]:
+            raise ValueError(f"{self.symbol} has a branch to a computed place: {unknown[0]}")
         starts = {0, *self.labels.values()}
         starts |= {at + 1 for at, one in enumerate(self.code) if one.name in ends}
         bounds = sorted({*starts, len(self.code)})
-        stop = dict(zip(bounds, bounds[1:], strict=False))
+        stop = dict(itertools.pairwise(bounds))
         graph: dict[int, tuple[range, list[int]]] = {}
         left = [0]
         while left:
@@ -168,7 +172,9 @@ class Kernel:
     def hottest_loop(self) -> tuple[int, int]:
         """Return how many instructions of the inner loop with most arithmetic are arithmetic, and
         how many it has."""
-        counts = [(sum(one.name in ARITHMETIC for one in loop), len(loop)) for loop in self.inner_loops()]
+        counts = [
+            (sum(one.name in ARITHMETIC for one in loop), len(loop)) for loop in self.inner_loops()
+        ]
         return max(counts, default=(0, 0))
 
 
