@@ -15,12 +15,13 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-# The work itself, in single and in double precision: sums, products, comparisons, least and
-# largest. Loads, conversions, addresses, integer keys, moves and branches are not counted.
+# Floating-point arithmetic in single and in double precision: sums, products, comparisons, minima
+# and maxima. Loads, conversions, addresses, integer keys, moves and branches are overhead.
 ARITHMETIC = {"FADD", "FMUL", "FFMA", "FSETP", "FMNMX", "FADD2", "FMUL2", "FFMA2", "FMNMX3"}
 ARITHMETIC |= {"DADD", "DMUL", "DFMA", "DSETP"}
-# A number of 32 bits is a load's width unless it names another.
+# Widths that a load may name. Without one it loads 4 bytes.
 BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
+# The last step of the reciprocal of an integer in a division.
 DIVISION = "F2I.FTZ.U32.TRUNC.NTZ"
 
 
@@ -50,9 +51,9 @@ class Kernel:
         self.labels: dict[str, int] = {}
 
     def local_memory(self) -> list[str]:
-        """Return the instructions that use local memory: its loads and stores, and what uses the
-        stack pointer R1, since generic loads reach what is on the stack. A kernel without a stack
-        only ever sets R1, from the constants of the launch."""
+        """Return the instructions that use local memory: its loads and stores, and those that read
+        or move the stack pointer R1, because generic loads can reach the stack through it. A kernel
+        without a stack only sets R1, from the constants of the launch."""
         set_only = re.compile(r"R1, (RZ, RZ, )?c\[0x0\]\[0x\w+\]")
         return [
             str(one)
@@ -62,12 +63,13 @@ class Kernel:
         ]
 
     def flushes(self, inverse_of_normal: bool = False) -> list[str]:
-        """Return the instructions that take a subnormal float32 for 0: those that say so, and the
-        approximations of the special function unit, which do not say it.
+        """Return the instructions that take a subnormal float32 for 0: those with the modifier FTZ,
+        and the approximations of the special function unit, which flush without that modifier.
 
-        A division of integers has one of each, of numbers that are never subnormal: the inverse of
-        an integer, and an estimate of 2^32 divided by it. `inverse_of_normal` allows for inverses
-        of which the source promises that they and their arguments are normal."""
+        A division of integers contains one of each kind, but their arguments are never subnormal:
+        they are an integer and an estimate of 2^32 divided by it, so both are allowed.
+        `inverse_of_normal` allows MUFU.RCP everywhere, for kernels whose source guarantees that
+        the argument and the result are normal numbers."""
         found = []
         for at, one in enumerate(self.code):
             if "FTZ" in one.modifiers:
@@ -84,14 +86,15 @@ class Kernel:
     def writer(self, at: int) -> Instruction:
         """Return the last instruction before `at`, in the order of the text, that wrote the last
         operand of the one there."""
-        register = self.code[at].operands.rpartition(",")[2].strip(" |-").removesuffix(".reuse")
+        register = self.code[at].operands.rpartition(",")[2].strip(" |-")
         for one in reversed(self.code[:at]):
             if re.match(rf"{register}\b", one.operands):
                 return one
         return Instruction("", "", "")
 
     def incoherent_loads(self) -> list[str]:
-        """Return the loads through the cache that does not see what the launch itself writes."""
+        """Return the loads through the read-only cache, which may miss what the same launch has
+        written, and the loads of textures, which use the same cache."""
         return [
             str(one)
             for one in self.code
@@ -100,8 +103,8 @@ class Kernel:
         ]
 
     def loads(self) -> Counter[int]:
-        """Return how many loads from global memory the code has of each number of bytes. Generic
-        loads, whose addresses are in global or shared memory, and copies to shared memory count."""
+        """Return the number of instructions that load from global memory, by the bytes they load.
+        Copies to shared memory count, and so do generic loads, whose address may be in either."""
         return Counter(
             next((BYTES[m] for m in one.modifiers if m in BYTES), 4)
             for one in self.code
@@ -109,9 +112,9 @@ class Kernel:
         )
 
     def _graph(self) -> dict[int, tuple[range, list[int]]]:
-        """Return, by the place of its first instruction, each basic block that can be reached and
-        the blocks that may come next. A call comes back. What a warp does that has diverged where
-        its lanes meet, a slow path for a case that the kernels exclude, is left out."""
+        """Return each basic block that can be reached, by the place of its first instruction, with
+        the blocks that may follow it. A call counts as one instruction. The targets of BRA.DIV are
+        left out: they are a slow path for warps that have diverged before a shuffle or a vote."""
         ends = {"BRA", "EXIT", "RET"}
         if unknown := [one for one in self.code if one.name in {"BRX", "BRXU", "JMX", "JMXU"}]:
             raise ValueError(f"{self.symbol} has a branch to a computed place: {unknown[0]}")
@@ -137,14 +140,14 @@ class Kernel:
         return graph
 
     def inner_loops(self) -> list[list[Instruction]]:
-        """Return the instructions of each loop that has no loop within it: the blocks from which a
-        branch leads back to a block through which all ways to them lead."""
+        """Return the instructions of each natural loop that contains no other. A loop's header
+        dominates a block that branches back to it, which a jump back from cold code does not."""
         graph = self._graph()
         before: dict[int, list[int]] = {start: [] for start in graph}
         for start, (_, follow) in graph.items():
             for to in follow:
                 before[to].append(start)
-        # Dominators, as the largest solution of their equations.
+        # The dominators of all blocks are the largest solution of these equations.
         dominators = {start: set(graph) for start in graph}
         dominators[0] = {0}
         changed = True
@@ -170,8 +173,8 @@ class Kernel:
         ]
 
     def hottest_loop(self) -> tuple[int, int]:
-        """Return how many instructions of the inner loop with most arithmetic are arithmetic, and
-        how many it has."""
+        """Return two numbers of instructions of the inner loop with most arithmetic: those that are
+        arithmetic, and all."""
         counts = [
             (sum(one.name in ARITHMETIC for one in loop), len(loop)) for loop in self.inner_loops()
         ]

@@ -1,6 +1,6 @@
-"""What nvcc says of the kernels, and what their machine code shows: no warning, no spill, no local
-memory, enough warps at a time, no rounding of subnormal numbers to 0, no load that misses what the
-launch writes.
+"""nvcc compiles the kernels without a warning, a spill or local memory, and a multiprocessor holds
+enough of their warps. Their machine code rounds no subnormal number to 0 and has no load that may
+miss what the same launch has written.
 
 TSLOSS_UPDATE=1 compiles for every architecture and writes the tables anew, which a change of the
 kernels needs; without it, some stand for all."""
@@ -51,10 +51,10 @@ KERNELS = {
     "find_incident_edges": (1024, 0.5),
     "route_gradient": (128, 0.25),
 }
-# The architecture whose machine code is recorded: that of the GPU that is measured.
+# Machine code is recorded for one architecture: the one that is measured.
 RECORDED = 90
-# Kernels that take the fast inverse of port.cuh, `rough_inverse`, which takes subnormal numbers for
-# 0. Its arguments are in [1, 2^60).
+# These kernels call `rough_inverse` of port.cuh, which flushes subnormal numbers to 0. Its
+# arguments lie in [1, 2^60), so neither they nor their inverses are subnormal.
 ROUGH_INVERSES = {"route_gradient"}
 
 pytestmark = [
@@ -123,9 +123,10 @@ def titles() -> tuple[str, str]:
         f"Kernels as compiled by nvcc {release()}: registers of a thread / bytes of static shared "
         "memory / share of a multiprocessor's warps that fit.",
         f"Their machine code for sm_{RECORDED} by nvcc {release()}, for each type of the points' "
-        "coordinates: loads from global memory as bytes × number of instructions, and the share of "
+        "coordinates: loads from global memory as bytes × number of instructions / share of "
         "floating-point arithmetic among the instructions of the inner loop that has most of it. "
-        "Of several instances for one type, the one of least share stands here.",
+        "A kernel may have several instances for one type; the table shows the one with the least "
+        "share.",
     )
 
 
@@ -176,8 +177,8 @@ def code_table(code: list[sass.Kernel]) -> str:
 
 
 def written_cells(which: int) -> dict[tuple[str, str], str]:
-    """Return the cells of a table of the file; none if another compiler wrote it, whose code may be
-    other."""
+    """Return the cells of one of the file's tables; none if another version of the compiler wrote
+    it, whose code may differ."""
     paragraphs = TABLE.read_text(encoding="utf-8").rstrip().split("\n\n")
     title, table = paragraphs[2 * which : 2 * which + 2]
     if title != titles()[which]:
@@ -271,7 +272,7 @@ def test_the_machine_code_has_no_local_memory_no_flush_and_no_incoherent_load(
         ]
     ]
     assert not forbidden
-    # None of them was passed over: there are as many as the compiler speaks of, and each has code.
+    # The listing was read whole: it has as many kernels as the compiler reports, all with code.
     for architecture, kernels in code.items():
         assert len(kernels) == sum(u.architecture == architecture for u in uses(compiled.said))
         assert all(any(one.name == "EXIT" for one in kernel.code) for kernel in kernels)

@@ -1,5 +1,5 @@
-"""What tests/gpu/sass.py finds in machine code, on short listings: each thing that kernels must not
-do is found, and a loop's arithmetic is counted as by hand."""
+"""Short listings of machine code show that tests/gpu/sass.py finds each thing that kernels must not
+do, and that it counts a loop's arithmetic as one does by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_listing_is_read_as_it_is_printed() -> None:
     "line",
     [
         "LDL.64 R2, [R4+0x10]",
-        "@!P1 STL [R1+0x8], R7",
+        "@!P1 STL [R4+0x8], R7",
         "IADD3 R1, R1, -0x20, RZ",
         "VIADD R6, R1, 0x8",  # the address of a local variable, for generic loads
     ],
@@ -106,12 +106,14 @@ def test_a_flush_to_zero_is_found(line: str) -> None:
     ],
 )
 def test_a_division_of_integers_is_no_flush(convert: str, add: str) -> None:
-    division = [convert, "ISETP.NE.U32.AND P4, PT, R26, RZ, PT", "MUFU.RCP R4, R4"]
+    division = [convert, "FADD R40, R2, R3", "MUFU.RCP R4, R4"]
     division += [add, "F2I.FTZ.U32.TRUNC.NTZ R13, R12", "IMAD.HI.U32 R6, R13, R15, R12"]
     assert not kernel(*division).flushes()
-    # Of a number that something else wrote in between, it is none.
+    # Where another instruction has written the argument in between, it is one.
     spoilt = [*division[:1], "FADD R4, R2, R3", *division[2:3]]
     assert kernel(*spoilt).flushes() == ["MUFU.RCP R4, R4"]
+    other = "FADD.FTZ R13, R2, R12"
+    assert kernel(*division[:4], other).flushes() == [other]
     spoilt = [*division[:4], "FADD R12, R2, R3", *division[4:5]]
     assert kernel(*spoilt).flushes() == ["F2I.FTZ.U32.TRUNC.NTZ R13, R12"]
 
@@ -149,7 +151,7 @@ def test_loads_from_global_memory_are_counted_by_their_bytes() -> None:
         "LDG.E.STRONG.SYS R4, desc[UR6][R2.64]",
         "LDG.E.U16 R4, desc[UR6][R2.64]",
         "LDG.E.U8 R4, desc[UR6][R2.64]",
-        # Not from global memory, or no loads.
+        # These do not load from global memory.
         "LDS.128 R4, [R2]",
         "LDC.64 R4, c[0x0][0x218]",
         "LDGDEPBAR",
