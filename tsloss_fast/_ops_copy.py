@@ -49,7 +49,7 @@ def _warn_once(x: Tensor) -> None:
     warnings.warn(
         f"tsloss_fast has no kernels for the device {x.device} in this build, and computes through "
         f"a copy on the CPU: this call copies {_in_words(x.nbytes)} and waits for the device, and "
-        f"so does every other, forward and backward{cure}. This warning is given once",
+        f"so does every other, forward and backward{cure} (this warning is given once)",
         stacklevel=_level_of_caller(),
     )
 
