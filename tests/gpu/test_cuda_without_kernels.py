@@ -6,6 +6,8 @@ tensors that only say they are on one ("host").
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import fake_cuda
 import pytest
 import torch
+import torch.utils.backend_registration
 from clouds import gaussian
 from cuda_checks import ALL_TYPES, HAVE_DEVICE
 from cuda_host import METRICS
@@ -403,3 +406,13 @@ def test_every_device_has_the_operators(name: str, key: str) -> None:
 def test_compiled_code_copies_when_it_runs(device: str) -> None:
     compiled = torch.compile(lambda x: h0_persistence(x).deaths * 2, fullgraph=True)
     check(compiled, POINTS, device)
+
+
+def test_any_other_device_of_torch_has_the_results_of_the_cpu() -> None:
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("needs a torch that can be taught a device in Python")
+    program = Path(__file__).with_name("foreign_device.py")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "agreed\n", done.stderr
