@@ -120,9 +120,10 @@ if first_import:
         "single_linkage": _single_linkage_fake,
     }
     _on_cuda = has_cuda_kernels(torch.device("cuda"))
-    # `torch.compile` leaves operators with this tag out of its CUDA graphs, which hold no copy.
-    _copies = () if _on_cuda else (getattr(torch.Tag, "cudagraph_unsafe", None),)
-    _tags = tuple(tag for tag in _copies if tag is not None)  # new in torch 2.8
+    # `torch.compile` leaves operators with this tag out of its CUDA graphs, which hold no copy;
+    # older versions of torch do not know it.
+    _unsafe = getattr(torch.Tag, "cudagraph_unsafe", None)
+    _tags = () if _on_cuda or _unsafe is None else (_unsafe,)
     for _name, _schema in _SCHEMAS.items():
         library.define(_name + _schema, tags=_tags)
         library.impl(_name, getattr(_ops_cpu, _name), "CPU")
