@@ -218,8 +218,8 @@ def may_look(x: Tensor) -> bool:
 
 
 def looks(check_finite: bool | None, device: torch.device) -> bool:
-    """What `check_finite` means there: by default, to look where that waits for nothing. A copy on
-    the CPU has waited already."""
+    """Return what `check_finite` means there. The default is to look wherever that adds no wait: on
+    the CPU, and where the points are copied to it."""
     return not has_cuda_kernels(device) if check_finite is None else check_finite
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
-# What torch lets an index or a source be on the CPU for.
+# Torch takes an index or a source on the CPU in these operators.
 _MIX = ("aten::index", "aten::index_put", "aten::_index_put_impl_", "aten::copy_")
 _CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 _FACTORIES = (

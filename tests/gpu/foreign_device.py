@@ -1,6 +1,6 @@
 """A program: the package on a device that torch is taught here, through torch's own dispatcher.
 
-Its tensors have no memory that anybody could read; what each holds is kept beside it.
+Tensors there have no memory that can be read, so their numbers are kept in a dictionary.
 """
 
 from __future__ import annotations
