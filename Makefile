@@ -10,7 +10,7 @@ DEMO_DIR ?= runs/demo
 EXPERIMENTS := default ablation degenerate long schedules prefix
 EVIDENCE_DIR ?= benchmarks/results/evidence
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cuh')
+SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
 # An editable installation finds the modules that there were when it was made.
 MODULES := $(VENV)/.modules-$(shell find tsloss_fast benchmarks -name '*.py' | LC_ALL=C sort | cksum | cut -d' ' -f1)

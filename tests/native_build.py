@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,6 +71,23 @@ class Core:
         link = [*self.command, *flags, *objects, *self.objects, "-lpthread", "-o", str(target)]
         subprocess.run(link, check=True)
         return target
+
+
+def configure(folder: Path, *definitions: str) -> subprocess.CompletedProcess[str]:
+    """CMake's first step for the whole package, in a folder."""
+    import pybind11
+
+    definitions = (f"pybind11_DIR={pybind11.get_cmake_dir()}", *definitions)
+    return subprocess.run(
+        [
+            *("cmake", "-S", str(ROOT), "-B", str(folder)),
+            *(f"-D{definition}" for definition in definitions),
+            f"-DPython_EXECUTABLE={sys.executable}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def build_core(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from native_build import configure
+from source_tree import ROOT
 
 from tsloss_fast import _core
 
@@ -56,3 +65,48 @@ def test_an_unknown_instruction_set_is_refused_and_changes_nothing() -> None:
     assert _core.isa() == before
     assert before in _core.supported_isas()
     assert "baseline" in _core.supported_isas()
+
+
+_FUSED = re.compile(r"\tvfn?m(?:add|sub)")
+
+
+def _assembly_by_function(command: str) -> dict[str, str]:
+    """Run a compiler command up to the assembly; return that of each function by its symbol."""
+    words = shlex.split(command)
+    output = words.index("-o")
+    del words[output : output + 2]
+    # Enough for GCC to fuse what it may, and quickly done.
+    words = [*words, "-O1", "-fexpensive-optimizations", "-S", "-o", "-"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    parts = re.split(r"\.type\t(\w+), @function", said)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (ROOT / "csrc/cpu").is_dir() or not shutil.which("cmake") or not shutil.which("g++"),
+    reason="needs the source tree, cmake and g++",
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the instructions of x86-64")
+def test_no_compiler_fuses_operations_where_bits_are_promised(tmp_path: Path) -> None:
+    """The build is that of the package, but for a processor that can fuse operations in every
+    function, as those of aarch64 machines can."""
+    pytest.importorskip("pybind11")
+    march = "CMAKE_CXX_FLAGS=-march=x86-64-v3 -w"
+    done = configure(tmp_path, march, "CMAKE_EXPORT_COMPILE_COMMANDS=ON", "TSLOSS_CUDA=OFF")
+    assert done.returncode == 0, done.stderr
+    commands = json.loads((tmp_path / "compile_commands.json").read_text(encoding="utf-8"))
+    core = [c for c in commands if "/csrc/cpu/" in c["file"] and "isa_avx512" not in c["file"]]
+    assert len(core) >= 15
+    with ThreadPoolExecutor(2) as pool:
+        functions = list(pool.map(lambda c: _assembly_by_function(c["command"]), core))
+    for command, found in zip(core, functions, strict=True):
+        fused = [name for name, code in found.items() if _FUSED.search(code)]
+        if Path(command["file"]).stem.startswith("isa_"):
+            # Fast keys have a bound of their error; the exact keys are those of `refine`.
+            assert bool(fused) == (Path(command["file"]).stem == "isa_avx2")
+            assert sum("refine" in name for name in found) == 2
+            assert not [name for name in fused if "refine" in name]
+        else:
+            assert found
+            assert not fused, command["file"]

@@ -297,7 +297,16 @@ def test_the_doctor_knows_a_device_that_the_kernels_were_not_built_for(
     else:
         assert said.startswith(f"GPU 0 (sm_{number}, which the kernels were not built for")
         assert f"-DCMAKE_CUDA_ARCHITECTURES={number} " in said
-    assert machine(None, capability)["cuda device"] == f"GPU 0 (sm_{number})"
+
+
+def test_the_doctor_says_of_a_device_without_kernels_that_tensors_are_copied(
+    machine: Callable[..., dict[str, str]],
+) -> None:
+    said = machine(None, (9, 0))
+    assert said["cuda device"] == (
+        "GPU 0 (sm_90, without kernels in this build: its tensors are copied to the CPU)"
+    )
+    assert "TSLOSS_CUDA=ON pip install ." in said["cuda kernels"]
 
 
 def test_the_doctor_names_every_device(machine: Callable[..., dict[str, str]]) -> None:

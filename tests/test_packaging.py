@@ -6,12 +6,12 @@ import importlib.metadata
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from native_build import configure
 
 import tsloss_fast
 from tsloss_fast import _core, doctor
@@ -101,20 +101,19 @@ def test_a_label_that_is_none_is_refused(
 @source_tree
 @pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake")
 def test_a_label_that_the_build_does_not_keep_is_refused(tmp_path: Path) -> None:
-    pybind11 = pytest.importorskip("pybind11")
-    done = subprocess.run(
-        [
-            *("cmake", "-S", str(ROOT), "-B", str(tmp_path), "-DTSLOSS_CUDA=OFF"),
-            "-DSKBUILD_PROJECT_VERSION_FULL=1.2+cu130",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    pytest.importorskip("pybind11")
+    done = configure(tmp_path, "TSLOSS_CUDA=OFF", "SKBUILD_PROJECT_VERSION_FULL=1.2+cu130")
     assert done.returncode != 0
     assert "TSLOSS_LABEL=cu130 needs TSLOSS_CUDA=ON" in " ".join(done.stderr.split())
+
+
+@source_tree
+@pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake")
+def test_a_word_that_is_no_choice_of_cuda_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pybind11")
+    done = configure(tmp_path, "TSLOSS_CUDA=AUTO")
+    assert done.returncode != 0
+    assert "TSLOSS_CUDA=AUTO: expected ON" in " ".join(done.stderr.split())
 
 
 @source_tree

@@ -83,8 +83,9 @@ def _to_varlen_points(ctx: Any, grad: Tensor) -> Tensor:
     points, deaths, edges, offsets = ctx.saved_tensors
     if _needs_operations(grad):
         rows = _edges_between_rows(edges, offsets)
-        grad, points, rows = (t.unsqueeze(0) for t in (grad, points, rows))
-        return _routing.route_gradient(grad, points, rows, ctx.metric).squeeze(0)
+        wide = points.to(grad.dtype)  # half types are computed in float32
+        grad, wide, rows = (t.unsqueeze(0) for t in (grad, wide, rows))
+        return _routing.route_gradient(grad, wide, rows, ctx.metric).squeeze(0).to(points.dtype)
     return _ops.h0_varlen_backward(  # type: ignore[no-any-return]
         grad, points, deaths, edges, offsets, ctx.metric
     )
@@ -180,7 +181,7 @@ def _edges_between_rows(edges: Tensor, offsets: Tensor) -> Tensor:
     """Edges (M, 2) numbered within their clouds -> the same between the rows of all clouds."""
     bars = (offsets.diff() - 1).clamp(min=0)
     first = offsets[:-1].repeat_interleave(bars, output_size=edges.shape[-2])
-    return edges + first.unsqueeze(-1)
+    return edges + first.unsqueeze(-1).to(edges.device)
 
 
 def _with_derivatives(deaths: Tensor, lengths: Tensor) -> Tensor:
@@ -233,7 +234,8 @@ def h0_varlen(
         return _call(_VARLEN, (points, offsets, bars, metric, check))
     deaths, edges = _ops.h0_varlen(points.detach(), offsets, bars, metric, check)
     rows = _edges_between_rows(edges, offsets)
-    lengths = _routing.edge_lengths(points.unsqueeze(0), rows.unsqueeze(0), metric).squeeze(0)
+    wide = points.to(_native.type_of_deaths(points.dtype))
+    lengths = _routing.edge_lengths(wide.unsqueeze(0), rows.unsqueeze(0), metric).squeeze(0)
     return _with_derivatives(deaths, lengths), edges
 
 

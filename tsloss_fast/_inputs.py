@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -218,39 +217,20 @@ def may_look(x: Tensor) -> bool:
     return not is_traced() and not transforms_active() and type(x) in PLAIN and not x.is_meta
 
 
-@functools.cache
-def warn_reference(device: str) -> None:
-    warnings.warn(
-        f"tsloss_fast has no kernel for device '{device}': using the plain torch implementation "
-        "(tsloss_fast.reference), which is exact but slow",
-        stacklevel=4,  # the caller of the public function
-    )
-
-
 def looks(check_finite: bool | None, device: torch.device) -> bool:
-    """What `check_finite` means there: by default, to look where that waits for nothing."""
-    return device.type != "cuda" if check_finite is None else check_finite
+    """Return what `check_finite` means there. The default is to look wherever that adds no wait: on
+    the CPU, and where the points are copied to it."""
+    return not has_cuda_kernels(device) if check_finite is None else check_finite
 
 
 def computes_halves(device: torch.device) -> bool:
-    """Whether the kernels there widen half types themselves."""
-    return device.type == "cuda" and has_kernel(device)
+    """Whether the operators there take half types: the kernels do, and the copy widens them."""
+    return device.type not in ("cpu", "meta")
 
 
-def has_kernel(device: torch.device) -> bool:
-    """Whether the operators run there; for CUDA without kernels a clear error instead."""
-    if device.type in ("cpu", "meta"):
-        return True
-    if device.type == "cuda" and torch.version.hip is None:
-        if _core.has_cuda:
-            return True
-        raise RuntimeError(
-            "points are on a CUDA device, but this build of tsloss_fast has CPU kernels only; "
-            "build it from source where the CUDA toolkit is (TSLOSS_CUDA=ON pip install .), or "
-            "call h0_persistence(points.cpu()), or tsloss_fast.reference.h0_persistence(points) "
-            "for the slow plain-torch implementation on the device"
-        )
-    return False
+def has_cuda_kernels(device: torch.device) -> bool:
+    """Whether this build has kernels for a CUDA device; `_ops_copy` serves all other devices."""
+    return device.type == "cuda" and _core.has_cuda and torch.version.hip is None
 
 
 def register_result(result: type) -> None:

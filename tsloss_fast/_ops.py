@@ -1,9 +1,9 @@
 """The torch operators over the native core.
 
 They take whole batches, ``(B, N, D)`` or ``(B, N, N)``, or clouds of different sizes in a row,
-``(T, D)``; float32 or float64 (on a CUDA device half types as well). ``_ops_cpu.py`` and
-``_ops_cuda.py`` have their two forms, where tensors become pointers; ``_autograd.py`` registers
-their derivatives.
+``(T, D)``; float32 or float64 (outside of the CPU half types as well). ``_ops_cpu.py`` and
+``_ops_cuda.py`` have their two forms where tensors become pointers, and ``_ops_copy.py`` the one
+for every device without kernels; ``_autograd.py`` registers their derivatives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core, _ops_cpu, _ops_cuda
+from . import _ops_copy, _ops_cpu, _ops_cuda
+from ._inputs import has_cuda_kernels
 from ._native import empty_bars, type_of_deaths
 
 _SCHEMAS = {
@@ -118,11 +119,18 @@ if first_import:
         "h0_varlen_backward": _h0_backward_fake,
         "single_linkage": _single_linkage_fake,
     }
+    _on_cuda = has_cuda_kernels(torch.device("cuda"))
+    # `torch.compile` leaves operators with this tag out of its CUDA graphs, which hold no copy;
+    # older versions of torch do not know it.
+    _unsafe = getattr(torch.Tag, "cudagraph_unsafe", None)
+    _tags = () if _on_cuda or _unsafe is None else (_unsafe,)
     for _name, _schema in _SCHEMAS.items():
-        library.define(_name + _schema)
+        library.define(_name + _schema, tags=_tags)
         library.impl(_name, getattr(_ops_cpu, _name), "CPU")
-        if _core.has_cuda and hasattr(_ops_cuda, _name):
+        if _on_cuda and hasattr(_ops_cuda, _name):
             library.impl(_name, getattr(_ops_cuda, _name), "CUDA")
+        if hasattr(_ops_copy, _name):  # on every device that has no kernel of its own
+            library.impl(_name, getattr(_ops_copy, _name), "CompositeExplicitAutograd")
         torch.library.register_fake(f"tsloss_fast::{_name}", _FAKES[_name], lib=library)
 
 h0 = torch.ops.tsloss_fast.h0.default

@@ -1,8 +1,8 @@
 """Lengths of critical edges, and the gradient routed through them, in plain differentiable torch.
 
-Used where the native kernels do not reach: second derivatives, ``torch.func`` transforms, forward
-mode, and devices without a kernel. All functions take clouds ``(B, N, D)`` and edges
-``(B, M, 2)`` whose padding is -1, and cost O(M·D).
+Used where the native kernels do not reach: second derivatives, ``torch.func`` transforms and
+forward mode. All functions take clouds ``(B, N, D)`` and edges ``(B, M, 2)`` whose padding is -1,
+and cost O(M·D).
 """
 
 from __future__ import annotations

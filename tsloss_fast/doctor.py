@@ -78,7 +78,9 @@ def _cuda() -> tuple[str, str]:
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         about = f"sm_{major}{minor}"
-        if _core.has_cuda and not any(_runs_on(name, (major, minor)) for name in built):
+        if not _core.has_cuda:
+            about += ", without kernels in this build: its tensors are copied to the CPU"
+        elif not any(_runs_on(name, (major, minor)) for name in built):
             about += (
                 ", which the kernels were not built for: "
                 f"CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES={major}{minor} builds them"

@@ -19,12 +19,10 @@ from ._inputs import (
     check_lengths,
     check_metric,
     computes_halves,
-    has_kernel,
     looks,
     memory_errors,
     register_result,
     shape_error,
-    warn_reference,
 )
 from ._native import METRICS
 
@@ -81,10 +79,10 @@ def h0_persistence(
         lengths: (...) integers: the valid points of each cloud of a padded batch. The padding is
             never looked at.
         check_finite: whether NaN, infinity, a zero vector under "cosine" or an overflowing distance
-            is an error. Default: yes on the CPU, no on CUDA, where to look is to wait for the
+            is an error. Default: yes, but for the CUDA kernels no, where to look is to wait for the
             device. Unchecked, the deaths of such a cloud are NaN (infinite where a distance
-            overflows), no other cloud is touched, and on CUDA `lengths` out of range count as the
-            nearest that is in range.
+            overflows), no other cloud is touched, and for the CUDA kernels `lengths` out of range
+            count as the nearest that is in range.
 
     Returns:
         deaths (..., N-1) ascending and edges (..., N-1, 2) int64, ordered by (death, smaller index,
@@ -96,7 +94,8 @@ def h0_persistence(
         ValueError: for a wrong shape, an unknown metric, lengths out of range, or the problems that
             `check_finite` looks for; the message names the first bad cloud.
         MemoryError: if memory cannot be had.
-        RuntimeError: for a CUDA tensor where the package was built without CUDA kernels.
+        RuntimeError: while a CUDA graph is captured, where the package was built without CUDA
+            kernels.
 
     Distances are direct differences, decided in double, so the relative error of a death is about
     1e-7 (float32) at any offset of the cloud, and the result is the same to the last bit for any
@@ -106,6 +105,10 @@ def h0_persistence(
     `tsloss_fast.progress` shows how far it is. If another thread writes to the points during a
     call, as in training without locks, the deaths are undefined, but the edges are still a
     spanning tree of the points.
+
+    On a device for which the build has no kernels (CUDA in a plain installation, MPS, XPU, ROCm)
+    the same result is computed through a copy on the CPU, with one warning that says what is
+    copied: each call waits for the device, and cannot be captured in a CUDA graph.
 
     Source: csrc/README.md has the algorithm. The deaths are the single-linkage heights, by
     Kruskal's algorithm read as a filtration; see Edelsbrunner & Harer, Computational Topology,
@@ -148,11 +151,6 @@ def h0_persistence(
     checked = check_lengths(lengths, batch, x.device)
     if x.dtype in HALF and not computes_halves(x.device):
         x = x.float()
-    if not has_kernel(x.device):
-        from . import reference
-
-        warn_reference(x.device.type)
-        return reference.h0_persistence(x, metric, checked, check_finite)
     check = looks(check_finite, x.device)
     if can_bypass_dispatcher(x):
         h0 = H0Persistence(*_autograd.h0_direct(x, checked, metric, check))
@@ -178,8 +176,8 @@ def h0_persistence_from_distances(
             inequality is not needed. Entries may differ from their mirror image by rounding (1e-10
             relative in float64, 1e-5 in float32); their mean is used.
         lengths: (...) integers: the valid points of each cloud of a padded batch.
-        check_finite: as in `h0_persistence`; the other checks are made with it on CUDA (else deaths
-            are NaN), and always on the CPU. With False an infinite entry is a missing edge of a
+        check_finite: as in `h0_persistence`; the CUDA kernels make the other checks with it (else
+            deaths are NaN), and the CPU always. With False an infinite entry is a missing edge of a
             graph: bars that no finite entry ends have infinite deaths, as in GUDHI and ripser, and
             their edges are the first by (smaller index, larger index) that join components. So a
             sparse matrix becomes a dense one that is filled with infinity, with a zero diagonal.
@@ -207,11 +205,6 @@ def h0_persistence_from_distances(
     tolerance = _SYMMETRY[d.dtype]
     if d.dtype in HALF:
         d = d.float()
-    if not has_kernel(d.device):
-        from . import reference
-
-        warn_reference(d.device.type)
-        return reference.h0_persistence_from_distances(d, checked, check_finite)
     matrices, flat_lengths = _flatten_batch(d, checked)
     check = looks(check_finite, d.device)
     deaths, edges = _autograd.h0_from_distances(matrices, flat_lengths, tolerance, check)

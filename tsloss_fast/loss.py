@@ -23,6 +23,7 @@ from ._inputs import (
     can_bypass_dispatcher,
     check_lengths,
     check_metric,
+    has_cuda_kernels,
     may_look,
     refuse_partitioned,
     transforms_active,
@@ -303,18 +304,17 @@ class TSLoss(nn.Module):
             )
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
-        """Warn of coincident points where looking costs nothing: not under a tracer, and on a GPU
-        a call or more later."""
+        """Warn of coincident points where looking costs nothing: not under a tracer, and where CUDA
+        kernels are underway a call or more later."""
         if deaths.shape[-1] == 0 or "coincident" in self._warned or not may_look(deaths):
             return
-        if deaths.device.type not in ("cpu", "cuda"):
-            return
+        late = has_cuda_kernels(deaths.device)
         longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
-        if not longest.is_cuda and bool(longest.all()):
+        if not late and bool(longest.all()):
             return
         sizes = check_lengths(lengths, longest.shape, deaths.device)
         coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
-        count = coincident.sum() if longest.is_cuda else int(coincident.sum())
+        count = coincident.sum() if late else int(coincident.sum())
         if isinstance(count, Tensor):
             count = late_counts.seen(self, count)
         if count:

@@ -21,6 +21,7 @@ from ._inputs import (
     as_tensor,
     check_metric,
     computes_halves,
+    has_cuda_kernels,
     looks,
     memory_errors,
     register_result,
@@ -30,7 +31,7 @@ from ._native import offsets_of_bars
 from ._ops_cpu import check_offsets
 from .functional import H0Persistence, h0_persistence
 
-# Where no kernel takes them as they are, clouds are padded to the largest of their kind: up to so
+# The CUDA kernels take batches alone, so clouds are padded to the largest of their kind: up to so
 # many points.
 _KINDS = (8, 16, 32, 64, 100, 200, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
@@ -78,7 +79,7 @@ def h0_persistence_varlen(
             offsets that do not ascend from 0 to T.
 
     On the CPU large clouds are computed by all threads together, small ones by one thread each,
-    the largest first. On other devices clouds of similar size are padded to one batch, and offsets
+    the largest first. The CUDA kernels take clouds of similar size padded to one batch, and offsets
     on the device are waited for. O(Σ n² D) time. `h0_persistence` takes a jagged nested tensor.
     Source: as `h0_persistence`.
 
@@ -97,16 +98,15 @@ def h0_persistence_varlen(
     starts = _on_cpu(offsets)
     total, bars = _bars(offsets, starts), offsets_of_bars(starts)
     check = looks(check_finite, x.device)
-    if x.device.type in ("cpu", "meta"):
-        wide = x.float() if x.dtype in HALF else x
-        deaths, edges = _autograd.h0_varlen(wide, starts, total, metric, check)
-    else:
-        if x.dtype in HALF and not computes_halves(x.device):
-            x = x.float()
+    if x.dtype in HALF and not computes_halves(x.device):
+        x = x.float()
+    if has_cuda_kernels(x.device):
         check_offsets(starts, x.shape[0])
         deaths, edges = _by_kinds(x, starts, bars, metric)
         if check:
             _check_clouds(x, starts, deaths, bars, metric)
+    else:
+        deaths, edges = _autograd.h0_varlen(x, starts, total, metric, check)
     if isinstance(points, np.ndarray):
         return H0PersistenceVarlen(deaths.numpy(), edges.numpy(), bars.numpy())
     return H0PersistenceVarlen(deaths, edges, bars.to(x.device, copy=True))

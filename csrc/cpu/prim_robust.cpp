@@ -32,9 +32,6 @@ class LaneSum {
 }  // namespace
 
 template <class T>
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((optimize("fp-contract=off")))
-#endif
 double robust_length(const T* x, const T* y, int64_t dim, Term term) {
   LaneSum sum;
   if (term == Term::kAbsolute) {

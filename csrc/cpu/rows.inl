@@ -102,6 +102,9 @@ template <class T>
 __attribute__((optimize("fp-contract=off")))
 #endif
 double refine(const T* x, const T* y, int64_t n, Term term) {
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#endif
   typedef double Vec8 __attribute__((vector_size(64), may_alias));
   typedef T Narrow8 __attribute__((vector_size(8 * sizeof(T)), may_alias));
   const auto difference = [](const T* a, const T* b) __attribute__((always_inline)) {

@@ -14,12 +14,6 @@ __device__ __forceinline__ double number_of(u32 bits) {
 }
 __device__ __forceinline__ double number_of(u64 bits) { return double_of(bits); }
 
-__device__ __forceinline__ u32 least_of_warp(u32 x) { return __reduce_min_sync(kAll, x); }
-__device__ __forceinline__ u64 least_of_warp(u64 x) {
-  for (int step = 16; step > 0; step /= 2) x = min(x, __shfl_xor_sync(kAll, x, step));
-  return x;
-}
-
 // What a thread has seen of a cloud. All of it is the least of something.
 template <class S>
 struct Seen {

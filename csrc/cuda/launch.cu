@@ -1,6 +1,10 @@
 // Launches on a stream; every launch is followed by a check of its own result.
 #include "cuda/launch.h"
 
+#include <cuda_runtime.h>
+
+#include <mutex>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -12,11 +16,9 @@ namespace cuda {
 
 namespace {
 
-constexpr int64_t kSharedByDefault = 48 << 10;
-
 void check(cudaError_t error, const std::string& what, int device) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // said here; nobody else shall find it
+  cudaGetLastError();  // Clears the error: it is reported here, and by no later call of torch.
   throw CudaError(what + " on CUDA device " + std::to_string(device) + ": " +
                   cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
 }
@@ -39,14 +41,36 @@ class OnDevice {
   int before_ = -1;
 };
 
+// Bytes of shared memory, static and dynamic, that a block can have.
+int most_shared_memory(int device) {
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for shared memory", device);
+  return bytes;
+}
+
 Device device_of(int device) {
-  int processors = 0, shared = 0;
+  int processors = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
         "counting multiprocessors", device);
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking for shared memory", device);
-  // A kernel has a few bytes of static shared memory as well.
-  return {processors, int64_t{shared} - 64};
+  // Kernels with dynamic shared memory have at most 64 bytes of static shared memory as well.
+  return {processors, int64_t{most_shared_memory(device)} - 64};
+}
+
+// Allows a kernel all the dynamic shared memory that the device can give it, once for each kernel
+// and device. The allowance belongs to the kernel, not to a launch: if a launch set it to its own
+// need, another host thread, or a later launch of a captured graph, could lower it in between.
+void allow_shared_memory(const void* kernel, const std::string& what, int device) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) != 0) return;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), what, device);
+  const int most = most_shared_memory(device) - static_cast<int>(attributes.sharedSizeBytes);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), what,
+        device);
+  allowed.insert({kernel, device});
 }
 
 class Launch {
@@ -58,11 +82,7 @@ class Launch {
                   A&&... arguments) {
     const void* code = reinterpret_cast<const void*>(kernel);
     const std::string what = std::string("launching kernel ") + name;
-    if (shared > kSharedByDefault) {
-      check(cudaFuncSetAttribute(code, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared)),
-            what, queue_.device);
-    }
+    if (shared > 0) allow_shared_memory(code, what, queue_.device);
     std::tuple<P...> values(std::forward<A>(arguments)...);
     std::apply(
         [&](auto&... each) {

@@ -46,6 +46,12 @@ __device__ __forceinline__ double double_of(u64 bits) {
   return __longlong_as_double(static_cast<long long>(bits));
 }
 
+__device__ __forceinline__ u32 least_of_warp(u32 x) { return __reduce_min_sync(kAll, x); }
+__device__ __forceinline__ u64 least_of_warp(u64 x) {
+  for (int step = 16; step > 0; step /= 2) x = min(x, __shfl_xor_sync(kAll, x, step));
+  return x;
+}
+
 // 2^exponent, and the exponent of a number above 0 (as ilogb, without a call).
 __device__ __forceinline__ double power_of_two(int exponent) {  // of a normal number
   return double_of(static_cast<u64>(exponent + 1023) << 52);

@@ -53,6 +53,8 @@ __device__ bool normalise(const P* x, int64_t dim, double* unit) {
 template <class P>
 __global__ void __launch_bounds__(256, 3)
     look_at_points(const P* points, Batch batch, Facts* facts, double* units) {
+  // Squares leave the range of exact keys for numbers of double alone; see Facts.
+  constexpr bool kAsksForSmallest = sizeof(P) == 8;
   const int lane = threadIdx.x % 32;
   for (int64_t c = blockIdx.y; c < batch.clouds; c += gridDim.y) {
     const int n = batch.valid(c);
@@ -64,7 +66,7 @@ __global__ void __launch_bounds__(256, 3)
       for (int64_t k = lane; k < batch.dim; k += 32) {
         const u64 bits = bits_of(fabs(static_cast<double>(widen(points[at + k]))));
         most = bits > most ? bits : most;
-        if (bits != 0 && bits < smallest) smallest = bits;
+        if (kAsksForSmallest && bits != 0 && bits < smallest) smallest = bits;
       }
       for (int step = 16; step > 0; step /= 2) {
         const u64 other = __shfl_xor_sync(kAll, most, step);
@@ -80,7 +82,11 @@ __global__ void __launch_bounds__(256, 3)
     if (problem != kNoExact && lane == 0) atomicMin(&facts[c].problem, problem);
     if (units) largest = bits_of(1.0);
     if (largest != 0 && lane == 0) atomicMax(&facts[c].largest, largest);
-    if (smallest != kNoExact) atomicMin(&facts[c].smallest, smallest);
+    if constexpr (kAsksForSmallest) {
+      // All lanes meet at one address, so the warp takes its minimum first.
+      smallest = least_of_warp(smallest);
+      if (smallest != kNoExact && lane == 0) atomicMin(&facts[c].smallest, smallest);
+    }
   }
 }
 

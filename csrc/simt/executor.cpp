@@ -56,6 +56,8 @@ void before_atomic() {
   if (running) Scheduler::get().preempt(true);
 }
 
+uint64_t atomics() { return Scheduler::get().atomics(); }
+
 void fence() {
   if (running) Scheduler::get().fence();
 }

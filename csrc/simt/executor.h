@@ -102,6 +102,7 @@ uint64_t warp_collective(Collective what, unsigned mask, uint64_t value, int arg
 void* dynamic_shared();
 void* static_shared(const void* key, size_t bytes, size_t alignment);
 void before_atomic();  // a place where another thread may come in between
+uint64_t atomics();    // how many this host thread has run, in all its launches
 void fence();
 void yield();
 

@@ -31,6 +31,7 @@ class Scheduler {
     suspend();
   }
   void preempt(bool atomic);
+  uint64_t atomics() const { return atomics_; }
   void fence();
 
   std::vector<Site> sites;
@@ -101,7 +102,7 @@ class Scheduler {
   size_t dynamic_ = 0;
   uint64_t next_block_ = 0, block_count_ = 0;
   uint64_t random_ = 0, switches_ = 0, limit_ = 0;
-  unsigned atomics_ = 0;
+  uint64_t atomics_ = 0;
   unsigned until_preemption_ = 0;
   std::string error_;
   char end_order_ = 0, fence_order_ = 0;

@@ -68,6 +68,7 @@ class HostKernels:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.last_message.restype = ctypes.c_char_p
+        self._library.atomics.restype = ctypes.c_uint64
 
     def set_options(
         self,
@@ -79,6 +80,10 @@ class HostKernels:
     ) -> None:
         """How threads take turns, and what fresh memory holds."""
         self._library.set_options(ORDERS[order], ctypes.c_uint64(seed), preempt, resident, fill)
+
+    def atomics(self) -> int:
+        """How many atomic operations the kernels of this thread have run so far."""
+        return int(self._library.atomics())
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, name)(*arguments):

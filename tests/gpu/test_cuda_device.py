@@ -19,6 +19,7 @@ from cuda_host import METRICS, HostKernels
 from tsloss_fast import (
     TSLoss,
     _autograd,
+    _core,
     _inputs,
     _late,
     _ops,
@@ -241,8 +242,10 @@ def test_the_warning_comes_when_the_count_has_arrived(monkeypatch: pytest.Monkey
     assert not counts._underway
 
 
-def test_where_a_check_waits_for_nothing() -> None:
+@pytest.mark.parametrize("built", [True, False])
+def test_only_the_cuda_kernels_go_unchecked(monkeypatch: pytest.MonkeyPatch, built: bool) -> None:
+    monkeypatch.setattr(_core, "has_cuda", built)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [_inputs.looks(c, cpu) for c in (None, True, False)] == [True, True, False]
-    assert [_inputs.looks(c, cuda) for c in (None, True, False)] == [False, True, False]
+    assert [_inputs.looks(c, cuda) for c in (None, True, False)] == [not built, True, False]
     assert not _inputs.computes_halves(cpu)

@@ -77,3 +77,16 @@ def test_no_schedule_changes_a_forest(kernels: HostKernels, order: str, seed: in
         kernels.set_options(order, seed, preempt=50, resident=3, fill=fill)
         got = kernels.forward(points, **FOREST[keys])
         assert torch.equal(got.edges, on_cpu(points, "euclidean").edges)
+
+
+@pytest.mark.parametrize("dtype", ALL_TYPES)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_warp_looks_at_a_point_with_few_atomics(
+    kernels: HostKernels, metric: str, dtype: torch.dtype
+) -> None:
+    """All lanes of a warp have the same address: they join what they have found first."""
+    points = torch.from_numpy(gaussian(64, 96, seed=3)).to(dtype)
+    before = kernels.atomics()
+    kernels.forward(points[None], metric, **FOREST["stored"])
+    # The forest itself takes about five for a point.
+    assert 64 <= kernels.atomics() - before <= 10 * 64

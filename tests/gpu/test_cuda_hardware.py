@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ from cuda_host import METRICS
 
 from tsloss_fast import (
     TSLoss,
+    _ops_cuda,
     h0_persistence,
+    h0_persistence_from_distances,
     h0_persistence_varlen,
 )
 from tsloss_fast.loss import late_counts
@@ -131,17 +136,74 @@ def test_random_clouds_on_the_device() -> None:
         assert torch.equal(got.edges.cpu()[fine], wanted.edges[fine]), (k, n, dim, metric)
 
 
-def test_junk_in_memory_changes_nothing() -> None:
-    clouds = [torch.randn(8, 100, 33, device="cuda"), torch.randn(1, 1500, 5, device="cuda")]
-    for x in clouds:
-        wanted = h0_persistence(x)
-        for fill in (0, 255):
-            torch.cuda.empty_cache()
-            junk = torch.full((1 << 28,), fill, dtype=torch.uint8, device="cuda")
-            del junk
-            got = h0_persistence(x)
-            assert torch.equal(got.edges, wanted.edges)
-            assert torch.equal(got.deaths, wanted.deaths)
+@pytest.fixture(params=[0, 255])
+def poison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Fill all memory that the operators ask for: workspaces with one byte, results with NaN or
+    the largest integer. The list gets the size of each workspace."""
+    workspace, sizes = _ops_cuda._workspace, []
+
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        memory = workspace(*arguments).fill_(request.param)
+        sizes.append(memory.numel())
+        return memory
+
+    monkeypatch.setattr(_ops_cuda, "_workspace", poisoned)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield sizes
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("shape", [(8, 20, 33), (8, 100, 33), (2, 300, 9), (1, 1500, 5)])
+def test_junk_in_memory_changes_nothing(poison: list[int], shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for dtype in ALL_TYPES:
+        on_cpu, on_device = (t.to(dtype).detach().requires_grad_() for t in (x, x.cuda()))
+        wanted, got = h0_persistence(on_cpu), h0_persistence(on_device)
+        assert torch.equal(got.edges.cpu(), wanted.edges)
+        assert torch.equal(got.deaths.cpu(), wanted.deaths)
+        (grad,) = torch.autograd.grad(got.deaths.sum(), on_device)
+        (wanted_grad,) = torch.autograd.grad(wanted.deaths.sum(), on_cpu)
+        tolerance = 32 * torch.finfo(dtype).eps * wanted_grad.abs().max().item()
+        assert torch.allclose(grad.cpu(), wanted_grad, rtol=0, atol=tolerance)
+        d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        got_of_matrix = h0_persistence_from_distances(d.cuda())
+        assert torch.equal(got_of_matrix.edges.cpu(), h0_persistence_from_distances(d).edges)
+    assert len(poison) == 3 * len(ALL_TYPES)
+
+
+# Points whose trees take less and more shared memory than a kernel has without asking for it.
+SMALL_TREE, LARGE_TREE = 110, 220
+
+
+def test_two_threads_with_different_shared_memory_do_not_disturb_each_other() -> None:
+    clouds = [torch.randn(n, 5, device="cuda") for n in (SMALL_TREE, LARGE_TREE)]
+    wanted = [h0_persistence(x.cpu()).edges for x in clouds]
+    with ThreadPoolExecutor(2) as pool:
+
+        def compute(k: int) -> list[torch.Tensor]:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                got = [h0_persistence(clouds[k]).edges for _ in range(200)]
+                torch.cuda.current_stream().synchronize()
+            return got
+
+        torch.cuda.synchronize()
+        for k, got in enumerate(pool.map(compute, range(2))):
+            assert all(torch.equal(edges.cpu(), wanted[k]) for edges in got)
+
+
+def test_one_graph_holds_a_large_and_then_a_small_cloud() -> None:
+    clouds = [torch.randn(n, 5, device="cuda") for n in (LARGE_TREE, SMALL_TREE)]
+    wanted = [h0_persistence(x.cpu()) for x in clouds]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = [h0_persistence(x) for x in clouds]
+    for _ in range(2):
+        graph.replay()
+        torch.cuda.synchronize()
+        for g, w in zip(got, wanted, strict=True):
+            assert torch.equal(g.edges.cpu(), w.edges)
+            assert torch.equal(g.deaths.cpu(), w.deaths)
 
 
 def test_large_clouds_on_the_device() -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
+from tsloss_fast._inputs import has_cuda_kernels
 from tsloss_fast.analysis.measures import changed_edges, lifetime_measures
 
 __all__ = ["Snapshot", "h0_rows", "snapshot_of_rows", "take"]
@@ -52,7 +53,9 @@ class Snapshot:
 
 def take(points: Tensor, metric: str, lengths: Tensor | None) -> Snapshot:
     """Points (B, N, D) as they are now, with their barcodes."""
-    h0 = h0_persistence(points, metric, lengths, check_finite=False)
+    # The bars are wanted on the CPU: where only its kernels can find them, the points go there.
+    near = points if has_cuda_kernels(points.device) else points.cpu()
+    h0 = h0_persistence(near, metric, lengths, check_finite=False)
     deaths, edges = h0.deaths.to("cpu", torch.float64), h0.edges.cpu().numpy()
     sizes = None if lengths is None else lengths.cpu()
     edges = np.where(deaths.isfinite().all(-1).numpy()[:, None, None], edges, -1)

@@ -30,10 +30,10 @@ __all__ = ["TopologyTracker"]
 class TopologyTracker:
     """Records H0 of clouds of points at chosen steps, and H1 at longer intervals in a thread.
 
-    H0 is exact, through the core, on the device of the points; with its functionals and one write
-    to the file a record of a prompt takes milliseconds (benchmarks/results/tracking.md). Nothing
-    asks for a gradient, and no error of H1 ends the training. Points that are not finite are
-    recorded as such, with one warning.
+    H0 is exact, on the device of the points where the core has kernels for it and else on the CPU;
+    with its functionals and one write to the file a record of a prompt takes milliseconds
+    (benchmarks/results/tracking.md). Nothing asks for a gradient, and no error of H1 ends the
+    training. Points that are not finite are recorded as such, with one warning.
 
     Args:
         path: a folder, in which the record is `topology.arrows`, or a file that ends in .arrows;

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsloss_fast import _core
 from tsloss_fast.compare.checkpoint import read_checkpoint, write_checkpoint
 from tsloss_fast.compare.cohort_items import CohortItems
 from tsloss_fast.compare.methods import Method
@@ -143,10 +142,7 @@ class Cohort:
                 found = self._answers(start[None], self.items.train[:1], hidden=True).hidden
                 assert found is not None
                 states = found[0]
-        return [
-            method.make_term(_at_kernels(states if method.on_hidden else start))
-            for method in self.methods
-        ]
+        return [method.make_term(states if method.on_hidden else start) for method in self.methods]
 
     def _advance(self) -> None:
         self.step += 1
@@ -166,7 +162,7 @@ class Cohort:
                 states = answers.hidden[index]
                 # Of a run that has diverged the cross-entropy tells.
                 if bool(states.isfinite().all()):
-                    objective = objective + weight * self.terms[index](_at_kernels(states))
+                    objective = objective + weight * self.terms[index](states)
         gradients = list(torch.autograd.grad(objective, self.parameters))
         self.model_seconds += time.perf_counter() - began
 
@@ -174,7 +170,7 @@ class Cohort:
             if method.on_hidden or method.adds_nothing or not weight:
                 continue
             began = time.perf_counter()
-            term = weight * self.terms[index](_at_kernels(self.parameters[index]))
+            term = weight * self.terms[index](self.parameters[index])
             gradients[index] = (
                 gradients[index] + torch.autograd.grad(term, self.parameters[index])[0]
             )
@@ -210,7 +206,7 @@ class Cohort:
             cloud = cloud if cloud.ndim == 3 else cloud[None]
             shape = {
                 name: six_digits(value)
-                for name, value in topology(_at_kernels(cloud)).items()
+                for name, value in topology(cloud).items()
                 if name != "persistent_entropy"
             }
             curve.append({"step": self.step, **score.summary(self.items.curve_size), **shape})
@@ -285,8 +281,3 @@ class Cohort:
         for name in ("step", "curves", "train_ce", "term_seconds", "model_seconds", "diverged"):
             setattr(self, name, state[name])
         self.reference = state["reference"]
-
-
-def _at_kernels(points: Tensor) -> Tensor:
-    """Points where they can be measured: on the CPU if there are no kernels for their device."""
-    return points if points.is_cuda and _core.has_cuda else points.cpu()
