@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_machine import SCRIPT, STEPS, Machine, facts, needs_script
 from source_tree import ROOT
+from tsloss_fast.benchmarks import gpu_check
 
 
 def test_where_everything_passes_the_report_says_so(fake: Machine) -> None:
@@ -246,3 +248,13 @@ def test_the_tests_of_the_script_need_nothing_but_torch_and_pytest(fake: Machine
         assert name in collected
     assert "[host-" not in collected
     assert "Unknown" not in collected  # the marks are those of pyproject.toml
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="needs the source tree")
+def test_every_file_with_tests_for_a_device_is_run() -> None:
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"mark[.]gpu", path.read_text("utf-8"))
+    }
+    assert marked == {*gpu_check.TESTS, "tests/distributed/test_over_nccl.py"}
