@@ -8,7 +8,7 @@ entry and the line."""
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +92,7 @@ def parse(text: str, name: str) -> Module:
             found = _PARAMETER.search(written)
             if not found:
                 raise PtxError(
-                    f"{name}:{line}: entry {head[1]} has the parameter {written.strip()!r}, of no known form"
+                    f"{name}:{line}: entry {head[1]}: unknown kind of parameter {written.strip()!r}"
                 )
             parameters[found[2]] = int(found[3] or 1) * int(found[1][1:]) // 8
         entry = Entry(head[1], line, threads, parameters, [])
@@ -143,15 +143,15 @@ class _Translator:
     def function(self, name: str) -> str:
         """The definition of a function `name`, whose lines are those of the entry."""
         parts = [
-            f'#line {self._entry.line} "{self._module.name}"\nvoid {name}([[maybe_unused]] void** parameters) {{'
+            f'#line {self._entry.line} "{self._module.name}"\n',
+            f"void {name}([[maybe_unused]] void** parameters) {{",
+            "[[maybe_unused]] char* const window = shared_window();",
         ]
-        parts.append("[[maybe_unused]] char* const window = shared_window();")
-        for variable in self._entry.shared:
-            parts.append(
-                f"static const char key_{variable.name} = 0; const uint32_t ${variable.name} = address_of_variable(window, &key_{variable.name}, {variable.size}, {variable.alignment});"
-            )
+        for variable, alignment, size in self._entry.shared:
+            address = f"address_of_variable<{size}, {alignment}>(window, [] {{}})"
+            parts.append(f"[[maybe_unused]] const uint32_t {_name(variable)} = {address};")
         for symbol in sorted(self._module.dynamic):
-            parts.append(f"[[maybe_unused]] constexpr uint32_t ${symbol} = kDynamicAddress;")
+            parts.append(f"[[maybe_unused]] const uint32_t {_name(symbol)} = kDynamicAddress;")
         line = self._entry.line
         for step in self._entry.body:
             parts.append("\n" * max(step.line - line, 0))
@@ -180,13 +180,12 @@ class _Translator:
         if not found or found[1] not in C_TYPES:
             raise self._error(f"registers of no known kind: {text}")
         names = []
-        for declared in found[2].split(","):
-            stem, several, count = declared.strip(" >").partition("<")
+        for written in found[2].split(","):
+            stem, several, count = written.strip(" >").partition("<")
             names += [f"{stem}{k}" for k in range(int(count))] if several else [stem]
         self._declared.update(names)
-        return (
-            f"[[maybe_unused]] {C_TYPES[found[1]]} " + ", ".join(f"{_name(n)} = {{}}" for n in names) + ";"
-        )
+        declared = ", ".join(f"{_name(register)} = {{}}" for register in names)
+        return f"[[maybe_unused]] {C_TYPES[found[1]]} {declared};"
 
     def _instruction(self, text: str) -> str:
         opcode, _, rest = text.partition(" ")
@@ -290,33 +289,26 @@ def _put(register: str, value: str) -> str:
     return f"{_name(register)} = put<decltype({_name(register)})>({value})"
 
 
-def write(
-    module: Module, folder: Path, parts: int, only: Collection[str] | None = None
-) -> list[Path]:
-    """Writes the entries, or those named in `only`, as C++: `parts` files of about the same size
-    and one with the table of entries."""
-    chosen = [entry for entry in module.entries if only is None or entry.name in only]
+def write(module: Module, folder: Path, parts: int) -> list[Path]:
+    """Writes the entries as C++: `parts` files of about the same size and one with their table."""
     head = '#include "ptx_words.h"\nnamespace ptx {\n'
     texts, sizes = [head] * parts, [0] * parts
-    table = ['#include "ptx_entries.h"\nnamespace ptx {\n']
-    rows = []
-    for number, entry in enumerate(chosen):
+    declarations, rows = "", ""
+    for number, entry in enumerate(module.entries):
         function = f"entry_{number}"
         text = _Translator(module, entry).function(function)
         smallest = sizes.index(min(sizes))
         texts[smallest] += text
         sizes[smallest] += len(text)
-        table.append(f"void {function}(void**);\n")
-        sizes_of = ", ".join(map(str, entry.parameters.values()))
-        rows.append(
-            f'  {{"{entry.name}", {function}, {entry.threads}, {entry.static_shared}, {{{sizes_of}}}}},\n'
-        )
-    table += ["const std::vector<Entry> entries = {\n", *rows, "};\n"]
+        declarations += f"void {function}(void**);\n"
+        limits = f"{entry.threads}, {entry.static_shared}"
+        of_parameters = ", ".join(map(str, entry.parameters.values()))
+        rows += f'{{"{entry.name}", {function}, {limits}, {{{of_parameters}}}}},\n'
+    table = f"{declarations}const std::vector<Entry> entries = {{\n{rows}}};\n"
+    written = {f"part_{k}": text for k, text in enumerate(texts)}
+    written["entries"] = '#include "ptx_entries.h"\nnamespace ptx {\n' + table
     files = []
-    for stem, text in [
-        *((f"part_{k}", text) for k, text in enumerate(texts)),
-        ("entries", "".join(table)),
-    ]:
+    for stem, text in written.items():
         path = folder / f"{stem}.cpp"
         path.write_text(text + "}  // namespace ptx\n", encoding="utf-8")
         files.append(path)

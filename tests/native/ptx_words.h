@@ -59,10 +59,12 @@ static_assert(kDynamicAddress > simt::kStaticBytes + simt::kGap);
 PTX_INLINE char* shared_window() {
   return static_cast<char*>(simt::dynamic_shared()) - kDynamicAddress;
 }
-inline uint32_t address_of_variable(const char* window, const void* key, size_t bytes,
-                                    size_t alignment) {
-  return static_cast<uint32_t>(static_cast<char*>(simt::static_shared(key, bytes, alignment)) -
-                               window);
+// `Tag` is a type of its own for each variable.
+template <size_t kBytes, size_t kAlignment, class Tag>
+uint32_t address_of_variable(const char* window, Tag) {
+  static const char key = 0;
+  const void* at = simt::static_shared(&key, kBytes, kAlignment);
+  return static_cast<uint32_t>(static_cast<const char*>(at) - window);
 }
 PTX_INLINE char* in_shared(char* window, uint32_t address, int offset) {
   return window + static_cast<uint32_t>(address + static_cast<uint32_t>(offset));
