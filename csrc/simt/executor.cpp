@@ -19,8 +19,10 @@ std::string name(Site site) {
   return std::string(site.file ? site.file : "?") + ":" + std::to_string(site.line);
 }
 
-void run(dim3 grid, dim3 block, size_t dynamic, const std::function<void()>& body) {
-  Scheduler::get().launch(grid, block, dynamic, body);
+void run(dim3 grid, dim3 block, int64_t dynamic, const std::function<void()>& body,
+         const KernelLimits& kernel) {
+  check_launch(grid, block, dynamic, kernel);
+  Scheduler::get().launch(grid, block, static_cast<size_t>(dynamic), body);
 }
 
 std::vector<std::string> barrier_sites() {

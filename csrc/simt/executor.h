@@ -7,7 +7,11 @@
 // checked; with ThreadSanitizer every CUDA thread is a thread of its own, ordered by barriers and
 // atomics alone, so that races are found whatever the schedule was.
 //
-// Not modelled: weak memory order beyond what ThreadSanitizer knows, warps in lockstep, speed.
+// A launch beyond the limits of a GPU of sm_90 is an error: threads, registers, shared memory, grid.
+//
+// Two forms of the kernels run on it: the source, compiled by g++, and the PTX that nvcc writes,
+// translated by tests/gpu/ptx.py. Not modelled: what ptxas makes of PTX, weak memory order beyond
+// what ThreadSanitizer knows, warps in lockstep, the CUDA runtime, speed.
 #pragma once
 
 #include <cstddef>
@@ -69,8 +73,18 @@ struct Thread {
 extern thread_local Thread* running;  // null outside kernels
 extern thread_local Options options;
 
-// Runs a kernel: `body` once for each CUDA thread. Throws Error.
-void run(dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);
+// What the compiler made of a kernel, which limits its launches.
+struct KernelLimits {
+  unsigned threads = 1024;   // of a block: __launch_bounds__, or .maxntid in PTX
+  unsigned registers = 0;    // of a thread
+  size_t static_shared = 0;  // bytes
+};
+// Throws Error if a GPU of sm_90 would refuse the launch.
+void check_launch(dim3 grid, dim3 block, int64_t dynamic_shared, const KernelLimits& kernel);
+
+// Runs a kernel: `body` once for each CUDA thread. Checks the launch first. Throws Error.
+void run(dim3 grid, dim3 block, int64_t dynamic_shared, const std::function<void()>& body,
+         const KernelLimits& kernel = {});
 
 // Distinct places of __syncthreads seen so far, as `drop` takes them. Those that count votes are
 // not among them: a thread cannot go on without the count.

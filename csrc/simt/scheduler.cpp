@@ -36,13 +36,6 @@ void Scheduler::fail(const std::string& what) {
 void Scheduler::launch(dim3 grid, dim3 block, size_t dynamic, const std::function<void()>& body) {
   if (running) throw Error("a kernel launches a kernel");
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-  if (threads < 1 || threads > 1024) {
-    throw Error("a block of " + std::to_string(threads) + " threads: expected 1 to 1024");
-  }
-  if (dynamic > kDynamicBytes) {
-    throw Error(std::to_string(dynamic) + " bytes of dynamic shared memory: no GPU has more than " +
-                std::to_string(kDynamicBytes));
-  }
   body_ = &body;
   grid_ = grid;
   size_ = block;

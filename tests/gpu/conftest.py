@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import ptx_build
 import pytest
 from cuda_host import HostKernels, build_library
 from fake_machine import SCRIPT, TOOLS, Machine
@@ -20,7 +21,19 @@ def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kernels(build_folder: Path) -> HostKernels:
+def ptx_kernels(build_folder: Path) -> HostKernels:
+    """The kernels as nvcc compiled them."""
+    if ptx_build.MISSING:
+        pytest.skip(ptx_build.MISSING)
+    text = ptx_build.compile_ptx(build_folder)
+    return HostKernels(ptx_build.build_library(build_folder, "ptx", text))
+
+
+@pytest.fixture(scope="session", params=["source", "ptx"])
+def kernels(request: pytest.FixtureRequest, build_folder: Path) -> HostKernels:
+    """The kernels on the host executor: their source, and what nvcc made of it."""
+    if request.param == "ptx":
+        return request.getfixturevalue("ptx_kernels")
     if not HAVE_SOURCES:
         pytest.skip("needs the source tree and g++")
     return HostKernels(build_library(build_folder))

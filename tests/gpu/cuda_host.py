@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kernel_limits
 import torch
-from native_builds import ADDRESS, ORDERS, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build
+from native_builds import ADDRESS, ORDERS, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build, once
 from source_tree import ROOT
 from torch import Tensor
 
@@ -20,8 +21,16 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 SHARED = 227 << 10  # bytes of a block of an H100
 
 
+def including_limits(folder: Path) -> str:
+    """The flag by which tests/native/simt_launch.h finds the limits of the kernels."""
+    target = folder / "kernel_limits.inc"
+    once(target, lambda: target.write_text(kernel_limits.table(), encoding="utf-8"))
+    return f"-I{folder}"
+
+
 def build_library(folder: Path) -> Path:
-    return build(folder, "simt_library.so", LIBRARY, ["-O1", "-fPIC"], link=["-shared"])
+    flags = ["-O1", "-fPIC", including_limits(folder)]
+    return build(folder, "simt_library.so", LIBRARY, flags, link=["-shared"])
 
 
 def build_program(folder: Path, kind: str) -> Path:
@@ -33,7 +42,9 @@ def build_program(folder: Path, kind: str) -> Path:
         "thread": (["-O1", "-fsanitize=thread"], UNDER_THREAD, ["-fsanitize=thread"]),
         "coverage": (["-O0", "--coverage"], PLAIN, ["--coverage"]),
     }
-    return build(folder, f"simt_program-{kind}", PROGRAM, *recipes[kind])
+    kernels, executor, link = recipes[kind]
+    kernels = [*kernels, including_limits(folder)]
+    return build(folder, f"simt_program-{kind}", PROGRAM, kernels, executor, link)
 
 
 class Outcome(NamedTuple):

@@ -26,7 +26,7 @@ UNDER_THREAD = ["-O1", "-DSIMT_TSAN"]
 _COMPILE = ["g++", "-std=gnu++17", "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
 
 
-def _once(target: Path, make: Callable[[], object]) -> Path:
+def once(target: Path, make: Callable[[], object]) -> Path:
     """The file, made by whoever comes first."""
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -39,7 +39,7 @@ def _compiled(folder: Path, source: Path, flags: Sequence[str]) -> str:
     command = [*_COMPILE, f"-I{ROOT / 'csrc'}", *flags, "-c", str(source)]
     digest = hashlib.sha256("\n".join(command).encode()).hexdigest()
     target = folder / f"{source.stem}-{digest[:12]}.o"
-    return str(_once(target, lambda: subprocess.run([*command, "-o", str(target)], check=True)))
+    return str(once(target, lambda: subprocess.run([*command, "-o", str(target)], check=True)))
 
 
 def build(
@@ -49,12 +49,14 @@ def build(
     kernels: Sequence[str],
     executor: Sequence[str] = PLAIN,
     link: Sequence[str] = (),
+    further: Sequence[tuple[Path, Sequence[str]]] = (),
 ) -> Path:
-    """The file `name`: a source with kernels and the executor, each under flags of its own."""
-    work = [(source, kernels), *((part, executor) for part in EXECUTOR)]
+    """The file `name`: a source with kernels, the executor and further sources, each under flags of
+    its own."""
+    work = [*further, (source, kernels), *((part, executor) for part in EXECUTOR)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda one: _compiled(folder, *one), work))
     target = folder / name
-    return _once(
+    return once(
         target, lambda: subprocess.run(["g++", *link, *objects, "-o", str(target)], check=True)
     )

@@ -183,7 +183,7 @@ __global__ void everything(float* out) {
 struct Case {
   void (*kernel)(float*);
   unsigned blocks, threads;
-  size_t dynamic;
+  int64_t dynamic;
 };
 
 const std::map<std::string, Case> kCases = {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cuda/passes.cuh"
+#include "simt_launch.h"
 
 namespace {
 
@@ -17,18 +18,6 @@ using tsloss::Metric;
 using namespace tsloss::cuda;
 
 std::string message;
-
-struct HostLaunch {
-  template <class... P, class... A>
-  void operator()(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, int64_t shared,
-                  A&&... arguments) {
-    try {
-      simt::launch(kernel, grid, block, static_cast<size_t>(shared), arguments...);
-    } catch (const std::exception& error) {
-      throw std::runtime_error(std::string("kernel ") + name + ": " + error.what());
-    }
-  }
-};
 
 // Workspace of its exact size, which holds junk.
 struct Workspace {
