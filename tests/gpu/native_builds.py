@@ -23,6 +23,9 @@ PLAIN = ["-O2", "-fPIC"]
 UNDER_ADDRESS = ["-O1", *ADDRESS]
 UNDER_THREAD = ["-O1", "-DSIMT_TSAN"]
 
+# Finds the fake CUDA runtime of the tests where the CUDA toolkit's would be.
+FAKE_CUDA = [f"-I{ROOT / 'tests/native'}", f"-I{ROOT / 'tests/native/fake_cuda'}"]
+
 _COMPILE = ["g++", "-std=gnu++17", "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
 
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import ptx
 from cuda_host import LIBRARY, PROGRAM, including_limits
-from native_builds import HAVE_SOURCES, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build, once
+from native_builds import FAKE_CUDA, HAVE_SOURCES, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build, once
 from source_tree import ROOT
 
 MISSING = (
@@ -70,6 +71,27 @@ def build_library(
         [*_SOURCE, including_limits(folder)],
         link=["-shared"],
         further=[(source, ["-O1", *TRANSLATED]) for source in sources],
+    )
+
+
+def build_module(folder: Path, text: str) -> Path:
+    """The CUDA part of the module `_core`, which runs the entries of a PTX text."""
+    import pybind11
+
+    includes = [pybind11.get_include(), sysconfig.get_path("include")]
+    kernels = [
+        *(*_SOURCE, *FAKE_CUDA, including_limits(folder), "-fvisibility=default"),
+        *("-Wno-attributes", "-DTSLOSS_WITH_CUDA"),
+        *('-DTSLOSS_CUDA_ARCHITECTURES="90"', '-DTSLOSS_CUDA_TOOLKIT="none"'),
+        *(f"-isystem{path}" for path in includes),
+    ]
+    return build(
+        folder,
+        "device_module.so",
+        ROOT / "tests/native/device_module.cpp",
+        kernels,
+        link=["-shared"],
+        further=[(source, ["-O1", *TRANSLATED]) for source in translate(folder, "ptx", text)],
     )
 
 

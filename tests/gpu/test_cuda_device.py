@@ -1,15 +1,20 @@
 """The CUDA operators from Python: on a device where there is one ("cuda"), and always with the
-kernels on the host executor behind the same Python code ("host")."""
+kernels on the host executor behind the same Python code: their source ("host"), and the module
+`_core` with what nvcc made of them ("ptx")."""
 
 from __future__ import annotations
 
 import copy
 import gc
+import importlib.util
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cuda_host
+import ptx_build
 import pytest
 import torch
 from clouds import gaussian
@@ -59,7 +64,21 @@ class FakeNative:
                    deaths, edges, findings, (cuda_host.SHARED, 512))  # fmt: skip
 
 
-@pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="session")
+def core_over_ptx(build_folder: Path) -> ModuleType:
+    """The CUDA part of `_core`, whose kernels are the PTX of nvcc on the host executor."""
+    if ptx_build.MISSING:
+        pytest.skip(ptx_build.MISSING)
+    module = ptx_build.build_module(build_folder, ptx_build.compile_ptx(build_folder))
+    spec = importlib.util.spec_from_file_location("device_module", module)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture(params=["host", "ptx", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where tensors go so that the CUDA operators take them."""
     if request.param == "cuda":
@@ -67,9 +86,14 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
             pytest.skip("needs a CUDA device and a build with CUDA kernels")
         yield "cuda"
         return
-    kernels = request.getfixturevalue("kernels")
+    if request.param == "ptx":
+        core = request.getfixturevalue("core_over_ptx")
+    else:
+        core = FakeNative(request.getfixturevalue("kernels"))
+    workspace = _ops_cuda._workspace
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ops_cuda, "_core", FakeNative(kernels))
+        patch.setattr(_ops_cuda, "_core", core)
+        patch.setattr(_ops_cuda, "_workspace", lambda *rest: workspace(*rest).fill_(255))
         patch.setattr(_ops_cuda, "_stream", lambda device: 77)
         for name in ("h0", "h0_backward", "h0_from_distances"):
             patch.setattr(_ops, name, getattr(_ops_cuda, name))

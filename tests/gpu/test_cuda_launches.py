@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from native_builds import HAVE_SOURCES, build
+from native_builds import FAKE_CUDA, HAVE_SOURCES, build
 from source_tree import ROOT
 
 pytestmark = pytest.mark.skipif(not HAVE_SOURCES, reason="needs the source tree and g++")
@@ -22,33 +22,30 @@ class Launches:
     """The calls of one device, which no other test has used."""
 
     def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
+        self.library = ctypes.CDLL(str(library))
         for name in ("forward", "all_calls"):
-            getattr(self._library, name).restype = ctypes.c_char_p
+            getattr(self.library, name).restype = ctypes.c_char_p
         self.device = next(_devices)
-        self._library.begin()
+        self.library.forget_calls()
 
-    def forward(self, points: int, batch: int = 1, dim: int = 3, device: int | None = None) -> None:
-        failure = self._library.forward(
-            self.device if device is None else device, *map(ctypes.c_int64, (batch, points, dim))
+    def forward(self, points: int, device: int | None = None) -> None:
+        failure = self.library.forward(
+            self.device if device is None else device, ctypes.c_int64(points)
         )
         if failure is not None:
             raise RuntimeError(failure.decode())
 
     @property
     def calls(self) -> list[tuple[str, int, int]]:
-        """The kind of each call, the number of its kernel, and bytes of dynamic shared memory."""
-        lines = self._library.all_calls().decode().splitlines()
+        """The kind of each call, its kernel, and bytes of dynamic shared memory."""
+        lines = self.library.all_calls().decode().splitlines()
         return [(what, int(kernel), int(size)) for what, kernel, size in map(str.split, lines)]
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._library, name)
 
 
 @pytest.fixture
 def launches(build_folder: Path) -> Launches:
     source = ROOT / "tests/native/launch_calls.cpp"
-    flags = ["-O1", "-fPIC", f"-I{ROOT / 'tests/native/fake_cuda'}"]
+    flags = ["-O1", "-fPIC", *FAKE_CUDA]
     return Launches(build(build_folder, "launch_calls.so", source, flags, link=["-shared"]))
 
 
@@ -71,7 +68,7 @@ def test_a_kernel_is_allowed_the_most_once_and_before_its_first_launch(launches:
 @pytest.mark.parametrize("first", [LARGE, SMALL])
 def test_another_thread_cannot_take_shared_memory_away(launches: Launches, first: int) -> None:
     launches.forward(first)
-    launches.intrude(ctypes.c_int64(110))
+    launches.library.intrude(launches.device, ctypes.c_int64(110))
     launches.forward(LARGE)
 
 
@@ -79,7 +76,7 @@ def test_a_graph_of_a_large_and_then_a_small_cloud_can_be_replayed(launches: Lau
     for points in (LARGE, 110, SMALL):
         launches.forward(points)
     assert any(size > 48 << 10 for what, _, size in launches.calls if what == "launch")
-    assert launches.not_replayable() == 0
+    assert launches.library.not_replayable() == 0
 
 
 def test_every_size_of_cloud_gets_its_shared_memory(launches: Launches) -> None:
@@ -93,17 +90,17 @@ def test_every_size_of_cloud_gets_its_shared_memory(launches: Launches) -> None:
 def test_each_device_has_its_own_allowance(launches: Launches) -> None:
     other = next(_devices)
     launches.forward(LARGE)
-    launches.begin()
+    launches.library.forget_calls()
     launches.forward(LARGE, device=other)
     assert [call for call in launches.calls if call[0] == "allow"]
-    assert launches.device_in_use() == 0
+    assert launches.library.device_in_use() == 0
 
 
 def test_a_refused_allowance_is_an_error_and_is_asked_for_again(launches: Launches) -> None:
-    launches.refuse_allowances(1)
+    launches.library.refuse_allowances(1)
     with pytest.raises(RuntimeError, match=r"launching kernel cloud_tree on CUDA device \d+: cuda"):
         launches.forward(LARGE)
-    assert launches.pending_error() == 0
+    assert launches.library.pending_error() == 0
     launches.forward(LARGE)
     allowances = [kernel for what, kernel, _ in launches.calls if what == "allow"]
     assert allowances.count(allowances[0]) == 2

@@ -1,6 +1,5 @@
-// The part of the CUDA runtime that csrc/cuda/launch.cu calls, for a machine without a GPU. It runs
-// no kernel: it refuses what a device would refuse, and keeps a list of the calls.
-// ../launch_calls.cpp implements it.
+// The part of the CUDA runtime that csrc/cuda/launch.cu calls, for a machine without a GPU. It
+// refuses what a device would refuse, and keeps a list of the calls. runtime.h implements it.
 #pragma once
 
 #include <cstddef>
