@@ -129,11 +129,12 @@ int64_t workspace_bytes(Pass pass, Number number, Metric metric, const BatchShap
                         int device) {
   const Device limits = device_of(device);
   Launch launch({device, nullptr});
+  const Carver count = Carver::counting();
   int64_t bytes = 0;
   if (pass == Pass::kFromDistances) {
     with_whole_types(number, [&](auto p) {
       using P = decltype(p);
-      bytes = h0_from_distances<P>(launch, shape, limits, nullptr, 0, {}, nullptr);
+      bytes = h0_from_distances<P>(launch, shape, limits, nullptr, 0, {}, count);
     });
     return bytes;
   }
@@ -142,8 +143,8 @@ int64_t workspace_bytes(Pass pass, Number number, Metric metric, const BatchShap
     using D = decltype(d);
     bytes = pass == Pass::kBackward
                 ? h0_backward<P, D>(launch, metric, shape, kSmallCloud, nullptr, nullptr, nullptr,
-                                    nullptr, nullptr, nullptr)
-                : h0_forward<P, D>(launch, metric, shape, limits, nullptr, {}, nullptr);
+                                    nullptr, nullptr, count)
+                : h0_forward<P, D>(launch, metric, shape, limits, nullptr, {}, count);
   });
   return bytes;
 }
@@ -158,7 +159,7 @@ void h0_forward(const Queue& queue, Number number, Metric metric, const BatchSha
     using P = decltype(p);
     using D = decltype(d);
     h0_forward<P, D>(launch, metric, shape, limits, static_cast<const P*>(points),
-                     {static_cast<D*>(deaths), edges, findings}, workspace);
+                     {static_cast<D*>(deaths), edges, findings}, Carver(workspace));
   });
 }
 
@@ -171,7 +172,8 @@ void h0_from_distances(const Queue& queue, Number number, const BatchShape& shap
   with_whole_types(number, [&](auto p) {
     using P = decltype(p);
     h0_from_distances<P>(launch, shape, limits, static_cast<const P*>(distances),
-                         symmetry_tolerance, {static_cast<P*>(deaths), edges, findings}, workspace);
+                         symmetry_tolerance, {static_cast<P*>(deaths), edges, findings},
+                         Carver(workspace));
   });
 }
 
@@ -185,7 +187,7 @@ void h0_backward(const Queue& queue, Number number, Metric metric, const BatchSh
     using D = decltype(d);
     h0_backward<P, D>(launch, metric, shape, kSmallCloud, static_cast<const D*>(grad_deaths),
                       static_cast<const P*>(points), static_cast<const D*>(deaths), edges,
-                      static_cast<P*>(grad_points), workspace);
+                      static_cast<P*>(grad_points), Carver(workspace));
   });
 }
 

@@ -24,7 +24,8 @@ struct Queue {
 
 enum class Pass : int { kForward = 0, kBackward = 1, kFromDistances = 2 };
 
-// Bytes of workspace on the device that a pass takes, which need no initialisation.
+// Bytes of workspace on the device that a pass takes, which need no initialisation. If it takes
+// none, the pass may be given a null pointer.
 int64_t workspace_bytes(Pass pass, Number number, Metric metric, const BatchShape& shape,
                         int device);
 

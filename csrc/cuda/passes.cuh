@@ -81,13 +81,13 @@ void grow_stored(Launch& launch, const TreePlan& plan, Clouds clouds, const Batc
 // Trees of small clouds, by one to three kernels. `known`: their facts, or null.
 template <Term kTerm, class P, class D, class Launch>
 void small_trees(Launch& launch, const BatchShape& shape, const Device& device, const P* points,
-                 const Facts* known, bool ranged, Length how, Carver& carver, bool only_count,
+                 const Facts* known, bool ranged, Length how, Carver& carver,
                  const Outputs<D>& out) {
   const SmallPlan<PointCloud<P, kTerm>> plan(shape, device);
   const int64_t n = shape.points;
   Facts* facts = carver.take<Facts>(shape.batch * plan.parts());
   float* sums = carver.take<float>(shape.batch * plan.parts() * plan.sums);
-  if (only_count) return;
+  if (carver.counts() || shape.batch == 0) return;
   const Batch batch{shape.batch, n, shape.dim, shape.lengths};
   const dim3 threads = dim3_of(plan.tiling.threads);
   const int64_t clouds = std::min(shape.batch, kMostGrid);
@@ -155,16 +155,15 @@ void look(Launch& launch, const BatchShape& shape, const P* points, Facts* facts
       units);
 }
 
-// points -> deaths, edges and findings. Returns the bytes of workspace; with null workspace it does
-// nothing else. D: the type of the deaths.
+// points -> deaths, edges and findings. Returns the bytes of workspace that it takes from `carver`,
+// and launches nothing where that only counts. D: the type of the deaths.
 template <class P, class D, class Launch>
 int64_t h0_forward(Launch& launch, Metric metric, const BatchShape& shape, const Device& device,
-                   const P* points, const Outputs<D>& out, void* workspace) {
+                   const P* points, const Outputs<D>& out, Carver carver) {
   const int64_t n = shape.points;
-  const bool count = !workspace || shape.batch == 0;
+  const bool count = carver.counts() || shape.batch == 0;
   const bool cosine = metric == Metric::kCosine, fused = n <= std::min(device.fused, device.small);
   const Length how = length_of(metric);
-  Carver carver(workspace);
   Facts* facts = carver.take<Facts>(!fused || cosine ? shape.batch : 0);
   double* units = carver.take<double>(cosine ? shape.batch * n * shape.dim : 0);
   if (!count && (!fused || cosine)) look(launch, shape, points, facts, cosine ? units : nullptr);
@@ -172,7 +171,7 @@ int64_t h0_forward(Launch& launch, Metric metric, const BatchShape& shape, const
     constexpr Term kTerm = decltype(term)::value;
     if (fused) {
       return small_trees<kTerm>(launch, shape, device, numbers, cosine ? facts : nullptr, ranged,
-                                how, carver, count, out);
+                                how, carver, out);
     }
     const TreePlan plan(shape, device);
     float* keys = carver.take<float>(plan.piece * plan.keys_of_cloud(n));
@@ -196,14 +195,13 @@ int64_t h0_forward(Launch& launch, Metric metric, const BatchShape& shape, const
 template <class P, class Launch>
 int64_t h0_from_distances(Launch& launch, const BatchShape& shape, const Device& device,
                           const P* distances, double tolerance, const Outputs<P>& out,
-                          void* workspace) {
+                          Carver carver) {
   const int64_t n = shape.points;
   const TreePlan plan(shape, device, true);
-  Carver carver(workspace);
   Facts* facts = carver.take<Facts>(shape.batch);
   float* keys = carver.take<float>(plan.piece * plan.keys_of_cloud(n));
   const Forest forest = carve_forest(carver, plan, n);
-  if (!workspace || shape.batch == 0) return carver.bytes();
+  if (carver.counts() || shape.batch == 0) return carver.bytes();
 
   clear(launch, shape.batch, facts);
   const int64_t across = ceil_div(n, kMatrixTile);
@@ -225,14 +223,13 @@ int64_t h0_from_distances(Launch& launch, const BatchShape& shape, const Device&
 template <class P, class D, class Launch>
 int64_t h0_backward(Launch& launch, Metric metric, const BatchShape& shape, int64_t small,
                     const D* grad_deaths, const P* points, const D* deaths, const int64_t* edges,
-                    P* grad_points, void* workspace) {
+                    P* grad_points, Carver carver) {
   const int64_t n = shape.points;
   const bool listed = n > small;
-  Carver carver(workspace);
   int* start = carver.take<int>(listed ? shape.batch * (n + 1) : 0);
   int* next = carver.take<int>(listed ? shape.batch * n : 0);
   int* incident = carver.take<int>(listed ? shape.batch * 2 * shape.bars() : 0);
-  if (!workspace || shape.batch == 0 || n == 0 || shape.dim == 0) return carver.bytes();
+  if (carver.counts() || shape.batch == 0 || n == 0 || shape.dim == 0) return carver.bytes();
 
   const Batch batch{shape.batch, n, shape.dim, nullptr};
   if (listed) {

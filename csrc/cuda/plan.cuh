@@ -22,20 +22,26 @@ struct Device {
   int64_t fused = kFusedCloud;
 };
 
-// Parts of one allocation. With a null base it only counts.
+// Parts of one allocation, which may be null if it needs no bytes. Where `counting` it has none,
+// and tells how many bytes one needs.
 class Carver {
  public:
-  explicit Carver(void* base) : base_(static_cast<unsigned char*>(base)) {}
+  static Carver counting() { return Carver(nullptr, true); }
+  explicit Carver(void* base) : Carver(base, false) {}
   template <class T>
   T* take(int64_t count) {
     const int64_t at = bytes_;
     bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
-    return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
+    return counts_ || count == 0 ? nullptr : reinterpret_cast<T*>(base_ + at);
   }
+  bool counts() const { return counts_; }
   int64_t bytes() const { return bytes_; }
 
  private:
+  Carver(void* base, bool counts) : base_(static_cast<unsigned char*>(base)), counts_(counts) {}
+
   unsigned char* base_;
+  bool counts_;
   int64_t bytes_ = 0;
 };
 

@@ -19,10 +19,11 @@ using namespace tsloss::cuda;
 
 std::string message;
 
-// Workspace of its exact size, which holds junk.
+// Workspace of its exact size, which holds junk. As torch has it, no bytes are at no address.
 struct Workspace {
-  explicit Workspace(int64_t bytes) : memory(std::malloc(static_cast<size_t>(bytes) + 1)) {
-    std::memset(memory, simt::options.fill, static_cast<size_t>(bytes) + 1);
+  explicit Workspace(int64_t bytes)
+      : memory(bytes ? std::malloc(static_cast<size_t>(bytes)) : nullptr) {
+    if (memory) std::memset(memory, simt::options.fill, static_cast<size_t>(bytes));
   }
   ~Workspace() { std::free(memory); }
   void* memory;
@@ -76,8 +77,8 @@ int forward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, c
       const P* in = static_cast<const P*>(x);
       const Outputs<D> out{static_cast<D*>(deaths), edges, findings};
       const Metric m = static_cast<Metric>(metric);
-      const Workspace work(h0_forward(launch, m, shape, device, in, out, nullptr));
-      h0_forward(launch, m, shape, device, in, out, work.memory);
+      const Workspace work(h0_forward(launch, m, shape, device, in, out, Carver::counting()));
+      h0_forward(launch, m, shape, device, in, out, Carver(work.memory));
     });
   });
 }
@@ -93,8 +94,9 @@ int from_distances(int dtype, int64_t batch, int64_t points, const void* distanc
       HostLaunch launch;
       const P* in = static_cast<const P*>(distances);
       const Outputs<P> out{static_cast<P*>(deaths), edges, findings};
-      const Workspace work(h0_from_distances(launch, shape, device, in, tolerance, out, nullptr));
-      h0_from_distances(launch, shape, device, in, tolerance, out, work.memory);
+      const Workspace work(
+          h0_from_distances(launch, shape, device, in, tolerance, out, Carver::counting()));
+      h0_from_distances(launch, shape, device, in, tolerance, out, Carver(work.memory));
     };
     if (dtype == 0) run(float{});
     if (dtype == 1) run(double{});
@@ -109,13 +111,13 @@ int backward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, 
       using P = decltype(number);
       using D = decltype(death);
       HostLaunch launch;
-      const auto call = [&](void* workspace) {
+      const auto call = [&](Carver carver) {
         return h0_backward(launch, static_cast<Metric>(metric), shape, small,
                            static_cast<const D*>(grad), static_cast<const P*>(x),
-                           static_cast<const D*>(deaths), edges, static_cast<P*>(out), workspace);
+                           static_cast<const D*>(deaths), edges, static_cast<P*>(out), carver);
       };
-      const Workspace work(call(nullptr));
-      call(work.memory);
+      const Workspace work(call(Carver::counting()));
+      call(Carver(work.memory));
     });
   });
 }
