@@ -66,7 +66,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
             pytest.skip("needs a CUDA device and a build with CUDA kernels")
         yield "cuda"
         return
-    kernels = request.getfixturevalue("kernels")
+    kernels = request.getfixturevalue("source_kernels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_ops_cuda, "_core", FakeNative(kernels))
         patch.setattr(_ops_cuda, "_stream", lambda device: 77)
