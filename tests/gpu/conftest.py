@@ -21,8 +21,16 @@ def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def source_kernels(build_folder: Path) -> HostKernels:
+    """The source of the kernels on the host executor."""
+    if not HAVE_SOURCES:
+        pytest.skip("needs the source tree and g++")
+    return HostKernels(build_library(build_folder))
+
+
+@pytest.fixture(scope="session")
 def ptx_kernels(build_folder: Path) -> HostKernels:
-    """The kernels as nvcc compiled them."""
+    """The PTX of the kernels on the host executor."""
     if ptx_build.MISSING:
         pytest.skip(ptx_build.MISSING)
     text = ptx_build.compile_ptx(build_folder)
@@ -30,20 +38,18 @@ def ptx_kernels(build_folder: Path) -> HostKernels:
 
 
 @pytest.fixture(scope="session", params=["source", "ptx"])
-def kernels(request: pytest.FixtureRequest, build_folder: Path) -> HostKernels:
-    """The kernels on the host executor: their source, and what nvcc made of it."""
-    if request.param == "ptx":
-        return request.getfixturevalue("ptx_kernels")
-    if not HAVE_SOURCES:
-        pytest.skip("needs the source tree and g++")
-    return HostKernels(build_library(build_folder))
+def kernels(request: pytest.FixtureRequest) -> HostKernels:
+    """Both in turn: what is true of the kernels is true of what nvcc makes of them."""
+    found: HostKernels = request.getfixturevalue(f"{request.param}_kernels")
+    return found
 
 
 @pytest.fixture(autouse=True)
 def usual_options(request: pytest.FixtureRequest) -> None:
     """No test finds the schedule of another."""
-    if "kernels" in request.fixturenames:
-        request.getfixturevalue("kernels").set_options()
+    for name in ("kernels", "ptx_kernels"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name).set_options()
 
 
 @pytest.fixture

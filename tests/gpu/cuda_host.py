@@ -55,6 +55,13 @@ class Outcome(NamedTuple):
     findings: Tensor
 
 
+Dimensions = tuple[int, int, int]
+
+
+def _sizes(dimensions: Dimensions) -> Any:
+    return (ctypes.c_uint * 3)(*dimensions)
+
+
 def _pointer(t: Tensor | None) -> ctypes.c_void_p:
     assert t is None or t.is_contiguous()
     return ctypes.c_void_p(None if t is None else t.data_ptr())
@@ -99,6 +106,22 @@ class HostKernels:
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, name)(*arguments):
             raise RuntimeError(self._library.last_message().decode())
+
+    def check_launch(
+        self, grid: Dimensions, block: Dimensions, shared: int, limits: tuple[int, int, int]
+    ) -> None:
+        """Raises if a launch is beyond the limits of a kernel: threads of a block, registers of a
+        thread, bytes of static shared memory."""
+        threads, registers, static = limits
+        sizes = (_sizes(grid), _sizes(block), ctypes.c_int64(shared))
+        self._call("check_launch", *sizes, threads, registers, ctypes.c_int64(static))
+
+    def launch_idle_kernel(
+        self, name: str, grid: Dimensions, block: Dimensions, shared: int = 0
+    ) -> None:
+        """Launches clear_facts for no cloud, under the limits of the kernel `name`."""
+        sizes = (_sizes(grid), _sizes(block), ctypes.c_int64(shared))
+        self._call("launch_idle_kernel", name.encode(), *sizes)
 
     def call_addresses(self, name: str, number: int, metric: int | None, *rest: Any) -> None:
         """A function of the library; whole numbers are addresses, and in tuples int64."""

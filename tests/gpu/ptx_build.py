@@ -11,7 +11,16 @@ from pathlib import Path
 
 import ptx
 from cuda_host import LIBRARY, PROGRAM, including_limits
-from native_builds import FAKE_CUDA, HAVE_SOURCES, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build, once
+from native_builds import (
+    ADDRESS,
+    FAKE_CUDA,
+    HAVE_SOURCES,
+    PLAIN,
+    UNDER_ADDRESS,
+    UNDER_THREAD,
+    build,
+    once,
+)
 from source_tree import ROOT
 
 MISSING = (
@@ -99,11 +108,11 @@ def build_program(
     folder: Path, name: str, kind: str, text: str, entries: str = "", parts: int = PARTS
 ) -> Path:
     """The program of test_cuda_programs.py, which runs those entries of a PTX text."""
-    kernels, executor = {
-        "plain": ([], PLAIN),
+    kernels, executor, link = {
+        "plain": ([], PLAIN, []),
         # Nothing is undefined in what the translator writes: UBSan would take a minute for nothing.
-        "address": (["-fsanitize=address"], UNDER_ADDRESS),
-        "thread": (["-fsanitize=thread"], UNDER_THREAD),
+        "address": (["-fsanitize=address"], UNDER_ADDRESS, ADDRESS),
+        "thread": (["-fsanitize=thread"], UNDER_THREAD, ["-fsanitize=thread"]),
     }[kind]
     sources = translate(folder, name, text, entries, parts)
     return build(
@@ -112,6 +121,6 @@ def build_program(
         PROGRAM,
         [*_SOURCE, including_limits(folder)],
         executor,
-        ["-rdynamic", *kernels],
+        ["-rdynamic", *link],
         [(source, ["-O1", *TRANSLATED, *kernels]) for source in sources],
     )

@@ -89,7 +89,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "ptx":
         core = request.getfixturevalue("core_over_ptx")
     else:
-        core = FakeNative(request.getfixturevalue("kernels"))
+        core = FakeNative(request.getfixturevalue("source_kernels"))
     workspace = _ops_cuda._workspace
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_ops_cuda, "_core", core)

@@ -64,6 +64,24 @@ void set_options(int order, uint64_t seed, int preempt, int resident, int fill) 
   simt::options.switches = uint64_t{1} << 32;  // large clouds are no livelock
 }
 
+// Whether a launch keeps within the limits of a kernel; nothing is run. Sizes are x, y, z.
+int check_launch(const unsigned* grid, const unsigned* block, int64_t shared, unsigned threads,
+                 unsigned registers, int64_t static_shared) {
+  return guarded([&] {
+    simt::check_launch({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared,
+                       {threads, registers, static_cast<size_t>(static_shared)});
+  });
+}
+
+// A launch of a kernel that finds nothing to do, by the name that its limits are known under.
+int launch_idle_kernel(const char* name, const unsigned* grid, const unsigned* block,
+                       int64_t shared) {
+  return guarded([&] {
+    HostLaunch()(name, clear_facts, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+                 shared, 0, nullptr);
+  });
+}
+
 int forward(int dtype, int metric, int64_t batch, int64_t points, int64_t dim, const void* x,
             const int64_t* lengths, void* deaths, int64_t* edges, int64_t* findings, int processors,
             int64_t shared, int64_t small, int64_t stored, int64_t fused) {
