@@ -1,4 +1,4 @@
-// What a launch may ask for; executor.h has the limits.
+// The limits of a GPU of sm_90 that every launch is checked against.
 #include <string>
 
 #include "simt/executor.h"

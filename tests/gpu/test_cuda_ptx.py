@@ -1,5 +1,5 @@
-"""What nvcc made of the kernels, executed: the shapes of the goals, sanitizers, and defects seeded
-in the PTX, each of which must show.
+"""The PTX that nvcc writes for the kernels, executed: the shapes that are measured on a GPU,
+sanitizers, and defects seeded in the PTX, each of which must show.
 
 The host tests of the kernels run on the PTX as well, by the fixture `kernels`. TSLOSS_PTX=all
 (`make ptx`) runs the longest cases too."""
@@ -215,7 +215,7 @@ def mutated(text: str, entry: str, before: str, after: str) -> str:
 def test_a_wrong_opcode_shows(
     build_folder: Path, plain: Path, entry: str, before: str, after: str
 ) -> None:
-    """In programs of their own: a wrong kernel may touch any memory."""
+    """The kernels run in a program of their own, since a wrong one may touch any memory."""
     full = ptx_build.compile_ptx(build_folder)
     (name,) = (n for n in re.findall(r"\.entry (\w+)", full) if entry in n and re.search(SMALL, n))
     expected = digest(run(plain, SMALL_CASE)[1])
