@@ -18,7 +18,7 @@ MODULES := $(VENV)/.modules-$(shell find tsloss_fast benchmarks -name '*.py' | L
 # Waiting OpenMP threads that spin make everything else on a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-wheel test-torch docs conformance fuzz valgrind lint format bench evidence experiments \
+.PHONY: demo test ptx test-wheel test-torch docs conformance fuzz valgrind lint format bench evidence experiments \
   venv dist lock audit clean
 
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
@@ -33,6 +33,10 @@ demo: venv
 # The tests of a file stay together: they share what was built for them.
 test: venv
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# All tests of the PTX that nvcc writes for the CUDA kernels, also the long ones that `make test` skips.
+ptx: venv
+	TSLOSS_PTX=all $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder tests/gpu -k ptx
 
 # The wheel, built under isolation and installed into an environment of its own, tested from another
 # folder, so that nothing of the source tree can be imported by accident.

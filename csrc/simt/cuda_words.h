@@ -89,8 +89,7 @@ T& shared_variable(Tag) {
 
 // kernel<<<grid, block, dynamic_shared>>>(arguments...)
 template <class... P, class... A>
-void launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t dynamic_shared,
-            A&&... arguments) {
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t dynamic_shared, A&&... arguments) {
   const std::tuple<P...> copy(static_cast<P>(std::forward<A>(arguments))...);
   run(grid, block, dynamic_shared, [&] { std::apply(kernel, copy); });
 }

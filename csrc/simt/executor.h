@@ -7,7 +7,8 @@
 // checked; with ThreadSanitizer every CUDA thread is a thread of its own, ordered by barriers and
 // atomics alone, so that races are found whatever the schedule was.
 //
-// A launch beyond the limits of a GPU of sm_90 is an error: threads, registers, shared memory, grid.
+// A launch beyond the limits of a GPU of sm_90 is an error: threads, registers, shared memory,
+// grid.
 //
 // Two forms of the kernels run on it: the source, compiled by g++, and the PTX that nvcc writes,
 // translated by tests/gpu/ptx.py. Not modelled: what ptxas makes of PTX, weak memory order beyond

@@ -1,4 +1,4 @@
-// What a launch may ask for; executor.h has the limits.
+// The limits of a GPU of sm_90 that every launch is checked against.
 #include <string>
 
 #include "simt/executor.h"
@@ -7,11 +7,11 @@
 namespace simt {
 namespace {
 
-constexpr uint64_t kThreads = 1024;          // of a block
-constexpr uint64_t kRegisters = 65536;       // of a multiprocessor, a quarter for each scheduler
+constexpr uint64_t kThreads = 1024;     // of a block
+constexpr uint64_t kRegisters = 65536;  // of a multiprocessor, a quarter for each scheduler
 constexpr uint64_t kSchedulers = 4;
-constexpr uint64_t kRegisterUnit = 256;      // of a warp's share
-constexpr uint64_t kGridX = 2147483647;      // blocks
+constexpr uint64_t kRegisterUnit = 256;  // of a warp's share
+constexpr uint64_t kGridX = 2147483647;  // blocks
 constexpr uint64_t kGridYZ = 65535;
 
 std::string numbers(dim3 d) {

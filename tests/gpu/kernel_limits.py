@@ -1,5 +1,5 @@
-"""Limits of the kernels' launches: their launch bounds, from the source, and what the compiler made
-of them for sm_90, from csrc/cuda/kernels.md."""
+"""The table of limits that launches are checked against: launch bounds are read from the source,
+registers and static shared memory on sm_90 from csrc/cuda/kernels.md."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def parse(text: str, name: str) -> Module:
 
 
 def _body(text: str, begin: int, name: str) -> Iterator[Statement]:
-    """What stands between the brace before `begin` and the one that closes it."""
+    """Yield the statements after the brace before `begin`, up to the one that closes it."""
     depth, line, counted = 1, text.count("\n", 0, begin) + 1, begin
     while True:
         step = _STEP.match(text, begin)
@@ -124,7 +124,7 @@ def _body(text: str, begin: int, name: str) -> Iterator[Statement]:
 
 
 def _operands(text: str) -> list[str]:
-    """What commas outside brackets and braces separate."""
+    """Split at the commas that stand outside of brackets and braces."""
     return [part.strip() for part in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|[^,{\[])+", text)]
 
 

@@ -10,7 +10,7 @@ from native_builds import HAVE_SOURCES
 pytestmark = pytest.mark.skipif(not HAVE_SOURCES, reason="needs the source tree and g++")
 
 ONE = (1, 1, 1)
-# As much as there may be of each, with 256 threads at most and no registers.
+# Launches that reach one limit each, or several.
 ALLOWED = [
     ((2**31 - 1, 65535, 65535), (256, 1, 1), 232448, (256, 0, 0)),
     (ONE, (1, 1, 1), 0, (1024, 255, 49152)),

@@ -82,7 +82,8 @@ PTX_INLINE T shared_of_generic(char* window, T address) {
 }
 
 [[noreturn]] inline void misaligned(const void* at, size_t bytes, SIMT_HERE) {
-  throw simt::Error("misaligned access: " + std::to_string(bytes) + " bytes at an address that is " +
+  throw simt::Error("misaligned access: " + std::to_string(bytes) +
+                    " bytes at an address that is " +
                     std::to_string(reinterpret_cast<uintptr_t>(at) % bytes) +
                     " more than a multiple of that, at " + simt::name(SIMT_SITE));
 }
@@ -163,10 +164,10 @@ PTX_INLINE T selp(T a, T b, bool first) {
 // ---- integers: they wrap around ----
 
 template <class T>
-using Unsigned = std::conditional_t<
-    sizeof(T) == 8, uint64_t,
-    std::conditional_t<sizeof(T) == 4, uint32_t,
-                       std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>>;
+using Unsigned =
+    std::conditional_t<sizeof(T) == 8, uint64_t,
+                       std::conditional_t<sizeof(T) == 4, uint32_t,
+                                          std::conditional_t<sizeof(T) == 2, uint16_t, uint8_t>>>;
 template <class T>
 constexpr uint32_t kBits = 8 * sizeof(T);
 // A type in which the product of two Ts is exact.
@@ -291,8 +292,8 @@ inline T bfe(T a, uint32_t begin, uint32_t length) {
   begin &= 255;
   length &= 255;
   const Unsigned<T> bits = static_cast<Unsigned<T>>(a);
-  const bool sign = std::is_signed_v<T> && length > 0 &&
-                    (bits >> std::min(begin + length - 1, kBits<T> - 1) & 1);
+  const bool sign =
+      std::is_signed_v<T> && length > 0 && (bits >> std::min(begin + length - 1, kBits<T> - 1) & 1);
   Unsigned<T> result = 0;
   for (uint32_t k = 0; k < kBits<T>; ++k) {
     const bool inside = k < length && begin + k < kBits<T>;
@@ -559,11 +560,11 @@ PTX_INLINE std::pair<uint32_t, bool> shuffle(simt::Collective what, uint32_t a, 
                                                                : true;
   return {static_cast<uint32_t>(simt::warp_collective(what, mask, a, amount, width, site)), inside};
 }
-#define PTX_SHUFFLE(name, what, clamp)                                                        \
+#define PTX_SHUFFLE(name, what, clamp)                                                         \
   PTX_INLINE std::pair<uint32_t, bool> name(uint32_t a, uint32_t b, uint32_t c, uint32_t mask, \
-                                            SIMT_HERE) {                                      \
-    return shuffle(simt::Collective::what, a, b, width_of_shuffle(c, clamp, SIMT_SITE), mask, \
-                   SIMT_SITE);                                                                \
+                                            SIMT_HERE) {                                       \
+    return shuffle(simt::Collective::what, a, b, width_of_shuffle(c, clamp, SIMT_SITE), mask,  \
+                   SIMT_SITE);                                                                 \
   }
 PTX_SHUFFLE(shfl_idx, kShuffle, 31)
 PTX_SHUFFLE(shfl_up, kShuffleUp, 0)

@@ -34,7 +34,8 @@ const simt::KernelLimits& limits_of(const char* kernel) {
     if (std::strcmp(known.kernel, kernel) == 0) return known.limits;
   }
   throw std::runtime_error(
-      "its limits are unknown: expected a row of csrc/cuda/kernels.md, which TSLOSS_UPDATE=1 pytest "
+      "its limits are unknown: expected a row of csrc/cuda/kernels.md, which TSLOSS_UPDATE=1 "
+      "pytest "
       "tests/gpu/test_cuda_static.py writes");
 }
 
