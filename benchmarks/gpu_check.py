@@ -241,9 +241,9 @@ class Check:
 
     def said_by(self, command: str, word: str = "") -> str:
         """The first line with a word of what a program prints, or none."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(
-                command.split(), env=self.environment, capture_output=True, text=True
+                command.split(), env=self.environment, capture_output=True, text=True, timeout=10
             )
             return next((line for line in done.stdout.splitlines() if word in line), "none")
         return "none"

@@ -223,13 +223,14 @@ def looks(check_finite: bool | None, device: torch.device) -> bool:
     return not has_cuda_kernels(device) if check_finite is None else check_finite
 
 
-def computes_halves(device: torch.device) -> bool:
-    """Whether the operators there take half types: the kernels do, and the copy widens them."""
+def takes_halves(device: torch.device) -> bool:
+    """Return whether the operators there take half types: the CUDA kernels do, and the copy widens
+    them on the CPU."""
     return device.type not in ("cpu", "meta")
 
 
 def has_cuda_kernels(device: torch.device) -> bool:
-    """Whether this build has kernels for a CUDA device; `_ops_copy` serves all other devices."""
+    """Return whether this build has CUDA kernels for a device. `_ops_copy` serves the others."""
     return device.type == "cuda" and _core.has_cuda and torch.version.hip is None
 
 

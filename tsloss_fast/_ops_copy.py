@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from . import _ops_cpu
-from ._native import type_of_deaths
+from ._native import PLAIN, check_storage, type_of_deaths
 
 _BUILD = "build tsloss_fast from source where the CUDA toolkit is: TSLOSS_CUDA=ON pip install ."
+_WITH_MEMORY = ("cpu", "cuda", "mps", "xpu")  # the devices whose storages have a size in bytes
 _PASSED_THROUGH = ("tsloss_fast", "torch")
 _warned: set[str] = set()  # the types of device for which the warning has been given
 
@@ -75,12 +76,17 @@ def _on_cpu(value: Any) -> Any:
     """A tensor on the CPU, half types widened there: so fewer bytes are copied."""
     if not isinstance(value, Tensor):
         return value
+    dense = type(value) in PLAIN and value.layout is torch.strided
+    if dense and value.device.type in _WITH_MEMORY:
+        check_storage(value, "tensor")  # torch would copy what lies behind its end
     copied = value.to("cpu")
     return copied.to(type_of_deaths(copied.dtype)) if copied.is_floating_point() else copied
 
 
 def _forward(operator: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Any]:
     def through_copy(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        if x.device.type == "cpu":  # no ordinary memory: the operator says so
+            return operator(x, *rest)
         _refuse_capture(x)
         _warn_once(x)
         deaths, edges = operator(*map(_on_cpu, (x, *rest)))

@@ -18,11 +18,11 @@ from ._inputs import (
     can_bypass_dispatcher,
     check_lengths,
     check_metric,
-    computes_halves,
     looks,
     memory_errors,
     register_result,
     shape_error,
+    takes_halves,
 )
 from ._native import METRICS
 
@@ -108,7 +108,8 @@ def h0_persistence(
 
     On a device for which the build has no kernels (CUDA in a plain installation, MPS, XPU, ROCm)
     the same result is computed through a copy on the CPU, with one warning that says what is
-    copied: each call waits for the device, and cannot be captured in a CUDA graph.
+    copied: each call waits for the device, and cannot be captured in a CUDA graph. Derivatives
+    beyond the first are computed on the device, by the operations that torch has there.
 
     Source: csrc/README.md has the algorithm. The deaths are the single-linkage heights, by
     Kruskal's algorithm read as a filtration; see Edelsbrunner & Harer, Computational Topology,
@@ -149,7 +150,7 @@ def h0_persistence(
         raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
     batch = x.shape[:-2]
     checked = check_lengths(lengths, batch, x.device)
-    if x.dtype in HALF and not computes_halves(x.device):
+    if x.dtype in HALF and not takes_halves(x.device):
         x = x.float()
     check = looks(check_finite, x.device)
     if can_bypass_dispatcher(x):

@@ -304,8 +304,8 @@ class TSLoss(nn.Module):
             )
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
-        """Warn of coincident points where looking costs nothing: not under a tracer, and where CUDA
-        kernels are underway a call or more later."""
+        """Warn of coincident points where looking costs nothing. A tracer never looks. On a device
+        with CUDA kernels, whose results are still to come, a later call warns."""
         if deaths.shape[-1] == 0 or "coincident" in self._warned or not may_look(deaths):
             return
         late = has_cuda_kernels(deaths.device)

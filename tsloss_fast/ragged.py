@@ -20,12 +20,12 @@ from ._inputs import (
     as_integers,
     as_tensor,
     check_metric,
-    computes_halves,
     has_cuda_kernels,
     looks,
     memory_errors,
     register_result,
     shape_error,
+    takes_halves,
 )
 from ._native import offsets_of_bars
 from ._ops_cpu import check_offsets
@@ -98,7 +98,7 @@ def h0_persistence_varlen(
     starts = _on_cpu(offsets)
     total, bars = _bars(offsets, starts), offsets_of_bars(starts)
     check = looks(check_finite, x.device)
-    if x.dtype in HALF and not computes_halves(x.device):
+    if x.dtype in HALF and not takes_halves(x.device):
         x = x.float()
     if has_cuda_kernels(x.device):
         check_offsets(starts, x.shape[0])

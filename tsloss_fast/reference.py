@@ -1,4 +1,4 @@
-"""The same results in plain torch, on any device: the oracle of the tests.
+"""Persistence in plain torch, on any device: the oracle of the tests.
 
 Prim's algorithm on all clouds of a batch at once; the lengths, and so the gradient, come from
 autograd. `metric`, `lengths` and `check_finite` are those of `tsloss_fast.h0_persistence`. A

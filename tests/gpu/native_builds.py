@@ -27,6 +27,8 @@ UNDER_THREAD = ["-O1", "-DSIMT_TSAN"]
 FAKE_CUDA = [f"-I{ROOT / 'tests/native'}", f"-I{ROOT / 'tests/native/fake_cuda'}"]
 
 _COMPILE = ["g++", "-std=gnu++17", "-g1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
+# A process holds several of these libraries, and each has inline variables of its own.
+_COMPILE += ["-fno-gnu-unique"]
 
 
 def once(target: Path, make: Callable[[], object]) -> Path:

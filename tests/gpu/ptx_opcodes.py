@@ -42,8 +42,8 @@ ROUNDINGS = "{kNearest,kZero,kDown,kUp}"
 # Braces hold alternatives, as in a shell; a function with alternatives has one for each opcode. @
 # stands for each space in turn. Among the operands, results stand before "=" and W and H are the
 # types of twice and half T's width; `T*4` is a vector and `T|pred` two results of which the second
-# may be left out; [space] is an address, 0 that very number, and `window` is the block's shared
-# memory, which is no operand of PTX.
+# may be left out; [space] is an address, and 0 that very number. `window` is the block's shared
+# memory, for functions that need it beside the operands of PTX.
 Row = tuple[str, str, str, str]
 ROWS: tuple[Row, ...] = (
     # ---- integers ----

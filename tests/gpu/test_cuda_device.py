@@ -99,7 +99,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
             patch.setattr(_ops, name, getattr(_ops_cuda, name))
         for module in (functional, _autograd):
             patch.setattr(module, "can_bypass_dispatcher", lambda x: False)
-        patch.setattr(functional, "computes_halves", lambda device: True)
+        patch.setattr(functional, "takes_halves", lambda device: True)
         patch.setattr(functional, "looks", lambda check, device: bool(check))
         yield "cpu"
 
@@ -222,7 +222,7 @@ def loss_of_cpu() -> Any:
 
 def test_the_loss_is_that_of_the_cpu(loss_of_cpu: Any, device: str) -> None:
     points, wanted, wanted_grad = loss_of_cpu
-    x = points.to(device).requires_grad_()
+    x = points.to(device, copy=True).requires_grad_()
     loss = TSLoss().to(device)(x)
     loss.backward()
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
@@ -272,4 +272,4 @@ def test_only_the_cuda_kernels_go_unchecked(monkeypatch: pytest.MonkeyPatch, bui
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [_inputs.looks(c, cpu) for c in (None, True, False)] == [True, True, False]
     assert [_inputs.looks(c, cuda) for c in (None, True, False)] == [not built, True, False]
-    assert not _inputs.computes_halves(cpu)
+    assert not _inputs.takes_halves(cpu)

@@ -1,5 +1,6 @@
-"""The PTX that nvcc writes for the kernels, executed: the shapes that are measured on a GPU,
-sanitizers, and defects seeded in the PTX, each of which must show.
+"""The PTX that nvcc writes for the kernels, executed: single clouds that are measured on a GPU and
+smaller clouds on the paths of the others, sanitizers, and defects seeded in the PTX, each of which
+must show.
 
 The host tests of the kernels run on the PTX as well, by the fixture `kernels`. TSLOSS_PTX=all
 (`make ptx`) runs the longest cases too."""

@@ -414,8 +414,36 @@ def test_every_device_has_the_operators(name: str, key: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize("size", [0, 24])
+def test_points_whose_storage_was_put_away_are_refused(device: str, size: int) -> None:
+    x = POINTS.to(device)
+    x.untyped_storage().resize_(size)
+    with pytest.raises(ValueError, match=f"got a storage of {size} bytes"):
+        h0_persistence(x)
+
+
+def test_what_lies_behind_a_storage_is_not_copied() -> None:
+    x = POINTS.clone()
+    x.untyped_storage().resize_(24)
+    with pytest.raises(ValueError, match="got a storage of 24 bytes"):
+        _ops_copy._on_cpu(x)
+
+
+def test_tensors_on_the_cpu_that_are_no_ordinary_memory_are_refused_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for x in (POINTS.to_sparse(), POINTS.float().to_mkldnn()):
+            with pytest.raises((TypeError, NotImplementedError, RuntimeError), match="points"):
+                torch.ops.tsloss_fast.h0(x, None, "euclidean", True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_compiled_code_copies_when_it_runs(device: str) -> None:
-    compiled = torch.compile(lambda x: h0_persistence(x).deaths * 2, fullgraph=True)
+    # Inductor would compile for most of the time that a short visit has for all tests.
+    compiled = torch.compile(
+        lambda x: h0_persistence(x).deaths * 2, fullgraph=True, backend="aot_eager"
+    )
     check(compiled, POINTS, device)
 
 

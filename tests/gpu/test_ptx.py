@@ -1,5 +1,5 @@
-"""Small kernels in PTX, run on the host executor: results are those of the PTX ISA, and what the
-translator does not know is an error that names it."""
+"""Small kernels in PTX, run on the host executor: results are those of the PTX ISA, and an opcode
+that the translator does not know is an error that names it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-// The CUDA part of the module _core, as it is built with TSLOSS_CUDA=ON, over a fake CUDA runtime
-// that runs the PTX of the kernels on the host executor: "device" memory is that of the host. See
-// tests/gpu/test_cuda_device.py.
+// The CUDA part of the module _core over a fake CUDA runtime, which runs the PTX of the kernels on
+// the host executor. Device memory is that of the host. See tests/gpu/test_cuda_device.py.
 #include "bindings/cuda.cpp"
 #include "cuda/launch.cu"
 #include "fake_cuda/runtime.h"

@@ -1,5 +1,4 @@
-// Implements cuda_runtime.h, as long as nothing is captured for ever: `fake_cuda::calls` grows. One
-// file of a library includes this.
+// Implements cuda_runtime.h. Exactly one file of a library includes this.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,7 +23,7 @@ struct Call {
   int shared;  // bytes of dynamic shared memory
 };
 
-// What the kernels are. A library that runs none leaves these as they are.
+// How kernels are run, and their static shared memory. A library that runs none keeps these.
 inline std::function<int(const void* kernel)> static_bytes = [](const void*) { return 48; };
 inline std::function<void(const void* kernel, dim3 grid, dim3 block, void** arguments, int shared)>
     run = [](const void*, dim3, dim3, void**, int) {};
