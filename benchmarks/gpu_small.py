@@ -156,9 +156,10 @@ def in_this_process(names: Sequence[str], device: str, end: float) -> Iterator[t
 def in_others(
     names: Sequence[str], device: str, end: float, entry: tuple[str, str]
 ) -> Iterator[tuple[str, str]]:
-    task = {"device": device}
-    shape = lambda name: name.rpartition("-")[2]  # noqa: E731
-    for event in in_processes(names, task, entry, end, kind=shape):
+    def shape(name: str) -> str:
+        return str(CASES[name].shape)
+
+    for event in in_processes(names, {"device": device}, entry, end, kind=shape):
         if "case" in event:
             yield event["case"], event["found"]
         elif "lost" in event:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from native_build import configure
+from source_tree import ROOT, load_module
 
 import tsloss_fast
 from tsloss_fast import _core, doctor
@@ -21,7 +22,6 @@ if sys.version_info >= (3, 11):
 else:
     from pip._vendor import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
 source_tree = pytest.mark.skipif(
     not (ROOT / ".ci/requirements.lock").exists(), reason="needs the source tree"
 )
@@ -33,13 +33,7 @@ def pyproject() -> dict:
 
 @pytest.fixture
 def provider() -> ModuleType:
-    path = ROOT / "csrc" / "version_label.py"
-    spec = importlib.util.spec_from_file_location("version_label", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module("version_label", ROOT / "csrc" / "version_label.py")
 
 
 def test_the_version_is_that_of_the_metadata() -> None:

@@ -57,8 +57,8 @@ void check_launch(dim3 grid, dim3 block, int64_t dynamic, const KernelLimits& ke
   if (kernel.static_shared > kStaticBytes) {
     refuse(shared, "a kernel may declare " + std::to_string(kStaticBytes) + " bytes");
   }
-  if (static_cast<uint64_t>(dynamic) + kernel.static_shared > kDynamicBytes) {
-    refuse(shared, "a block has at most " + std::to_string(kDynamicBytes) + " bytes");
+  if (static_cast<uint64_t>(dynamic) + kernel.static_shared > kSharedBytes) {
+    refuse(shared, "a block has at most " + std::to_string(kSharedBytes) + " bytes");
   }
 }
 

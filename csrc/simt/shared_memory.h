@@ -19,9 +19,9 @@
 
 namespace simt {
 
-constexpr size_t kStaticBytes = size_t{48} << 10;    // what a kernel may declare
-constexpr size_t kDynamicBytes = size_t{227} << 10;  // of a block on sm_90, static ones as well
-constexpr size_t kGap = 32;                          // between variables, for AddressSanitizer
+constexpr size_t kStaticBytes = size_t{48} << 10;   // what a kernel may declare
+constexpr size_t kSharedBytes = size_t{227} << 10;  // static and dynamic, of a block on sm_90
+constexpr size_t kGap = 32;                         // between variables, for AddressSanitizer
 
 // Of exact size, and junk at first.
 class Arena {

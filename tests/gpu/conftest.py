@@ -29,12 +29,17 @@ def source_kernels(build_folder: Path) -> HostKernels:
 
 
 @pytest.fixture(scope="session")
-def ptx_kernels(build_folder: Path) -> HostKernels:
-    """The PTX of the kernels on the host executor."""
+def ptx_text(build_folder: Path) -> str:
+    """The PTX of the kernels."""
     if ptx_build.MISSING:
         pytest.skip(ptx_build.MISSING)
-    text = ptx_build.compile_ptx(build_folder)
-    return HostKernels(ptx_build.build_library(build_folder, "ptx", text))
+    return ptx_build.compile_ptx(build_folder)
+
+
+@pytest.fixture(scope="session")
+def ptx_kernels(build_folder: Path, ptx_text: str) -> HostKernels:
+    """The PTX of the kernels on the host executor."""
+    return HostKernels(ptx_build.build_library(build_folder, ptx_text))
 
 
 @pytest.fixture(scope="session", params=["source", "ptx"])

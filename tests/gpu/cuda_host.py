@@ -4,6 +4,8 @@ sanitizers watch. Needs g++ and the source tree."""
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +47,45 @@ def build_program(folder: Path, kind: str) -> Path:
     kernels, executor, link = recipes[kind]
     kernels = [*kernels, including_limits(folder)]
     return build(folder, f"simt_program-{kind}", PROGRAM, kernels, executor, link)
+
+
+def run(
+    program: Path,
+    order: str = "random",
+    seed: int = 1,
+    preempt: int = 0,
+    drop: str = "",
+    case: int = -1,
+    fill: int = 255,
+    timeout: float | None = None,
+) -> tuple[int, str]:
+    """Run a program of `build_program`, or one case of it. Return its status and its output,
+    or 124 if it was stopped: without a barrier a kernel may go round for ever."""
+    if timeout is None:
+        timeout = 300 if not drop or program.name.endswith("thread") else 20
+    arguments = [ORDERS[order], seed, preempt, fill, drop, case]
+    try:
+        done = subprocess.run(
+            [str(program), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
+        )
+    except subprocess.TimeoutExpired:
+        return 124, ""
+    return done.returncode, done.stdout + done.stderr
+
+
+def each_case(said: str) -> list[str]:
+    """The lines that a program prints for its cases: a hash of the results of each."""
+    return [line for line in said.splitlines() if line.startswith("case ")]
+
+
+def barriers(said: str) -> list[str]:
+    """The places of the barriers that a program met, as `drop` takes them."""
+    return [s.removeprefix("barrier ") for s in said.splitlines() if s.startswith("barrier ")]
 
 
 class Outcome(NamedTuple):

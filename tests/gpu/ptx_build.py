@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import ptx
@@ -69,39 +70,29 @@ def translate(
 
 
 def build_library(
-    folder: Path, name: str, text: str, entries: str = "", parts: int = PARTS
+    folder: Path, text: str, source: Path = LIBRARY, flags: Sequence[str] = ()
 ) -> Path:
-    """The library of cuda_host.py, which runs those entries of a PTX text."""
-    sources = translate(folder, name, text, entries, parts)
+    """The library of cuda_host.py, or of another source, which runs all entries of a PTX text."""
     return build(
         folder,
-        f"{name}.so",
-        LIBRARY,
-        [*_SOURCE, including_limits(folder)],
+        f"{source.stem}-ptx.so",
+        source,
+        [*_SOURCE, including_limits(folder), *flags],
         link=["-shared"],
-        further=[(source, ["-O1", *TRANSLATED]) for source in sources],
+        further=[(part, ["-O1", *TRANSLATED]) for part in translate(folder, "ptx", text)],
     )
 
 
 def build_module(folder: Path, text: str) -> Path:
-    """The CUDA part of the module `_core`, which runs the entries of a PTX text."""
+    """The CUDA part of the module `_core`, which runs all entries of a PTX text."""
     import pybind11
 
-    includes = [pybind11.get_include(), sysconfig.get_path("include")]
-    kernels = [
-        *(*_SOURCE, *FAKE_CUDA, including_limits(folder), "-fvisibility=default"),
-        *("-Wno-attributes", "-DTSLOSS_WITH_CUDA"),
+    flags = [
+        *(*FAKE_CUDA, "-fvisibility=default", "-Wno-attributes", "-DTSLOSS_WITH_CUDA"),
         *('-DTSLOSS_CUDA_ARCHITECTURES="90"', '-DTSLOSS_CUDA_TOOLKIT="none"'),
-        *(f"-isystem{path}" for path in includes),
+        *(f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))),
     ]
-    return build(
-        folder,
-        "device_module.so",
-        ROOT / "tests/native/device_module.cpp",
-        kernels,
-        link=["-shared"],
-        further=[(source, ["-O1", *TRANSLATED]) for source in translate(folder, "ptx", text)],
-    )
+    return build_library(folder, text, ROOT / "tests/native/device_module.cpp", flags)
 
 
 def build_program(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import importlib.util
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from clouds import gaussian
 from cuda_checks import ALL_TYPES, HALVES, HAVE_DEVICE
 from cuda_host import METRICS, HostKernels
+from source_tree import load_module
 
 from tsloss_fast import (
     TSLoss,
@@ -65,17 +65,9 @@ class FakeNative:
 
 
 @pytest.fixture(scope="session")
-def core_over_ptx(build_folder: Path) -> ModuleType:
+def core_over_ptx(build_folder: Path, ptx_text: str) -> ModuleType:
     """The CUDA part of `_core`, whose kernels are the PTX of nvcc on the host executor."""
-    if ptx_build.MISSING:
-        pytest.skip(ptx_build.MISSING)
-    module = ptx_build.build_module(build_folder, ptx_build.compile_ptx(build_folder))
-    spec = importlib.util.spec_from_file_location("device_module", module)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return load_module("device_module", ptx_build.build_module(build_folder, ptx_text))
 
 
 @pytest.fixture(params=["host", "ptx", pytest.param("cuda", marks=pytest.mark.gpu)])

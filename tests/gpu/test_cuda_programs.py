@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,8 @@ from pathlib import Path
 import cuda_host
 import pytest
 from cuda_checks import SCHEDULES
-from native_builds import HAVE_SOURCES, ORDERS
+from cuda_host import barriers, each_case, run
+from native_builds import HAVE_SOURCES
 from source_tree import ROOT
 
 pytestmark = pytest.mark.skipif(not HAVE_SOURCES, reason="needs the source tree and g++")
@@ -23,39 +23,6 @@ def programs(build_folder: Path) -> dict[str, Path]:
     with ThreadPoolExecutor(2) as pool:
         built = pool.map(lambda kind: cuda_host.build_program(build_folder, kind), kinds)
     return dict(zip(kinds, built, strict=True))
-
-
-def run(
-    program: Path,
-    order: str = "random",
-    seed: int = 1,
-    preempt: int = 0,
-    drop: str = "",
-    case: int = -1,
-    fill: int = 255,
-) -> tuple[int, str]:
-    arguments = [ORDERS[order], seed, preempt, fill, drop, case]
-    try:
-        done = subprocess.run(
-            [str(program), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            # Without a barrier a kernel may go round for ever.
-            timeout=300 if not drop or program.name.endswith("thread") else 20,
-            check=False,
-            env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
-        )
-    except subprocess.TimeoutExpired:
-        return 124, ""
-    return done.returncode, done.stdout + done.stderr
-
-
-def each_case(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith("case ")]
-
-
-def barriers(said: str) -> list[str]:
-    return [s.removeprefix("barrier ") for s in said.splitlines() if s.startswith("barrier ")]
 
 
 @pytest.mark.sanitizer

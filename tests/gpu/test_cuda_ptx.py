@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +16,7 @@ import ptx_build
 import pytest
 import torch
 from cuda_checks import HALVES, SCHEDULES, on_cpu, same
-from cuda_host import METRICS, HostKernels
-from native_builds import ORDERS
+from cuda_host import METRICS, HostKernels, barriers, each_case, run
 
 from tsloss_fast import _ops
 
@@ -30,10 +28,7 @@ NUMBERS = (torch.float32, torch.float64, torch.bfloat16)
 FLOAT32_CASES = (0, 1, 8, 9, 12, 13, 14, 15, 18, 19)
 LONG_CASES = (18, 19)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(ptx_build.MISSING), reason=ptx_build.MISSING or "nothing is missing"),
-]
+pytestmark = pytest.mark.slow
 long = pytest.mark.skipif(not ALL, reason="takes a minute: TSLOSS_PTX=all or make ptx runs it")
 
 
@@ -83,51 +78,17 @@ def test_clouds_whose_keys_are_not_stored(ptx_kernels: HostKernels, n: int, dim:
 # ---- sanitizers and dropped barriers ----
 
 
-def run(
-    program: Path,
-    case: int,
-    order: str = "random",
-    seed: int = 1,
-    drop: str = "",
-    timeout: float = 300,
-) -> tuple[int, str]:
-    """What a case of a program returns and prints; 124 after a time in which a sound one ends."""
-    arguments = [ORDERS[order], seed, 0, 255, drop, case]
-    try:
-        done = subprocess.run(
-            [str(program), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
-        )
-    except subprocess.TimeoutExpired:  # a kernel with a defect may go round for ever
-        return 124, ""
-    return done.returncode, done.stdout + done.stderr
-
-
-def digest(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith("case ")]
-
-
-def barriers(said: str) -> list[str]:
-    return re.findall(r"^barrier (launch\.ptx:\d+)$", said, re.MULTILINE)
+@pytest.fixture(scope="module")
+def plain(build_folder: Path, ptx_text: str) -> Path:
+    return ptx_build.build_program(build_folder, "ptx", "plain", ptx_text)
 
 
 @pytest.fixture(scope="module")
-def plain(build_folder: Path) -> Path:
-    text = ptx_build.compile_ptx(build_folder)
-    return ptx_build.build_program(build_folder, "ptx", "plain", text)
-
-
-@pytest.fixture(scope="module")
-def watched(build_folder: Path) -> dict[str, Path]:
+def watched(build_folder: Path, ptx_text: str) -> dict[str, Path]:
     """Programs of the entries for float32, since sanitizers make their compilation slow."""
-    text = ptx_build.compile_ptx(build_folder)
     return {
         kind: ptx_build.build_program(
-            build_folder, "ptx_float32", kind, text, ptx_build.FLOAT32, parts=4
+            build_folder, "ptx_float32", kind, ptx_text, ptx_build.FLOAT32, parts=4
         )
         for kind in ("address", "thread")
     }
@@ -136,12 +97,12 @@ def watched(build_folder: Path) -> dict[str, Path]:
 @pytest.mark.sanitizer
 def test_no_address_is_wrong(plain: Path, watched: dict[str, Path]) -> None:
     for case in FLOAT32_CASES:
-        expected = run(plain, case)
+        expected = run(plain, case=case)
         assert expected[0] == 0, expected[1]
         for order, seed in SCHEDULES[:: 1 if ALL else 3]:
-            code, said = run(watched["address"], case, order, seed)
+            code, said = run(watched["address"], order, seed, case=case)
             assert code == 0, said
-            assert digest(said) == digest(expected[1])
+            assert each_case(said) == each_case(expected[1]) != []
 
 
 @pytest.mark.sanitizer
@@ -149,15 +110,15 @@ def test_no_address_is_wrong(plain: Path, watched: dict[str, Path]) -> None:
     "case", [pytest.param(k, marks=[long] if k in LONG_CASES else []) for k in FLOAT32_CASES]
 )
 def test_no_case_has_a_race(plain: Path, watched: dict[str, Path], case: int) -> None:
-    code, said = run(watched["thread"], case)
+    code, said = run(watched["thread"], case=case)
     assert code == 0, said
-    assert digest(said) == digest(run(plain, case)[1])
+    assert each_case(said) == each_case(run(plain, case=case)[1]) != []
 
 
 def test_dropped_barriers_show_in_results(plain: Path) -> None:
     """Most of them do; the source-level test looks for a race where none of its cases shows it."""
     cases = [case for case in FLOAT32_CASES if case not in LONG_CASES]
-    expected = {case: run(plain, case)[1] for case in cases}
+    expected = {case: run(plain, case=case)[1] for case in cases}
     sites = sorted({site for said in expected.values() for site in barriers(said)})
     assert len(sites) >= 60
 
@@ -165,8 +126,8 @@ def test_dropped_barriers_show_in_results(plain: Path) -> None:
         for order, seed in SCHEDULES:
             for case in cases:
                 if site in barriers(expected[case]):
-                    code, said = run(plain, case, order, seed, drop=site, timeout=20)
-                    if code != 0 or digest(said) != digest(expected[case]):
+                    code, said = run(plain, order, seed, drop=site, case=case)
+                    if code != 0 or each_case(said) != each_case(expected[case]):
                         return True
         return False
 
@@ -178,10 +139,10 @@ def test_dropped_barriers_show_in_results(plain: Path) -> None:
 @pytest.mark.sanitizer
 def test_a_dropped_barrier_is_a_race_that_is_named(watched: dict[str, Path]) -> None:
     case = 1  # the keys are stored by other blocks, and the tree is made by one
-    sites = barriers(run(watched["thread"], case)[1])
+    sites = barriers(run(watched["thread"], case=case)[1])
     assert len(sites) >= 10
     with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda site: run(watched["thread"], case, drop=site), sites))
+        runs = list(pool.map(lambda site: run(watched["thread"], drop=site, case=case), sites))
     raced = [said for code, said in runs if code == 66 and "data race" in said]
     assert len(raced) >= 0.5 * len(sites)
     assert all(re.search(r"launch\.ptx:\d+", said) for said in raced)
@@ -214,19 +175,19 @@ def mutated(text: str, entry: str, before: str, after: str) -> str:
     ],
 )
 def test_a_wrong_opcode_shows(
-    build_folder: Path, plain: Path, entry: str, before: str, after: str
+    build_folder: Path, ptx_text: str, plain: Path, entry: str, before: str, after: str
 ) -> None:
     """The kernels run in a program of their own, since a wrong one may touch any memory."""
-    full = ptx_build.compile_ptx(build_folder)
-    (name,) = (n for n in re.findall(r"\.entry (\w+)", full) if entry in n and re.search(SMALL, n))
-    expected = digest(run(plain, SMALL_CASE)[1])
+    names = re.findall(r"\.entry (\w+)", ptx_text)
+    (name,) = (name for name in names if entry in name and re.search(SMALL, name))
+    expected = each_case(run(plain, case=SMALL_CASE)[1])
     assert expected
     outcomes = []
     for folder, text, timeout in (
-        ("unchanged", full, 300),
-        (f"mutant_{before}_{after}".replace(".", "_"), mutated(full, name, before, after), 20),
+        ("unchanged", ptx_text, 300),
+        (f"mutant_{before}_{after}".replace(".", "_"), mutated(ptx_text, name, before, after), 20),
     ):
         program = ptx_build.build_program(build_folder, folder, "plain", text, SMALL, parts=2)
-        code, said = run(program, SMALL_CASE, timeout=timeout)
-        outcomes.append(code == 0 and digest(said) == expected)
+        code, said = run(program, case=SMALL_CASE, timeout=timeout)
+        outcomes.append(code == 0 and each_case(said) == expected)
     assert outcomes == [True, False]

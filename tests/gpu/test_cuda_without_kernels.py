@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import fake_cuda
+import cuda_tensors
 import pytest
 import torch
 import torch.utils.backend_registration
@@ -74,9 +74,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
             stack.enter_context(kernels_hidden(patch))
         patch.setattr(_ops_copy, "_warned", set())
         if request.param == "host":
-            fake_cuda.install(patch)
-            patch.setattr(_inputs, "PLAIN", (*_inputs.PLAIN, fake_cuda.CudaTensor))
-            passed = (*_ops_copy._PASSED_THROUGH, "fake_cuda")
+            cuda_tensors.install(patch)
+            patch.setattr(_inputs, "PLAIN", (*_inputs.PLAIN, cuda_tensors.CudaTensor))
+            passed = (*_ops_copy._PASSED_THROUGH, "cuda_tensors")
             patch.setattr(_ops_copy, "_PASSED_THROUGH", passed)
         yield "cuda"
 
@@ -270,7 +270,7 @@ def test_bytes_are_said_in_words(count: int, words: str) -> None:
 def test_points_are_copied_once_each_way() -> None:
     with pytest.MonkeyPatch.context() as patch:
         x = POINTS.bfloat16()
-        copies = fake_cuda.install(patch)
+        copies = cuda_tensors.install(patch)
         x = leaf(x, "cuda")
         del copies[:]
         deaths, edges = h0_persistence(x)
@@ -314,7 +314,7 @@ def test_a_graph_that_is_captured_is_an_error_that_says_what_to_do(
     )
     with pytest.raises(RuntimeError, match=said):
         call(x)
-    if isinstance(x, fake_cuda.CudaTensor):  # a graph holds no backward pass without its forward
+    if isinstance(x, cuda_tensors.CudaTensor):  # a graph holds no backward pass without its forward
         with pytest.raises(RuntimeError, match=said):
             deaths.backward()
 
