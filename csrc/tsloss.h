@@ -65,6 +65,14 @@ struct BatchShape {
   }
 };
 
+// Throws std::invalid_argument, which names the first bad cloud, unless all lengths are in
+// [0, points].
+void check_lengths(const BatchShape& shape);
+
+// Where the bars of each cloud begin, (batch + 1), from where its points do (offsets, batch + 1).
+// Throws std::invalid_argument unless the offsets ascend from 0 to `rows`.
+std::vector<int64_t> bar_offsets_of(int64_t batch, const int64_t* offsets, int64_t rows);
+
 // points (batch, points, dim) -> deaths (batch, points-1) ascending, edges (batch, points-1, 2)
 // with edges[.., 0] < edges[.., 1], ordered by (death, smaller index, larger index). Padding:
 // deaths 0, edges -1. O(N^2 D) time; O(N D) memory per cloud, plus N^2 keys for clouds of a few
@@ -86,12 +94,21 @@ void h0_backward(Dtype dtype, Metric metric, const BatchShape& shape, const void
 Finding h0_from_distances(Dtype dtype, const BatchShape& shape, const void* distances,
                           double symmetry_tolerance, void* deaths, int64_t* edges, int threads);
 
-// deaths (batch, points-1) -> loss (a number): the mean over the clouds of
-//   connectivity * Var(d) / m^2 + redundancy * mean(max(0, 1 - d / (rho m))^2),  m = mean(d),
-// 0 for a cloud with m = 0, and grad (batch, points-1): its derivatives, 0 in the padding. Returns
-// how many clouds have bars that are all 0. O(batch * points).
+// Where a number and its derivatives by the deaths (batch, points-1) are written; null: nowhere.
+struct DerivedValue {
+  void* value = nullptr;
+  void* grad = nullptr;
+};
+
+// deaths (batch, points-1) -> the mean over the clouds of
+//   spread = Var(d) / m^2  and  shortness = mean(max(0, 1 - d / (rho m))^2),  m = mean(d),
+// both 0 for a cloud with m = 0, and loss = connectivity * spread + redundancy * shortness.
+// Derivatives are 0 in the padding. Returns how many clouds have bars that are all 0.
+// O(batch * points).
 int64_t scale_free_loss(Dtype dtype, const BatchShape& shape, const void* deaths,
-                        double connectivity, double redundancy, double rho, void* loss, void* grad);
+                        double connectivity, double redundancy, double rho,
+                        const DerivedValue& loss, const DerivedValue& spread = {},
+                        const DerivedValue& shortness = {});
 
 // edges (batch, points-1, 2) in death order -> merges (batch, points-1, 3): the ids of the two
 // merged clusters (smaller first) and the size of the result, as in SciPy's linkage matrix. O(N log

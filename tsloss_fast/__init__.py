@@ -2,10 +2,16 @@
 soft prompt loss (TSLoss) on top of it."""
 
 from . import _core, barcode
-from ._progress import progress
-from .functional import H0Persistence, h0_persistence, h0_persistence_from_distances
+from .functional import (
+    H0Persistence,
+    H0PersistenceVarlen,
+    edge_lengths,
+    h0_persistence,
+    h0_persistence_from_distances,
+    h0_persistence_varlen,
+    progress,
+)
 from .loss import TSLoss
-from .ragged import H0PersistenceVarlen, h0_persistence_varlen
 
 __version__ = _core.version
 
@@ -15,6 +21,7 @@ __all__ = [
     "TSLoss",
     "__version__",
     "barcode",
+    "edge_lengths",
     "h0_persistence",
     "h0_persistence_from_distances",
     "h0_persistence_varlen",

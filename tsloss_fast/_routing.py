@@ -1,8 +1,8 @@
 """Lengths of critical edges, and the gradient routed through them, in plain differentiable torch.
 
 Used where the native kernels do not reach: second derivatives, ``torch.func`` transforms and
-forward mode. All functions take clouds ``(B, N, D)`` and edges ``(B, M, 2)`` whose padding is -1,
-and cost O(M·D).
+forward mode. All functions take clouds ``(..., N, D)`` and edges ``(..., M, 2)`` whose padding is
+-1, and cost O(M·D).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def _ends(x: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The points at both ends of each edge, (B, M, D) each, zero for padding, and the validity
+    """The points at both ends of each edge, (..., M, D) each, zero for padding, and the validity
     mask."""
     valid = edges[..., :1] >= 0
     index = edges.clamp(min=0)
-    width = x.shape[-1]
-    first = x.gather(1, index[..., :1].expand(-1, -1, width))
-    second = x.gather(1, index[..., 1:].expand(-1, -1, width))
+    shape = (*edges.shape[:-1], x.shape[-1])
+    first = x.gather(-2, index[..., :1].expand(shape))
+    second = x.gather(-2, index[..., 1:].expand(shape))
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     return torch.where(valid, first, zero), torch.where(valid, second, zero), valid
 
@@ -46,7 +46,7 @@ def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def edge_lengths(x: Tensor, edges: Tensor, metric: str) -> Tensor:
-    """Differentiable lengths (B, M) of the edges under the metric; 0 for padding."""
+    """Differentiable lengths (..., M) of the edges under the metric; 0 for padding."""
     first, second, _ = _ends(x, edges)
     if metric == "cosine":
         first, second = _unit(first)[0], _unit(second)[0]
@@ -78,34 +78,35 @@ def edge_slopes(first: Tensor, second: Tensor, metric: str) -> tuple[Tensor, Ten
 
 
 def route_gradient(grad: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tensor:
-    """The gradient (B, N, D) of sum(grad * lengths), differentiable in grad (B, M) and x."""
+    """The gradient (..., N, D) of sum(grad * lengths), differentiable in grad (..., M) and x."""
     first, second, valid = _ends(x, edges)
     at_first, at_second = edge_slopes(first, second, metric)
     weight = torch.where(valid, grad.unsqueeze(-1), torch.zeros_like(grad).unsqueeze(-1))
-    index = edges.clamp(min=0)
-    shape = (-1, -1, x.shape[-1])
+    index, shape = edges.clamp(min=0), first.shape
     result = torch.zeros_like(x)
-    result = result.scatter_add(1, index[..., :1].expand(shape), weight * at_first)
-    return result.scatter_add(1, index[..., 1:].expand(shape), weight * at_second)
+    result = result.scatter_add(-2, index[..., :1].expand(shape), weight * at_first)
+    return result.scatter_add(-2, index[..., 1:].expand(shape), weight * at_second)
 
 
 def route_to_matrix(grad: Tensor, edges: Tensor, points: int) -> Tensor:
-    """Gradient (B, N, N) of distance matrices: half of grad (B, M) at (i, j) and half at (j, i)."""
+    """Gradient (..., N, N) of distance matrices: half of grad (..., M) at (i, j), half at (j, i)."""
     valid = edges[..., 0] >= 0
     i, j = edges.clamp(min=0).unbind(-1)
     half = torch.where(valid, grad / 2, torch.zeros_like(grad))
-    flat = torch.zeros((grad.shape[0], points * points), dtype=grad.dtype, device=grad.device)
-    index = torch.cat([i * points + j, j * points + i], dim=1)
-    return flat.scatter_add(1, index, torch.cat([half, half], dim=1)).reshape(-1, points, points)
+    batch = edges.shape[:-2]
+    flat = torch.zeros((*batch, points * points), dtype=grad.dtype, device=grad.device)
+    index = torch.cat([i * points + j, j * points + i], dim=-1)
+    routed = flat.scatter_add(-1, index, torch.cat([half, half], dim=-1))
+    return routed.reshape(*batch, points, points)
 
 
 def entries_of_edges(matrices: Tensor, edges: Tensor) -> Tensor:
-    """Differentiable lengths (B, M) of edges in distance matrices (B, N, N).
+    """Differentiable lengths (..., M) of edges in distance matrices (..., N, N).
 
     Each is the mean of the entries (i, j) and (j, i); 0 for padding.
     """
     i, j = edges.clamp(min=0).unbind(-1)
     points = matrices.shape[-1]
-    flat = matrices.flatten(1)
-    mean = (flat.gather(1, i * points + j) + flat.gather(1, j * points + i)) / 2
+    flat = matrices.flatten(-2)
+    mean = (flat.gather(-1, i * points + j) + flat.gather(-1, j * points + i)) / 2
     return torch.where(edges[..., 0] >= 0, mean, torch.zeros_like(mean))

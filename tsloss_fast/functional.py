@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import _autograd
-from ._inputs import (
-    HALF,
+from . import _autograd, _core, _routing
+from ._batch import (
     Array,
+    Batch,
     Lengths,
+    as_integers,
     as_tensor,
-    can_bypass_dispatcher,
-    check_lengths,
     check_metric,
-    looks,
-    memory_errors,
-    register_result,
+    distances_batch,
+    may_look,
+    offsets_of_bars,
+    points_batch,
+    ragged_batch,
+    raise_memory_error,
     shape_error,
-    takes_halves,
+    type_of_deaths,
 )
-from ._native import METRICS
 
-# How much an entry of a distance matrix may differ from its mirror image, relative to the larger.
-_SYMMETRY = {
-    torch.float64: 1e-10,
-    torch.float32: 1e-5,
-    torch.float16: 4 * torch.finfo(torch.float16).eps,
-    torch.bfloat16: 4 * torch.finfo(torch.bfloat16).eps,
-}
+# A progress bar for calls shorter than this would be gone before it is read.
+_PATIENCE_SECONDS = 2.0
 
 
 class H0Persistence(NamedTuple):
@@ -53,10 +52,28 @@ class H0Persistence(NamedTuple):
     edges: Any
 
 
-register_result(H0Persistence)
+class H0PersistenceVarlen(NamedTuple):
+    """The finite parts of the 0-dimensional barcodes of B clouds.
+
+    ``deaths`` (M,) and ``edges`` (M, 2), int64: those of cloud b stand from ``offsets[b]`` to
+    ``offsets[b + 1]``, deaths ascending, edges with the numbers of the points within their cloud,
+    smaller first. ``offsets`` (B+1,) int64. Tensors, or NumPy arrays where an array was given.
+    Units as in `H0Persistence`; `h0_persistence_varlen` has an example.
+    """
+
+    deaths: Any
+    edges: Any
+    offsets: Any
 
 
-@memory_errors
+for _result in (H0Persistence, H0PersistenceVarlen):
+    # So that `torch.export.save` writes them, and `torch.load(weights_only=True)` reads them.
+    torch.utils._pytree._register_namedtuple(
+        _result, serialized_type_name=f"tsloss_fast.{_result.__name__}"
+    )
+    torch.serialization.add_safe_globals([_result])
+
+
 def h0_persistence(
     points: Tensor | Array,
     metric: str = "euclidean",
@@ -131,37 +148,18 @@ def h0_persistence(
                 [ 0.0000,  0.0000],
                 [ 0.0000,  0.0000]])
     """
-    if (
-        lengths is None
-        and can_bypass_dispatcher(points)
-        and points.dim() >= 2  # type: ignore[union-attr]
-        and metric in METRICS
-    ):
-        return H0Persistence(*_autograd.h0_direct(points, None, metric, check_finite is not False))  # type: ignore[arg-type]
-    if getattr(points, "is_nested", False):
-        from .ragged import h0_persistence_nested
-
-        if lengths is not None:
-            raise ValueError("lengths: a nested tensor has its own; leave them out")
-        return h0_persistence_nested(points, metric, check_finite)
-    x = as_tensor(points, "points")
-    check_metric(metric)
-    if x.dim() < 2:
-        raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
-    batch = x.shape[:-2]
-    checked = check_lengths(lengths, batch, x.device)
-    if x.dtype in HALF and not takes_halves(x.device):
-        x = x.float()
-    check = looks(check_finite, x.device)
-    if can_bypass_dispatcher(x):
-        h0 = H0Persistence(*_autograd.h0_direct(x, checked, metric, check))
-        return _as_numpy(h0) if isinstance(points, np.ndarray) else h0
-    clouds, flat_lengths = _flatten_batch(x, checked)
-    deaths, edges = _autograd.h0(clouds, flat_lengths, metric, check)
-    return _result(deaths, edges, batch, isinstance(points, np.ndarray))
+    try:
+        batch = points_batch(points, metric, lengths, check_finite)
+        deaths, edges = _autograd.h0(batch)
+    except (RuntimeError, MemoryError) as error:
+        raise_memory_error(error, "h0_persistence", points)
+    if batch.offsets is not None:  # a nested tensor
+        bars = offsets_of_bars(batch.offsets).to(deaths.device)
+        jagged = torch.nested.nested_tensor_from_jagged
+        return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
+    return _like(points, H0Persistence(deaths, edges))
 
 
-@memory_errors
 def h0_persistence_from_distances(
     distances: Tensor | Array,
     lengths: Lengths | None = None,
@@ -198,36 +196,185 @@ def h0_persistence_from_distances(
         >>> deaths.tolist(), edges.tolist()
         ([2.0, 5.0], [[0, 1], [0, 2]])
     """
-    d = as_tensor(distances, "distances")
-    if d.dim() < 2 or d.shape[-1] != d.shape[-2]:
-        raise shape_error("distances", d.shape, "(N, N) or (..., N, N)")
-    batch = d.shape[:-2]
-    checked = check_lengths(lengths, batch, d.device)
-    tolerance = _SYMMETRY[d.dtype]
-    if d.dtype in HALF:
-        d = d.float()
-    matrices, flat_lengths = _flatten_batch(d, checked)
-    check = looks(check_finite, d.device)
-    deaths, edges = _autograd.h0_from_distances(matrices, flat_lengths, tolerance, check)
-    return _result(deaths, edges, batch, isinstance(distances, np.ndarray))
+    try:
+        found = _autograd.h0(distances_batch(distances, lengths, check_finite))
+    except (RuntimeError, MemoryError) as error:
+        raise_memory_error(error, "h0_persistence_from_distances", distances)
+    return _like(distances, H0Persistence(*found))
 
 
-def _flatten_batch(x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(..., N, D) -> (B, N, D), and lengths (...) -> (B,)."""
-    if x.dim() == 2:
-        x = x.unsqueeze(0)
-    elif x.dim() > 3:
-        x = x.flatten(0, -3)
-    return x, None if lengths is None else lengths.reshape(-1)
+def h0_persistence_varlen(
+    points: Tensor | Array,
+    offsets: Tensor | Array | Sequence[int],
+    metric: str = "euclidean",
+    check_finite: bool | None = None,
+) -> H0PersistenceVarlen:
+    """0-dimensional Vietoris-Rips persistence of clouds of different sizes, without padding.
+
+    Deaths, edges and gradients are those of `h0_persistence` on each cloud.
+
+    Args:
+        points: (T, D), the points of all clouds one after the other; types as `h0_persistence`.
+        offsets: (B+1,) integers, ascending, from 0 to T: cloud b has the points from offsets[b] to
+            offsets[b + 1]. A cloud may be empty.
+        metric, check_finite: as `h0_persistence`.
+
+    Returns:
+        deaths (M,), edges (M, 2) and their offsets (B+1,), where a cloud of n points has
+        max(n - 1, 0) bars.
+
+    Raises:
+        TypeError, ValueError, MemoryError, RuntimeError: as `h0_persistence`; ValueError also for
+            offsets that do not ascend from 0 to T.
+
+    On the CPU large clouds are computed by all threads together, small ones by one thread each,
+    the largest first. The CUDA kernels take clouds of similar size padded to one batch, and offsets
+    on the device are waited for. O(Σ n² D) time. `h0_persistence` takes a jagged nested tensor.
+    Source: as `h0_persistence`.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [7.5]])
+        >>> deaths, edges, offsets = h0_persistence_varlen(points, [0, 3, 5])
+        >>> deaths.tolist(), offsets.tolist()
+        ([1.0, 2.0, 0.5], [0, 2, 3])
+        >>> edges[offsets[1] : offsets[2]].tolist()  # of the second cloud, by its own numbers
+        [[0, 1]]
+    """
+    try:
+        batch: Batch = ragged_batch(points, offsets, metric, check_finite)
+        deaths, edges = _autograd.h0(batch)
+    except (RuntimeError, MemoryError) as error:
+        raise_memory_error(error, "h0_persistence_varlen", points)
+    assert batch.offsets is not None
+    bars = offsets_of_bars(batch.offsets).to(deaths.device)
+    return _like(points, H0PersistenceVarlen(deaths, edges, bars))
 
 
-def _result(deaths: Any, edges: Any, batch: Sequence[int], as_numpy: bool) -> H0Persistence:
-    if len(batch) != 1:
-        deaths = deaths.reshape(*batch, *deaths.shape[1:])
-        edges = edges.reshape(*batch, *edges.shape[1:])
-    h0 = H0Persistence(deaths, edges)
-    return _as_numpy(h0) if as_numpy else h0
+def edge_lengths(
+    points: Tensor | Array, edges: Tensor | Array, metric: str = "euclidean"
+) -> Tensor | Array:
+    """Lengths of given edges, differentiable any number of times.
+
+    Args:
+        points: (N, D) or (..., N, D); types as `h0_persistence`.
+        edges: (..., M, 2) integers in [0, N): the two points of each edge, in any order. Both are
+            -1 for padding.
+        metric: as `h0_persistence`.
+
+    Returns:
+        (..., M), float32 for half types; 0 for padding. The gradient of a length of 0 is 0. NumPy
+        in, NumPy out.
+
+    Raises:
+        TypeError: for another type of input or number.
+        ValueError: for shapes that do not fit, an unknown metric, and, on the CPU outside of
+            tracers, numbers of points that there are not.
+
+    The deaths of `h0_persistence` are the lengths of its edges, up to rounding: so a barcode that
+    was found once gives the lengths of the same edges as the points move. O(M D) time and memory.
+    Source: as the gradient of `h0_persistence`.
+
+    Example:
+        >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])
+        >>> edge_lengths(points, torch.tensor([[0, 1], [2, 0]]), "manhattan").tolist()
+        [7.0, 8.0]
+    """
+    x, ends = as_tensor(points, "points"), as_integers(edges, "edges")
+    check_metric(metric)
+    if x.dim() < 2:
+        raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
+    if ends.shape[-1:] != (2,) or ends.shape[:-2] != x.shape[:-2] or ends.dim() != x.dim():
+        raise shape_error("edges", ends.shape, f"{(*x.shape[:-2], 'M', 2)} beside these points")
+    if ends.device.type == "cpu" and may_look(ends):
+        bad = (ends < -1) | (ends >= x.shape[-2]) | ((ends < 0) != (ends < 0).flip(-1))
+        if bool(bad.any()):
+            raise ValueError(
+                f"edges: expected numbers from 0 to {x.shape[-2] - 1}, or -1 at both ends of an "
+                f"edge for padding, got {int(ends[bad][0])} for {x.shape[-2]} points"
+            )
+    if 0 in x.shape:
+        wide = x.to(type_of_deaths(x.dtype)).sum() * 0
+        return _like(points, wide.expand(ends.shape[:-1]))
+    lengths = _routing.edge_lengths(x.to(type_of_deaths(x.dtype)), ends.to(x.device), metric)
+    return _like(points, lengths)
 
 
-def _as_numpy(h0: H0Persistence) -> H0Persistence:
-    return H0Persistence(h0.deaths.numpy(), h0.edges.numpy())
+def _like(given: Any, found: Any) -> Any:
+    """The result as NumPy arrays where an array was given."""
+    if not isinstance(given, np.ndarray):
+        return found
+    if isinstance(found, Tensor):
+        return found.numpy()
+    return type(found)(*(t.numpy() for t in found))
+
+
+@contextlib.contextmanager
+def progress(callback: Callable[[float], Any] | None = None) -> Iterator[None]:
+    """Within this context, long calls made by this thread tell how far they are.
+
+    Args:
+        callback: is called about ten times a second with the fraction of the work that is done, in
+            [0, 1]; an exception it raises stops the call and reaches the caller. Default: a bar on
+            the standard error output (by tqdm, if it is installed) once a call has taken two
+            seconds.
+
+    The fraction is an estimate. Short calls say nothing. Ctrl-C stops a call with or without this.
+
+    Example:
+        >>> import torch
+        >>> from tsloss_fast import h0_persistence
+        >>> points = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
+        >>> with progress():
+        ...     h0 = h0_persistence(points)
+        >>> len(h0.deaths)
+        2999
+    """
+    bar = _Bar() if callback is None else None
+    _core.set_progress(callback or bar)
+    try:
+        yield
+    finally:
+        _core.set_progress(None)
+        if bar is not None:
+            bar.close()
+
+
+class _Bar:
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._last = 1.0
+        self._bar: Any = None
+
+    def __call__(self, fraction: float) -> None:
+        if fraction < self._last:  # another call
+            self._start = time.monotonic()
+        self._last = fraction
+        # Daemons have no standard error output, and nothing to show there.
+        shown = sys.stderr is not None
+        if self._bar is None and shown and time.monotonic() - self._start > _PATIENCE_SECONDS:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                self._bar = _Percent()
+            else:
+                self._bar = tqdm(total=100, desc="tsloss_fast", unit="%", leave=False)
+        if self._bar is not None:
+            self._bar.n = round(100 * fraction)
+            self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Percent:
+    """What tqdm would do, in one line."""
+
+    n = 0
+
+    def refresh(self) -> None:
+        sys.stderr.write(f"\rtsloss_fast: {self.n}%")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        sys.stderr.write("\r\x1b[K")

@@ -2,7 +2,8 @@
 
 Source: Huang et al., Optimizing Soft Prompt Tuning via Structural Evolution, arXiv 2602.16500. The
 `exact` form works on the barcode itself; the `surrogate` form is a reconstruction of the published
-smooth loss, whose constants are not public.
+smooth loss, whose constants are not public, and the `nearest` form is the hard limit of its
+connectivity.
 """
 
 from __future__ import annotations
@@ -10,53 +11,55 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import _autograd, barcode
-from ._inputs import (
-    HALF,
+from . import _autograd, _core, _ops_cpu, _routing, barcode
+from ._batch import (
     Lengths,
     as_tensor,
     can_bypass_dispatcher,
+    capsule,
+    check_jagged,
     check_lengths,
     check_metric,
     has_cuda_kernels,
     may_look,
+    points_batch,
+    raise_memory_error,
     refuse_partitioned,
+    shape_error,
     transforms_active,
     type_advice,
+    type_of_deaths,
 )
-from ._late import LateCounts
-from .functional import h0_persistence
-from .ragged import check_jagged
+from .functional import H0Persistence
 
-late_counts = LateCounts()
-_FORMS = ("exact", "surrogate", "total")
-_CHECK = 0x5BD1E995  # what the two words of a measured reference differ in
-
-
-def _words(value: Tensor) -> Tensor:
-    """The bits of a number as float32, and a word that differs from them in `_CHECK`."""
-    bits = value.float().reshape(1).view(torch.int32)
-    return torch.cat([bits, bits ^ _CHECK])
-
-
-def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | None]:
-    """Return points as a dense tensor, and the lengths that a jagged tensor brings."""
-    if not isinstance(points, Tensor):
-        raise TypeError(
-            f"points: expected a torch.Tensor, got {type(points).__name__}; "
-            + type_advice(points, "points")
-        )
-    if not points.is_nested:
-        return as_tensor(points, "points"), lengths
-    if lengths is not None:
-        raise ValueError("lengths: a nested tensor has its own; leave them out")
-    check_jagged(points)
-    return torch.nested.to_padded_tensor(points, 0.0), points.offsets().diff()  # type: ignore[attr-defined]
+# What each form uses, and the value of what is not given. The first four are weights of terms.
+_WEIGHTS = ("connectivity", "redundancy", "compactness", "loops")
+_FORMS: dict[str, dict[str, Any]] = {
+    "exact": {
+        "connectivity": 1.0,
+        "redundancy": 1.0,
+        "compactness": 0.0,
+        "loops": 0.0,
+        "rho": 0.5,
+        "reference": None,
+    },
+    "nearest": {"connectivity": 1.0},
+    "surrogate": {
+        "connectivity": 1.0,
+        "redundancy": 1.0,
+        "alpha": 10.0,
+        "include_self": False,
+        "detach_thresholds": False,
+    },
+    "total": {"connectivity": 1.0, "p": 1.0, "eta": None},
+}
+_CHECK = 0x5BD1E995  # the two words of a measured reference differ in these bits
 
 
 class TSLoss(nn.Module):
@@ -78,25 +81,32 @@ class TSLoss(nn.Module):
     - connectivity: variance over i of ``m_i = Σ_j softmax_j(-a·D_ij)·D_ij``, without j = i unless
       `include_self`;
     - redundancy: mean over pairs of relu(t₋ - D) + relu(D - t₊), the soft minimum and maximum
-      t∓ = Σ softmax(∓a·D)·D.
+      t∓ = Σ softmax(∓a·D)·D. The gradient flows through them unless `detach_thresholds`.
+
+    `form="nearest"`, the limit of that connectivity for a → ∞: Var_i(n_i) / mean(n)², where n_i is
+    the distance of point i to its nearest neighbour. It sees uneven neighbour distances, but no
+    gaps between groups.
 
     `form="total"`: connectivity is Σ d**p, or, with `eta`, Hofer's ``Σ |d - eta|``.
 
     Args:
-        form: "exact", "surrogate" (Euclidean only) or "total".
-        connectivity, redundancy, compactness, loops: weights of the terms, >= 0. Terms of weight 0
-            are not computed. compactness and loops belong to the exact form; the total form has
-            connectivity alone, and `redundancy` has no effect there.
+        form: "exact", "nearest", "surrogate" (Euclidean only) or "total".
+        connectivity, redundancy, compactness, loops: weights of the terms that the form has, >= 0;
+            1 for connectivity and redundancy if they are not given. Terms of weight 0 are not
+            computed.
         metric: as in `h0_persistence`.
-        rho: where a bar begins to be short, as a share of the mean.
+        rho: of the exact form, where a bar begins to be short, as a share of the mean (0.5).
         reference: m_ref of compactness, > 0. A reference that was measured instead is saved with
             the module, and is measured again where a framework has overwritten it.
-        alpha: temperature of the surrogate, in units of 1 / mean distance.
+        alpha: of the surrogate, its temperature in units of 1 / mean distance (10).
         include_self: the surrogate's literal equation, whose variance vanishes for alpha >= 5.
-        p, eta: exponent or target of the total form.
+        detach_thresholds: the surrogate's t∓ count as constants in its gradient. Without this, the
+            pull on far pairs fades again where distances vary by more than about 0.7 / alpha.
+        p, eta: exponent (1) or target of the total form.
 
     Raises:
-        ValueError: for weights, forms and parameters that do not fit, at construction.
+        ValueError: for weights, forms and parameters that do not fit, for an argument that the form
+            does not use, or if all weights are 0; at construction.
 
     Example:
         >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0], [15.0, 10.0]])
@@ -113,57 +123,79 @@ class TSLoss(nn.Module):
     """
 
     measured: Tensor
+    rho: float
+    reference: float | None
+    alpha: float
+    include_self: bool
+    detach_thresholds: bool
+    p: float
+    eta: float | None
 
     def __init__(
         self,
         form: str = "exact",
         connectivity: float = 1.0,
-        redundancy: float = 1.0,
+        redundancy: float | None = None,
         compactness: float = 0.0,
         loops: float = 0.0,
         *,
         metric: str = "euclidean",
-        rho: float = 0.5,
+        rho: float | None = None,
         reference: float | None = None,
-        alpha: float = 10.0,
+        alpha: float | None = None,
         include_self: bool = False,
-        p: float = 1.0,
+        detach_thresholds: bool = False,
+        p: float | None = None,
         eta: float | None = None,
     ) -> None:
         super().__init__()
         if form not in _FORMS:
             raise ValueError(f"form: expected one of {', '.join(_FORMS)}, got {form!r}")
-        weights = {
+        check_metric(metric)
+        if form == "surrogate" and metric != "euclidean":
+            raise ValueError(f"form='surrogate' is defined for metric='euclidean', got {metric!r}")
+        given = {
             "connectivity": connectivity,
             "redundancy": redundancy,
             "compactness": compactness,
             "loops": loops,
+            "rho": rho,
+            "reference": reference,
+            "alpha": alpha,
+            "include_self": include_self,
+            "detach_thresholds": detach_thresholds,
+            "p": p,
+            "eta": eta,
         }
-        for name, weight in weights.items():
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise ValueError(f"{name}: expected a finite weight >= 0, got {weight}")
-        if form != "exact" and (compactness or loops):
-            raise ValueError(f"compactness and loops belong to form='exact', not to {form!r}")
-        check_metric(metric)
-        if form == "surrogate" and metric != "euclidean":
-            raise ValueError(f"form='surrogate' is defined for metric='euclidean', got {metric!r}")
-        positive = {"rho": rho, "alpha": alpha, "p": p, "reference": reference}
-        for name, value in positive.items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}: expected a finite number above 0, got {value}")
-        if eta is not None and not (eta >= 0 and math.isfinite(eta)):
-            raise ValueError(f"eta: expected a finite number >= 0, got {eta}")
+        used = _FORMS[form]
+        for name, value in given.items():
+            _check_number(name, value)
+            asks = value is not None and (bool(value) or name not in (*_WEIGHTS, "include_self"))
+            if asks and value is not False and name not in used:
+                raise ValueError(
+                    f"{name}: got {value} for form={form!r}, which does not use it; expected "
+                    f"{', '.join(used)} alone"
+                )
+        values = {n: used[n] if given[n] is None else given[n] for n in used}
         self.form = form
-        self.weights = weights
         self.metric = metric
-        self.rho = rho
-        self.alpha = alpha
-        self.include_self = include_self
-        self.p = p
-        self.eta = eta
-        # The form that has a kernel of its own.
-        self._fused = form == "exact" and not compactness and not loops
-        self.reference = reference
+        self.weights: dict[str, float] = {name: values.get(name, 0.0) for name in _WEIGHTS}
+        for name in given.keys() - set(_WEIGHTS):
+            setattr(self, name, values.get(name, given[name]))
+        if p is not None and eta is not None:
+            raise ValueError(
+                f"p: got {p} beside eta={eta}, which takes its place; pass one of them"
+            )
+        if reference is not None and not compactness:
+            raise ValueError(
+                f"reference: got {reference} with compactness=0, the term that it belongs to; pass "
+                "a weight for compactness, or no reference"
+            )
+        if not any(self.weights.values()):
+            raise ValueError(
+                f"{', '.join(w for w in _WEIGHTS if w in used)}: got 0 for all weights, expected "
+                "one above 0; without a loss, add nothing"
+            )
         self._warned: set[str] = set()  # of what a warning has been given, once a module
         if compactness and reference is None:
             # The bits of a float32 and a check word, as integers: no cast of the model changes
@@ -187,77 +219,99 @@ class TSLoss(nn.Module):
         value, check = self.measured.view(torch.float32)[0], self.measured[0] ^ self.measured[1]
         return torch.where(check == _CHECK, value, math.nan)
 
+    def extra_repr(self) -> str:
+        used = _FORMS[self.form]
+        shown = [f"form={self.form!r}"]
+        shown += [f"{name}={weight:g}" for name, weight in self.weights.items() if weight]
+        shown.append(f"metric={self.metric!r}")
+        if self.weights["redundancy"] and "rho" in used:
+            shown.append(f"rho={self.rho:g}")
+        if "alpha" in used:
+            shown.append(f"alpha={self.alpha:g}")
+        if self.eta is None and "p" in used:
+            shown.append(f"p={self.p:g}")
+        shown += [f"{n}={v:g}" for n in ("reference", "eta") if (v := getattr(self, n)) is not None]
+        shown += [f"{n}=True" for n in ("include_self", "detach_thresholds") if getattr(self, n)]
+        return ", ".join(shown)
+
     def forward(
-        self, points: Tensor, lengths: Lengths | None = None, return_terms: bool = False
+        self,
+        points: Tensor,
+        lengths: Lengths | None = None,
+        return_terms: bool = False,
+        h0: H0Persistence | None = None,
     ) -> Any:
         """The loss of points (N, D) or (..., N, D): a scalar, the mean over the clouds.
 
         `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered,
         and a jagged nested tensor (B, n*, D) is padded. With `return_terms` also a dict of the
-        terms that are computed, each a scalar without its weight. Types, errors and cost are those
-        of `h0_persistence` (surrogate: O(N² D) time and memory).
+        terms that are computed, each a scalar without its weight. `h0`, deaths (..., N-1) and edges
+        (..., N-1, 2): the barcode of exactly these points under the metric of the loss, if it is
+        known, so that it is not computed again. Types, errors and cost are those of
+        `h0_persistence` (surrogate: O(N² D) time and memory).
         """
         direct = can_bypass_dispatcher(points)
         if not direct:
             points, lengths = _as_points(points, lengths)
             direct = can_bypass_dispatcher(points)
         refuse_partitioned(points, "points")
-        if points.dim() >= 2 and points.shape[-2] == 1:
-            self._warn_of_single_points(points)
-        if direct and self._fused and not return_terms and points.dim() >= 2:
-            sizes = check_lengths(lengths, points.shape[:-2], points.device)
-            return _autograd.scale_free_loss(points, sizes, self)
-        compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
-        found = compute[self.form](points, lengths)
-        terms = {name: term.mean() if term.dim() else term for name, term in found.items()}
+        shape = points.shape
+        if len(shape) < 2:
+            raise shape_error("points", shape, "(N, D) or (..., N, D)")
+        if shape[-2] < 3 or lengths is not None:
+            lengths = check_lengths(lengths, shape[:-2], points.device)
+            self._warn_if_small(points, lengths)
+        if h0 is not None:
+            _check_known(h0, points)
         weights = self.weights
+        if direct and self.form == "exact" and not weights["compactness"] + weights["loops"]:
+            total, *found = _FusedLoss.apply(self, points, lengths, h0, return_terms)  # type: ignore[no-untyped-call]
+            if not return_terms:
+                return total
+            terms = dict(zip(_WEIGHTS, found, strict=False))
+            return total, {name: term for name, term in terms.items() if weights[name]}
+        terms = self._terms(points, lengths, h0)
         parts = [t if weights[n] == 1 else weights[n] * t for n, t in terms.items()]
-        total = functools.reduce(torch.add, parts) if parts else self._zero(points)
+        total = functools.reduce(torch.add, parts)
         return (total, terms) if return_terms else total
 
-    def by_operations(self, points: Tensor, lengths: Tensor | None) -> Tensor:
-        """The exact loss as differentiable operations on the deaths; gradients of any order."""
-        terms = self._exact(points, lengths)
-        total = self._zero(points)
-        for name, term in terms.items():
-            total = total + self.weights[name] * term.mean()
-        return total
+    def _terms(
+        self, points: Tensor, lengths: Tensor | None, h0: H0Persistence | None = None
+    ) -> dict[str, Tensor]:
+        """The terms by differentiable operations, scalars without their weights."""
+        if self.form == "surrogate":
+            found = _surrogate_terms(self, points, lengths)
+        else:
+            deaths, edges = _autograd.h0(points_batch(points, self.metric, lengths, None), h0)
+            if 0 in deaths.shape[:-1]:
+                # No clouds: the mean over them is 0, not NaN.
+                deaths, edges, lengths = deaths.sum().expand(1, 0), edges.new_empty(1, 0, 2), None
+            if self.form == "exact":
+                found = self._exact(points, deaths, lengths)
+            elif self.form == "nearest":
+                found = {"connectivity": _nearest_variance(deaths, edges, lengths)}
+            elif self.eta is None:
+                found = {"connectivity": barcode.total_persistence(deaths, self.p, lengths)}
+            else:
+                found = {"connectivity": barcode.total_deviation(deaths, self.eta, lengths)}
+            if self.form != "total":
+                self._warn_if_coincident(deaths, lengths)
+        return {name: term.mean() if term.dim() else term for name, term in found.items()}
 
-    def extra_repr(self) -> str:
-        weights = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items() if weight)
-        return f"form={self.form!r}, {weights}, metric={self.metric!r}"
-
-    def _zero(self, points: Tensor) -> Tensor:
-        """A zero that a backward pass accepts, whatever the points hold."""
-        deaths: Tensor = h0_persistence(points[..., :1, :], self.metric, check_finite=False).deaths
-        return deaths.sum()
-
-    def _exact(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
-        deaths = h0_persistence(points, self.metric, lengths).deaths
-        if 0 in deaths.shape[:-1]:
-            deaths = deaths.sum().expand(1, 0)  # no clouds: the mean over them is 0, not NaN
-            lengths = None
-        self._warn_if_coincident(deaths, lengths)
-        terms = {}
-        if self.weights["connectivity"] or self.weights["redundancy"]:
-            rho = self.rho if self.weights["redundancy"] else None
+    def _exact(self, points: Tensor, deaths: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
+        weights, terms = self.weights, {}
+        if weights["connectivity"] or weights["redundancy"]:
+            rho = self.rho if weights["redundancy"] else None
             spread, short = barcode.scale_free_terms(deaths, rho, lengths)
-            if self.weights["connectivity"]:
+            if weights["connectivity"]:
                 terms["connectivity"] = spread
             if short is not None:
                 terms["redundancy"] = short
-        if self.weights["compactness"]:
+        if weights["compactness"]:
             mean = barcode.mean_death(deaths, lengths)
             terms["compactness"] = mean / self._reference(mean)
-        if self.weights["loops"]:
-            from ._loops import total_h1_persistence
-
-            clouds = points.float() if points.dtype in HALF else points
-            clouds = clouds.reshape(math.prod(clouds.shape[:-2]), *clouds.shape[-2:])
-            checked = check_lengths(lengths, points.shape[:-2], points.device)
-            if checked is None:
-                checked = torch.full(points.shape[:-2], points.shape[-2], device="cpu")
-            loops = total_h1_persistence(clouds, checked.reshape(-1), self.metric)
+        if weights["loops"]:
+            loops = _total_loops(points, lengths, self.metric)
             mean = barcode.mean_death(deaths, lengths).reshape(-1)
             empty = mean == 0
             terms["loops"] = torch.where(empty, 0, loops / torch.where(empty, 1, mean))
@@ -279,31 +333,28 @@ class TSLoss(nn.Module):
                 self.measured.copy_(torch.where(usable, _words(chosen), before))
         return torch.where(usable, chosen, 1).to(mean.dtype)
 
-    def _surrogate(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
-        from ._surrogate import surrogate_terms
+    def _warn_if_small(self, points: Tensor, lengths: Tensor | None) -> None:
+        """Warn where no cloud has enough points for a loss above 0: that is rarely meant, and the
+        usual reason is that the points stand in another dimension."""
+        needed = 2 if self.form == "total" or self.weights["compactness"] else 3
+        most, shape = points.shape[-2], tuple(points.shape)
+        if "small" in self._warned or not may_look(points):
+            return
+        if most >= needed and lengths is not None and lengths.device.type == "cpu":
+            most = int(lengths.max()) if lengths.numel() and may_look(lengths) else most
+        if most >= needed or 0 in shape[:-2]:
+            return
+        clouds, at_most = math.prod(shape[:-2]), "at most " if most < shape[-2] else ""
+        self._warn(
+            "small",
+            f"TSLoss: {shape} is {clouds} cloud{'s' * (clouds != 1)} of {at_most}{most} "
+            f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the loss "
+            f"is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points of one "
+            "cloud stand in another dimension, move it: points.squeeze(-2), or "
+            "points.transpose(-3, -2)",
+        )
 
-        return surrogate_terms(points, lengths, self.alpha, self.include_self, self.weights)
-
-    def _total(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
-        deaths = h0_persistence(points, self.metric, lengths).deaths
-        if 0 in deaths.shape[:-1]:
-            return {"connectivity": deaths.sum()}
-        if self.eta is None:
-            return {"connectivity": barcode.total_persistence(deaths, self.p, lengths)}
-        return {"connectivity": barcode.total_deviation(deaths, self.eta, lengths)}
-
-    def _warn_of_single_points(self, points: Tensor) -> None:
-        """Warn that every cloud has a single point, so that the loss can only be 0."""
-        if may_look(points):
-            self._warn(
-                "alone",
-                f"TSLoss: every cloud has a single point in points of shape {tuple(points.shape)}, "
-                "so the loss is always 0; expected (N, D) or (..., N, D) with N >= 2 points. If "
-                "the points of one cloud stand in another dimension, move it: points.squeeze(-2), "
-                "or points.transpose(-3, -2)",
-            )
-
-    def _warn_if_coincident(self, deaths: Tensor, lengths: Lengths | None) -> None:
+    def _warn_if_coincident(self, deaths: Tensor, lengths: Tensor | None) -> None:
         """Warn of coincident points where looking costs nothing. A tracer never looks. On a device
         with CUDA kernels, whose results are still to come, a later call warns."""
         if deaths.shape[-1] == 0 or "coincident" in self._warned or not may_look(deaths):
@@ -312,13 +363,11 @@ class TSLoss(nn.Module):
         longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
         if not late and bool(longest.all()):
             return
-        sizes = check_lengths(lengths, longest.shape, deaths.device)
-        coincident = longest == 0 if sizes is None else (longest == 0) & (sizes > 1)
-        count = coincident.sum() if late else int(coincident.sum())
-        if isinstance(count, Tensor):
-            count = late_counts.seen(self, count)
-        if count:
-            self.warn_coincident(count, coincident.numel())
+        coincident = longest == 0 if lengths is None else (longest == 0) & (lengths > 1)
+        count = coincident.sum()
+        number = late_counts.seen(self, count) if late else int(count)
+        if number:
+            self.warn_coincident(number, coincident.numel())
 
     def warn_coincident(self, count: int, clouds: int) -> None:
         """Warn, once a module, that all points coincide in `count` of the clouds."""
@@ -334,3 +383,282 @@ class TSLoss(nn.Module):
         if subject not in self._warned:
             self._warned.add(subject)
             warnings.warn(message, stacklevel=8)  # past the frames of nn.Module and autograd
+
+
+class _FusedLoss(torch.autograd.Function):
+    """The exact loss and its terms in one call of the core: ten small tensor operations and their
+    backward passes take longer than the barcode."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        loss: TSLoss,
+        points: Tensor,
+        lengths: Tensor | None,
+        h0: H0Persistence | None,
+        with_terms: bool,
+    ) -> Any:
+        if h0 is None:
+            try:
+                h0 = _ops_cpu.h0(points, lengths, None, None, loss.metric, 0.0, True)  # type: ignore[assignment]
+            except (RuntimeError, MemoryError) as error:
+                raise_memory_error(error, "TSLoss", points)
+        deaths, edges = h0  # type: ignore[misc]
+        sizes = None if lengths is None else capsule(lengths.contiguous())
+        # The loss, its connectivity and its redundancy, and their derivatives by the deaths.
+        values = tuple(deaths.new_empty(()) for _ in range(3 if with_terms else 1))
+        slopes = tuple(torch.empty_like(deaths) for _ in values)
+        outputs = (capsule(t) for pair in zip(values, slopes, strict=True) for t in pair)
+        weights = loss.weights
+        coincident = _core.scale_free_loss(
+            capsule(deaths),
+            sizes,
+            weights["connectivity"],
+            weights["redundancy"],
+            loss.rho,
+            *outputs,
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(points, deaths, edges, lengths, *slopes)
+        ctx.loss = loss
+        if coincident:
+            loss.warn_coincident(coincident, math.prod(deaths.shape[:-1]))
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        points, deaths, edges, lengths, *slopes = ctx.saved_tensors
+        loss, known = (
+            ctx.loss,
+            [(g, s) for g, s in zip(grads, slopes, strict=True) if g is not None],
+        )
+        if not known:
+            return (None,) * 5
+        create_graph = torch.is_grad_enabled()
+        if create_graph or not all(can_bypass_dispatcher(g) for g, _ in known):
+            with torch.enable_grad():
+                x = points if points.requires_grad else points.detach().requires_grad_()
+                terms = loss._terms(x, lengths)
+                total = sum(loss.weights[n] * t for n, t in terms.items())
+                values = [total, *(terms.get(n) for n in _WEIGHTS[:2])]
+                pairs = [(v, g) for v, g in zip(values, grads, strict=False) if g is not None]
+                outputs, weights = zip(*(p for p in pairs if p[0] is not None), strict=True)
+                (routed,) = torch.autograd.grad(outputs, x, weights, create_graph=create_graph)
+        else:
+            (first, slope), *rest = known
+            grad = slope * first
+            for one, slope in rest:
+                grad += slope * one
+            routed = _ops_cpu.h0_backward(grad, points, deaths, edges, None, loss.metric)
+        return None, routed, None, None, None
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raise ValueError for a weight or parameter that no form could use."""
+    if value is None or isinstance(value, bool):
+        return
+    if name in _WEIGHTS or name == "eta":
+        if not (value >= 0 and math.isfinite(value)):
+            what = "number" if name == "eta" else "weight"
+            raise ValueError(f"{name}: expected a finite {what} >= 0, got {value}")
+    elif not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+
+
+def _check_known(h0: H0Persistence, points: Tensor) -> None:
+    """Raise ValueError unless a barcode could be that of the points."""
+    shape = (*points.shape[:-2], max(points.shape[-2] - 1, 0))
+    if tuple(h0.deaths.shape) != shape or tuple(h0.edges.shape) != (*shape, 2):
+        raise ValueError(
+            f"h0: expected deaths {shape} and edges {(*shape, 2)}, the barcode of these points of "
+            f"shape {tuple(points.shape)}, got {tuple(h0.deaths.shape)} and "
+            f"{tuple(h0.edges.shape)}; pass h0_persistence(points.detach(), metric, lengths)"
+        )
+
+
+def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | None]:
+    """Return points as a dense tensor, and the lengths that a jagged tensor brings."""
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"points: expected a torch.Tensor, got {type(points).__name__}; "
+            + type_advice(points, "points")
+        )
+    if not points.is_nested:
+        return as_tensor(points, "points"), lengths
+    if lengths is not None:
+        raise ValueError("lengths: a nested tensor has its own; leave them out")
+    check_jagged(points)
+    return torch.nested.to_padded_tensor(points, 0.0), points.offsets().diff()  # type: ignore[attr-defined]
+
+
+def _words(value: Tensor) -> Tensor:
+    """The bits of a number as float32, and a word that differs from them in `_CHECK`."""
+    bits = value.float().reshape(1).view(torch.int32)
+    return torch.cat([bits, bits ^ _CHECK])
+
+
+def _nearest_variance(deaths: Tensor, edges: Tensor, lengths: Tensor | None) -> Tensor:
+    """The variance of the nearest-neighbour distances over their squared mean, (...), from deaths
+    (..., M) and edges (..., M, 2): the least death on an edge at a point is its distance to the
+    nearest other point."""
+    bars = deaths.shape[-1]
+    if bars == 0:
+        return deaths.sum(-1)
+    # Deaths ascend, so the first edge at each point is its shortest; `bars` where there is none.
+    number = torch.arange(bars, device=deaths.device).unsqueeze(-1)
+    number = torch.where(edges < 0, bars, number).flatten(-2)
+    first = torch.full((*deaths.shape[:-1], bars + 1), bars, device=deaths.device)
+    first = first.scatter_reduce(-1, edges.clamp(min=0).flatten(-2), number, "amin")
+    nearest = deaths.gather(-1, first.clamp(max=bars - 1))
+    # n distances, as the deaths of n + 1 points would be.
+    sizes = None if lengths is None else torch.where(lengths > 1, lengths + 1, 1)
+    return barcode.relative_variance(nearest, sizes)
+
+
+def _softmax_mean(distances: Tensor, logits: Tensor, mask: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Σ softmax(logits)·distances over `dims` where mask holds; 0 where it holds nowhere."""
+    logits = torch.where(mask, logits, float("-inf"))
+    highest = logits.detach().amax(dims, keepdim=True)
+    weight = torch.where(mask, (logits - torch.where(highest.isfinite(), highest, 0)).exp(), 0)
+    norm = weight.sum(dims)
+    mean = (weight * torch.where(mask, distances, 0)).sum(dims)
+    return mean / torch.where(norm == 0, 1, norm)
+
+
+def _distances(clouds: Tensor) -> Tensor:
+    """Distances (B, N, N) by direct difference, derivative 0 at 0, any number of times.
+
+    Not torch.cdist: its Gram form loses near points, and it has no second derivative.
+    """
+    batch, n, _ = clouds.shape
+    i, j = torch.triu_indices(n, n, 1, device=clouds.device).unbind(0)
+    pairs = torch.stack([i, j], dim=-1).expand(batch, -1, -1)
+    lengths = _routing.edge_lengths(clouds, pairs, "euclidean")
+    # The number of each pair at both its entries; the diagonal points at a zero after the last.
+    number = torch.full((n, n), i.numel(), device=clouds.device)
+    number[i, j] = number[j, i] = torch.arange(i.numel(), device=clouds.device)
+    return torch.nn.functional.pad(lengths, (0, 1))[:, number]
+
+
+def _surrogate_terms(loss: TSLoss, points: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
+    """The terms of weight above 0, (B,) each, of points (..., N, D). O(N² D) time and memory."""
+    n = points.shape[-2]
+    sizes = check_lengths(lengths, points.shape[:-2], points.device, limit=n)
+    x = points.to(type_of_deaths(points.dtype))
+    clouds = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    batch, weights = len(clouds), loss.weights
+    if batch == 0 or n < 2:
+        zero = clouds.sum((1, 2)) * 0 if batch else clouds.sum().reshape(1)
+        return {name: zero for name in _WEIGHTS[:2] if weights[name]}
+    if sizes is None:
+        valid = torch.ones((batch, n), dtype=torch.bool, device=x.device)
+    else:
+        valid = torch.arange(n, device=x.device) < sizes.reshape(-1, 1)
+        clouds = torch.where(valid.unsqueeze(-1), clouds, torch.zeros_like(clouds))
+    distances = _distances(clouds)
+    both = valid.unsqueeze(1) & valid.unsqueeze(2)
+    pairs = both & torch.ones((n, n), dtype=torch.bool, device=x.device).triu(1)
+    count = pairs.sum((1, 2)).clamp(min=1).to(x.dtype)
+    mean = torch.where(pairs, distances, 0).sum((1, 2)) / count
+    scaled = distances * (loss.alpha / torch.where(mean == 0, 1, mean)).reshape(-1, 1, 1)
+
+    terms = {}
+    if weights["connectivity"]:
+        itself = torch.eye(n, dtype=torch.bool, device=x.device)
+        nearest = _softmax_mean(
+            distances, -scaled, both if loss.include_self else both & ~itself, (2,)
+        )
+        size = valid.sum(1).clamp(min=1).to(x.dtype)
+        centre = (torch.where(valid, nearest, 0).sum(1) / size).unsqueeze(1)
+        terms["connectivity"] = torch.where(valid, (nearest - centre).square(), 0).sum(1) / size
+    if weights["redundancy"]:
+        low = _softmax_mean(distances, -scaled, pairs, (1, 2)).reshape(-1, 1, 1)
+        high = _softmax_mean(distances, scaled, pairs, (1, 2)).reshape(-1, 1, 1)
+        if loss.detach_thresholds:
+            low, high = low.detach(), high.detach()
+        outside = (low - distances).relu() + (distances - high).relu()
+        terms["redundancy"] = torch.where(pairs, outside, 0).sum((1, 2)) / count
+    return terms
+
+
+def _critical_edges(points: Tensor, metric: str) -> Tensor:
+    """(L, 2, 2) int64: for each finite H1 bar the edge that gives it birth and the edge that fills
+    it."""
+    try:
+        import gudhi
+    except ImportError as error:
+        raise ImportError(
+            "loops (H1 persistence) needs GUDHI; install it: pip install 'tsloss-fast[analysis]'"
+        ) from error
+    n = points.shape[0]
+    pairs = torch.combinations(torch.arange(n, device="cpu"), 2)
+    distances = torch.zeros((n, n), dtype=torch.float64, device="cpu")
+    lengths = _routing.edge_lengths(points.double(), pairs, metric)
+    distances[pairs[:, 0], pairs[:, 1]] = lengths
+    distances[pairs[:, 1], pairs[:, 0]] = lengths
+    tree = gudhi.SimplexTree.create_from_array(distances.numpy())
+    tree.expansion(2)
+    tree.compute_persistence(homology_coeff_field=2)
+    by_dimension = tree.flag_persistence_generators()[1]
+    if len(by_dimension) == 0:
+        return torch.empty((0, 2, 2), dtype=torch.int64, device="cpu")
+    return torch.from_numpy(by_dimension[0].astype("int64")).reshape(-1, 2, 2)
+
+
+def _total_loops(points: Tensor, lengths: Tensor | None, metric: str) -> Tensor:
+    """Sum of death - birth over the finite 1-dimensional Rips bars of each cloud, (B,).
+
+    The complex is built by GUDHI on the CPU in float64, O(n³) simplices a cloud: meant for prompts,
+    not for vocabularies. The gradient of each bar reaches the four ends of its two critical edges
+    (Gabrielsson et al., A Topology Layer for Machine Learning, AISTATS 2020).
+    """
+    x = points.to(type_of_deaths(points.dtype))
+    clouds = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    sizes = [x.shape[-2]] * len(clouds) if lengths is None else lengths.reshape(-1).tolist()
+    totals = []
+    for cloud, size in zip(clouds.unbind(0), sizes, strict=True):
+        valid = cloud[:size]
+        if size < 4:  # a loop needs four points
+            totals.append(valid.sum() * 0)
+            continue
+        critical = _critical_edges(valid.detach().cpu(), metric).to(valid.device)
+        bars = _routing.edge_lengths(valid, critical.reshape(-1, 2), metric).reshape(-1, 2)
+        birth, death = bars.unbind(-1)
+        totals.append((death - birth).sum())
+    return torch.stack(totals) if totals else clouds.sum((1, 2))
+
+
+class LateCounts:
+    """For each module a count on a CUDA device, which is looked at when it has arrived on the host,
+    in page-locked memory: so no call waits for it."""
+
+    def __init__(self) -> None:
+        self._underway: weakref.WeakKeyDictionary[Any, tuple[Any, Tensor]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def seen(self, owner: Any, count: Tensor) -> int:
+        """The owner's last count that has arrived, else 0. `count` departs if none is underway,
+        and not while a graph is captured, which would keep the copy."""
+        if torch.cuda.is_current_stream_capturing():
+            return 0
+        arrived = 0
+        if owner in self._underway:
+            event, host = self._underway[owner]
+            if not event.query():
+                return 0
+            arrived = int(host)
+        else:
+            host = torch.empty((), dtype=torch.int64, pin_memory=True)
+        event = torch.cuda.Event()
+        with torch.cuda.device(count.device):
+            host.copy_(count, non_blocking=True)
+            event.record()
+        self._underway[owner] = event, host
+        return arrived
+
+    def forget(self, owner: Any) -> None:
+        self._underway.pop(owner, None)
+
+
+late_counts = LateCounts()

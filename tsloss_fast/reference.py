@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _routing
-from ._inputs import HALF, Lengths, check_lengths
+from ._batch import HALF, Lengths, check_lengths
 from .functional import H0Persistence
 
 __all__ = ["h0_persistence", "h0_persistence_from_distances"]

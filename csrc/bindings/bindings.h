@@ -1,11 +1,14 @@
-// What the files of the module _core share: addresses as pointers, and how a long call is watched.
+// What the files of the module _core share: tensors as arrays of numbers, and how a long call is
+// watched.
 #pragma once
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <tuple>
+#include <initializer_list>
+#include <optional>
+#include <vector>
 
 #include "tsloss.h"
 
@@ -14,18 +17,87 @@ namespace bindings {
 
 namespace py = pybind11;
 
-using Address = std::uintptr_t;
 using release = py::call_guard<py::gil_scoped_release>;
 
-inline const void* in(Address a) { return reinterpret_cast<const void*>(a); }
-inline void* out(Address a) { return reinterpret_cast<void*>(a); }
-inline const int64_t* in_i64(Address a) { return reinterpret_cast<const int64_t*>(a); }
-inline int64_t* out_i64(Address a) { return reinterpret_cast<int64_t*>(a); }
-inline double* out_f64(Address a) { return reinterpret_cast<double*>(a); }
+// A type of numbers, as DLPack has it: what kind of number, and how many bits.
+struct Type {
+  uint8_t kind, bits;
+  bool operator==(const Type& other) const { return kind == other.kind && bits == other.bits; }
+};
+constexpr Type kInt32{0, 32}, kInt64{0, 64}, kUint8{1, 8};
+constexpr Type kHalf{2, 16}, kSingle{2, 32}, kDouble{2, 64}, kBrain{4, 16};
 
-inline std::tuple<int, int64_t, int64_t, int64_t> tuple_of(const Finding& f) {
-  return {static_cast<int>(f.problem), f.cloud, f.i, f.j};
+struct Device {
+  int32_t type, index;
+  bool operator==(const Device& other) const { return type == other.type && index == other.index; }
+};
+constexpr Device kCpu{1, 0};
+
+// A tensor that Python passes as a DLPack capsule, which keeps its memory for the time of the call.
+// Every address that the core gets comes from `at`, which checks type, shape, device and layout: a
+// wrong one would not raise an error in C++ but corrupt memory.
+class Array {
+ public:
+  // Without a device, any will do.
+  Array(py::handle capsule, const char* name, std::optional<Device> device = kCpu);
+
+  Type type() const { return type_; }
+  Device device() const { return device_; }
+  // float32 or float64.
+  Dtype real() const;
+  // An axis counted from the last, 0. TypeError if there is none.
+  int64_t size(int axis) const;
+  // How many arrays of `axes` axes there are: the product of the sizes before.
+  int64_t leading(int axes) const;
+
+  // The address, if there are so many numbers of the type in such a shape, one after the other. The
+  // first size is the product of all leading sizes of the tensor.
+  void* at(Type type, std::initializer_list<int64_t> shape) const;
+  template <class T>
+  T* at(std::initializer_list<int64_t> shape) const;
+
+ private:
+  [[noreturn]] void refuse(const std::string& expected) const;
+
+  const char* name_;
+  void* data_;
+  Device device_;
+  Type type_;
+  int axes_;
+  const int64_t* sizes_;
+  bool contiguous_;
+};
+
+template <>
+inline int64_t* Array::at<int64_t>(std::initializer_list<int64_t> shape) const {
+  return static_cast<int64_t*>(at(kInt64, shape));
 }
+template <>
+inline int32_t* Array::at<int32_t>(std::initializer_list<int64_t> shape) const {
+  return static_cast<int32_t*>(at(kInt32, shape));
+}
+template <>
+inline double* Array::at<double>(std::initializer_list<int64_t> shape) const {
+  return static_cast<double*>(at(kDouble, shape));
+}
+
+// Clouds of points (..., N, D), with lengths (...) or None. Or with offsets (B+1,) of clouds in a
+// row, points (T, D).
+struct Batch {
+  BatchShape shape;
+  std::vector<int64_t> bar_offsets;
+
+  Batch(const Array& points, py::handle lengths, py::handle offsets);
+  // Of numbers (..., N-1), or (M,) with offsets, and of edges (..., N-1, 2).
+  void* bars(py::handle capsule, const char* name, Type type) const;
+  int64_t* edges(py::handle capsule) const;
+
+ private:
+  Device device_;
+};
+
+// None, or what is wrong with which cloud.
+py::object finding_or_none(const Finding& f);
 
 // Called every tenth of a second in a long call: Ctrl-C stops it, with KeyboardInterrupt.
 bool poll(void*, double fraction);

@@ -7,56 +7,113 @@
 namespace tsloss {
 namespace bindings {
 
+#ifdef TSLOSS_WITH_CUDA
+namespace {
+
+// Points or distances on some device, and its other tensors.
+struct Input {
+  Array values;
+  Batch batch;
+
+  Input(py::handle tensor, const char* name, py::handle lengths)
+      : values(tensor, name, std::nullopt), batch(values, lengths, py::none()) {}
+
+  cuda::Number number() const {
+    const Type types[] = {kSingle, kDouble, kHalf, kBrain};
+    for (int k = 0; k < 4; ++k) {
+      if (values.type() == types[k]) return static_cast<cuda::Number>(k);
+    }
+    throw py::type_error("expected float16, bfloat16, float32 or float64");
+  }
+  Type deaths() const { return values.type() == kDouble ? kDouble : kSingle; }
+  int device() const { return values.device().index; }
+  void* data() const {
+    return values.at(values.type(), {batch.shape.batch, batch.shape.points, batch.shape.dim});
+  }
+  Array beside(py::handle tensor, const char* name) const {
+    return Array(tensor, name, values.device());
+  }
+  int64_t* findings(py::handle tensor) const {
+    return beside(tensor, "findings").at<int64_t>({batch.shape.batch, 3});
+  }
+  // As large as `cuda_workspace` has said.
+  void* workspace(py::handle tensor) const {
+    const Array array = beside(tensor, "workspace");
+    return array.at(kUint8, {array.leading(0)});
+  }
+};
+
+void* stream_at(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+}  // namespace
+#endif
+
 void bind_cuda(py::module_& m) {
 #ifdef TSLOSS_WITH_CUDA
   m.def(
       "cuda_workspace",
-      [](int pass, int number, int metric, int64_t batch, int64_t n, int64_t dim, int device) {
-        return cuda::workspace_bytes(static_cast<cuda::Pass>(pass),
-                                     static_cast<cuda::Number>(number), static_cast<Metric>(metric),
-                                     BatchShape{batch, n, dim, nullptr}, device);
+      [](int pass, int metric, py::handle values) {
+        const Input x(values, "points", py::none());
+        return cuda::workspace_bytes(static_cast<cuda::Pass>(pass), x.number(),
+                                     static_cast<Metric>(metric), x.batch.shape, x.device());
       },
-      py::arg("pass_"), py::arg("number"), py::arg("metric"), py::arg("batch"), py::arg("n"),
-      py::arg("dim"), py::arg("device"));
+      py::arg("pass_"), py::arg("metric"), py::arg("values"));
   m.def(
       "cuda_h0_forward",
-      [](int number, int metric, Address points, Address lengths, Address deaths, Address edges,
-         Address findings, Address workspace, int64_t batch, int64_t n, int64_t dim, int device,
-         Address stream) {
-        cuda::h0_forward({device, out(stream)}, static_cast<cuda::Number>(number),
-                         static_cast<Metric>(metric), BatchShape{batch, n, dim, in_i64(lengths)},
-                         in(points), out(deaths), out_i64(edges), out_i64(findings),
-                         out(workspace));
+      [](int metric, py::handle points, py::handle lengths, py::handle deaths, py::handle edges,
+         py::handle findings, py::handle workspace, std::uintptr_t stream) {
+        const Input x(points, "points", lengths);
+        const void* from = x.data();
+        void* to_deaths = x.batch.bars(deaths, "deaths", x.deaths());
+        int64_t* to_edges = x.batch.edges(edges);
+        int64_t* to_findings = x.findings(findings);
+        void* scratch = x.workspace(workspace);
+        const cuda::Number number = x.number();
+        py::gil_scoped_release release;
+        cuda::h0_forward({x.device(), stream_at(stream)}, number, static_cast<Metric>(metric),
+                         x.batch.shape, from, to_deaths, to_edges, to_findings, scratch);
       },
-      release(), py::arg("number"), py::arg("metric"), py::arg("points"), py::arg("lengths"),
-      py::arg("deaths"), py::arg("edges"), py::arg("findings"), py::arg("workspace"),
-      py::arg("batch"), py::arg("n"), py::arg("dim"), py::arg("device"), py::arg("stream"));
+      py::arg("metric"), py::arg("points"), py::arg("lengths"), py::arg("deaths"), py::arg("edges"),
+      py::arg("findings"), py::arg("workspace"), py::arg("stream"));
   m.def(
       "cuda_h0_backward",
-      [](int number, int metric, Address grad_deaths, Address points, Address deaths, Address edges,
-         Address grad_points, Address workspace, int64_t batch, int64_t n, int64_t dim, int device,
-         Address stream) {
-        cuda::h0_backward({device, out(stream)}, static_cast<cuda::Number>(number),
-                          static_cast<Metric>(metric), BatchShape{batch, n, dim, nullptr},
-                          in(grad_deaths), in(points), in(deaths), in_i64(edges), out(grad_points),
-                          out(workspace));
+      [](int metric, py::handle grad_deaths, py::handle points, py::handle deaths, py::handle edges,
+         py::handle grad_points, py::handle workspace, std::uintptr_t stream) {
+        const Input x(points, "points", py::none());
+        const BatchShape& shape = x.batch.shape;
+        const void* from = x.data();
+        const void* grad = x.batch.bars(grad_deaths, "grad_deaths", x.deaths());
+        const void* of_deaths = x.batch.bars(deaths, "deaths", x.deaths());
+        const int64_t* of_edges = x.batch.edges(edges);
+        void* to = x.beside(grad_points, "grad_points")
+                       .at(x.values.type(), {shape.batch, shape.points, shape.dim});
+        void* scratch = x.workspace(workspace);
+        const cuda::Number number = x.number();
+        py::gil_scoped_release release;
+        cuda::h0_backward({x.device(), stream_at(stream)}, number, static_cast<Metric>(metric),
+                          shape, grad, from, of_deaths, of_edges, to, scratch);
       },
-      release(), py::arg("number"), py::arg("metric"), py::arg("grad_deaths"), py::arg("points"),
-      py::arg("deaths"), py::arg("edges"), py::arg("grad_points"), py::arg("workspace"),
-      py::arg("batch"), py::arg("n"), py::arg("dim"), py::arg("device"), py::arg("stream"));
+      py::arg("metric"), py::arg("grad_deaths"), py::arg("points"), py::arg("deaths"),
+      py::arg("edges"), py::arg("grad_points"), py::arg("workspace"), py::arg("stream"));
   m.def(
       "cuda_h0_from_distances",
-      [](int number, Address distances, Address lengths, double symmetry_tolerance, Address deaths,
-         Address edges, Address findings, Address workspace, int64_t batch, int64_t n, int device,
-         Address stream) {
-        cuda::h0_from_distances({device, out(stream)}, static_cast<cuda::Number>(number),
-                                BatchShape{batch, n, 0, in_i64(lengths)}, in(distances),
-                                symmetry_tolerance, out(deaths), out_i64(edges), out_i64(findings),
-                                out(workspace));
+      [](py::handle distances, py::handle lengths, double symmetry_tolerance, py::handle deaths,
+         py::handle edges, py::handle findings, py::handle workspace, std::uintptr_t stream) {
+        const Input d(distances, "distances", lengths);
+        d.values.real();
+        const BatchShape& shape = d.batch.shape;
+        const void* from = d.values.at(d.values.type(), {shape.batch, shape.points, shape.points});
+        void* to_deaths = d.batch.bars(deaths, "deaths", d.deaths());
+        int64_t* to_edges = d.batch.edges(edges);
+        int64_t* to_findings = d.findings(findings);
+        void* scratch = d.workspace(workspace);
+        const cuda::Number number = d.number();
+        py::gil_scoped_release release;
+        cuda::h0_from_distances({d.device(), stream_at(stream)}, number, shape, from,
+                                symmetry_tolerance, to_deaths, to_edges, to_findings, scratch);
       },
-      release(), py::arg("number"), py::arg("distances"), py::arg("lengths"),
-      py::arg("symmetry_tolerance"), py::arg("deaths"), py::arg("edges"), py::arg("findings"),
-      py::arg("workspace"), py::arg("batch"), py::arg("n"), py::arg("device"), py::arg("stream"));
+      py::arg("distances"), py::arg("lengths"), py::arg("symmetry_tolerance"), py::arg("deaths"),
+      py::arg("edges"), py::arg("findings"), py::arg("workspace"), py::arg("stream"));
   m.attr("has_cuda") = true;
   m.attr("cuda_architectures") = TSLOSS_CUDA_ARCHITECTURES;
   m.attr("cuda_toolkit") = TSLOSS_CUDA_TOOLKIT;

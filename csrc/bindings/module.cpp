@@ -1,5 +1,4 @@
-// Pointers and sizes in, GIL released, nothing else. Checks of shape and type belong to the caller
-// (tsloss_fast/_ops_cpu.py), which alone knows tensors.
+// Checked arrays in, GIL released, nothing else.
 #include "bindings/bindings.h"
 
 #include <exception>
@@ -14,6 +13,14 @@ namespace {
 
 // The progress callback of the calls that this thread makes, or null.
 thread_local PyObject* progress = nullptr;
+
+// A call of the core without the GIL, which Ctrl-C stops.
+template <class Call>
+auto watched(const Call& call) {
+  py::gil_scoped_release release;
+  tsloss::Monitor monitor(poll, nullptr);
+  return call();
+}
 
 }  // namespace
 
@@ -56,84 +63,147 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "h0_forward",
-      [](int dtype, int metric, Address points, Address lengths, Address deaths, Address edges,
-         int64_t batch, int64_t n, int64_t dim, int threads, Address offsets, Address bar_offsets) {
-        tsloss::Monitor monitor(poll, nullptr);
-        const BatchShape shape{
-            batch, n, dim, in_i64(lengths), in_i64(offsets), in_i64(bar_offsets)};
-        return tuple_of(tsloss::h0_forward(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
-                                           shape, in(points), out(deaths), out_i64(edges),
-                                           threads));
+      [](int metric, py::handle points, py::handle lengths, py::handle offsets, py::handle deaths,
+         py::handle edges, int threads) {
+        const Array x(points, "points");
+        const Dtype dtype = x.real();
+        const Batch batch(x, lengths, offsets);
+        tsloss::check_lengths(batch.shape);
+        const void* from = x.at(x.type(), {x.leading(1), x.size(0)});
+        void* to_deaths = batch.bars(deaths, "deaths", x.type());
+        int64_t* to_edges = batch.edges(edges);
+        return finding_or_none(watched([&] {
+          return tsloss::h0_forward(dtype, static_cast<Metric>(metric), batch.shape, from,
+                                    to_deaths, to_edges, threads);
+        }));
       },
-      release(), py::arg("dtype"), py::arg("metric"), py::arg("points"), py::arg("lengths"),
-      py::arg("deaths"), py::arg("edges"), py::arg("batch"), py::arg("n"), py::arg("dim"),
-      py::arg("threads"), py::arg("offsets") = 0, py::arg("bar_offsets") = 0);
+      py::arg("metric"), py::arg("points"), py::arg("lengths"), py::arg("offsets"),
+      py::arg("deaths"), py::arg("edges"), py::arg("threads"));
 
   m.def(
       "h0_backward",
-      [](int dtype, int metric, Address grad_deaths, Address points, Address deaths, Address edges,
-         Address grad_points, int64_t batch, int64_t n, int64_t dim, int threads, Address offsets,
-         Address bar_offsets) {
-        tsloss::Monitor monitor(poll, nullptr);
-        const BatchShape shape{batch, n, dim, nullptr, in_i64(offsets), in_i64(bar_offsets)};
-        tsloss::h0_backward(static_cast<Dtype>(dtype), static_cast<Metric>(metric), shape,
-                            in(grad_deaths), in(points), in(deaths), in_i64(edges),
-                            out(grad_points), threads);
+      [](int metric, py::handle grad_deaths, py::handle points, py::handle offsets,
+         py::handle deaths, py::handle edges, py::handle grad_points, int threads) {
+        const Array x(points, "points");
+        const Dtype dtype = x.real();
+        const Batch batch(x, py::none(), offsets);
+        const int64_t rows = x.leading(1), dim = x.size(0);
+        const void* from = x.at(x.type(), {rows, dim});
+        const void* grad = batch.bars(grad_deaths, "grad_deaths", x.type());
+        const void* of_deaths = batch.bars(deaths, "deaths", x.type());
+        const int64_t* of_edges = batch.edges(edges);
+        void* to = Array(grad_points, "grad_points").at(x.type(), {rows, dim});
+        watched([&] {
+          tsloss::h0_backward(dtype, static_cast<Metric>(metric), batch.shape, grad, from,
+                              of_deaths, of_edges, to, threads);
+        });
       },
-      release(), py::arg("dtype"), py::arg("metric"), py::arg("grad_deaths"), py::arg("points"),
-      py::arg("deaths"), py::arg("edges"), py::arg("grad_points"), py::arg("batch"), py::arg("n"),
-      py::arg("dim"), py::arg("threads"), py::arg("offsets") = 0, py::arg("bar_offsets") = 0);
+      py::arg("metric"), py::arg("grad_deaths"), py::arg("points"), py::arg("offsets"),
+      py::arg("deaths"), py::arg("edges"), py::arg("grad_points"), py::arg("threads"));
 
   m.def(
       "h0_from_distances",
-      [](int dtype, Address distances, Address lengths, double symmetry_tolerance, Address deaths,
-         Address edges, int64_t batch, int64_t n, int threads) {
-        tsloss::Monitor monitor(poll, nullptr);
-        return tuple_of(tsloss::h0_from_distances(
-            static_cast<Dtype>(dtype), BatchShape{batch, n, 0, in_i64(lengths)}, in(distances),
-            symmetry_tolerance, out(deaths), out_i64(edges), threads));
+      [](py::handle distances, py::handle lengths, double symmetry_tolerance, py::handle deaths,
+         py::handle edges, int threads) {
+        const Array d(distances, "distances");
+        const Dtype dtype = d.real();
+        const Batch batch(d, lengths, py::none());
+        tsloss::check_lengths(batch.shape);
+        const int64_t n = batch.shape.points;
+        const void* from = d.at(d.type(), {batch.shape.batch, n, n});
+        void* to_deaths = batch.bars(deaths, "deaths", d.type());
+        int64_t* to_edges = batch.edges(edges);
+        return finding_or_none(watched([&] {
+          return tsloss::h0_from_distances(dtype, batch.shape, from, symmetry_tolerance, to_deaths,
+                                           to_edges, threads);
+        }));
       },
-      release(), py::arg("dtype"), py::arg("distances"), py::arg("lengths"),
-      py::arg("symmetry_tolerance"), py::arg("deaths"), py::arg("edges"), py::arg("batch"),
-      py::arg("n"), py::arg("threads"));
+      py::arg("distances"), py::arg("lengths"), py::arg("symmetry_tolerance"), py::arg("deaths"),
+      py::arg("edges"), py::arg("threads"));
+
+  m.def(
+      "check_lengths",
+      [](py::handle lengths, int64_t points) {
+        const Array array(lengths, "lengths");
+        const int64_t batch = array.leading(0);
+        tsloss::check_lengths(BatchShape{batch, points, 0, array.at<int64_t>({batch})});
+      },
+      py::arg("lengths"), py::arg("points"));
+
+  m.def(
+      "check_offsets",
+      [](py::handle offsets, int64_t rows, int64_t bars) {
+        const Array array(offsets, "offsets");
+        const int64_t count = array.leading(0);
+        const int64_t* starts = array.at<int64_t>({count});
+        if (tsloss::bar_offsets_of(count - 1, starts, rows).back() != bars) {
+          throw py::value_error("bars: expected the number that the offsets give");
+        }
+      },
+      py::arg("offsets"), py::arg("rows"), py::arg("bars"));
 
   m.def(
       "scale_free_loss",
-      [](int dtype, Address deaths, Address lengths, double connectivity, double redundancy,
-         double rho, Address loss, Address grad, int64_t batch, int64_t n) {
-        return tsloss::scale_free_loss(static_cast<Dtype>(dtype),
-                                       BatchShape{batch, n, 0, in_i64(lengths)}, in(deaths),
-                                       connectivity, redundancy, rho, out(loss), out(grad));
+      [](py::handle deaths, py::handle lengths, double connectivity, double redundancy, double rho,
+         py::handle loss, py::handle loss_grad, py::handle spread, py::handle spread_grad,
+         py::handle shortness, py::handle shortness_grad) {
+        const Array d(deaths, "deaths");
+        const Dtype dtype = d.real();
+        BatchShape shape{d.leading(1), d.size(0) + 1};
+        if (!lengths.is_none()) {
+          shape.lengths = Array(lengths, "lengths").at<int64_t>({shape.batch});
+        }
+        const auto output = [&](py::handle value, py::handle grad) {
+          if (value.is_none()) return tsloss::DerivedValue{};
+          return tsloss::DerivedValue{Array(value, "value").at(d.type(), {1}),
+                                      Array(grad, "grad").at(d.type(), {shape.batch, d.size(0)})};
+        };
+        return tsloss::scale_free_loss(dtype, shape, d.at(d.type(), {shape.batch, d.size(0)}),
+                                       connectivity, redundancy, rho, output(loss, loss_grad),
+                                       output(spread, spread_grad),
+                                       output(shortness, shortness_grad));
       },
-      py::arg("dtype"), py::arg("deaths"), py::arg("lengths"), py::arg("connectivity"),
-      py::arg("redundancy"), py::arg("rho"), py::arg("loss"), py::arg("grad"), py::arg("batch"),
-      py::arg("n"));
+      py::arg("deaths"), py::arg("lengths"), py::arg("connectivity"), py::arg("redundancy"),
+      py::arg("rho"), py::arg("loss"), py::arg("loss_grad"), py::arg("spread") = py::none(),
+      py::arg("spread_grad") = py::none(), py::arg("shortness") = py::none(),
+      py::arg("shortness_grad") = py::none());
 
   m.def(
       "single_linkage",
-      [](Address edges, Address merges, int64_t batch, int64_t n) {
-        tsloss::single_linkage(batch, n, in_i64(edges), out_i64(merges));
+      [](py::handle edges, py::handle merges) {
+        const Array tree(edges, "edges");
+        const int64_t batch = tree.leading(2), bars = tree.size(1);
+        const int64_t* from = tree.at<int64_t>({batch, bars, 2});
+        int64_t* to = Array(merges, "merges").at<int64_t>({batch, bars, 3});
+        watched([&] { tsloss::single_linkage(batch, bars + 1, from, to); });
       },
-      release(), py::arg("edges"), py::arg("merges"), py::arg("batch"), py::arg("n"));
+      py::arg("edges"), py::arg("merges"));
 
   m.def(
       "pairwise_keys",
-      [](int dtype, int metric, Address points, Address keys, int64_t batch, int64_t n, int64_t dim,
-         int threads) {
-        tsloss::pairwise_keys(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
-                              BatchShape{batch, n, dim, nullptr}, in(points), out(keys), threads);
+      [](int metric, py::handle points, py::handle keys, int threads) {
+        const Array x(points, "points");
+        const Dtype dtype = x.real();
+        const BatchShape shape = Batch(x, py::none(), py::none()).shape;
+        const void* from = x.at(x.type(), {shape.batch, shape.points, shape.dim});
+        void* to = Array(keys, "keys").at(x.type(), {shape.batch, shape.points, shape.points});
+        watched([&] {
+          tsloss::pairwise_keys(dtype, static_cast<Metric>(metric), shape, from, to, threads);
+        });
       },
-      release(), py::arg("dtype"), py::arg("metric"), py::arg("points"), py::arg("keys"),
-      py::arg("batch"), py::arg("n"), py::arg("dim"), py::arg("threads"));
+      py::arg("metric"), py::arg("points"), py::arg("keys"), py::arg("threads"));
 
   m.def(
       "filter_keeps",
-      [](int dtype, Address points, double factor, Address kept, int64_t n, int64_t dim) {
-        tsloss::filter_keeps(static_cast<Dtype>(dtype), BatchShape{1, n, dim, nullptr}, in(points),
-                             factor, static_cast<uint8_t*>(out(kept)));
+      [](py::handle points, double factor, py::handle kept) {
+        const Array x(points, "points");
+        const Dtype dtype = x.real();
+        const int64_t n = x.size(1), dim = x.size(0);
+        const void* from = x.at(x.type(), {1, n, dim});
+        auto* to = static_cast<uint8_t*>(Array(kept, "kept").at(kUint8, {n, n}));
+        watched([&] { tsloss::filter_keeps(dtype, BatchShape{1, n, dim}, from, factor, to); });
       },
-      release(), py::arg("dtype"), py::arg("points"), py::arg("factor"), py::arg("kept"),
-      py::arg("n"), py::arg("dim"));
+      py::arg("points"), py::arg("factor"), py::arg("kept"));
 
   bind_shards(m);
 

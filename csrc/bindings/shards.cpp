@@ -2,9 +2,11 @@
 #include "bindings/bindings.h"
 
 #include <algorithm>
+#include <memory>
 #include <tuple>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "cpu/monitor.h"
 #include "cpu/shards.h"
 
@@ -20,111 +22,178 @@ void write_edges(const std::vector<Edge<double>>& edges, double* keys, int64_t* 
   }
 }
 
+// Rows of the core: padded to a multiple of kLanes numbers, and at least one.
+int64_t row_stride(int64_t dim) {
+  return round_up(std::max<int64_t>(dim, 1), kLanes);
+}
+
+// A filter, and what it wants of its rows.
+struct RowFilter {
+  std::unique_ptr<ShardFilter> filter;
+  Type type;
+  int64_t stride;
+};
+
 }  // namespace
 
 void bind_shards(py::module_& m) {
-  py::class_<ShardFilter>(m, "ShardFilter")
+  py::class_<RowFilter>(m, "ShardFilter")
       .def(py::init([](int dtype, int metric, int64_t dim, double largest, bool lattice,
                        bool robust, int threads) {
-             return make_shard_filter(
-                 static_cast<Dtype>(dtype),
-                 {dim, term_of(static_cast<Metric>(metric)), largest, lattice, robust, threads});
+             const auto type = static_cast<Dtype>(dtype);
+             return RowFilter{make_shard_filter(type, {dim, term_of(static_cast<Metric>(metric)),
+                                                       largest, lattice, robust, threads}),
+                              type == Dtype::kFloat64 ? kDouble : kSingle, row_stride(dim)};
            }),
            py::arg("dtype"), py::arg("metric"), py::arg("dim"), py::arg("largest"),
            py::arg("lattice"), py::arg("robust"), py::arg("threads"))
       .def(
           "set_forest",
-          [](ShardFilter& filter, int64_t n, Address keys, Address edges) {
-            filter.set_forest(n, out_f64(keys), in_i64(edges));
+          [](RowFilter& self, py::handle keys, py::handle edges) {
+            const Array of_keys(keys, "keys");
+            const int64_t count = of_keys.leading(0);
+            const double* from = of_keys.at<double>({count});
+            const int64_t* ends = Array(edges, "edges").at<int64_t>({count, 2});
+            py::gil_scoped_release release;
+            self.filter->set_forest(count + 1, from, ends);
           },
-          release(), py::arg("n"), py::arg("keys"), py::arg("edges"))
+          py::arg("keys"), py::arg("edges"))
       .def(
           "load",
-          [](ShardFilter& filter, int64_t slot, Address rows, Address ids, int64_t count) {
-            filter.load(slot, in(rows), in_i64(ids), count);
+          [](RowFilter& self, int64_t slot, py::handle rows, py::handle ids) {
+            // Their memory stays the caller's: it is in use for as long as the slot.
+            const Array block(rows, "rows");
+            const int64_t count = block.leading(1);
+            const void* from = block.at(self.type, {count, self.stride});
+            const int64_t* numbers = Array(ids, "ids").at<int64_t>({count});
+            py::gil_scoped_release release;
+            self.filter->load(slot, from, numbers, count);
           },
-          release(), py::arg("slot"), py::arg("rows"), py::arg("ids"), py::arg("count"))
+          py::arg("slot"), py::arg("rows"), py::arg("ids"))
       .def(
           "near",
-          [](ShardFilter& filter, int64_t a, int64_t b) {
+          [](RowFilter& self, int64_t a, int64_t b) {
             Monitor monitor(poll, nullptr);
-            filter.near(a, b);
-            return filter.result().size();
+            self.filter->near(a, b);
+            return self.filter->result().size();
           },
           release(), py::arg("a"), py::arg("b"))
       .def(
           "between",
-          [](ShardFilter& filter, int64_t a, int64_t b) {
+          [](RowFilter& self, int64_t a, int64_t b) {
             Monitor monitor(poll, nullptr);
-            filter.between(a, b);
-            return filter.result().size();
+            self.filter->between(a, b);
+            return self.filter->result().size();
           },
           release(), py::arg("a"), py::arg("b"))
       .def(
           "result",
-          [](const ShardFilter& filter, Address keys, Address edges) {
-            write_edges(filter.result(), out_f64(keys), out_i64(edges));
+          [](const RowFilter& self, py::handle keys, py::handle edges) {
+            const auto count = static_cast<int64_t>(self.filter->result().size());
+            write_edges(self.filter->result(), Array(keys, "keys").at<double>({count}),
+                        Array(edges, "edges").at<int64_t>({count, 2}));
           },
           py::arg("keys"), py::arg("edges"))
-      .def_property_readonly("lost_digits", &ShardFilter::lost_digits);
+      .def_property_readonly("lost_digits",
+                             [](const RowFilter& self) { return self.filter->lost_digits(); });
 
   m.def(
       "load_shard",
-      [](int dtype, int metric, Address points, int64_t n, int64_t dim, Address rows, Address ids,
-         Address joined, int threads) {
-        const Shard shard = load_shard(static_cast<Dtype>(dtype), static_cast<Metric>(metric),
-                                       in(points), n, dim, out(rows), threads);
-        std::copy(shard.ids.begin(), shard.ids.end(), out_i64(ids));
-        write_edges(shard.joined, nullptr, out_i64(joined));
+      [](int metric, py::handle points, py::handle rows, py::handle ids, py::handle joined,
+         int threads) {
+        const Array x(points, "points"), block(rows, "rows");
+        const Dtype dtype = x.real();
+        const int64_t n = x.leading(1), dim = x.size(0);
+        const void* from = x.at(x.type(), {n, dim});
+        void* to = block.at(
+            dtype == Dtype::kFloat64 || static_cast<Metric>(metric) == Metric::kCosine ? kDouble
+                                                                                       : kSingle,
+            {n, row_stride(dim)});
+        int64_t* to_ids = Array(ids, "ids").at<int64_t>({n});
+        int64_t* to_joined = Array(joined, "edges").at<int64_t>({std::max<int64_t>(n - 1, 0), 2});
+        py::gil_scoped_release release;
+        const Shard shard =
+            load_shard(dtype, static_cast<Metric>(metric), from, n, dim, to, threads);
+        std::copy(shard.ids.begin(), shard.ids.end(), to_ids);
+        write_edges(shard.joined, nullptr, to_joined);
         return std::make_tuple(static_cast<int>(shard.finding.problem), shard.finding.i,
                                shard.ids.size(), shard.largest, shard.lattice);
       },
-      release(), py::arg("dtype"), py::arg("metric"), py::arg("points"), py::arg("n"),
-      py::arg("dim"), py::arg("rows"), py::arg("ids"), py::arg("joined"), py::arg("threads"));
+      py::arg("metric"), py::arg("points"), py::arg("rows"), py::arg("ids"), py::arg("joined"),
+      py::arg("threads"));
 
   m.def(
       "spanning_forest",
-      [](int64_t n, int64_t count, Address keys, Address edges) {
-        return spanning_forest(n, count, out_f64(keys), out_i64(edges));
+      [](int64_t n, py::handle keys, py::handle edges) {
+        const Array of_keys(keys, "keys");
+        const int64_t count = of_keys.leading(0);
+        double* const in_place = of_keys.at<double>({count});
+        int64_t* const ends = Array(edges, "edges").at<int64_t>({count, 2});
+        py::gil_scoped_release release;
+        return spanning_forest(n, count, in_place, ends);
       },
-      release(), py::arg("n"), py::arg("count"), py::arg("keys"), py::arg("edges"));
+      py::arg("n"), py::arg("keys"), py::arg("edges"));
 
   m.def(
       "exact_keys",
-      [](int dtype, int metric, bool robust, Address rows, int64_t stride, int64_t count, Address a,
-         Address b, Address keys) {
-        exact_keys(static_cast<Dtype>(dtype), static_cast<Metric>(metric), robust, in(rows), stride,
-                   count, in_i64(a), in_i64(b), out_f64(keys));
+      [](int metric, bool robust, py::handle rows, py::handle a, py::handle b, py::handle keys) {
+        const Array block(rows, "rows"), first(a, "a");
+        const Dtype dtype = block.real();
+        const int64_t count = first.leading(0), stride = block.size(0);
+        const void* from = block.at(block.type(), {block.leading(1), stride});
+        const int64_t* of_a = first.at<int64_t>({count});
+        const int64_t* of_b = Array(b, "b").at<int64_t>({count});
+        double* to = Array(keys, "keys").at<double>({count});
+        py::gil_scoped_release release;
+        exact_keys(dtype, static_cast<Metric>(metric), robust, from, stride, count, of_a, of_b, to);
       },
-      release(), py::arg("dtype"), py::arg("metric"), py::arg("robust"), py::arg("rows"),
-      py::arg("stride"), py::arg("count"), py::arg("a"), py::arg("b"), py::arg("keys"));
+      py::arg("metric"), py::arg("robust"), py::arg("rows"), py::arg("a"), py::arg("b"),
+      py::arg("keys"));
 
   m.def(
       "merge_order",
-      [](int64_t n, Address edges, Address order, Address rank) {
-        merge_order(n, in_i64(edges), static_cast<int32_t*>(out(order)),
-                    static_cast<int32_t*>(out(rank)));
+      [](py::handle edges, py::handle order, py::handle rank) {
+        const Array tree(edges, "edges");
+        const int64_t bars = tree.leading(1);
+        const int64_t* from = tree.at<int64_t>({bars, 2});
+        int32_t* to_order = Array(order, "order").at<int32_t>({bars + 1});
+        int32_t* to_rank = Array(rank, "rank").at<int32_t>({bars + 1});
+        py::gil_scoped_release release;
+        merge_order(bars + 1, from, to_order, to_rank);
       },
-      release(), py::arg("n"), py::arg("edges"), py::arg("order"), py::arg("rank"));
+      py::arg("edges"), py::arg("order"), py::arg("rank"));
 
   m.def(
       "keys_in_range",
-      [](int dtype, int metric, int64_t dim, int64_t count, Address keys) {
+      [](int dtype, int metric, int64_t dim, py::handle keys) {
+        const Array of_keys(keys, "keys");
+        const int64_t count = of_keys.leading(0);
         return keys_in_range(static_cast<Dtype>(dtype), static_cast<Metric>(metric), dim, count,
-                             out_f64(keys));
+                             of_keys.at<double>({count}));
       },
-      py::arg("dtype"), py::arg("metric"), py::arg("dim"), py::arg("count"), py::arg("keys"));
+      py::arg("dtype"), py::arg("metric"), py::arg("dim"), py::arg("keys"));
 
   m.def(
       "finish_tree",
-      [](int dtype, int metric, bool robust, int64_t count, Address keys, Address edges,
-         Address deaths, Address sorted_edges) {
-        return tuple_of(finish_tree(static_cast<Dtype>(dtype), static_cast<Metric>(metric), robust,
-                                    count, out_f64(keys), in_i64(edges), out(deaths),
-                                    out_i64(sorted_edges)));
+      [](int metric, bool robust, py::handle keys, py::handle edges, py::handle deaths,
+         py::handle sorted_edges) {
+        const Array of_keys(keys, "keys"), bars(deaths, "deaths");
+        const Dtype dtype = bars.real();
+        const int64_t count = of_keys.leading(0);
+        const double* from = of_keys.at<double>({count});
+        const int64_t* ends = Array(edges, "edges").at<int64_t>({count, 2});
+        void* to_deaths = bars.at(bars.type(), {count});
+        int64_t* to_edges = Array(sorted_edges, "edges").at<int64_t>({count, 2});
+        Finding finding;
+        {
+          py::gil_scoped_release release;
+          finding = finish_tree(dtype, static_cast<Metric>(metric), robust, count, from, ends,
+                                to_deaths, to_edges);
+        }
+        return finding_or_none(finding);
       },
-      release(), py::arg("dtype"), py::arg("metric"), py::arg("robust"), py::arg("count"),
-      py::arg("keys"), py::arg("edges"), py::arg("deaths"), py::arg("sorted_edges"));
+      py::arg("metric"), py::arg("robust"), py::arg("keys"), py::arg("edges"), py::arg("deaths"),
+      py::arg("sorted_edges"));
 }
 
 }  // namespace bindings

@@ -9,15 +9,35 @@
 namespace tsloss {
 namespace {
 
+// The mean of a value over the clouds, and the derivatives of this mean by the deaths.
+template <class T>
+class Mean {
+ public:
+  Mean(const DerivedValue& out, const BatchShape& shape)
+      : value_(static_cast<T*>(out.value)), grad_(static_cast<T*>(out.grad)), shape_(shape) {
+    if (grad_) std::fill_n(grad_, shape.batch * shape.bars(), T{0});
+  }
+  void add(double value) { sum_ += value; }
+  void derivative(int64_t cloud, int64_t bar, double slope) {
+    if (grad_) grad_[cloud * shape_.bars() + bar] = static_cast<T>(slope);
+  }
+  void write() {
+    if (value_) *value_ = static_cast<T>(shape_.batch > 0 ? sum_ / double(shape_.batch) : 0.0);
+  }
+
+ private:
+  T* value_;
+  T* grad_;
+  const BatchShape& shape_;
+  double sum_ = 0;
+};
+
 template <class T>
 int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, double redundancy,
-                double rho, T* loss, T* grad) {
-  const int64_t bars = shape.bars();
-  double total = 0;
+                double rho, Mean<T> total, Mean<T> spread_of, Mean<T> shortness_of) {
   int64_t coincident = 0;
-  for (int64_t b = 0; b < shape.batch; ++b, deaths += bars, grad += bars) {
+  for (int64_t b = 0; b < shape.batch; ++b, deaths += shape.bars()) {
     const int64_t count = std::max<int64_t>(shape.valid(b) - 1, 0);
-    std::fill_n(grad, bars, T{0});
     if (count == 0) continue;
     double largest = 0;
     for (int64_t k = 0; k < count; ++k) {
@@ -44,31 +64,38 @@ int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, d
       shortness += s * s;
       lift += s * r / rho;
     }
-    total += (connectivity * spread + redundancy * shortness) / double(count);
+    total.add((connectivity * spread + redundancy * shortness) / double(count));
+    spread_of.add(spread / double(count));
+    shortness_of.add(shortness / double(count));
     const double unit = 2 / (double(count) * mean * double(shape.batch));
     for (int64_t k = 0; k < count; ++k) {
       const double r = scale(double(deaths[k])) / mean;
       const double s = std::max(0.0, 1 - r / rho);
-      const double slope = unit * (connectivity * (r - 1 - pull / double(count)) +
-                                   redundancy * (lift / double(count) - s / rho));
-      grad[k] = static_cast<T>(scale(slope));
+      const double of_spread = r - 1 - pull / double(count);
+      const double of_shortness = lift / double(count) - s / rho;
+      total.derivative(b, k, scale(unit * (connectivity * of_spread + redundancy * of_shortness)));
+      spread_of.derivative(b, k, scale(unit * of_spread));
+      shortness_of.derivative(b, k, scale(unit * of_shortness));
     }
   }
-  *loss = static_cast<T>(shape.batch > 0 ? total / double(shape.batch) : 0.0);
+  total.write();
+  spread_of.write();
+  shortness_of.write();
   return coincident;
 }
 
 }  // namespace
 
 int64_t scale_free_loss(Dtype dtype, const BatchShape& shape, const void* deaths,
-                        double connectivity, double redundancy, double rho, void* loss,
-                        void* grad) {
-  if (dtype == Dtype::kFloat64) {
-    return loss_of(shape, static_cast<const double*>(deaths), connectivity, redundancy, rho,
-                   static_cast<double*>(loss), static_cast<double*>(grad));
-  }
-  return loss_of(shape, static_cast<const float*>(deaths), connectivity, redundancy, rho,
-                 static_cast<float*>(loss), static_cast<float*>(grad));
+                        double connectivity, double redundancy, double rho,
+                        const DerivedValue& loss, const DerivedValue& spread,
+                        const DerivedValue& shortness) {
+  const auto as = [&](auto number) {
+    using T = decltype(number);
+    return loss_of<T>(shape, static_cast<const T*>(deaths), connectivity, redundancy, rho,
+                      {loss, shape}, {spread, shape}, {shortness, shape});
+  };
+  return dtype == Dtype::kFloat64 ? as(0.0) : as(0.0f);
 }
 
 }  // namespace tsloss

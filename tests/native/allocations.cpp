@@ -196,8 +196,8 @@ void others() {
              [&] { filter_keeps(Dtype::kFloat32, shape, x.data(), 0.5, kept.data()); }, result});
   fail_each({"scale_free_loss",
              [&] {
-               scale_free_loss(Dtype::kFloat32, shape, keys.data(), 1, 1, 0.5, loss.data(),
-                               grad.data());
+               scale_free_loss(Dtype::kFloat32, shape, keys.data(), 1, 1, 0.5,
+                               {loss.data(), grad.data()});
              },
              result});
 }

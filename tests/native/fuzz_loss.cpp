@@ -79,7 +79,7 @@ void loss(Input& in) {
   const double connectivity = in.below(16) / 4.0, redundancy = in.below(16) / 4.0;
   const double rho = (1 + in.below(16)) / 8.0;
   const int64_t zero = scale_free_loss(dtype_of<T>(), shape, deaths.data(), connectivity,
-                                       redundancy, rho, value.data(), grad.data());
+                                       redundancy, rho, {value.data(), grad.data()});
   check_loss(shape, deaths, connectivity, redundancy, rho, value[0], grad, zero);
 }
 

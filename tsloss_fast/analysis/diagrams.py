@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from tsloss_fast import h0_persistence
-from tsloss_fast._inputs import as_tensor
+from tsloss_fast._batch import as_tensor
 
 try:
     from sklearn import get_config

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
-from tsloss_fast._inputs import has_cuda_kernels
+from tsloss_fast._batch import has_cuda_kernels
 from tsloss_fast.analysis.measures import changed_edges, lifetime_measures
 
 __all__ = ["Snapshot", "h0_rows", "snapshot_of_rows", "take"]

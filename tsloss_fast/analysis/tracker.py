@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import barcode, h0_persistence
-from tsloss_fast._inputs import HALF, as_tensor, check_lengths, shape_error
+from tsloss_fast._batch import HALF, as_tensor, check_lengths, shape_error
 from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, load_engine
 from tsloss_fast.analysis.h1_rows import H1Rows, h1_job
 from tsloss_fast.analysis.measures import LOGGED, scales_for, summary

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._inputs import Array, Lengths, as_tensor, check_lengths
+from .._batch import Array, Lengths, as_tensor, check_lengths
 
 # A function of tensors returns tensors, and one of NumPy arrays returns arrays.
 Deaths = TypeVar("Deaths", Tensor, Array)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._inputs import Lengths, can_bypass_dispatcher
+from .._batch import Lengths, can_bypass_dispatcher
 from ._bars import Deaths, as_given, check_number, finite_bars, power
 
 

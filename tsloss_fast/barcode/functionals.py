@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._inputs import Array, Lengths
+from .._batch import Array, Lengths
 from ._bars import (
     Bars,
     Deaths,

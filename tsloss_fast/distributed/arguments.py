@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._inputs import HALF, as_tensor, check_metric, shape_error
-from .._native import METRICS
+from .._batch import HALF, METRICS, as_tensor, check_metric, shape_error
 from .peers import Peers
 
 

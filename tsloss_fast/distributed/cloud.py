@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .. import _core, _native
+from .. import _core
+from .._batch import METRICS, capsule
 
 LANES = 16
 _BLOCK_MULTIPLE = 48  # of the core's tiles
@@ -27,6 +28,11 @@ class Cloud:
     largest: float
     lattice: bool
     sizes: list[list[int]]  # different points of each block of each process
+
+    @property
+    def code(self) -> int:
+        """The type of the rows, as csrc/tsloss.h has it."""
+        return 1 if self.dtype is torch.float64 else 0
 
     @property
     def counts(self) -> list[int]:
@@ -54,12 +60,7 @@ class Edges:
     def forest(self, points: int) -> Edges:
         """The minimum spanning forest of these edges, ascending."""
         keys, ends = self.keys.clone(), self.ends.clone()
-        count = _core.spanning_forest(
-            points,
-            len(keys),
-            _native.pointer(keys, "keys", (len(keys),), torch.float64),
-            _native.pointer(ends, "edges", (len(keys), 2), torch.int64),
-        )
+        count = _core.spanning_forest(points, capsule(keys), capsule(ends))
         return Edges(keys[:count].clone(), ends[:count].clone())
 
     def without(self, other: Edges, points: int) -> Edges:
@@ -146,14 +147,11 @@ def load(points: Tensor, metric: str, first: int) -> Loaded:
     block = empty_block(n, dim, row_dtype(points.dtype, metric))
     joined = torch.empty((max(n - 1, 0), 2), dtype=torch.int64, device="cpu")
     problem, bad, count, largest, lattice = _core.load_shard(
-        _native.DTYPES[points.dtype],
-        _native.METRICS[metric],
-        _native.pointer(points, "points", (n, dim), points.dtype),
-        n,
-        dim,
-        _native.pointer(block.rows, "rows", (n, stride_of(dim)), block.rows.dtype),
-        _native.pointer(block.ids, "ids", (n,), torch.int64),
-        _native.pointer(joined, "edges", (max(n - 1, 0), 2), torch.int64),
+        METRICS[metric],
+        capsule(points),
+        capsule(block.rows),
+        capsule(block.ids),
+        capsule(joined),
         torch.get_num_threads(),
     )
     ends = joined[: n - count] + first

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .. import _core, _native
-from .cloud import Block, Cloud, Edges, empty_edges, stride_of
+from .. import _core
+from .._batch import METRICS, capsule
+from .cloud import Block, Cloud, Edges, empty_edges
 
 
 class Filter(Protocol):
@@ -39,11 +40,10 @@ def make_filter(cloud: Cloud, robust: bool, device: torch.device) -> Filter:
 
 class NativeFilter:
     def __init__(self, cloud: Cloud, robust: bool) -> None:
-        self._stride, self._dtype = stride_of(cloud.dim), cloud.dtype
         self._metric, self._robust = cloud.metric, robust
         self._core = _core.ShardFilter(
-            _native.DTYPES[cloud.dtype],
-            _native.METRICS[cloud.metric],
+            cloud.code,
+            METRICS[cloud.metric],
             cloud.dim,
             cloud.largest,
             cloud.lattice,
@@ -57,19 +57,12 @@ class NativeFilter:
         return self._core.lost_digits
 
     def set_forest(self, points: int, forest: Edges) -> None:
-        count = points - 1
+        assert len(forest) == points - 1
         self._blocks.clear()
-        self._core.set_forest(
-            points,
-            _native.pointer(forest.keys, "keys", (count,), torch.float64),
-            _native.pointer(forest.ends, "edges", (count, 2), torch.int64),
-        )
+        self._core.set_forest(capsule(forest.keys), capsule(forest.ends))
 
     def load(self, slot: int, block: Block) -> None:
-        count = len(block)
-        rows = _native.pointer(block.rows, "rows", (count, self._stride), self._dtype)
-        ids = _native.pointer(block.ids, "ids", (count,), torch.int64)
-        self._core.load(slot, rows, ids, count)
+        self._core.load(slot, capsule(block.rows), capsule(block.ids))
         self._blocks[slot] = block
 
     def near(self, a: int, b: int) -> Edges:
@@ -80,10 +73,7 @@ class NativeFilter:
 
     def _result(self, count: int) -> Edges:
         found = empty_edges(count)
-        self._core.result(
-            _native.pointer(found.keys, "keys", (count,), torch.float64),
-            _native.pointer(found.ends, "edges", (count, 2), torch.int64),
-        )
+        self._core.result(capsule(found.keys), capsule(found.ends))
         return found
 
     def edges(self, block: Block, a: Tensor, b: Tensor) -> Edges:
@@ -91,15 +81,12 @@ class NativeFilter:
         keys = torch.empty(len(a), dtype=torch.float64, device="cpu")
         a, b = a.contiguous(), b.contiguous()
         _core.exact_keys(
-            _native.DTYPES[self._dtype],
-            _native.METRICS[self._metric],
+            METRICS[self._metric],
             self._robust,
-            _native.pointer(block.rows, "rows", (len(block), self._stride), self._dtype),
-            self._stride,
-            len(a),
-            _native.pointer(a, "a", (len(a),), torch.int64),
-            _native.pointer(b, "b", (len(a),), torch.int64),
-            _native.pointer(keys, "keys", (len(a),), torch.float64),
+            capsule(block.rows),
+            capsule(a),
+            capsule(b),
+            capsule(keys),
         )
         i, j = block.ids[a], block.ids[b]
         return Edges(keys, torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _core, _native
-from .._inputs import HALF
+from .. import _autograd, _core
+from .._batch import HALF, METRICS, Batch, capsule, raise_finding
 from ..functional import H0Persistence
 from .arguments import disagreement, local_rows, local_shard
 from .cloud import Cloud, Edges, MemoryShard, Shard, row_dtype, rows_of_block
@@ -95,35 +95,41 @@ def h0_persistence(
         peers.agree(error)
         peers.use(local.device)
         x = local.float() if local.dtype in HALF else local
-        return H0Persistence(*_Sharded.apply(x, metric, peers, block_bytes))  # type: ignore[no-untyped-call]
+        batch = Batch(x, None, None, None, metric, 0.0, True, direct=False)
+        return H0Persistence(*_autograd.H0.apply(x, batch, _Processes(peers, block_bytes)))  # type: ignore[no-untyped-call]
 
 
-class _Sharded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, metric: str, peers: Peers, block_bytes: int) -> Any:
-        sizes = [int(n) for (n,) in peers.numbers("handshake", [points.shape[0]])]
+class _Processes:
+    """What computes the bars of one cloud whose rows are shared out, for the autograd Function."""
+
+    def __init__(self, peers: Peers, block_bytes: int) -> None:
+        self._peers, self._block_bytes = peers, block_bytes
+
+    def h0(self, points: Tensor, *batch: Any) -> tuple[Tensor, Tensor]:
+        metric, peers, dtype = batch[3], self._peers, points.dtype
         starts = [0]
-        for n in sizes:
-            starts.append(starts[-1] + n)
-        owners = Owners(starts)
-        with torch.autocast(points.device.type, enabled=False):
-            deaths, edges = _solve(points, metric, peers, owners, block_bytes)
-        ctx.save_for_backward(points, edges)
-        ctx.rest = (metric, owners, peers, block_bytes)
-        ctx.mark_non_differentiable(edges)
-        ctx.set_materialize_grads(False)
-        return deaths, edges
+        for (n,) in peers.numbers("handshake", [points.shape[0]]):
+            starts.append(starts[-1] + int(n))
+        owners, dim = Owners(starts), points.shape[1]
+        self._owners = owners
+        rows = rows_of_block(max(owners.sizes), dim, dtype, metric, self._block_bytes)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        if grads[0] is None:
-            return None, None, None, None
-        points, edges = ctx.saved_tensors
-        with ctx.rest[2].call(), torch.no_grad():
-            gradient = route_gradient(grads[0], points, edges, *ctx.rest)
+        def load() -> MemoryShard:
+            return MemoryShard(points.detach().cpu(), metric, owners.starts[peers.rank], rows)
+
+        with torch.autocast(points.device.type, enabled=False):
+            deaths, edges = solve(load, owners, dim, dtype, metric, peers, points.device)
+        return deaths.to(points.device), edges.to(points.device)
+
+    def h0_backward(
+        self, grad: Tensor, points: Tensor, deaths: Tensor, edges: Tensor, _: Any, metric: str
+    ) -> Tensor:
+        rest = (metric, self._owners, self._peers, self._block_bytes)
+        with self._peers.call(), torch.no_grad():
+            routed = route_gradient(grad, points, edges, *rest)
         if torch.is_grad_enabled():  # create_graph=True
-            gradient = _Once.apply(gradient, points, grads[0])  # type: ignore[no-untyped-call]
-        return gradient, None, None, None
+            routed = _Once.apply(routed, points, grad)  # type: ignore[no-untyped-call]
+        return routed
 
 
 class _Once(torch.autograd.Function):
@@ -137,19 +143,6 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(f"{_CALLER}: second derivatives are not supported")
-
-
-def _solve(
-    points: Tensor, metric: str, peers: Peers, owners: Owners, block_bytes: int
-) -> tuple[Tensor, Tensor]:
-    dim, dtype = points.shape[1], points.dtype
-    rows = rows_of_block(max(owners.sizes), dim, dtype, metric, block_bytes)
-
-    def load() -> MemoryShard:
-        return MemoryShard(points.detach().cpu(), metric, owners.starts[peers.rank], rows)
-
-    deaths, edges = solve(load, owners, dim, dtype, metric, peers, points.device)
-    return deaths.to(points.device), edges.to(points.device)
 
 
 def solve(
@@ -193,24 +186,16 @@ def solve(
     bars = len(edges)
     deaths = torch.empty(bars, dtype=dtype, device="cpu")
     ends = torch.empty_like(edges.ends)
-    finding = _core.finish_tree(
-        _native.DTYPES[dtype],
-        _native.METRICS[metric],
-        tree.robust,
-        bars,
-        _native.pointer(edges.keys, "keys", (bars,), torch.float64),
-        _native.pointer(edges.ends, "edges", (bars, 2), torch.int64),
-        _native.pointer(deaths, "deaths", (bars,), dtype),
-        _native.pointer(ends, "edges", (bars, 2), torch.int64),
-    )
-    if finding[0]:
+    arrays = map(capsule, (edges.keys, edges.ends, deaths, ends))
+    finding = _core.finish_tree(METRICS[metric], tree.robust, *arrays)
+    if finding is not None:
         _raise(peers, finding, dtype)
     return deaths, ends
 
 
 def _raise(peers: Peers, finding: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     try:
-        _native.raise_finding(finding, 1, "points", dtype, options=())
+        raise_finding(finding, 1, "points", dtype, options=())
     except ValueError as error:
         peers.together(error)
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _core, _native
+from .. import _core
+from .._batch import capsule
 from .cloud import LANES, Block, Cloud, Edges, stride_of
 
 _TILE = 2048
@@ -242,13 +243,7 @@ def _merge_order(forest: Edges, points: int) -> tuple[Tensor, Tensor]:
     of the edge by which the one before is met; see csrc/cpu/forest.h."""
     order = torch.empty(points, dtype=torch.int32, device="cpu")
     rank = torch.empty_like(order)
-    ends = _native.pointer(forest.ends, "edges", (points - 1, 2), torch.int64)
-    _core.merge_order(
-        points,
-        ends,
-        _native.pointer(order, "order", (points,), torch.int32),
-        _native.pointer(rank, "rank", (points,), torch.int32),
-    )
+    _core.merge_order(capsule(forest.ends), capsule(order), capsule(rank))
     return order.long(), rank.long()
 
 

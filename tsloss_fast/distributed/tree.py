@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import _core, _native
+from .. import _core
+from .._batch import METRICS, capsule
 from .cloud import Block, Cloud, Edges, Shard, empty_block
 from .filters import make_filter
 from .merge import merge
@@ -51,11 +52,10 @@ def spanning_tree(
     search = _Search(cloud, shard, peers, device, watch)
     tree = search.tree(robust=False)
     good = _core.keys_in_range(
-        _native.DTYPES[cloud.dtype],
-        _native.METRICS[cloud.metric],
+        cloud.code,
+        METRICS[cloud.metric],
         cloud.dim,
-        len(tree),
-        _native.pointer(tree.keys, "keys", (len(tree),), torch.float64),
+        capsule(tree.keys),
     )
     # As in one process: an angle whose square is lost is 0.
     lengths = cloud.metric in ("euclidean", "sqeuclidean")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsloss_fast._inputs import of_zero3, refuse_partitioned
+from tsloss_fast._batch import is_zero3_partitioned, refuse_partitioned
 
 __all__ = ["cloud_names", "prompt_clouds"]
 
@@ -195,7 +195,9 @@ def _run(encoder: nn.Module, total: int, tasks: Tensor | None = None) -> Tensor:
     device = next(iter(parameters.values())).device
     indices = torch.arange(total, device=device).expand(1 if tasks is None else len(tasks), -1)
     arguments = (indices,) if tasks is None else (indices, tasks)
-    gathered = any(map(of_zero3, parameters.values()))  # by DeepSpeed's hooks, in its forward
+    gathered = any(
+        map(is_zero3_partitioned, parameters.values())
+    )  # by DeepSpeed's hooks, in its forward
     whole = parameters if gathered else {n: _whole(p) for n, p in parameters.items()}
     with torch.autocast(device.type, enabled=False):
         if all(whole[name] is parameters[name] for name in parameters):
@@ -239,7 +241,7 @@ def _table(embedding: nn.Embedding) -> Tensor:
     """The rows of an embedding. DeepSpeed ZeRO-3 has them whole only inside the module's forward
     and backward, and accelerate loads an offloaded embedding there, so they are asked for there."""
     weight = embedding.weight
-    if not (of_zero3(weight) or weight.is_meta):
+    if not (is_zero3_partitioned(weight) or weight.is_meta):
         return weight
     return look_up(embedding, torch.arange(embedding.num_embeddings, device="cpu"))
 

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import h0_persistence
-from tsloss_fast._inputs import as_tensor, shape_error
+from tsloss_fast._batch import as_tensor, shape_error
 from tsloss_fast.analysis.h1 import find_engine, load_engine
 from tsloss_fast.analysis.measures import lifetime_measures
 

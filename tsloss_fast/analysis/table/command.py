@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast import __version__, _native
+from tsloss_fast import __version__, _batch
 from tsloss_fast._atomic import HeldElsewhere, exclusive, whole_file
 from tsloss_fast._terminal import CommandParser, say
 from tsloss_fast._text import counted
@@ -82,9 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="NAME.npz: deaths, edges and linkage; NAME.txt: GUDHI's text form of the diagram "
         "(FILE.barcode.npz)",
     )
-    parser.add_argument(
-        "--metric", choices=_native.METRICS, default="euclidean", help="(euclidean)"
-    )
+    parser.add_argument("--metric", choices=_batch.METRICS, default="euclidean", help="(euclidean)")
     parser.add_argument("--threads", type=int, help="of each process (all cores)")
     parser.add_argument(
         "--under", choices=("torchrun",), help="spread over processes; or call it with torchrun"

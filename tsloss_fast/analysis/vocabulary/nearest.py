@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tsloss_fast._inputs import as_tensor, shape_error
+from tsloss_fast._batch import as_tensor, shape_error
 
 __all__ = ["Neighbours", "Vocabulary", "load_vocabulary"]
 
