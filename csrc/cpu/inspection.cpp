@@ -30,10 +30,10 @@ void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
   points.gather();
   for (int64_t i = 0; i < points.m; i += kTileRows) {
     const int rows = static_cast<int>(std::min(kTileRows, points.m - i));
-    for (int64_t t = 0; t < points.line.blocks(); ++t) {
+    for (int64_t t = 0; t < points.packed.blocks(); ++t) {
       alignas(64) int32_t dots[kTileRows * kTileColumns];
-      points.line.dot(i, points.line, t, dots);
-      const TileSides sides = points.line.tile_sides(i, rows, points.line.largest_norm(t));
+      points.packed.dot(i, points.packed, t, dots);
+      const TileSides sides = points.packed.tile_sides(i, rows, points.packed.largest_norm(t));
       for (int r = 0; r < rows; ++r) {
         alignas(64) float bound[kTileColumns];
         const float none = -std::numeric_limits<float>::infinity();
@@ -45,7 +45,7 @@ void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
               static_cast<T>(points.exact_key(static_cast<int32_t>(i + r), q) * factor));
         }
         uint64_t mask;
-        TileBounds b = points.line.tile_bounds(sides, t);
+        TileBounds b = points.packed.tile_bounds(sides, t);
         b.row_scale += r;
         b.row_low += r;
         b.row_bound = &none;

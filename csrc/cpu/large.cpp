@@ -100,9 +100,9 @@ class Large {
     std::vector<Links> found(static_cast<size_t>(points_.threads));
     std::deque<Nearest<T>> searches;
     for (int slot = 0; slot < points_.threads; ++slot) {
-      searches.emplace_back(points_.line, points_.line, points_.coded, points_.cloud.term);
+      searches.emplace_back(points_.packed, points_.packed, points_.coded, points_.cloud.term);
     }
-    parallel_for(points_.line.panels(), points_.threads, [&](int64_t ip, int slot) {
+    parallel_for(points_.packed.panels(), points_.threads, [&](int64_t ip, int slot) {
       if (ip * kPanel >= points_.m) return;
       Random random{seed + uint64_t(ip)};
       // The tiles at the diagonal are always looked at: no point goes without a neighbour.
@@ -182,14 +182,15 @@ class Large {
       alignas(64) const float none[kTileColumns] = {};
       float least[kTileRows];
       uint64_t masks[kTileRows];
-      points_.line.approximate(i, points_.line, t, kTileRows, near);
+      points_.packed.approximate(i, points_.packed, t, kTileRows, near);
       for (int64_t r = 0; r < kTileRows; ++r) {
         const float* row = near + r * kTileColumns;
         least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
       }
-      points_.line.dot(i, points_.line, t, dots);
-      const TileSides sides = points_.line.tile_sides(i, kTileRows, points_.line.largest_norm(t));
-      TileBounds b = points_.line.tile_bounds(sides, t);
+      points_.packed.dot(i, points_.packed, t, dots);
+      const TileSides sides =
+          points_.packed.tile_sides(i, kTileRows, points_.packed.largest_norm(t));
+      TileBounds b = points_.packed.tile_bounds(sides, t);
       b.row_bound = least;
       b.column_bound = none;
       found += filter().survivors(dots, b, kTileRows, masks);
@@ -206,7 +207,7 @@ class Large {
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
       const int64_t t =
-          std::max(random() % points_.line.blocks(), random() % points_.line.blocks());
+          std::max(random() % points_.packed.blocks(), random() % points_.packed.blocks());
       pass.block(t, std::max<int64_t>(2, t * kTilePanels / kTiles), random);
       random();
     }
@@ -219,9 +220,9 @@ class Large {
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
     std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(points_.threads));
-    parallel_for(points_.line.blocks(), points_.threads, [&](int64_t task, int slot) {
+    parallel_for(points_.packed.blocks(), points_.threads, [&](int64_t task, int slot) {
       if (!passes[slot]) passes[slot] = std::make_unique<LargePass<T>>(points_, known_, false);
-      const int64_t t = points_.line.blocks() - 1 - task;  // the longest first
+      const int64_t t = points_.packed.blocks() - 1 - task;  // the longest first
       passes[slot]->block(t, one_in, Random{seed + uint64_t(t)});
     });
     Links links;

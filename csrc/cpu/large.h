@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 #include "cpu/tree.h"
 
 namespace tsloss {
@@ -25,7 +25,7 @@ struct LargeCloud {
 };
 
 template <class T>
-using LargeScratch = typename Lineup<T>::Scratch;
+using LargeScratch = typename PackedRows<T>::Scratch;
 
 struct LargeResult {
   Finding finding;       // the first bad point, if any; then there is no tree

@@ -38,7 +38,7 @@ struct KnownForest {
     UnionFind sets(0);
     merge_order(links, sets, points.m, points.order, gap, rank);
     points.gather();
-    gap.resize(static_cast<size_t>(points.line.padded()), T{0});
+    gap.resize(static_cast<size_t>(points.packed.padded()), T{0});
     rank.resize(gap.size(), 0);
     rank[0] = 0;
     height.resize(forest.size());
@@ -120,7 +120,7 @@ class LargePass {
       column_bound[j] = running = std::max(running, gap[columns + j]);
       column_rank[j] = running_rank = std::max(running_rank, known_.rank[columns + j]);
     }
-    const float largest = points_.coded ? points_.line.largest_norm(t) : 0;
+    const float largest = points_.coded ? points_.packed.largest_norm(t) : 0;
     F between = 0;  // the largest gap from the end of the row's panel to the start of the block
     int32_t between_rank = 0;
     for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
@@ -166,17 +166,17 @@ class LargePass {
     const bool ask = !points_.coded || diagonal || counting_ || streak_ < kLongStreak ||
                      streak_ % kLongStreak == 0;
     if (points_.coded && ask) {
-      sides = points_.line.tile_sides(i, rows, largest_column);
-      points_.line.dot(i, points_.line, t, dots);
+      sides = points_.packed.tile_sides(i, rows, largest_column);
+      points_.packed.dot(i, points_.packed, t, dots);
     }
-    if (!points_.coded) points_.line.panel_keys(i, points_.line, t, points_.cloud.term, keys);
+    if (!points_.coded) points_.packed.panel_keys(i, points_.packed, t, points_.cloud.term, keys);
 
     const auto test = [&](const F* of_rows, const F* of_columns, int count, int from) {
       if (!points_.coded) {
         return points_.table.hits(keys + from * kTileColumns, reinterpret_cast<const T*>(of_rows),
                                   reinterpret_cast<const T*>(of_columns), count, masks + from);
       }
-      TileBounds b = points_.line.tile_bounds(sides, t);
+      TileBounds b = points_.packed.tile_bounds(sides, t);
       b.row_scale += from;
       b.row_low += from;
       b.row_bound = reinterpret_cast<const float*>(of_rows);

@@ -9,7 +9,7 @@
 #include "cpu/buffer.h"
 #include "cpu/forest.h"
 #include "cpu/large.h"
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tree.h"
 
@@ -23,7 +23,7 @@ struct LargePoints {
         stride(round_up(std::max<int64_t>(cloud.dim, 1), kLanes)),
         table(kernels<T>()),
         coded(cloud.rows.data != nullptr),
-        line(cloud.dim, scratch) {}
+        packed(cloud.dim, scratch) {}
 
   const LargeCloud<T>& cloud;
   const int threads;
@@ -37,7 +37,7 @@ struct LargePoints {
   std::vector<int32_t> ids;    // their numbers, ascending
   std::vector<int32_t> order;  // by position: number in ids
   Frame<T> frame;
-  Lineup<T> line;  // by position
+  PackedRows<T> packed;  // by position
 
   int32_t id(int64_t position) const { return ids[order[position]]; }
   const T* row(int64_t position) const { return cloud.rows[id(position)]; }
@@ -91,12 +91,12 @@ struct LargePoints {
   void gather() {
     const auto point = [&](int64_t p) { return row(p); };
     if (!coded) {
-      line.pack(m, threads, [&](int64_t p, T* x) { cloud.load(id(p), x); });
+      packed.pack(m, threads, [&](int64_t p, T* x) { cloud.load(id(p), x); });
       return;
     }
     // At first they are in random order.
     if (!frame.chosen()) frame.choose(std::min<int64_t>(m, 256), stride, largest, point);
-    line.encode(m, frame, threads, point);
+    packed.encode(m, frame, threads, point);
   }
 };
 

@@ -35,7 +35,7 @@ class Shards final : public ShardFilter {
     if (count == 0 || forest_.cloud.robust) return;
     if (!forest_.coded) {
       const auto copy = [&](int64_t p, T* x) { std::copy_n(block.row(p), forest_.stride, x); };
-      return block.line.pack(count, forest_.cloud.threads, copy);
+      return block.packed.pack(count, forest_.cloud.threads, copy);
     }
     if (!forest_.frame.chosen()) {
       forest_.frame.choose(std::min<int64_t>(count, 256), forest_.stride,
@@ -47,8 +47,8 @@ class Shards final : public ShardFilter {
       std::transform(forest_.height.begin(), forest_.height.end(), forest_.frame_height.begin(),
                      [&](T h) { return forest_.frame.bound(h); });
     }
-    block.line.encode(count, forest_.frame, forest_.cloud.threads,
-                      [&](int64_t p) { return block.row(p); });
+    block.packed.encode(count, forest_.frame, forest_.cloud.threads,
+                        [&](int64_t p) { return block.row(p); });
   }
 
   void near(int64_t slot_a, int64_t slot_b) override {
@@ -62,7 +62,7 @@ class Shards final : public ShardFilter {
       std::vector<std::vector<Found>> found(static_cast<size_t>(forest_.cloud.threads));
       std::deque<Nearest<T>> searches;
       for (int slot = 0; slot < forest_.cloud.threads; ++slot) {
-        searches.emplace_back(a.line, b.line, forest_.coded, forest_.cloud.term);
+        searches.emplace_back(a.packed, b.packed, forest_.coded, forest_.cloud.term);
       }
       parallel_for((a.size() + kPanel - 1) / kPanel, forest_.cloud.threads,
                    [&](int64_t ip, int slot) {

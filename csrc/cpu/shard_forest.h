@@ -7,7 +7,7 @@
 
 #include "cpu/forest.h"
 #include "cpu/large.h"
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 #include "cpu/shards.h"
 
 namespace tsloss {
@@ -33,10 +33,10 @@ double key_of(const T* x, const T* y, int64_t stride, Term term, bool robust) {
 // Points in the order of the forest.
 template <class T>
 struct Block {
-  explicit Block(int64_t dim) : line(dim, scratch) {}
+  explicit Block(int64_t dim) : packed(dim, scratch) {}
 
-  typename Lineup<T>::Scratch scratch;
-  Lineup<T> line;
+  typename PackedRows<T>::Scratch scratch;
+  PackedRows<T> packed;
   Rows<T> rows{};
   const int64_t* ids = nullptr;
   std::vector<int32_t> order;     // by place: index in the block

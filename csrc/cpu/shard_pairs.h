@@ -183,7 +183,7 @@ class ShardPairs {
   void measure_tile(int64_t i, int64_t t, int rows, const Limits& limits) {
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
-    a_.line.panel_keys(i, b_.line, t, shared_.cloud.term, keys);
+    a_.packed.panel_keys(i, b_.packed, t, shared_.cloud.term, keys);
     add_hits(i, t, rows, limits, keys, masks);
   }
 
@@ -221,12 +221,12 @@ class ShardPairs {
     int count = kDenseHits + 1;
     if (asked) {
       alignas(64) int32_t dots[kTileRows * kTileColumns];
-      const TileSides sides = a_.line.tile_sides(i, rows, b_.line.largest_norm(t));
-      a_.line.dot(i, b_.line, t, dots);
+      const TileSides sides = a_.packed.tile_sides(i, rows, b_.packed.largest_norm(t));
+      a_.packed.dot(i, b_.packed, t, dots);
       count =
           ask(shared_.frame_height, rows, limits,
               [&](const float* row, const float* column, int number, int from) {
-                TileBounds bounds = b_.line.tile_bounds(sides, t);
+                TileBounds bounds = b_.packed.tile_bounds(sides, t);
                 bounds.row_scale += from;
                 bounds.row_low += from;
                 bounds.row_bound = row;

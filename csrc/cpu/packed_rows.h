@@ -1,6 +1,6 @@
-// Points in a row, cut into panels of 16 and blocks of 48, as the filter of large clouds sees them:
-// low-precision codes, or panels of the points themselves. A tile is half a panel of one lineup
-// against a block of another (or the same).
+// The rows of a large cloud in a given order, packed into panels of 16 and blocks of 48: as the
+// low-precision codes of the filter, or as coordinates. A tile is half a panel of some packed rows
+// against a block of the same or of other ones.
 #pragma once
 
 #include <algorithm>
@@ -72,7 +72,7 @@ struct TileSides {
 };
 
 template <class T>
-class Lineup {
+class PackedRows {
  public:
   // Memory that is worth keeping between calls.
   struct Scratch {
@@ -82,7 +82,7 @@ class Lineup {
     int64_t bytes() const { return panels.bytes() + code_rows.bytes() + code_columns.bytes(); }
   };
 
-  Lineup(int64_t dim, Scratch& scratch)
+  PackedRows(int64_t dim, Scratch& scratch)
       : dim_(dim),
         stride_(round_up(std::max<int64_t>(dim, 1), kLanes)),
         coder_(coder(stride_)),
@@ -151,7 +151,7 @@ class Lineup {
   // ---- tiles: rows from i on, which is a multiple of 8, against block t of `columns` ----
 
   // Products of codes, [8][48].
-  void dot(int64_t i, const Lineup& columns, int64_t t, int32_t* dots) const {
+  void dot(int64_t i, const PackedRows& columns, int64_t t, int32_t* dots) const {
     const int64_t panel_bytes = kPanel * stride_ * coder_.code_bytes;
     const int64_t lane_bytes = coder_.group * coder_.code_bytes;
     coder_.dot(code_rows_ + i / kPanel * panel_bytes + i % kPanel * lane_bytes,
@@ -160,7 +160,7 @@ class Lineup {
   }
 
   // Keys of panels, [8][48].
-  void panel_keys(int64_t i, const Lineup& columns, int64_t t, Term term, T* keys) const {
+  void panel_keys(int64_t i, const PackedRows& columns, int64_t t, Term term, T* keys) const {
     const int64_t size = dim_ * kPanel;
     kernels<T>().panel_tile(scratch_.panels.data() + i / kPanel * size + i % kPanel,
                             columns.scratch_.panels.data() + t * kTilePanels * size, dim_, term,
@@ -186,7 +186,7 @@ class Lineup {
     return s;
   }
 
-  // This lineup's block t beside rows that `sides` tells of; the bounds are left open.
+  // The filter's input for block t beside the rows of `sides`. The caller sets the bounds.
   TileBounds tile_bounds(const TileSides& sides, int64_t t) const {
     const int64_t c = t * kTileColumns;
     return {sides.twice,     sides.row_low,       nullptr,           scale_.data() + c,
@@ -194,7 +194,7 @@ class Lineup {
   }
 
   // Squared distances, [8][48], as near as codes know them.
-  void approximate(int64_t i, const Lineup& columns, int64_t t, int rows, float* near) const {
+  void approximate(int64_t i, const PackedRows& columns, int64_t t, int rows, float* near) const {
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     dot(i, columns, t, dots);
     float twice[kTileRows];
