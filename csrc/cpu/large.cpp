@@ -188,9 +188,9 @@ class Large {
         least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
       }
       points_.packed.dot(i, points_.packed, t, dots);
-      const TileSides sides =
-          points_.packed.tile_sides(i, kTileRows, points_.packed.largest_norm(t));
-      TileBounds b = points_.packed.tile_bounds(sides, t);
+      const TileRowTerms terms =
+          points_.packed.row_terms(i, kTileRows, points_.packed.largest_norm(t));
+      TileBounds b = points_.packed.tile_bounds(terms, t);
       b.row_bound = least;
       b.column_bound = none;
       found += filter().survivors(dots, b, kTileRows, masks);

@@ -22,7 +22,7 @@ struct KnownForest {
   std::vector<T> height;            // of the links, as an upper bound
   std::vector<T> gap;               // by position; see merge_order
   std::vector<int32_t> rank;
-  std::vector<float> frame_gap;
+  std::vector<float> scaled_gap;
 
   // Orders the points by the forest.
   void set(LargePoints<T>& points, const std::vector<Link<T>>& forest, bool tied) {
@@ -47,9 +47,9 @@ struct KnownForest {
     gap[0] = 0;
     for (T& g : gap) g *= points.band;
     if (points.coded) {
-      frame_gap.resize(gap.size());
-      std::transform(gap.begin(), gap.end(), frame_gap.begin(),
-                     [&](T g) { return points.frame.bound(g); });
+      scaled_gap.resize(gap.size());
+      std::transform(gap.begin(), gap.end(), scaled_gap.begin(),
+                     [&](T g) { return points.scaling.bound(g); });
     }
   }
 
@@ -79,7 +79,7 @@ class LargePass {
   // Looks at one in `one_in` of the tiles of block t with all before it.
   void block(int64_t t, int64_t one_in, Random random) {
     if (points_.coded) {
-      block(t, one_in, random, known_.frame_gap);
+      block(t, one_in, random, known_.scaled_gap);
     } else {
       block(t, one_in, random, known_.gap);
     }
@@ -161,12 +161,12 @@ class LargePass {
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
-    TileSides sides;
+    TileRowTerms terms;
     // Where the filter has not filtered for a while, it is asked only now and then.
     const bool ask = !points_.coded || diagonal || counting_ || streak_ < kLongStreak ||
                      streak_ % kLongStreak == 0;
     if (points_.coded && ask) {
-      sides = points_.packed.tile_sides(i, rows, largest_column);
+      terms = points_.packed.row_terms(i, rows, largest_column);
       points_.packed.dot(i, points_.packed, t, dots);
     }
     if (!points_.coded) points_.packed.panel_keys(i, points_.packed, t, points_.cloud.term, keys);
@@ -176,7 +176,7 @@ class LargePass {
         return points_.table.hits(keys + from * kTileColumns, reinterpret_cast<const T*>(of_rows),
                                   reinterpret_cast<const T*>(of_columns), count, masks + from);
       }
-      TileBounds b = points_.packed.tile_bounds(sides, t);
+      TileBounds b = points_.packed.tile_bounds(terms, t);
       b.row_scale += from;
       b.row_low += from;
       b.row_bound = reinterpret_cast<const float*>(of_rows);

@@ -36,7 +36,7 @@ struct LargePoints {
   int64_t m = 0;         // different points
   std::vector<int32_t> ids;    // their numbers, ascending
   std::vector<int32_t> order;  // by position: number in ids
-  Frame<T> frame;
+  CentredScaling<T> scaling;
   PackedRows<T> packed;  // by position
 
   int32_t id(int64_t position) const { return ids[order[position]]; }
@@ -95,8 +95,8 @@ struct LargePoints {
       return;
     }
     // At first they are in random order.
-    if (!frame.chosen()) frame.choose(std::min<int64_t>(m, 256), stride, largest, point);
-    packed.encode(m, frame, threads, point);
+    if (!scaling.chosen()) scaling.choose(std::min<int64_t>(m, 256), stride, largest, point);
+    packed.encode(m, scaling, threads, point);
   }
 };
 

@@ -37,17 +37,17 @@ class Shards final : public ShardFilter {
       const auto copy = [&](int64_t p, T* x) { std::copy_n(block.row(p), forest_.stride, x); };
       return block.packed.pack(count, forest_.cloud.threads, copy);
     }
-    if (!forest_.frame.chosen()) {
-      forest_.frame.choose(std::min<int64_t>(count, 256), forest_.stride,
-                           static_cast<T>(forest_.cloud.largest),
-                           [&](int64_t p) { return block.row(p); });
+    if (!forest_.scaling.chosen()) {
+      forest_.scaling.choose(std::min<int64_t>(count, 256), forest_.stride,
+                             static_cast<T>(forest_.cloud.largest),
+                             [&](int64_t p) { return block.row(p); });
     }
-    if (forest_.frame_height.size() != forest_.height.size()) {
-      forest_.frame_height.resize(forest_.height.size());
-      std::transform(forest_.height.begin(), forest_.height.end(), forest_.frame_height.begin(),
-                     [&](T h) { return forest_.frame.bound(h); });
+    if (forest_.scaled_height.size() != forest_.height.size()) {
+      forest_.scaled_height.resize(forest_.height.size());
+      std::transform(forest_.height.begin(), forest_.height.end(), forest_.scaled_height.begin(),
+                     [&](T h) { return forest_.scaling.bound(h); });
     }
-    block.packed.encode(count, forest_.frame, forest_.cloud.threads,
+    block.packed.encode(count, forest_.scaling, forest_.cloud.threads,
                         [&](int64_t p) { return block.row(p); });
   }
 

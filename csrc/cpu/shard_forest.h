@@ -64,13 +64,13 @@ struct ShardForest {
   const Kernels<T>& table;
   const bool coded;
   const T band;
-  Frame<T> frame;
+  CentredScaling<T> scaling;
 
   std::vector<Edge<double>> edges;  // by rank
   std::vector<int32_t> position;    // by number
   std::vector<int32_t> rank;        // by position; see merge_order
   std::vector<T> height;            // by rank, as an upper bound of keys
-  std::vector<float> frame_height;
+  std::vector<float> scaled_height;
 
   void set(int64_t n, const double* keys, const int64_t* ends) {
     edges.clear();
@@ -87,7 +87,7 @@ struct ShardForest {
     std::transform(edges.begin(), edges.end(), height.begin(), [&](const Edge<double>& e) {
       return static_cast<T>(std::max(e.length, least)) * band;
     });
-    frame_height.clear();
+    scaled_height.clear();
   }
 
   void place(Block<T>& block) const {

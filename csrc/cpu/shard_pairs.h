@@ -221,12 +221,12 @@ class ShardPairs {
     int count = kDenseHits + 1;
     if (asked) {
       alignas(64) int32_t dots[kTileRows * kTileColumns];
-      const TileSides sides = a_.packed.tile_sides(i, rows, b_.packed.largest_norm(t));
+      const TileRowTerms terms = a_.packed.row_terms(i, rows, b_.packed.largest_norm(t));
       a_.packed.dot(i, b_.packed, t, dots);
       count =
-          ask(shared_.frame_height, rows, limits,
+          ask(shared_.scaled_height, rows, limits,
               [&](const float* row, const float* column, int number, int from) {
-                TileBounds bounds = b_.packed.tile_bounds(sides, t);
+                TileBounds bounds = b_.packed.tile_bounds(terms, t);
                 bounds.row_scale += from;
                 bounds.row_low += from;
                 bounds.row_bound = row;
