@@ -41,11 +41,11 @@ class Large {
       result.tree.clear();
       return result;
     }
-    part.is(0.02, 0.08);
+    part.set_range(0.02, 0.08);
     std::vector<Link<T>> forest = sample();
     if (!(result.in_range = in_range(forest))) return result;
 
-    part.is(0.08, 0.2);
+    part.set_range(0.08, 0.2);
     known_.set(points_, forest, tied_);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
@@ -65,7 +65,7 @@ class Large {
       if (hits > double(points_.m) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
       improve(wish > 0 ? wish : kWaveOneIn);
     }
-    part.is(0.2, 1);
+    part.set_range(0.2, 1);
     forest = wave(forest, 1);
     finish(forest, result.tree);
     return result;

@@ -245,7 +245,7 @@ class LargePass {
         const int j = __builtin_ctzll(mask);
         const int32_t rank = diagonal ? diagonal_rank[j] : std::max(row_rank[r], column_rank[j]);
         if (points_.coded && !whole) {
-          await(i + r, columns + j, rank);
+          enqueue_candidate(i + r, columns + j, rank);
         } else {
           const Link<T> l = points_.link(keys[r * kTileColumns + j], i + r, columns + j);
           if (known_.within(points_, l, rank)) collector_.add(l);
@@ -254,7 +254,7 @@ class LargePass {
     }
   }
 
-  void await(int64_t p, int64_t q, int32_t rank) {
+  void enqueue_candidate(int64_t p, int64_t q, int32_t rank) {
     pending_.push_back({points_.id(p), points_.id(q)});
     pending_link_.push_back(points_.link(T{0}, p, q));
     pending_rank_.push_back(rank);

@@ -37,7 +37,7 @@ class Monitor {
       if (!monitor_) return;
       begin_ = monitor_->begin_;
       end_ = monitor_->end_;
-      is(begin, end);
+      set_range(begin, end);
     }
     ~Part() {
       if (!monitor_) return;
@@ -48,7 +48,7 @@ class Monitor {
     Part& operator=(const Part&) = delete;
 
     // What follows is another part of the same whole.
-    void is(double begin, double end) {
+    void set_range(double begin, double end) {
       if (!monitor_) return;
       monitor_->begin_ = begin_ + (end_ - begin_) * begin;
       monitor_->end_ = begin_ + (end_ - begin_) * end;

@@ -253,10 +253,10 @@ class ShardPairs {
     }
     streak_ = 0;
     visit_hits(t, rows, masks,
-               [&](int64_t r, int64_t q, int64_t j) { await(i + r, q, limits(r, j)); });
+               [&](int64_t r, int64_t q, int64_t j) { enqueue_candidate(i + r, q, limits(r, j)); });
   }
 
-  void await(int64_t p, int64_t q, int32_t rank) {
+  void enqueue_candidate(int64_t p, int64_t q, int32_t rank) {
     pending_.push_back({static_cast<int32_t>(p), static_cast<int32_t>(q), rank});
     const char* x = reinterpret_cast<const char*>(a_.row(p));
     const char* y = reinterpret_cast<const char*>(b_.row(q));
