@@ -1,5 +1,4 @@
-// What tests and the curious look at: the keys that the tree sees, and what the filter lets
-// through.
+// Test hooks: the keys that trees are built from, and the mask of the pairs that the filter keeps.
 #include <algorithm>
 #include <cmath>
 #include <limits>

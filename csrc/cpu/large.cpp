@@ -50,7 +50,7 @@ class Large {
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
     if (points_.coded && hits > double(points_.m) / 8 && points_.cloud.dim < kSmallDimension) {
-      // Codes do not tell these points apart, and distances cost little more.
+      // Codes cannot distinguish these points, and distances cost little more.
       points_.coded = false;
       points_.choose_band();
       known_.set(points_, forest, tied_);
@@ -61,7 +61,7 @@ class Large {
         keep_forest(forest, sets_, points_.m);
         known_.set(points_, forest, tied_);
       };
-      // A sample that knew no better than chance lets whole tiles through: few of them first.
+      // A sample no better than chance lets whole tiles through, so the first wave takes few tiles.
       if (hits > double(points_.m) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
       improve(wish > 0 ? wish : kWaveOneIn);
     }
@@ -74,7 +74,7 @@ class Large {
  private:
   using Links = std::vector<Link<T>>;
 
-  // Loads and checks every point on the way.
+  // Joins identical points in `tree`, and checks every point when it is loaded.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
     const auto load = [&](int64_t i, T* x) {
       if (!points_.coded) return points_.cloud.load(i, x);
@@ -91,9 +91,9 @@ class Large {
 
   // ---- the first forest ----
 
-  // Approximate distances in some of the tiles give each point a few near neighbours; the minimum
-  // spanning forest of those, with exact keys, and whatever it takes to connect it. Any spanning
-  // tree would do: a better one filters better.
+  // A spanning tree to filter by. Approximate distances in some of the tiles give each point a few
+  // near neighbours; the tree is the minimum spanning forest of those pairs plus bridges between
+  // its components. Any spanning tree is right, but one with shorter edges filters better.
   Links sample() {
     const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
@@ -105,7 +105,7 @@ class Large {
     parallel_for(points_.packed.panels(), points_.threads, [&](int64_t ip, int slot) {
       if (ip * kPanel >= points_.m) return;
       Random random{seed + uint64_t(ip)};
-      // The tiles at the diagonal are always looked at: no point goes without a neighbour.
+      // The tiles at the diagonal are always searched, so that each point has a neighbour.
       const auto chosen = [&](int64_t t) {
         return random() % uint64_t(one_in) == 0 || ip + 1 >= kTilePanels * t;
       };
@@ -128,8 +128,8 @@ class Large {
     return links;
   }
 
-  // Joins the components of a forest: by a minimum spanning tree of one point of each if they are
-  // few, else in a row.
+  // Joins the components of a forest: by a minimum spanning tree of one point of each if there are
+  // few components, otherwise by a path.
   void connect(Links& forest) {
     sets_.reset(points_.m);
     for (const Link<T>& l : forest) sets_.unite(sets_.find(l.i), sets_.find(l.j));
@@ -167,8 +167,8 @@ class Large {
            (points_.cloud.n <= kFewPoints || points_.cloud.n <= 2 * points_.cloud.dim);
   }
 
-  // Whether so many pairs cannot be told from the nearest one of a row that the dense path is
-  // faster. Looks at a few tiles.
+  // Whether the dense path is faster, because the codes cannot distinguish many pairs of a row from
+  // its nearest one. Estimated from a few tiles.
   bool blurred() {
     constexpr int kTiles = 16;
     Random random{random_()};
@@ -199,7 +199,7 @@ class Large {
     return double(found) > (points_.m <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
   }
 
-  // Hits a point that the filter would let through in all tiles, by a few of them.
+  // Number of pairs for each point that would pass the filter, estimated from a few tiles.
   double expected_hits() {
     const int64_t kBlocks = points_.m < 4096 ? 4 : 8, kTiles = kBlocks;
     Random random{random_()};
@@ -215,8 +215,8 @@ class Large {
     return double(pass.hits()) / double(pass.tested()) * double(points_.m) / 2;
   }
 
-  // Looks at one in `one_in` of the tiles; returns the links that could be in the tree (of those
-  // tiles and the forest), as contenders.
+  // Filters one in `one_in` of the tiles. Returns the contenders: the links of those tiles and of
+  // the forest that could be in the tree.
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
     std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(points_.threads));
@@ -244,7 +244,7 @@ class Large {
     return links;
   }
 
-  // The tree among the contenders, by exact keys.
+  // Finds the tree among the contenders by their exact keys.
   void finish(const Links& contenders, std::vector<Edge<double>>& tree) {
     std::vector<Edge<double>> edges(contenders.size());
     constexpr int64_t kGrain = 256;

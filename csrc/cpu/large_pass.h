@@ -17,9 +17,9 @@ namespace tsloss {
 // minimum one.
 template <class T>
 struct KnownForest {
-  std::vector<Link<T>> links;       // that the points are ordered by; sorted
-  std::vector<Edge<double>> exact;  // their exact keys, if ties call for them; then sorted by those
-  std::vector<T> height;            // of the links, as an upper bound
+  std::vector<Link<T>> links;       // sorted; they define the order of the points
+  std::vector<Edge<double>> exact;  // exact keys of the links if ties need them; these sort both
+  std::vector<T> height;            // upper bounds of the links' keys
   std::vector<T> gap;               // by position; see merge_order
   std::vector<int32_t> rank;
   std::vector<float> scaled_gap;
@@ -54,8 +54,8 @@ struct KnownForest {
   }
 
   // Whether a link could be in the tree, if the longest edge of the forest between its ends has
-  // this rank. Ties in masses are decided at once: a cloud whose distances are all equal would else
-  // keep all its pairs.
+  // this rank. Exact ties are decided here, since a cloud whose distances are all equal would keep
+  // all its pairs otherwise.
   bool within(const LargePoints<T>& points, const Link<T>& l, int32_t rank) const {
     if (!(l.key <= height[rank])) return false;  // NaN is not within any bound
     if (points.lattice) return !(links[rank] < l);
@@ -68,7 +68,7 @@ struct KnownForest {
 template <class T>
 class LargePass {
  public:
-  // With `counting`, hits are counted, and that is all.
+  // If `counting`, the pass only counts hits and collects no links.
   LargePass(const LargePoints<T>& points, const KnownForest<T>& known, bool counting)
       : points_(points),
         known_(known),
@@ -76,7 +76,7 @@ class LargePass {
         collector_(points.m, points.cloud.dim, points.band,
                    [&points](int32_t i, int32_t j) { return points.exact_key(i, j); }) {}
 
-  // Looks at one in `one_in` of the tiles of block t with all before it.
+  // Filters one in `one_in` of the tiles between block t and all rows up to its own.
   void block(int64_t t, int64_t one_in, Random random) {
     if (points_.coded) {
       block(t, one_in, random, known_.scaled_gap);
@@ -85,7 +85,7 @@ class LargePass {
     }
   }
 
-  // To be called at the end.
+  // Computes the keys of the pending candidates. Must also be called at the end.
   void flush() {
     const int64_t count = static_cast<int64_t>(pending_.size());
     if (count == 0) return;
@@ -162,7 +162,7 @@ class LargePass {
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
     TileRowTerms terms;
-    // Where the filter has not filtered for a while, it is asked only now and then.
+    // After a long streak of tiles that the filter did not thin out, it is tried only now and then.
     const bool ask = !points_.coded || diagonal || counting_ || streak_ < kLongStreak ||
                      streak_ % kLongStreak == 0;
     if (points_.coded && ask) {
@@ -254,6 +254,7 @@ class LargePass {
     }
   }
 
+  // Postpones the key of a pair until its rows, prefetched here, have arrived from memory.
   void enqueue_candidate(int64_t p, int64_t q, int32_t rank) {
     pending_.push_back({points_.id(p), points_.id(q)});
     pending_link_.push_back(points_.link(T{0}, p, q));
@@ -274,7 +275,7 @@ class LargePass {
   int64_t tested_ = 0;
   int64_t hits_ = 0;
   int64_t streak_ = 0;  // tiles in a row that had to be evaluated whole
-  // Pairs that wait for their rows to arrive from memory.
+  // Candidates whose rows are on their way from memory.
   std::vector<Pair> pending_;
   std::vector<Link<T>> pending_link_;
   std::vector<int32_t> pending_rank_;

@@ -55,7 +55,7 @@ class Shards final : public ShardFilter {
     const Block<T>&a = blocks_.at(slot_a), &b = blocks_.at(slot_b);
     std::vector<Found> all;
     if (a.size() == 0 || b.size() == 0) return give(all);
-    if (forest_.cloud.robust) {  // rare: everyone beside the first
+    if (forest_.cloud.robust) {  // rare, so edges to the first point of each block are enough
       for (int64_t p = 0; p < a.size(); ++p) add_near(a, b, p, 0, all);
       for (int64_t q = 1; q < b.size(); ++q) add_near(a, b, 0, q, all);
     } else {
@@ -75,7 +75,7 @@ class Shards final : public ShardFilter {
         search.columns([&](int64_t p, int64_t q, float) { add_near(a, b, p, q, all); });
       }
     }
-    // Where no distance is finite, none is near.
+    // A point without a finite distance has no near neighbour, and gets an edge to the first point.
     std::vector<char> joined(a.order.size(), 0);
     for (const Found& f : all) joined[f.a] = 1;
     for (int64_t p = 0; p < a.size(); ++p) {
@@ -116,7 +116,7 @@ class Shards final : public ShardFilter {
 
   void add_near(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q,
                 std::vector<Found>& found) const {
-    if (a.id(p) == b.id(q)) return;  // a point that stands in both
+    if (a.id(p) == b.id(q)) return;  // the same point in both blocks
     found.push_back(forest_.edge(a, b, p, q, forest_.exact_key(a.row(p), b.row(q))));
   }
 

@@ -12,13 +12,13 @@
 
 namespace tsloss {
 
-// An edge by the numbers of its points in the cloud, and by those in the blocks at hand.
+// An edge between points i, j of the cloud, which are points a, b of the two blocks at hand.
 struct Found : Edge<double> {
   int32_t a;
   int32_t b;
 };
 
-// Keeps the minimum spanning forest of edges whose a, b are below n.
+// Keeps the edges of the minimum spanning forest. Their a, b are below n.
 inline void keep_found_forest(std::vector<Found>& found, UnionFind& sets, int64_t n) {
   std::sort(found.begin(), found.end());
   keep_forest(found, sets, n, &Found::a, &Found::b);
@@ -40,8 +40,8 @@ struct Block {
   Rows<T> rows{};
   const int64_t* ids = nullptr;
   std::vector<int32_t> order;     // by place: index in the block
-  std::vector<int32_t> position;  // by place: that in the order of all points
-  // By place: the largest rank between the position before (exclusive) and this one.
+  std::vector<int32_t> position;  // by place: position in the order of all points
+  // By place: the largest rank from the previous place's position (exclusive) to this one's.
   std::vector<int32_t> rank;
 
   int64_t size() const { return static_cast<int64_t>(order.size()); }
@@ -49,7 +49,7 @@ struct Block {
   int64_t id(int64_t place) const { return ids[order[place]]; }
 };
 
-// What the blocks of one cloud share: how keys are computed, and the forest.
+// The data that all blocks of one cloud share: how keys are computed, and the forest.
 template <class T>
 struct ShardForest {
   explicit ShardForest(const ShardCloud& cloud)
@@ -80,8 +80,7 @@ struct ShardForest {
     position.resize(order.size());
     merge_order(n, ends, order.data(), rank.data());
     for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
-    // A square that has lost digits does not rule out others that have: they are looked at, and so
-    // noticed.
+    // A square that has lost digits must not rule out others that have: those must be noticed.
     const double least = cloud.term == Term::kSquared ? double(underflow_limit<T>(cloud.dim)) : 0;
     height.resize(edges.size());
     std::transform(edges.begin(), edges.end(), height.begin(), [&](const Edge<double>& e) {
@@ -118,7 +117,7 @@ struct ShardForest {
 
   void add_near(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q,
                 std::vector<Found>& found) const {
-    if (a.id(p) == b.id(q)) return;  // a point that stands in both
+    if (a.id(p) == b.id(q)) return;  // the same point in both blocks
     found.push_back(edge(a, b, p, q, exact_key(a.row(p), b.row(q))));
   }
 };
