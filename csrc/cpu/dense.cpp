@@ -126,7 +126,7 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
     // Prim reads whole vectors. What stands behind a row could change nothing, but is defined.
     for (int64_t i = 0; i < n; ++i) std::fill(keys + i * stride + n, keys + (i + 1) * stride, T{0});
   }
-  part.is(share, (share + 1) / 2);  // unless the tree is contested, this is all
+  part.set_range(share, (share + 1) / 2);  // unless the tree is contested, this is all
   std::vector<Edge<T>>& edges = scratch.edges;
   edges.resize(static_cast<size_t>(n - 1));
   const int64_t units = packed ? table.panel_rounding(dim) : table.rounding(rows.dim);
@@ -141,7 +141,7 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
     for (const Edge<T>& e : edges) tree.push_back(exact(e.i, e.j));
     return true;
   }
-  part.is((share + 1) / 2, 1);
+  part.set_range((share + 1) / 2, 1);
   for (const Link<T>& l : contenders(keys, stride, n, band, edges, rows, term)) {
     tree.push_back(exact(l.i, l.j));
   }

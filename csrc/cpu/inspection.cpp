@@ -1,5 +1,4 @@
-// What tests and the curious look at: the keys that the tree sees, and what the filter lets
-// through.
+// Test hooks: the keys that trees are built from, and the mask of the pairs that the filter keeps.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -30,10 +29,10 @@ void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
   points.gather();
   for (int64_t i = 0; i < points.m; i += kTileRows) {
     const int rows = static_cast<int>(std::min(kTileRows, points.m - i));
-    for (int64_t t = 0; t < points.line.blocks(); ++t) {
+    for (int64_t t = 0; t < points.packed.blocks(); ++t) {
       alignas(64) int32_t dots[kTileRows * kTileColumns];
-      points.line.dot(i, points.line, t, dots);
-      const TileSides sides = points.line.tile_sides(i, rows, points.line.largest_norm(t));
+      points.packed.dot(i, points.packed, t, dots);
+      const TileRowTerms terms = points.packed.row_terms(i, rows, points.packed.largest_norm(t));
       for (int r = 0; r < rows; ++r) {
         alignas(64) float bound[kTileColumns];
         const float none = -std::numeric_limits<float>::infinity();
@@ -41,11 +40,11 @@ void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
         const int64_t end = std::min(points.m - t * kTileColumns, kTileColumns);
         for (int64_t j = 0; j < end; ++j) {
           const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
-          bound[j] = points.frame.bound(
+          bound[j] = points.scaling.bound(
               static_cast<T>(points.exact_key(static_cast<int32_t>(i + r), q) * factor));
         }
         uint64_t mask;
-        TileBounds b = points.line.tile_bounds(sides, t);
+        TileBounds b = points.packed.tile_bounds(terms, t);
         b.row_scale += r;
         b.row_low += r;
         b.row_bound = &none;

@@ -41,16 +41,16 @@ class Large {
       result.tree.clear();
       return result;
     }
-    part.is(0.02, 0.08);
+    part.set_range(0.02, 0.08);
     std::vector<Link<T>> forest = sample();
     if (!(result.in_range = in_range(forest))) return result;
 
-    part.is(0.08, 0.2);
+    part.set_range(0.08, 0.2);
     known_.set(points_, forest, tied_);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
     if (points_.coded && hits > double(points_.m) / 8 && points_.cloud.dim < kSmallDimension) {
-      // Codes do not tell these points apart, and distances cost little more.
+      // Codes cannot distinguish these points, and distances cost little more.
       points_.coded = false;
       points_.choose_band();
       known_.set(points_, forest, tied_);
@@ -61,11 +61,11 @@ class Large {
         keep_forest(forest, sets_, points_.m);
         known_.set(points_, forest, tied_);
       };
-      // A sample that knew no better than chance lets whole tiles through: few of them first.
+      // A sample no better than chance lets whole tiles through, so the first wave takes few tiles.
       if (hits > double(points_.m) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
       improve(wish > 0 ? wish : kWaveOneIn);
     }
-    part.is(0.2, 1);
+    part.set_range(0.2, 1);
     forest = wave(forest, 1);
     finish(forest, result.tree);
     return result;
@@ -74,7 +74,7 @@ class Large {
  private:
   using Links = std::vector<Link<T>>;
 
-  // Loads and checks every point on the way.
+  // Joins identical points in `tree`, and checks every point when it is loaded.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
     const auto load = [&](int64_t i, T* x) {
       if (!points_.coded) return points_.cloud.load(i, x);
@@ -91,21 +91,21 @@ class Large {
 
   // ---- the first forest ----
 
-  // Approximate distances in some of the tiles give each point a few near neighbours; the minimum
-  // spanning forest of those, with exact keys, and whatever it takes to connect it. Any spanning
-  // tree would do: a better one filters better.
+  // A spanning tree to filter by. Approximate distances in some of the tiles give each point a few
+  // near neighbours; the tree is the minimum spanning forest of those pairs plus bridges between
+  // its components. Any spanning tree is right, but one with shorter edges filters better.
   Links sample() {
     const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
     std::vector<Links> found(static_cast<size_t>(points_.threads));
     std::deque<Nearest<T>> searches;
     for (int slot = 0; slot < points_.threads; ++slot) {
-      searches.emplace_back(points_.line, points_.line, points_.coded, points_.cloud.term);
+      searches.emplace_back(points_.packed, points_.packed, points_.coded, points_.cloud.term);
     }
-    parallel_for(points_.line.panels(), points_.threads, [&](int64_t ip, int slot) {
+    parallel_for(points_.packed.panels(), points_.threads, [&](int64_t ip, int slot) {
       if (ip * kPanel >= points_.m) return;
       Random random{seed + uint64_t(ip)};
-      // The tiles at the diagonal are always looked at: no point goes without a neighbour.
+      // The tiles at the diagonal are always searched, so that each point has a neighbour.
       const auto chosen = [&](int64_t t) {
         return random() % uint64_t(one_in) == 0 || ip + 1 >= kTilePanels * t;
       };
@@ -128,8 +128,8 @@ class Large {
     return links;
   }
 
-  // Joins the components of a forest: by a minimum spanning tree of one point of each if they are
-  // few, else in a row.
+  // Joins the components of a forest: by a minimum spanning tree of one point of each if there are
+  // few components, otherwise by a path.
   void connect(Links& forest) {
     sets_.reset(points_.m);
     for (const Link<T>& l : forest) sets_.unite(sets_.find(l.i), sets_.find(l.j));
@@ -167,8 +167,8 @@ class Large {
            (points_.cloud.n <= kFewPoints || points_.cloud.n <= 2 * points_.cloud.dim);
   }
 
-  // Whether so many pairs cannot be told from the nearest one of a row that the dense path is
-  // faster. Looks at a few tiles.
+  // Whether the dense path is faster, because the codes cannot distinguish many pairs of a row from
+  // its nearest one. Estimated from a few tiles.
   bool blurred() {
     constexpr int kTiles = 16;
     Random random{random_()};
@@ -182,14 +182,15 @@ class Large {
       alignas(64) const float none[kTileColumns] = {};
       float least[kTileRows];
       uint64_t masks[kTileRows];
-      points_.line.approximate(i, points_.line, t, kTileRows, near);
+      points_.packed.approximate(i, points_.packed, t, kTileRows, near);
       for (int64_t r = 0; r < kTileRows; ++r) {
         const float* row = near + r * kTileColumns;
         least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
       }
-      points_.line.dot(i, points_.line, t, dots);
-      const TileSides sides = points_.line.tile_sides(i, kTileRows, points_.line.largest_norm(t));
-      TileBounds b = points_.line.tile_bounds(sides, t);
+      points_.packed.dot(i, points_.packed, t, dots);
+      const TileRowTerms terms =
+          points_.packed.row_terms(i, kTileRows, points_.packed.largest_norm(t));
+      TileBounds b = points_.packed.tile_bounds(terms, t);
       b.row_bound = least;
       b.column_bound = none;
       found += filter().survivors(dots, b, kTileRows, masks);
@@ -198,7 +199,7 @@ class Large {
     return double(found) > (points_.m <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
   }
 
-  // Hits a point that the filter would let through in all tiles, by a few of them.
+  // Number of pairs for each point that would pass the filter, estimated from a few tiles.
   double expected_hits() {
     const int64_t kBlocks = points_.m < 4096 ? 4 : 8, kTiles = kBlocks;
     Random random{random_()};
@@ -206,7 +207,7 @@ class Large {
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
       const int64_t t =
-          std::max(random() % points_.line.blocks(), random() % points_.line.blocks());
+          std::max(random() % points_.packed.blocks(), random() % points_.packed.blocks());
       pass.block(t, std::max<int64_t>(2, t * kTilePanels / kTiles), random);
       random();
     }
@@ -214,14 +215,14 @@ class Large {
     return double(pass.hits()) / double(pass.tested()) * double(points_.m) / 2;
   }
 
-  // Looks at one in `one_in` of the tiles; returns the links that could be in the tree (of those
-  // tiles and the forest), as contenders.
+  // Filters one in `one_in` of the tiles. Returns the contenders: the links of those tiles and of
+  // the forest that could be in the tree.
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
     std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(points_.threads));
-    parallel_for(points_.line.blocks(), points_.threads, [&](int64_t task, int slot) {
+    parallel_for(points_.packed.blocks(), points_.threads, [&](int64_t task, int slot) {
       if (!passes[slot]) passes[slot] = std::make_unique<LargePass<T>>(points_, known_, false);
-      const int64_t t = points_.line.blocks() - 1 - task;  // the longest first
+      const int64_t t = points_.packed.blocks() - 1 - task;  // the longest first
       passes[slot]->block(t, one_in, Random{seed + uint64_t(t)});
     });
     Links links;
@@ -243,7 +244,7 @@ class Large {
     return links;
   }
 
-  // The tree among the contenders, by exact keys.
+  // Finds the tree among the contenders by their exact keys.
   void finish(const Links& contenders, std::vector<Edge<double>>& tree) {
     std::vector<Edge<double>> edges(contenders.size());
     constexpr int64_t kGrain = 256;

@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 #include "cpu/tree.h"
 
 namespace tsloss {
@@ -16,22 +16,23 @@ struct LargeCloud {
   int64_t n;
   int64_t dim;
   Term term;
-  // With codes as the filter: the points, aligned and padded. Without (`data` is null), they are
-  // asked for one at a time, since padding would multiply the memory of a low dimension.
+  // The points, aligned and padded, if the filter works on codes. Otherwise `data` is null and
+  // `load` gives one point at a time, since padding would multiply the memory of a low dimension.
   Rows<T> rows;
-  // Writes point i, padded with zeros to a multiple of kLanes, to an aligned row. Returns what is
-  // wrong with it.
+  // Writes point i, padded with zeros to a multiple of kLanes, to an aligned row. Returns the
+  // problem of its coordinates, if there is one.
   std::function<Problem(int64_t i, T* row)> load;
 };
 
 template <class T>
-using LargeScratch = typename Lineup<T>::Scratch;
+using LargeScratch = typename PackedRows<T>::Scratch;
 
 struct LargeResult {
-  Finding finding;       // the first bad point, if any; then there is no tree
-  bool in_range = true;  // false: squares left the range of T; then there is no tree
-  // False: nearly all pairs pass the filter, and N^2 keys take little more memory than the points;
-  // then there is no tree.
+  // The tree is missing if there is a bad point, or if one of the flags is false.
+  Finding finding;       // the first bad point
+  bool in_range = true;  // squares stay in the range of T
+  // The filter rules pairs out. It is false where nearly all pairs pass and N^2 keys take little
+  // more memory than the points.
   bool filters = true;
   std::vector<Edge<double>> tree;  // exact keys, in no order
 };
@@ -39,10 +40,10 @@ struct LargeResult {
 template <class T>
 LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch);
 
-// Whether the filter works on codes, for which it wants cloud.rows.
+// Whether the filter works on codes, which are made from cloud.rows.
 bool filters_by_codes(Term term, int64_t dim);
 
-// That of the keys which the filter's survivors get; see band_of. 1: they are exact already.
+// The band of the keys that the filter's survivors get; see band_of. It is 1 for exact keys.
 template <class T>
 T band_of_filter(bool coded, bool lattice, int64_t dim) {
   if (lattice) return 1;

@@ -17,12 +17,12 @@ namespace tsloss {
 // minimum one.
 template <class T>
 struct KnownForest {
-  std::vector<Link<T>> links;       // that the points are ordered by; sorted
-  std::vector<Edge<double>> exact;  // their exact keys, if ties call for them; then sorted by those
-  std::vector<T> height;            // of the links, as an upper bound
+  std::vector<Link<T>> links;       // sorted; they define the order of the points
+  std::vector<Edge<double>> exact;  // exact keys of the links if ties need them; these sort both
+  std::vector<T> height;            // upper bounds of the links' keys
   std::vector<T> gap;               // by position; see merge_order
   std::vector<int32_t> rank;
-  std::vector<float> frame_gap;
+  std::vector<float> scaled_gap;
 
   // Orders the points by the forest.
   void set(LargePoints<T>& points, const std::vector<Link<T>>& forest, bool tied) {
@@ -38,7 +38,7 @@ struct KnownForest {
     UnionFind sets(0);
     merge_order(links, sets, points.m, points.order, gap, rank);
     points.gather();
-    gap.resize(static_cast<size_t>(points.line.padded()), T{0});
+    gap.resize(static_cast<size_t>(points.packed.padded()), T{0});
     rank.resize(gap.size(), 0);
     rank[0] = 0;
     height.resize(forest.size());
@@ -47,15 +47,15 @@ struct KnownForest {
     gap[0] = 0;
     for (T& g : gap) g *= points.band;
     if (points.coded) {
-      frame_gap.resize(gap.size());
-      std::transform(gap.begin(), gap.end(), frame_gap.begin(),
-                     [&](T g) { return points.frame.bound(g); });
+      scaled_gap.resize(gap.size());
+      std::transform(gap.begin(), gap.end(), scaled_gap.begin(),
+                     [&](T g) { return points.scaling.bound(g); });
     }
   }
 
   // Whether a link could be in the tree, if the longest edge of the forest between its ends has
-  // this rank. Ties in masses are decided at once: a cloud whose distances are all equal would else
-  // keep all its pairs.
+  // this rank. Exact ties are decided here, since a cloud whose distances are all equal would keep
+  // all its pairs otherwise.
   bool within(const LargePoints<T>& points, const Link<T>& l, int32_t rank) const {
     if (!(l.key <= height[rank])) return false;  // NaN is not within any bound
     if (points.lattice) return !(links[rank] < l);
@@ -68,7 +68,7 @@ struct KnownForest {
 template <class T>
 class LargePass {
  public:
-  // With `counting`, hits are counted, and that is all.
+  // If `counting`, the pass only counts hits and collects no links.
   LargePass(const LargePoints<T>& points, const KnownForest<T>& known, bool counting)
       : points_(points),
         known_(known),
@@ -76,16 +76,16 @@ class LargePass {
         collector_(points.m, points.cloud.dim, points.band,
                    [&points](int32_t i, int32_t j) { return points.exact_key(i, j); }) {}
 
-  // Looks at one in `one_in` of the tiles of block t with all before it.
+  // Filters one in `one_in` of the tiles between block t and all rows up to its own.
   void block(int64_t t, int64_t one_in, Random random) {
     if (points_.coded) {
-      block(t, one_in, random, known_.frame_gap);
+      block(t, one_in, random, known_.scaled_gap);
     } else {
       block(t, one_in, random, known_.gap);
     }
   }
 
-  // To be called at the end.
+  // Computes the keys of the pending candidates. Must also be called at the end.
   void flush() {
     const int64_t count = static_cast<int64_t>(pending_.size());
     if (count == 0) return;
@@ -120,7 +120,7 @@ class LargePass {
       column_bound[j] = running = std::max(running, gap[columns + j]);
       column_rank[j] = running_rank = std::max(running_rank, known_.rank[columns + j]);
     }
-    const float largest = points_.coded ? points_.line.largest_norm(t) : 0;
+    const float largest = points_.coded ? points_.packed.largest_norm(t) : 0;
     F between = 0;  // the largest gap from the end of the row's panel to the start of the block
     int32_t between_rank = 0;
     for (int64_t ip = rows_end - 1; ip >= 0; --ip) {
@@ -161,22 +161,22 @@ class LargePass {
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
-    TileSides sides;
-    // Where the filter has not filtered for a while, it is asked only now and then.
+    TileRowTerms terms;
+    // After a long streak of tiles that the filter did not thin out, it is tried only now and then.
     const bool ask = !points_.coded || diagonal || counting_ || streak_ < kLongStreak ||
                      streak_ % kLongStreak == 0;
     if (points_.coded && ask) {
-      sides = points_.line.tile_sides(i, rows, largest_column);
-      points_.line.dot(i, points_.line, t, dots);
+      terms = points_.packed.row_terms(i, rows, largest_column);
+      points_.packed.dot(i, points_.packed, t, dots);
     }
-    if (!points_.coded) points_.line.panel_keys(i, points_.line, t, points_.cloud.term, keys);
+    if (!points_.coded) points_.packed.panel_keys(i, points_.packed, t, points_.cloud.term, keys);
 
     const auto test = [&](const F* of_rows, const F* of_columns, int count, int from) {
       if (!points_.coded) {
         return points_.table.hits(keys + from * kTileColumns, reinterpret_cast<const T*>(of_rows),
                                   reinterpret_cast<const T*>(of_columns), count, masks + from);
       }
-      TileBounds b = points_.line.tile_bounds(sides, t);
+      TileBounds b = points_.packed.tile_bounds(terms, t);
       b.row_scale += from;
       b.row_low += from;
       b.row_bound = reinterpret_cast<const float*>(of_rows);
@@ -245,7 +245,7 @@ class LargePass {
         const int j = __builtin_ctzll(mask);
         const int32_t rank = diagonal ? diagonal_rank[j] : std::max(row_rank[r], column_rank[j]);
         if (points_.coded && !whole) {
-          await(i + r, columns + j, rank);
+          enqueue_candidate(i + r, columns + j, rank);
         } else {
           const Link<T> l = points_.link(keys[r * kTileColumns + j], i + r, columns + j);
           if (known_.within(points_, l, rank)) collector_.add(l);
@@ -254,7 +254,8 @@ class LargePass {
     }
   }
 
-  void await(int64_t p, int64_t q, int32_t rank) {
+  // Postpones the key of a pair until its rows, prefetched here, have arrived from memory.
+  void enqueue_candidate(int64_t p, int64_t q, int32_t rank) {
     pending_.push_back({points_.id(p), points_.id(q)});
     pending_link_.push_back(points_.link(T{0}, p, q));
     pending_rank_.push_back(rank);
@@ -274,7 +275,7 @@ class LargePass {
   int64_t tested_ = 0;
   int64_t hits_ = 0;
   int64_t streak_ = 0;  // tiles in a row that had to be evaluated whole
-  // Pairs that wait for their rows to arrive from memory.
+  // Candidates whose rows are on their way from memory.
   std::vector<Pair> pending_;
   std::vector<Link<T>> pending_link_;
   std::vector<int32_t> pending_rank_;

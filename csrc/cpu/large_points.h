@@ -9,7 +9,7 @@
 #include "cpu/buffer.h"
 #include "cpu/forest.h"
 #include "cpu/large.h"
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tree.h"
 
@@ -23,21 +23,21 @@ struct LargePoints {
         stride(round_up(std::max<int64_t>(cloud.dim, 1), kLanes)),
         table(kernels<T>()),
         coded(cloud.rows.data != nullptr),
-        line(cloud.dim, scratch) {}
+        packed(cloud.dim, scratch) {}
 
   const LargeCloud<T>& cloud;
   const int threads;
   const int64_t stride;
   const Kernels<T>& table;
-  bool coded;            // the filter works on codes
-  T band = 1;            // keys that differ by no more than this factor may be the wrong way round
-  T largest = 0;         // coordinate
-  bool lattice = false;  // keys are exact
-  int64_t m = 0;         // different points
-  std::vector<int32_t> ids;    // their numbers, ascending
-  std::vector<int32_t> order;  // by position: number in ids
-  Frame<T> frame;
-  Lineup<T> line;  // by position
+  bool coded;                  // the filter works on codes
+  T band = 1;                  // the order of keys within this factor of each other is not certain
+  T largest = 0;               // the largest |coordinate|
+  bool lattice = false;        // keys are exact
+  int64_t m = 0;               // number of distinct points
+  std::vector<int32_t> ids;    // numbers of the distinct points in the cloud, ascending
+  std::vector<int32_t> order;  // by position: index into ids
+  CentredScaling<T> scaling;
+  PackedRows<T> packed;  // by position
 
   int32_t id(int64_t position) const { return ids[order[position]]; }
   const T* row(int64_t position) const { return cloud.rows[id(position)]; }
@@ -49,7 +49,7 @@ struct LargePoints {
     return {key, std::min(a, b), std::max(a, b)};
   }
 
-  // Direct keys of links, whose ends are numbers in ids.
+  // Computes the keys of links from coordinates. The ends of a link are indices into ids.
   void evaluate(std::vector<Link<T>>& links) {
     constexpr int64_t kGrain = 256;
     const int64_t count = static_cast<int64_t>(links.size());
@@ -87,16 +87,16 @@ struct LargePoints {
     return table.refine(x, x + stride, stride, cloud.term);
   }
 
-  // Brings the points into order: as codes, or as panels.
+  // Packs the points in their current order, as codes or as coordinates.
   void gather() {
     const auto point = [&](int64_t p) { return row(p); };
     if (!coded) {
-      line.pack(m, threads, [&](int64_t p, T* x) { cloud.load(id(p), x); });
+      packed.pack(m, threads, [&](int64_t p, T* x) { cloud.load(id(p), x); });
       return;
     }
-    // At first they are in random order.
-    if (!frame.chosen()) frame.choose(std::min<int64_t>(m, 256), stride, largest, point);
-    line.encode(m, frame, threads, point);
+    // The first call finds the points in random order, so the first 256 of them are a sample.
+    if (!scaling.chosen()) scaling.choose(std::min<int64_t>(m, 256), stride, largest, point);
+    packed.encode(m, scaling, threads, point);
   }
 };
 

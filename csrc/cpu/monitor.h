@@ -8,7 +8,7 @@
 
 namespace tsloss {
 
-// Thrown out of a call that was asked to stop. The outputs are then undefined, all else is well.
+// Thrown out of a call that was asked to stop. The outputs are then undefined.
 struct Interrupted {};
 
 class Monitor {
@@ -30,14 +30,14 @@ class Monitor {
     return monitor;
   }
 
-  // While it lives, ticks of this thread are within a part of what encloses it.
+  // While a Part exists, this thread's ticks report progress within a part of the enclosing range.
   class Part {
    public:
     Part(double begin, double end) : monitor_(current()) {
       if (!monitor_) return;
       begin_ = monitor_->begin_;
       end_ = monitor_->end_;
-      is(begin, end);
+      set_range(begin, end);
     }
     ~Part() {
       if (!monitor_) return;
@@ -47,8 +47,8 @@ class Monitor {
     Part(const Part&) = delete;
     Part& operator=(const Part&) = delete;
 
-    // What follows is another part of the same whole.
-    void is(double begin, double end) {
+    // Moves the ticks that follow to another part of the same enclosing range.
+    void set_range(double begin, double end) {
       if (!monitor_) return;
       monitor_->begin_ = begin_ + (end_ - begin_) * begin;
       monitor_->end_ = begin_ + (end_ - begin_) * end;
@@ -60,7 +60,7 @@ class Monitor {
     double end_ = 1;
   };
 
-  // To be called often: about every tenth of a second something happens.
+  // Must be called often; the callback itself runs at most about ten times a second.
   static void tick(double fraction_of_part) {
     if (Monitor* m = current()) m->poll(fraction_of_part);
   }
@@ -69,13 +69,13 @@ class Monitor {
   using Clock = std::chrono::steady_clock;
 
   void poll(double fraction) {
-    // Who has said no is not asked again: a Python callback that raised may not be called with its
-    // exception on the way.
+    // Once a callback has cancelled, it is never called again: a Python callback that raised must
+    // not run while its exception is pending.
     if (stopped_) throw Interrupted();
     const Clock::time_point now = Clock::now();
     if (now - last_ < std::chrono::milliseconds(overrides().poll_milliseconds)) return;
     last_ = now;
-    // A path that is given up for another has promised too much: what was said stands.
+    // A path that is abandoned for another has reported too much, and progress must not go back.
     reached_ = std::max(reached_, begin_ + (end_ - begin_) * fraction);
     stopped_ = !poll_(context_, reached_);
     if (stopped_) throw Interrupted();

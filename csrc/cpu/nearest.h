@@ -1,5 +1,5 @@
-// Approximate nearest neighbours in some of the tiles of one lineup against another: what the first
-// forest of a large cloud is made of.
+// Approximate nearest neighbours in some of the tiles of packed rows against others. The first
+// forest of a large cloud is made of them.
 #pragma once
 
 #include <algorithm>
@@ -8,24 +8,24 @@
 #include <limits>
 #include <utility>
 
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 
 namespace tsloss {
 
 template <class T>
 class Nearest {
  public:
-  // With `coded` of codes, else of panels.
-  Nearest(const Lineup<T>& rows, const Lineup<T>& columns, bool coded, Term term)
+  // `coded` says whether the rows hold codes or coordinates.
+  Nearest(const PackedRows<T>& rows, const PackedRows<T>& columns, bool coded, Term term)
       : rows_(rows),
         columns_(columns),
         coded_(coded),
         term_(term),
-        // `minima` looks at columns behind the row: all of them, if they are others.
+        // `minima` skips columns up to the row's own number, so foreign ones are numbered after it.
         shift_(&rows == &columns ? 0 : rows.padded()) {}
 
-  // Looks at panel `ip` of the rows beside the blocks from `first` on for which chosen(t);
-  // found(p, q, near) is told of a few near columns of each row.
+  // Searches the tiles of panel `ip` of the rows with the blocks t >= `first` for which chosen(t)
+  // holds, and calls found(p, q, near) for a few near columns of each row.
   template <class Chosen, class Found>
   void row(int64_t ip, int64_t first, const Chosen& chosen, const Found& found) {
     constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -67,7 +67,7 @@ class Nearest {
     }
   }
 
-  // A few near rows of each column, of those that were looked at.
+  // Calls found(p, q, near) for a few near rows of each column among the tiles searched so far.
   template <class Found>
   void columns(const Found& found) const {
     for (int64_t k = 0; k < size_; ++k) {
@@ -89,8 +89,8 @@ class Nearest {
     for (int64_t k = 0; k < kTileRows * kTileColumns; ++k) near[k] = static_cast<float>(keys[k]);
   }
 
-  const Lineup<T>& rows_;
-  const Lineup<T>& columns_;
+  const PackedRows<T>& rows_;
+  const PackedRows<T>& columns_;
   const bool coded_;
   const Term term_;
   const int64_t shift_;

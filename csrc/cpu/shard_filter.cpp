@@ -35,34 +35,34 @@ class Shards final : public ShardFilter {
     if (count == 0 || forest_.cloud.robust) return;
     if (!forest_.coded) {
       const auto copy = [&](int64_t p, T* x) { std::copy_n(block.row(p), forest_.stride, x); };
-      return block.line.pack(count, forest_.cloud.threads, copy);
+      return block.packed.pack(count, forest_.cloud.threads, copy);
     }
-    if (!forest_.frame.chosen()) {
-      forest_.frame.choose(std::min<int64_t>(count, 256), forest_.stride,
-                           static_cast<T>(forest_.cloud.largest),
-                           [&](int64_t p) { return block.row(p); });
+    if (!forest_.scaling.chosen()) {
+      forest_.scaling.choose(std::min<int64_t>(count, 256), forest_.stride,
+                             static_cast<T>(forest_.cloud.largest),
+                             [&](int64_t p) { return block.row(p); });
     }
-    if (forest_.frame_height.size() != forest_.height.size()) {
-      forest_.frame_height.resize(forest_.height.size());
-      std::transform(forest_.height.begin(), forest_.height.end(), forest_.frame_height.begin(),
-                     [&](T h) { return forest_.frame.bound(h); });
+    if (forest_.scaled_height.size() != forest_.height.size()) {
+      forest_.scaled_height.resize(forest_.height.size());
+      std::transform(forest_.height.begin(), forest_.height.end(), forest_.scaled_height.begin(),
+                     [&](T h) { return forest_.scaling.bound(h); });
     }
-    block.line.encode(count, forest_.frame, forest_.cloud.threads,
-                      [&](int64_t p) { return block.row(p); });
+    block.packed.encode(count, forest_.scaling, forest_.cloud.threads,
+                        [&](int64_t p) { return block.row(p); });
   }
 
   void near(int64_t slot_a, int64_t slot_b) override {
     const Block<T>&a = blocks_.at(slot_a), &b = blocks_.at(slot_b);
     std::vector<Found> all;
     if (a.size() == 0 || b.size() == 0) return give(all);
-    if (forest_.cloud.robust) {  // rare: everyone beside the first
+    if (forest_.cloud.robust) {  // rare, so edges to the first point of each block are enough
       for (int64_t p = 0; p < a.size(); ++p) add_near(a, b, p, 0, all);
       for (int64_t q = 1; q < b.size(); ++q) add_near(a, b, 0, q, all);
     } else {
       std::vector<std::vector<Found>> found(static_cast<size_t>(forest_.cloud.threads));
       std::deque<Nearest<T>> searches;
       for (int slot = 0; slot < forest_.cloud.threads; ++slot) {
-        searches.emplace_back(a.line, b.line, forest_.coded, forest_.cloud.term);
+        searches.emplace_back(a.packed, b.packed, forest_.coded, forest_.cloud.term);
       }
       parallel_for((a.size() + kPanel - 1) / kPanel, forest_.cloud.threads,
                    [&](int64_t ip, int slot) {
@@ -75,7 +75,7 @@ class Shards final : public ShardFilter {
         search.columns([&](int64_t p, int64_t q, float) { add_near(a, b, p, q, all); });
       }
     }
-    // Where no distance is finite, none is near.
+    // A point without a finite distance has no near neighbour, and gets an edge to the first point.
     std::vector<char> joined(a.order.size(), 0);
     for (const Found& f : all) joined[f.a] = 1;
     for (int64_t p = 0; p < a.size(); ++p) {
@@ -116,7 +116,7 @@ class Shards final : public ShardFilter {
 
   void add_near(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q,
                 std::vector<Found>& found) const {
-    if (a.id(p) == b.id(q)) return;  // a point that stands in both
+    if (a.id(p) == b.id(q)) return;  // the same point in both blocks
     found.push_back(forest_.edge(a, b, p, q, forest_.exact_key(a.row(p), b.row(q))));
   }
 

@@ -7,18 +7,18 @@
 
 #include "cpu/forest.h"
 #include "cpu/large.h"
-#include "cpu/lineup.h"
+#include "cpu/packed_rows.h"
 #include "cpu/shards.h"
 
 namespace tsloss {
 
-// An edge by the numbers of its points in the cloud, and by those in the blocks at hand.
+// An edge between points i, j of the cloud, which are points a, b of the two blocks at hand.
 struct Found : Edge<double> {
   int32_t a;
   int32_t b;
 };
 
-// Keeps the minimum spanning forest of edges whose a, b are below n.
+// Keeps the edges of the minimum spanning forest. Their a, b are below n.
 inline void keep_found_forest(std::vector<Found>& found, UnionFind& sets, int64_t n) {
   std::sort(found.begin(), found.end());
   keep_forest(found, sets, n, &Found::a, &Found::b);
@@ -33,15 +33,15 @@ double key_of(const T* x, const T* y, int64_t stride, Term term, bool robust) {
 // Points in the order of the forest.
 template <class T>
 struct Block {
-  explicit Block(int64_t dim) : line(dim, scratch) {}
+  explicit Block(int64_t dim) : packed(dim, scratch) {}
 
-  typename Lineup<T>::Scratch scratch;
-  Lineup<T> line;
+  typename PackedRows<T>::Scratch scratch;
+  PackedRows<T> packed;
   Rows<T> rows{};
   const int64_t* ids = nullptr;
   std::vector<int32_t> order;     // by place: index in the block
-  std::vector<int32_t> position;  // by place: that in the order of all points
-  // By place: the largest rank between the position before (exclusive) and this one.
+  std::vector<int32_t> position;  // by place: position in the order of all points
+  // By place: the largest rank from the previous place's position (exclusive) to this one's.
   std::vector<int32_t> rank;
 
   int64_t size() const { return static_cast<int64_t>(order.size()); }
@@ -49,7 +49,7 @@ struct Block {
   int64_t id(int64_t place) const { return ids[order[place]]; }
 };
 
-// What the blocks of one cloud share: how keys are computed, and the forest.
+// The data that all blocks of one cloud share: how keys are computed, and the forest.
 template <class T>
 struct ShardForest {
   explicit ShardForest(const ShardCloud& cloud)
@@ -64,13 +64,13 @@ struct ShardForest {
   const Kernels<T>& table;
   const bool coded;
   const T band;
-  Frame<T> frame;
+  CentredScaling<T> scaling;
 
   std::vector<Edge<double>> edges;  // by rank
   std::vector<int32_t> position;    // by number
   std::vector<int32_t> rank;        // by position; see merge_order
   std::vector<T> height;            // by rank, as an upper bound of keys
-  std::vector<float> frame_height;
+  std::vector<float> scaled_height;
 
   void set(int64_t n, const double* keys, const int64_t* ends) {
     edges.clear();
@@ -80,14 +80,13 @@ struct ShardForest {
     position.resize(order.size());
     merge_order(n, ends, order.data(), rank.data());
     for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
-    // A square that has lost digits does not rule out others that have: they are looked at, and so
-    // noticed.
+    // A square that has lost digits must not rule out others that have: those must be noticed.
     const double least = cloud.term == Term::kSquared ? double(underflow_limit<T>(cloud.dim)) : 0;
     height.resize(edges.size());
     std::transform(edges.begin(), edges.end(), height.begin(), [&](const Edge<double>& e) {
       return static_cast<T>(std::max(e.length, least)) * band;
     });
-    frame_height.clear();
+    scaled_height.clear();
   }
 
   void place(Block<T>& block) const {
@@ -118,7 +117,7 @@ struct ShardForest {
 
   void add_near(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q,
                 std::vector<Found>& found) const {
-    if (a.id(p) == b.id(q)) return;  // a point that stands in both
+    if (a.id(p) == b.id(q)) return;  // the same point in both blocks
     found.push_back(edge(a, b, p, q, exact_key(a.row(p), b.row(q))));
   }
 };

@@ -11,7 +11,7 @@
 
 namespace tsloss {
 
-// What one thread finds between blocks a and b, which may be the same.
+// Collects the edges that one thread finds between blocks a and b, which may be the same.
 template <class T>
 class ShardPairs {
  public:
@@ -26,7 +26,7 @@ class ShardPairs {
   const std::vector<Found>& found() const { return found_; }
   bool lost_digits() const { return lost_digits_; }
 
-  // All pairs of block t of b with points of a; if they are the same, those of a lower place.
+  // Filters all pairs of block t of b with points of a; if a and b are the same, with those before.
   void filter_block(int64_t t, bool same) {
     const int64_t begin = t * kTileColumns, end = std::min(b_.size(), begin + kTileColumns);
     const int64_t panels = (a_.size() + kPanel - 1) / kPanel;
@@ -84,7 +84,7 @@ class ShardPairs {
     }
   }
 
-  // To be called at the end.
+  // Computes the keys of the pending candidates. Must also be called at the end.
   void flush() {
     for (const Pending& w : pending_) {
       add(w.p, w.q, w.rank, shared_.exact_key(a_.row(w.p), b_.row(w.q)));
@@ -97,8 +97,8 @@ class ShardPairs {
     int32_t p, q, rank;
   };
 
-  // Ranks that bound the pairs of some rows with a block: the larger of one of the row and one of
-  // the column, or one for each pair (-1: not to be looked at).
+  // Ranks that bound the pairs of some rows with a block: the larger of a rank of the row and one
+  // of the column, or a rank for each pair, where -1 excludes the pair.
   struct Limits {
     const int32_t* row = nullptr;
     const int32_t* column = nullptr;
@@ -146,7 +146,7 @@ class ShardPairs {
     }
   }
 
-  // Every pair, one at a time.
+  // Computes the exact key of every pair, without a filter.
   void visit_tile(int64_t i, int64_t t, int rows, const Limits& limits) {
     const int64_t begin = t * kTileColumns, end = std::min(b_.size(), begin + kTileColumns);
     for (int r = 0; r < rows; ++r) {
@@ -158,8 +158,8 @@ class ShardPairs {
     }
   }
 
-  // masks[r] = the columns of row r for which test(row bounds, column bounds) does not rule out an
-  // edge; bounds are those of the ranks, in the type that `heights` are.
+  // Sets masks[r] to the columns of row r where test(row bounds, column bounds) does not rule out
+  // an edge. The bounds are the `heights` of the ranks.
   template <class F, class Test>
   int ask(const std::vector<F>& heights, int rows, const Limits& limits, const Test& test) const {
     alignas(64) F row[kTileRows];
@@ -179,11 +179,11 @@ class ShardPairs {
     return count;
   }
 
-  // By the distances themselves.
+  // Tests a tile by its keys, computed from coordinates.
   void measure_tile(int64_t i, int64_t t, int rows, const Limits& limits) {
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
-    a_.line.panel_keys(i, b_.line, t, shared_.cloud.term, keys);
+    a_.packed.panel_keys(i, b_.packed, t, shared_.cloud.term, keys);
     add_hits(i, t, rows, limits, keys, masks);
   }
 
@@ -213,20 +213,20 @@ class ShardPairs {
     }
   }
 
-  // By codes first.
+  // Tests a tile by its codes first, then by the keys of the pairs that pass, or of all pairs.
   void filter_tile(int64_t i, int64_t t, int rows, const Limits& limits) {
     uint64_t masks[kTileRows];
-    // Where the filter has not filtered for a while, it is asked only now and then.
+    // After a long streak of tiles that the filter did not thin out, it is tried only now and then.
     const bool asked = streak_ < kLongStreak || streak_ % kLongStreak == 0;
     int count = kDenseHits + 1;
     if (asked) {
       alignas(64) int32_t dots[kTileRows * kTileColumns];
-      const TileSides sides = a_.line.tile_sides(i, rows, b_.line.largest_norm(t));
-      a_.line.dot(i, b_.line, t, dots);
+      const TileRowTerms terms = a_.packed.row_terms(i, rows, b_.packed.largest_norm(t));
+      a_.packed.dot(i, b_.packed, t, dots);
       count =
-          ask(shared_.frame_height, rows, limits,
+          ask(shared_.scaled_height, rows, limits,
               [&](const float* row, const float* column, int number, int from) {
-                TileBounds bounds = b_.line.tile_bounds(sides, t);
+                TileBounds bounds = b_.packed.tile_bounds(terms, t);
                 bounds.row_scale += from;
                 bounds.row_low += from;
                 bounds.row_bound = row;
@@ -253,10 +253,11 @@ class ShardPairs {
     }
     streak_ = 0;
     visit_hits(t, rows, masks,
-               [&](int64_t r, int64_t q, int64_t j) { await(i + r, q, limits(r, j)); });
+               [&](int64_t r, int64_t q, int64_t j) { enqueue_candidate(i + r, q, limits(r, j)); });
   }
 
-  void await(int64_t p, int64_t q, int32_t rank) {
+  // Postpones the key of a pair until its rows, prefetched here, have arrived from memory.
+  void enqueue_candidate(int64_t p, int64_t q, int32_t rank) {
     pending_.push_back({static_cast<int32_t>(p), static_cast<int32_t>(q), rank});
     const char* x = reinterpret_cast<const char*>(a_.row(p));
     const char* y = reinterpret_cast<const char*>(b_.row(q));
@@ -284,7 +285,7 @@ class ShardPairs {
   const size_t limit_;
   UnionFind sets_;
   std::vector<Found> found_;
-  std::vector<Pending> pending_;  // pairs that wait for their rows to arrive from memory
+  std::vector<Pending> pending_;  // candidates whose rows are on their way from memory
   bool lost_digits_ = false;
   int64_t streak_ = 0;  // tiles in a row that had to be evaluated whole
 };

@@ -1,5 +1,5 @@
-// Fast keys of all pairs of a small cloud, by one block, which reads the points once and looks at
-// what is wrong with them on the way.
+// Fast keys of all pairs of a small cloud, by one block, which reads the points once and notices
+// unusable numbers on the way.
 #pragma once
 
 #include "cuda/chunk.cuh"
@@ -10,9 +10,11 @@ namespace cuda {
 // Sums over coordinates [begin, end) for all pairs of n > 0 points: that of rows a + m r and
 // b + m q is in sums[(4 r + q) * tiles + tile]. `sums` may be where the chunks are staged.
 template <class Cloud>
-__device__ Seen<typename Cloud::Staged> block_sums(const Cloud& cloud, int n, const Tiling& tiling,
-                                                   int64_t begin, int64_t end,
-                                                   typename Cloud::Staged* staging, float* sums) {
+__device__ PartialMinima<typename Cloud::Staged> block_sums(const Cloud& cloud, int n,
+                                                            const Tiling& tiling, int64_t begin,
+                                                            int64_t end,
+                                                            typename Cloud::Staged* staging,
+                                                            float* sums) {
   using S = typename Cloud::Staged;
   const int apart = rows_apart(n), tiles = tiles_of(n);
   const int tile = static_cast<int>(threadIdx.x) % tiles;
@@ -20,7 +22,7 @@ __device__ Seen<typename Cloud::Staged> block_sums(const Cloud& cloud, int n, co
   const int share = tiling.width / tiling.slices;
   int a = 0, b = 0;
   tile_at(tile, apart, &a, &b);
-  Seen<S> seen;
+  PartialMinima<S> minima;
   Chunk<Cloud> next(cloud, n, tiling.width, begin, end);
   float sum[4][4] = {};
   const int pitch = next.pitch;
@@ -29,8 +31,8 @@ __device__ Seen<typename Cloud::Staged> block_sums(const Cloud& cloud, int n, co
   bool more = next.left > 0;
   if (more) next.load(staging);
   while (more) {
-    next.arrive(staging + at, &seen);
-    // Nobody reads the other chunk any more.
+    next.arrive(staging + at, &minima);
+    // No thread reads the other chunk any more.
     __syncthreads();
     more = next.left > 0;
     if (more) next.load(staging + size - at);
@@ -50,7 +52,7 @@ __device__ Seen<typename Cloud::Staged> block_sums(const Cloud& cloud, int n, co
     }
   }
   __syncthreads();
-  return seen;
+  return minima;
 }
 
 // The sums of `parts`, `stride` numbers apart, as a matrix of keys (n, n).

@@ -1,4 +1,4 @@
-// Chunks of the points of a small cloud on their way to shared memory, and what is seen of them.
+// Chunks of the points of a small cloud on their way to shared memory, and their extreme values.
 #pragma once
 
 #include "cuda/distances.cuh"
@@ -14,25 +14,25 @@ __device__ __forceinline__ double number_of(u32 bits) {
 }
 __device__ __forceinline__ double number_of(u64 bits) { return double_of(bits); }
 
-// What a thread has seen of a cloud. All of it is the least of something.
+// Per-thread partial minima over the cloud, merged by taking the minimum of each field.
 template <class S>
-struct Seen {
+struct PartialMinima {
   using Bits = decltype(bits_without_sign(S{}));
   static constexpr Bits kInfinite = sizeof(S) == 4 ? Bits(0x7f800000u) : Bits(0x7ffull << 52);
 
-  Bits below_most = ~Bits{0};  // complement of the largest
-  Bits least = ~Bits{0};       // 1 less than the smallest above 0
-  u32 bad = kAll;              // the first point with a number that is not finite
+  Bits largest_complement = ~Bits{0};  // complement of the largest magnitude
+  Bits smallest_minus_one = ~Bits{0};  // of magnitudes in double; 0 wraps around
+  u32 first_bad = kAll;                // the first point with a number that is not finite
 
   __device__ __forceinline__ void add(S x, u32 row) {
     const Bits bits = bits_without_sign(x);
-    below_most = min(below_most, Bits(~bits));
-    if (sizeof(S) == 8) least = min(least, Bits(bits - 1));  // only double asks for it
-    if (bits >= kInfinite) bad = min(bad, row);
+    largest_complement = min(largest_complement, Bits(~bits));
+    if (sizeof(S) == 8) smallest_minus_one = min(smallest_minus_one, Bits(bits - 1));
+    if (bits >= kInfinite) first_bad = min(first_bad, row);
   }
 };
 
-// Joins facts in shared memory. For whole warps.
+// Merges facts into those in shared memory. All threads of a warp call it together.
 __device__ __forceinline__ void join_facts(u64 problem, u64 largest, u64 smallest, Facts* facts) {
   problem = least_of_warp(problem);
   largest = ~least_of_warp(~largest);
@@ -43,17 +43,20 @@ __device__ __forceinline__ void join_facts(u64 problem, u64 largest, u64 smalles
   atomicMin(&facts->smallest, smallest);
 }
 template <class S>
-__device__ void join_facts(const Seen<S>& seen, Facts* facts) {
-  using Bits = typename Seen<S>::Bits;
-  const Bits most = ~seen.below_most;
-  join_facts(seen.bad == kAll ? kNoExact : u64(seen.bad) << 8 | kNonFinite,
+__device__ void join_facts(const PartialMinima<S>& minima, Facts* facts) {
+  using Bits = typename PartialMinima<S>::Bits;
+  const Bits most = ~minima.largest_complement;
+  join_facts(minima.first_bad == kAll ? kNoExact : u64(minima.first_bad) << 8 | kNonFinite,
              bits_of(number_of(most)),
-             seen.least == ~Bits{0} ? kNoExact : bits_of(number_of(Bits(seen.least + 1))), facts);
+             minima.smallest_minus_one == ~Bits{0}
+                 ? kNoExact
+                 : bits_of(number_of(Bits(minima.smallest_minus_one + 1))),
+             facts);
 }
 
-// A chunk on its way from the points to shared memory, 16 bytes at a time: `load` starts it, and
-// `arrive` ends it. Numbers of whole words are copied by the machine, half ones by way of
-// registers.
+// A chunk on its way from the points to shared memory, 16 bytes at a time: `load` starts the copy,
+// and `arrive` waits for it. Numbers of 4 or 8 bytes are copied asynchronously, those of 2 bytes go
+// through registers.
 template <class Cloud>
 struct Chunk {
   using P = typename Cloud::Number;
@@ -82,7 +85,7 @@ struct Chunk {
     aligned = (address | static_cast<uintptr_t>(of.dim * sizeof(P))) % 16 == 0;
   }
 
-  // body(pack of the thread, row, the first coordinate in the chunk)
+  // Calls body(pack of the thread, row, its first coordinate in the chunk) for each pack.
   template <class F>
   __device__ __forceinline__ void for_packs(F&& body) const {
     const int shift = __ffs(across) - 1;
@@ -93,7 +96,7 @@ struct Chunk {
     }
   }
 
-  // The next coordinates, with zeros beyond the last.
+  // Starts to load the next coordinates, with zeros beyond the last.
   __device__ __forceinline__ void load(S* chunk) {
     const int width = across * kWidth;
     const int there = static_cast<int>(min(left, int64_t{width}));
@@ -146,7 +149,7 @@ struct Chunk {
     }
   }
 
-  __device__ __forceinline__ void arrive(S* chunk, Seen<S>* seen) const {
+  __device__ __forceinline__ void arrive(S* chunk, PartialMinima<S>* minima) const {
     if constexpr (kCopied) {
       wait_for_copies();
       if (!aligned) __syncthreads();  // others have copied what this thread looks at
@@ -155,7 +158,7 @@ struct Chunk {
       S* to = chunk + row * pitch + at;
       if constexpr (kCopied) {
         Packed<S>* pack = reinterpret_cast<Packed<S>*>(to);
-        for (S x : pack->value) seen->add(x, static_cast<u32>(row));
+        for (S x : pack->value) minima->add(x, static_cast<u32>(row));
         if (cloud.scale == 1) return;
         for (S& x : pack->value) x = cloud.scaled(x);
       } else {
@@ -165,7 +168,7 @@ struct Chunk {
           Packed<S> pack;
 #pragma unroll
           for (int w = 0; w < 4; ++w) {
-            seen->add(widen(numbers.value[first + w]), static_cast<u32>(row));
+            minima->add(widen(numbers.value[first + w]), static_cast<u32>(row));
             pack.value[w] = cloud.scaled(numbers.value[first + w]);
           }
           *reinterpret_cast<Packed<S>*>(to + first) = pack;

@@ -1,6 +1,6 @@
-// Points in a row, cut into panels of 16 and blocks of 48, as the filter of large clouds sees them:
-// low-precision codes, or panels of the points themselves. A tile is half a panel of one lineup
-// against a block of another (or the same).
+// The rows of a large cloud in a given order, packed into panels of 16 and blocks of 48: as the
+// low-precision codes of the filter, or as coordinates. A tile is half a panel of some packed rows
+// against a block of the same or of other ones.
 #pragma once
 
 #include <algorithm>
@@ -21,14 +21,15 @@ constexpr float kSlack = 1.0f / (1 << 17);
 constexpr float kTinyNorm = 1e-18f;
 constexpr float kTinySquare = 1e-34f;
 
-// The frame of the codes: rows less about their mean, scaled by a power of two so that the largest
-// coordinate is about 1. Any frame is right, if it is one for all; this one keeps digits.
+// The affine map that rows go through before they are coded: it subtracts their approximate mean
+// and scales the largest coordinate to about 1 by a power of two. Any centre and scale give right
+// results, provided that all rows share them; these lose few digits.
 template <class T>
-class Frame {
+class CentredScaling {
  public:
   bool chosen() const { return !centre_.empty(); }
 
-  // row(p), p < count: some of the points. `largest`: the largest |coordinate| of all.
+  // Centres on the mean of row(p), p < count; `largest` is the largest |coordinate| of all points.
   template <class Row>
   void choose(int64_t count, int64_t stride, T largest, const Row& row) {
     std::vector<double> sum(static_cast<size_t>(stride), 0.0);
@@ -39,9 +40,9 @@ class Frame {
     exponent_ = largest > 0 ? -std::ilogb(largest) - 2 : 0;
   }
 
-  void enter(const T* x, float* t) const {
+  void apply(const T* x, float* t) const {
     const int64_t stride = static_cast<int64_t>(centre_.size());
-    // Within these limits the scaling is exact in T; else it goes by way of double.
+    // Within these limits the scaling is exact in T; beyond them it needs a wider exponent.
     if (std::abs(exponent_) < (sizeof(T) == 4 ? 60 : 500)) {
       const T scale = std::ldexp(T{1}, exponent_);
       for (int64_t k = 0; k < stride; ++k) t[k] = static_cast<float>((x[k] - centre_[k]) * scale);
@@ -53,7 +54,7 @@ class Frame {
     }
   }
 
-  // A bound on keys in this frame, rounded up.
+  // A bound on keys, in the units of the scaled rows, rounded up.
   float bound(T key) const {
     const long double scaled = std::ldexp(static_cast<long double>(key), 2 * exponent_);
     return static_cast<float>(scaled) * (1 + 0x1p-20f) + kTinySquare;
@@ -64,17 +65,17 @@ class Frame {
   int exponent_ = 0;
 };
 
-// What the filter needs to know of 8 rows beside a block, and of the block beside them.
-struct TileSides {
+// The terms of the filter's lower bound that belong to the 8 rows of a tile; see TileBounds.
+struct TileRowTerms {
   float twice[kTileRows];
   float row_low[kTileRows];
   float largest_row;
 };
 
 template <class T>
-class Lineup {
+class PackedRows {
  public:
-  // Memory that is worth keeping between calls.
+  // Memory that callers keep between calls instead of allocating it again.
   struct Scratch {
     Buffer<T> panels;
     Buffer<char> code_rows;
@@ -82,7 +83,7 @@ class Lineup {
     int64_t bytes() const { return panels.bytes() + code_rows.bytes() + code_columns.bytes(); }
   };
 
-  Lineup(int64_t dim, Scratch& scratch)
+  PackedRows(int64_t dim, Scratch& scratch)
       : dim_(dim),
         stride_(round_up(std::max<int64_t>(dim, 1), kLanes)),
         coder_(coder(stride_)),
@@ -93,9 +94,9 @@ class Lineup {
   int64_t blocks() const { return panels() / kTilePanels; }
   int64_t padded() const { return blocks() * kTileColumns; }
 
-  // row(p) -> point p, aligned and padded.
+  // row(p) returns point p, aligned and padded.
   template <class Row>
-  void encode(int64_t m, const Frame<T>& frame, int threads, const Row& row) {
+  void encode(int64_t m, const CentredScaling<T>& scaling, int threads, const Row& row) {
     m_ = m;
     groups_ = stride_ / coder_.group;
     const int64_t bytes = checked_mul(padded(), stride_ * coder_.code_bytes);
@@ -116,7 +117,7 @@ class Lineup {
       Buffer<float> buffer;
       float* t = buffer.reserve(stride_);
       for (int64_t p = block * kTileColumns; p < (block + 1) * kTileColumns; ++p) {
-        frame.enter(row(std::min(p, m_ - 1)), t);
+        scaling.apply(row(std::min(p, m_ - 1)), t);
         char* a = first + p / kPanel * panel_bytes;
         char* b = second + p / kPanel * panel_bytes;
         const Coder::Encoded e = coder_.encode(t, stride_, largest, p % kPanel, a, b);
@@ -150,8 +151,8 @@ class Lineup {
 
   // ---- tiles: rows from i on, which is a multiple of 8, against block t of `columns` ----
 
-  // Products of codes, [8][48].
-  void dot(int64_t i, const Lineup& columns, int64_t t, int32_t* dots) const {
+  // Inner products of codes, [8][48].
+  void dot(int64_t i, const PackedRows& columns, int64_t t, int32_t* dots) const {
     const int64_t panel_bytes = kPanel * stride_ * coder_.code_bytes;
     const int64_t lane_bytes = coder_.group * coder_.code_bytes;
     coder_.dot(code_rows_ + i / kPanel * panel_bytes + i % kPanel * lane_bytes,
@@ -159,8 +160,8 @@ class Lineup {
                dots);
   }
 
-  // Keys of panels, [8][48].
-  void panel_keys(int64_t i, const Lineup& columns, int64_t t, Term term, T* keys) const {
+  // Keys of the tile, [8][48], computed from coordinates.
+  void panel_keys(int64_t i, const PackedRows& columns, int64_t t, Term term, T* keys) const {
     const int64_t size = dim_ * kPanel;
     kernels<T>().panel_tile(scratch_.panels.data() + i / kPanel * size + i % kPanel,
                             columns.scratch_.panels.data() + t * kTilePanels * size, dim_, term,
@@ -172,9 +173,9 @@ class Lineup {
     return *std::max_element(coded_norm_.data() + begin, coded_norm_.data() + end);
   }
 
-  // `largest_column`: largest_norm of the block.
-  TileSides tile_sides(int64_t i, int rows, float largest_column) const {
-    TileSides s = {};
+  // `largest_column` is the largest_norm of the tile's block.
+  TileRowTerms row_terms(int64_t i, int rows, float largest_column) const {
+    TileRowTerms s = {};
     float largest = 0;
     for (int r = 0; r < rows; ++r) {
       const int64_t p = i + r;
@@ -186,15 +187,15 @@ class Lineup {
     return s;
   }
 
-  // This lineup's block t beside rows that `sides` tells of; the bounds are left open.
-  TileBounds tile_bounds(const TileSides& sides, int64_t t) const {
+  // The filter's input for block t beside the rows of `terms`. The caller sets the bounds.
+  TileBounds tile_bounds(const TileRowTerms& terms, int64_t t) const {
     const int64_t c = t * kTileColumns;
-    return {sides.twice,     sides.row_low,       nullptr,           scale_.data() + c,
-            low_.data() + c, residue_.data() + c, sides.largest_row, nullptr};
+    return {terms.twice,     terms.row_low,       nullptr,           scale_.data() + c,
+            low_.data() + c, residue_.data() + c, terms.largest_row, nullptr};
   }
 
-  // Squared distances, [8][48], as near as codes know them.
-  void approximate(int64_t i, const Lineup& columns, int64_t t, int rows, float* near) const {
+  // Squared distances, [8][48], up to the error of the codes.
+  void approximate(int64_t i, const PackedRows& columns, int64_t t, int rows, float* near) const {
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     dot(i, columns, t, dots);
     float twice[kTileRows];
