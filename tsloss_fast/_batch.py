@@ -385,7 +385,7 @@ capsule = torch.utils.dlpack.to_dlpack
 def check_storage(t: Tensor, name: str) -> None:
     """Raise unless the storage of an ordinary dense tensor is as long as the tensor.
 
-    torch checks this neither in ``data_ptr()`` nor in ``contiguous()``. A storage may have been
+    torch does not check this where it gives a tensor's address, nor in ``contiguous()``. A storage may have been
     emptied, as FSDP does with parameters that it puts away.
     """
     held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
