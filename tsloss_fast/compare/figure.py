@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast._atomic import whole_file
 from tsloss_fast._axis_labels import label_beside
+from tsloss_fast._files import whole_file
 from tsloss_fast._text import counted
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
 from tsloss_fast.compare.outcomes import OUTCOMES, Outcome

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import remove_temporaries
+from tsloss_fast._files import remove_temporaries
 from tsloss_fast.compare.design import Design
 from tsloss_fast.compare.plan import Plan
 from tsloss_fast.compare.processes import Worker, start_workers, stop_workers, worker_died

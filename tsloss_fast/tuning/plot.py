@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast._atomic import whole_file
 from tsloss_fast._axis_labels import label_beside
+from tsloss_fast._files import whole_file
 from tsloss_fast.tuning.run_folder import read_metrics
 
 __all__ = ["plot_runs"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from tsloss_fast._atomic import whole_file
+from tsloss_fast._files import whole_file
 from tsloss_fast._requirements import require
 from tsloss_fast._terminal import CommandParser, say
 from tsloss_fast._text import encodable, escape_invisible, one_line
