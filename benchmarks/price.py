@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import TSLoss
-from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast._terminal import table_head, table_row
 
 from .differentiable import Edges, edge_lengths, gudhi_edges, gudhi_rips_edges, plain_loss
 from .machine import machine

@@ -21,7 +21,7 @@ import torch
 
 import tsloss_fast
 from tsloss_fast import _core
-from tsloss_fast._markdown import table_lines
+from tsloss_fast._terminal import table_lines
 
 from ..machine import machine
 from ..measure import load_average

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._axis_labels import label_beside
 from tsloss_fast._files import whole_file
-from tsloss_fast._text import counted
+from tsloss_fast._terminal import counted
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
 from tsloss_fast.compare.outcomes import OUTCOMES, Outcome
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tsloss_fast._text import counted, escape_invisible
+from tsloss_fast._terminal import counted, escape_invisible
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup
 from tsloss_fast.compare.numbers import decimals, difference_text, p_text, shown
 from tsloss_fast.compare.outcomes import OUTCOMES

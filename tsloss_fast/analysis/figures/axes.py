@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.legend import Legend
 
-from tsloss_fast._text import escape_invisible, shorten
+from tsloss_fast._terminal import escape_invisible, shorten
 
 __all__ = [
     "COLOURS",
