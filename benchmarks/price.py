@@ -22,9 +22,9 @@ from torch import Tensor
 
 from tsloss_fast import TSLoss
 from tsloss_fast._terminal import table_head, table_row
+from tsloss_fast.doctor import machine
 
 from .differentiable import Edges, edge_lengths, gudhi_edges, gudhi_rips_edges, plain_loss
-from .machine import machine
 from .measure import load_average, norm_difference, relative_difference
 from .records import TOLERANCE
 from .report import duration, multiple, small
