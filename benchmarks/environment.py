@@ -11,8 +11,8 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-# What holds torch and MKL to an instruction set. MKL calls its SSE2 code "compatible"; on AMD
-# processors it heeds none of its other values.
+# These variables hold torch and MKL to an instruction set. MKL calls its SSE2 code "compatible"; on
+# AMD processors it heeds none of its other values.
 _HELD = {
     "baseline": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"},

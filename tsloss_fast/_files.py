@@ -224,8 +224,8 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A half line at the end, which a killed process leaves, is left out.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line before the last is no JSON object.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line before the last one is not a JSON object.
     """
     lines = Path(path).read_bytes().split(b"\n")
     records: list[dict[str, Any]] = []

@@ -39,8 +39,8 @@ def escape_invisible(text: str, keep: str = "") -> str:
     """Return the text with every character that cannot be seen, or that turns or moves what is
     beside it, written as in a Python string (a line break as "\\\\n").
 
-    Spaces and the characters in `keep` stay. A backslash stays single, as it is far more often part
-    of a formula than of anything escaped.
+    Spaces and the characters in `keep` are not escaped, and neither is a backslash: formulas hold
+    backslashes far more often than escape sequences do.
     """
     return "".join(
         c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""What this installation is and can do: for bug reports, and for a look before a long run.
+"""Facts about this installation and machine, for bug reports and before a long run.
 
 Results of measurements and experiments keep what `machine` returns beside the numbers.
 """

@@ -258,7 +258,7 @@ def _check_design(design: Design) -> None:
 
 
 def _refuse_doubles(design: Design) -> None:
-    """Refuse parts whose runs could not be told apart in the results."""
+    """Refuse two parts of which the runs would have equal keys in the results."""
     keys: dict[str, list[Any]] = {
         "tasks": [
             (p.task, task_difficulty(p.task, p.difficulty), p.train_size, p.steps)

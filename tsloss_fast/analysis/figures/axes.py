@@ -1,4 +1,4 @@
-"""What all figures share: axes, colours, labels, and arrays that are drawn or refused in words.
+"""Parts of all figures: axes, colours, labels, and arrays that are drawn or refused in words.
 
 Sizes of type follow matplotlib's rcParams, so that a paper's style stays in force. No figure is
 made through pyplot: nothing here depends on a window system, or keeps figures alive.

