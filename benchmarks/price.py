@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import TSLoss
-from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast._terminal import table_head, table_row
+from tsloss_fast.doctor import machine
 
 from .differentiable import Edges, edge_lengths, gudhi_edges, gudhi_rips_edges, plain_loss
-from .machine import machine
 from .measure import load_average, norm_difference, relative_difference
 from .records import TOLERANCE
 from .report import duration, multiple, small
@@ -64,7 +64,7 @@ class Price:
         return loss / (self.step + loss)
 
     @property
-    def dearer(self) -> float:
+    def more_expensive(self) -> float:
         """A step with GUDHI's loss, as a multiple of one with ours."""
         return (self.step + self.gudhi) / (self.step + self.ours)
 
@@ -217,7 +217,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
             cells += [duration(loss), f"{100 * price.share(loss):.3f} %"]
         cells += [price.way, multiple(price.gudhi / price.ours)]
         yield table_row([*cells, small(price.value), small(price.gradient)])
-    more = ", ".join(f"{100 * (p.dearer - 1):+.2f} % ({p.name})" for p in prices)
+    more = ", ".join(f"{100 * (p.more_expensive - 1):+.2f} % ({p.name})" for p in prices)
     yield f"\nA step with GUDHI's loss takes, beside one with ours: {more}."
     value, gradient = max(p.value for p in prices), max(p.gradient for p in prices)
     yield (

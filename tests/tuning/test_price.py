@@ -49,15 +49,15 @@ def test_the_table_prices_a_prompt_and_the_prefixes_of_all_layers(
         assert row[6] in ("points", "distances")
         assert row[7].endswith("×")
         assert all(float(cell) <= 1e-4 for cell in row[8:])
-    dearer = next(line for line in printed.splitlines() if line.startswith("A step with GUDHI"))
-    assert dearer.count(" % (") == 2
+    sentence = next(line for line in printed.splitlines() if line.startswith("A step with GUDHI"))
+    assert sentence.count(" % (") == 2
 
 
-def test_shares_and_the_dearer_step_are_what_they_say() -> None:
+def test_the_shares_and_the_ratio_of_the_steps_are_what_they_say() -> None:
     row = price.Price("a prompt", 0.9, 0.1, 1.1, "points", 0.0, 0.0)
     assert row.share(row.ours) == pytest.approx(0.1)
     assert row.share(row.gudhi) == pytest.approx(0.55)
-    assert row.dearer == pytest.approx(2.0)
+    assert row.more_expensive == pytest.approx(2.0)
 
 
 def shifted(deaths: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Cohort:
             common["seed"],
             common["jitter"],
         )
-        self.packed = model.find_out(common["adapter"], initial, self.items.train)
+        self.packed = model.can_pack(common["adapter"], initial, self.items.train)
         start = initial_adapter(model.base, initial, common["adapter"]).to(model.device)
         self.parameters = [start.clone().requires_grad_() for _ in self.trials]
         self.optimizer = torch.optim.AdamW(
