@@ -1,4 +1,4 @@
-"""`edge_lengths`: the lengths of given edges, against SciPy, and what it takes and refuses."""
+"""`edge_lengths` gives the lengths that SciPy gives, and refuses what it cannot read."""
 
 from __future__ import annotations
 

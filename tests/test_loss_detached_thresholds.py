@@ -97,7 +97,7 @@ def two_groups(gap: Tensor) -> Tensor:
 def test_the_hinge_pulls_far_groups_together_only_if_its_thresholds_are_constants(
     gap: float,
 ) -> None:
-    """With moving thresholds the soft maximum follows the long pairs, and the pull is lost."""
+    """A soft maximum that moves follows the long pairs, and the pull is lost."""
     pulls = []
     for detached in (True, False):
         leaf = torch.tensor(gap, dtype=torch.float64, requires_grad=True)
