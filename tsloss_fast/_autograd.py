@@ -75,7 +75,7 @@ def h0(batch: Batch, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor
             return _ops.h0(*batch[:7])  # type: ignore[no-any-return]
     if values.requires_grad and torch.is_grad_enabled():
         return H0.apply(values, batch, backend, known)  # type: ignore[no-any-return, no-untyped-call]
-    return backend.h0(*batch[:7]) if known is None else known  # type: ignore[no-any-return]
+    return backend.h0(*batch[:7]) if known is None else known
 
 
 class H0(torch.autograd.Function):

@@ -338,6 +338,8 @@ def check_jagged(points: Tensor) -> None:
 
 def as_integers(x: Any, name: str) -> Tensor:
     """Return integers of any type and layout as an int64 tensor."""
+    if x is None:
+        raise TypeError(f"{name}: expected integers, got NoneType")
     if not isinstance(x, (Tensor, np.ndarray)):
         x = torch.tensor(x, device="cpu") if is_compiling() else np.asarray(x)
         if 0 in x.shape:
@@ -379,14 +381,14 @@ def check_lengths(
 # What reaches the core.
 
 
-capsule = torch.utils.dlpack.to_dlpack
+capsule: Callable[[Tensor], Any] = torch._C._to_dlpack  # is torch.utils.dlpack.to_dlpack
 
 
 def check_storage(t: Tensor, name: str) -> None:
     """Raise unless the storage of an ordinary dense tensor is as long as the tensor.
 
-    torch does not check this where it gives a tensor's address, nor in ``contiguous()``. A storage may have been
-    emptied, as FSDP does with parameters that it puts away.
+    torch checks this neither where it gives an address nor in ``contiguous()``. A storage may have
+    been emptied, as FSDP does with parameters that it puts away.
     """
     held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
     if t.is_contiguous():

@@ -48,7 +48,7 @@ def h0(
     """Deaths (..., M) and edges (..., M, 2) of a batch, whose fields are the arguments."""
     what = "distances" if metric == PRECOMPUTED else "points"
     values = dense(values, what)
-    *batch, n, _ = values.shape if offsets is None else (bars + 1, None)
+    *batch, n, _ = values.shape if offsets is None else (int(bars) + 1, None)  # type: ignore[arg-type]
     deaths = values.new_empty(*batch, max(n - 1, 0))
     edges = torch.empty(*batch, max(n - 1, 0), 2, dtype=torch.int64, device="cpu")
     sizes = None if lengths is None else _optional(lengths)

@@ -176,7 +176,7 @@ class TSLoss(nn.Module):
                     f"{name}: got {value} for form={form!r}, which does not use it; expected "
                     f"{', '.join(used)} alone"
                 )
-        values = {n: used[n] if given[n] is None else given[n] for n in used}
+        values: dict[str, Any] = {n: used[n] if given[n] is None else given[n] for n in used}
         self.form = form
         self.metric = metric
         self.weights: dict[str, float] = {name: values.get(name, 0.0) for name in _WEIGHTS}
@@ -184,7 +184,7 @@ class TSLoss(nn.Module):
             setattr(self, name, values.get(name, given[name]))
         if p is not None and eta is not None:
             raise ValueError(
-                f"p: got {p} beside eta={eta}, which takes its place; pass one of them"
+                f"p: got {p} beside eta={eta} for form='total', which uses one of them; pass one"
             )
         if reference is not None and not compactness:
             raise ValueError(
@@ -348,9 +348,9 @@ class TSLoss(nn.Module):
         self._warn(
             "small",
             f"TSLoss: {shape} is {clouds} cloud{'s' * (clouds != 1)} of {at_most}{most} "
-            f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the loss "
-            f"is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points of one "
-            "cloud stand in another dimension, move it: points.squeeze(-2), or "
+            f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the "
+            f"loss is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points of "
+            "one cloud stand in another dimension, move it: points.squeeze(-2), or "
             "points.transpose(-3, -2)",
         )
 
