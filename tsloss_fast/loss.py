@@ -349,8 +349,8 @@ class TSLoss(nn.Module):
             "small",
             f"TSLoss: {shape} is {clouds} cloud{'s' * (clouds != 1)} of {at_most}{most} "
             f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the "
-            f"loss is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points of "
-            "one cloud stand in another dimension, move it: points.squeeze(-2), or "
+            f"loss is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points "
+            "of one cloud stand in another dimension, move it: points.squeeze(-2), or "
             "points.transpose(-3, -2)",
         )
 
