@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-import weakref
 from typing import Any
 
 import torch
@@ -355,23 +354,24 @@ class TSLoss(nn.Module):
         )
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Tensor | None) -> None:
-        """Warn of coincident points where looking costs nothing. A tracer never looks. On a device
-        with CUDA kernels, whose results are still to come, a later call warns."""
+        """Warn of coincident points where looking costs nothing. A tracer never looks. Where CUDA
+        kernels are still to bring the deaths, only the first call looks, and waits for them: a
+        prompt that begins with coincident points is what users have to be told of."""
         if deaths.shape[-1] == 0 or "coincident" in self._warned or not may_look(deaths):
             return
-        late = has_cuda_kernels(deaths.device)
+        if has_cuda_kernels(deaths.device):
+            if torch.cuda.is_current_stream_capturing() or "looked" in self._warned:
+                return
+            self._warned.add("looked")
         longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
-        if not late and bool(longest.all()):
+        if bool(longest.all()):
             return
         coincident = longest == 0 if lengths is None else (longest == 0) & (lengths > 1)
-        count = coincident.sum()
-        number = late_counts.seen(self, count) if late else int(count)
-        if number:
-            self.warn_coincident(number, coincident.numel())
+        if count := int(coincident.sum()):
+            self.warn_coincident(count, coincident.numel())
 
     def warn_coincident(self, count: int, clouds: int) -> None:
         """Warn, once a module, that all points coincide in `count` of the clouds."""
-        late_counts.forget(self)
         self._warn(
             "coincident",
             f"TSLoss: all points coincide in {count} of {clouds} "
@@ -626,39 +626,3 @@ def _total_loops(points: Tensor, lengths: Tensor | None, metric: str) -> Tensor:
         birth, death = bars.unbind(-1)
         totals.append((death - birth).sum())
     return torch.stack(totals) if totals else clouds.sum((1, 2))
-
-
-class LateCounts:
-    """For each module a count on a CUDA device, which is looked at when it has arrived on the host,
-    in page-locked memory: so no call waits for it."""
-
-    def __init__(self) -> None:
-        self._underway: weakref.WeakKeyDictionary[Any, tuple[Any, Tensor]] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def seen(self, owner: Any, count: Tensor) -> int:
-        """The owner's last count that has arrived, else 0. `count` departs if none is underway,
-        and not while a graph is captured, which would keep the copy."""
-        if torch.cuda.is_current_stream_capturing():
-            return 0
-        arrived = 0
-        if owner in self._underway:
-            event, host = self._underway[owner]
-            if not event.query():
-                return 0
-            arrived = int(host)
-        else:
-            host = torch.empty((), dtype=torch.int64, pin_memory=True)
-        event = torch.cuda.Event()
-        with torch.cuda.device(count.device):
-            host.copy_(count, non_blocking=True)
-            event.record()
-        self._underway[owner] = event, host
-        return arrived
-
-    def forget(self, owner: Any) -> None:
-        self._underway.pop(owner, None)
-
-
-late_counts = LateCounts()

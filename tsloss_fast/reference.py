@@ -100,7 +100,7 @@ def _persistence(
     batch, n = x.shape[:-2], x.shape[-2]
     sizes = check_lengths(lengths, batch, x.device, limit=n)
     clouds = x.reshape(math.prod(batch), *x.shape[-2:])
-    sizes = torch.full((len(clouds),), n) if sizes is None else sizes.reshape(-1)
+    sizes = torch.full((len(clouds),), n, device="cpu") if sizes is None else sizes.reshape(-1)
     all_deaths = [clouds[:, :1].sum() * 0 + x.new_zeros(0)] if not len(clouds) else []
     all_edges = [torch.empty((0, 2), dtype=torch.int64, device=x.device)] * len(all_deaths)
     check = check_finite is True or (check_finite is None and x.device.type == "cpu")
@@ -129,7 +129,7 @@ def _spanning_tree(keys: Tensor) -> Tensor:
     """The edges (n-1, 2) of the minimum spanning tree of a matrix of keys (n, n), ascending by
     index: of equal keys those with the smaller indices."""
     n = len(keys)
-    pairs = torch.triu_indices(n, n, 1)
+    pairs = torch.triu_indices(n, n, 1, device="cpu")
     order = keys[pairs[0], pairs[1]].argsort(stable=True)
     component, tree = list(range(n)), []
     for i, j in pairs[:, order].T.tolist():
@@ -139,4 +139,4 @@ def _spanning_tree(keys: Tensor) -> Tensor:
             tree.append((i, j))
         if len(tree) == n - 1:
             break
-    return torch.tensor(sorted(tree), dtype=torch.int64).reshape(-1, 2)
+    return torch.tensor(sorted(tree), dtype=torch.int64, device="cpu").reshape(-1, 2)
