@@ -407,6 +407,11 @@ def check_storage(t: Tensor, name: str) -> None:
 
 def dense(t: Tensor, name: str) -> Tensor:
     """Return the tensor, contiguous, after a check that its memory exists."""
+    if (
+        t.is_contiguous()
+        and t.untyped_storage().nbytes() >= (t.storage_offset() + t.numel()) * t.itemsize
+    ):
+        return t
     check_storage(t, name)
     return t.contiguous()
 

@@ -158,7 +158,8 @@ def h0_persistence(
         bars = offsets_of_bars(batch.offsets).to(deaths.device)
         jagged = torch.nested.nested_tensor_from_jagged
         return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
-    return _like(points, H0Persistence(deaths, edges))
+    h0 = H0Persistence(deaths, edges)
+    return _like(points, h0) if isinstance(points, np.ndarray) else h0
 
 
 def h0_persistence_from_distances(
