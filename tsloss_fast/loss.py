@@ -30,7 +30,7 @@ from ._inputs import (
     type_advice,
 )
 from ._late import LateCounts
-from .functional import h0_persistence
+from .functional import H0Persistence, h0_persistence
 from .ragged import check_jagged
 
 late_counts = LateCounts()
@@ -57,6 +57,20 @@ def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | 
         raise ValueError("lengths: a nested tensor has its own; leave them out")
     check_jagged(points)
     return torch.nested.to_padded_tensor(points, 0.0), points.offsets().diff()  # type: ignore[attr-defined]
+
+
+class _KnownDeaths(torch.autograd.Function):
+    """The deaths of points whose barcode is known, with the gradient to the points."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, deaths: Tensor, edges: Tensor, metric: str) -> Tensor:
+        ctx.save_for_backward(points, deaths, edges)
+        ctx.metric = metric
+        return deaths.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _autograd._H0Direct.backward(ctx, *grads)
 
 
 class TSLoss(nn.Module):
@@ -188,14 +202,19 @@ class TSLoss(nn.Module):
         return torch.where(check == _CHECK, value, math.nan)
 
     def forward(
-        self, points: Tensor, lengths: Lengths | None = None, return_terms: bool = False
+        self,
+        points: Tensor,
+        lengths: Lengths | None = None,
+        return_terms: bool = False,
+        h0: H0Persistence | None = None,
     ) -> Any:
         """The loss of points (N, D) or (..., N, D): a scalar, the mean over the clouds.
 
         `lengths` (...): the valid points of each cloud of a padded batch. A `DTensor` is gathered,
         and a jagged nested tensor (B, n*, D) is padded. With `return_terms` also a dict of the
-        terms that are computed, each a scalar without its weight. Types, errors and cost are those
-        of `h0_persistence` (surrogate: O(N² D) time and memory).
+        terms that are computed, each a scalar without its weight. `h0`: the barcode of exactly
+        these points under `metric`, without gradient, where the caller has it already. Types,
+        errors and cost are those of `h0_persistence` (surrogate: O(N² D) time and memory).
         """
         direct = can_bypass_dispatcher(points)
         if not direct:
@@ -207,8 +226,11 @@ class TSLoss(nn.Module):
         if direct and self._fused and not return_terms and points.dim() >= 2:
             sizes = check_lengths(lengths, points.shape[:-2], points.device)
             return _autograd.scale_free_loss(points, sizes, self)
-        compute = {"exact": self._exact, "surrogate": self._surrogate, "total": self._total}
-        found = compute[self.form](points, lengths)
+        if self.form == "surrogate":
+            found = self._surrogate(points, lengths)
+        else:
+            known = h0 if direct and lengths is None else None
+            found = (self._exact if self.form == "exact" else self._total)(points, lengths, known)
         terms = {name: term.mean() if term.dim() else term for name, term in found.items()}
         weights = self.weights
         parts = [t if weights[n] == 1 else weights[n] * t for n, t in terms.items()]
@@ -232,8 +254,17 @@ class TSLoss(nn.Module):
         deaths: Tensor = h0_persistence(points[..., :1, :], self.metric, check_finite=False).deaths
         return deaths.sum()
 
-    def _exact(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
-        deaths = h0_persistence(points, self.metric, lengths).deaths
+    def _deaths(self, points: Tensor, lengths: Lengths | None, h0: H0Persistence | None) -> Tensor:
+        if h0 is None:
+            deaths: Tensor = h0_persistence(points, self.metric, lengths).deaths
+        else:
+            deaths = _KnownDeaths.apply(points, h0.deaths, h0.edges, self.metric)  # type: ignore[no-untyped-call]
+        return deaths
+
+    def _exact(
+        self, points: Tensor, lengths: Lengths | None, h0: H0Persistence | None = None
+    ) -> dict[str, Tensor]:
+        deaths = self._deaths(points, lengths, h0)
         if 0 in deaths.shape[:-1]:
             deaths = deaths.sum().expand(1, 0)  # no clouds: the mean over them is 0, not NaN
             lengths = None
@@ -284,8 +315,10 @@ class TSLoss(nn.Module):
 
         return surrogate_terms(points, lengths, self.alpha, self.include_self, self.weights)
 
-    def _total(self, points: Tensor, lengths: Lengths | None) -> dict[str, Tensor]:
-        deaths = h0_persistence(points, self.metric, lengths).deaths
+    def _total(
+        self, points: Tensor, lengths: Lengths | None, h0: H0Persistence | None = None
+    ) -> dict[str, Tensor]:
+        deaths = self._deaths(points, lengths, h0)
         if 0 in deaths.shape[:-1]:
             return {"connectivity": deaths.sum()}
         if self.eta is None:
