@@ -175,7 +175,7 @@ def test_a_barcode_that_is_given_is_recorded_and_not_computed_again(
     for known in results:
         with TopologyTracker(tmp_path / str(known), h1_every=None, points_every=2) as tracker:
             for step, points in enumerate(clouds):
-                # With gradient, as a loss has it.
+                # The deaths have a gradient, as those of a loss have.
                 h0 = h0_persistence(points.clone().requires_grad_(), lengths=lengths)
                 before = len(barcodes)
                 logged = tracker.record(step, points, lengths, h0=h0 if known else None)

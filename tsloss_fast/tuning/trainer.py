@@ -53,8 +53,8 @@ class TSLossMixin(_Trainer):
     `tsloss/connectivity`, as means over the steps since the last log (`train/tsloss/total` in
     TensorBoard). They stay on the device until then.
 
-    The barcode is computed once a step on the CPU, whatever the number of accumulation steps, also
-    where a `PromptTopologyCallback` of this trainer records the same clouds.
+    On the CPU the barcode is computed once a step: the accumulated batches share it, and so does a
+    `PromptTopologyCallback` of this trainer that records the same clouds.
 
     Checkpoints gain `tsloss.safetensors` if the loss has a state (the reference of compactness),
     and `prompt_encoder.safetensors` for the methods whose encoder peft does not save; a resumed
