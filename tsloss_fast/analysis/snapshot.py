@@ -54,8 +54,7 @@ class Snapshot:
 def take(
     points: Tensor, metric: str, lengths: Tensor | None, h0: H0Persistence | None = None
 ) -> Snapshot:
-    """Copy points (B, N, D) as they are now, and add their barcodes, which are those of `h0` if it
-    is given."""
+    """A copy of points (B, N, D) with their barcodes, which are computed unless `h0` has them."""
     if h0 is None:
         # The bars are wanted on the CPU: where only its kernels can find them, the points go there.
         near = points if has_cuda_kernels(points.device) else points.cpu()
