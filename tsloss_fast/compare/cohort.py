@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsloss_fast import h0_persistence
 from tsloss_fast.compare.checkpoint import read_checkpoint, write_checkpoint
 from tsloss_fast.compare.cohort_items import CohortItems
 from tsloss_fast.compare.methods import Method
@@ -206,7 +207,7 @@ class Cohort:
             cloud = cloud if cloud.ndim == 3 else cloud[None]
             shape = {
                 name: six_digits(value)
-                for name, value in topology(cloud).items()
+                for name, value in topology(h0_persistence(cloud).deaths).items()
                 if name != "persistent_entropy"
             }
             curve.append({"step": self.step, **score.summary(self.items.curve_size), **shape})
