@@ -21,7 +21,7 @@ import tsloss_fast
 PACKAGE = Path(tsloss_fast.__file__).parent
 COMMANDS = {"cli", "doctor", "__main__"}
 LAYERS = {"analysis", "tuning", "compare"}
-# What each layer must not import; `compare` and the commands may import everything.
+# The imports that each layer must not have; `compare` and the commands may import everything.
 FORBIDDEN = {
     "core": LAYERS,
     "distributed": LAYERS | {"commands"},

@@ -188,7 +188,7 @@ def test_transforms_and_compilers_give_the_terms_and_their_gradients(
 def test_the_core_and_the_formula_agree_on_every_cloud(
     points: Array, metric: str, combination: str, size: int
 ) -> None:
-    """In float64, where the rounding of the formula itself is out of the way."""
+    """The test is in float64, where the rounding of the formula itself is out of the way."""
     x = torch.from_numpy(points.astype(np.float64))
     loss, combine = TSLoss(**WEIGHTS, metric=metric), COMBINATIONS[combination]
     deaths = h0_persistence(x, metric).deaths

@@ -259,7 +259,7 @@ def native_calls() -> dict[str, tuple[Callable[..., object], dict[str, torch.Ten
 
 @pytest.mark.parametrize("name", native_calls())
 def test_every_array_is_checked_before_its_memory_is_touched(name: str) -> None:
-    """Of each argument: another type, shape or layout, a tensor without memory, and no tensor."""
+    """Each argument in turn has another type, shape or layout, has no memory, or is no tensor."""
     call, arrays = native_calls()[name]
 
     def called(**changed: object) -> object:

@@ -30,7 +30,7 @@ _BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 
 
 class Backend(Protocol):
-    """What computes deaths and edges, and the first derivatives of the deaths."""
+    """A computation of deaths and edges, and of the first derivatives of the deaths."""
 
     def h0(self, *batch: Any) -> tuple[Tensor, Tensor]: ...
 
@@ -47,7 +47,7 @@ class Backend(Protocol):
 
 
 class _Dispatched:
-    """The operators of whatever device the tensors are on."""
+    """The operators, which torch dispatches to the device of their tensors."""
 
     def h0(self, *batch: Any) -> tuple[Tensor, Tensor]:
         # Without its registered gradient, which costs time even where none is asked for.

@@ -373,7 +373,7 @@ class _Bar:
 
 
 class _Percent:
-    """What tqdm would do, in one line."""
+    """A percentage in one line, for environments without tqdm."""
 
     n = 0
 

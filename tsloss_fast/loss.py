@@ -37,7 +37,7 @@ from ._batch import (
 )
 from .functional import H0Persistence
 
-# What each form uses, and the value of what is not given. The first four are weights of terms.
+# The arguments of each form with their default values. The first four are weights of terms.
 _WEIGHTS = ("connectivity", "redundancy", "compactness", "loops")
 _FORMS: dict[str, dict[str, Any]] = {
     "exact": {

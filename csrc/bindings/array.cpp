@@ -100,7 +100,7 @@ void* Array::at(Type type, std::initializer_list<int64_t> shape) const {
     fits = data_ && leading(inner) == wanted[0];
     for (int k = 0; k < inner; ++k) fits = fits && size(k) == wanted[inner - k];
   } else if (fits) {
-    // Nothing will be read or written, in whatever order the sizes stand.
+    // An empty tensor is neither read nor written, so its sizes do not matter.
     int64_t found = 1;
     for (int k = 0; k < axes_; ++k) found *= sizes_[k];
     fits = found == 0;

@@ -36,7 +36,7 @@ struct Input {
   int64_t* findings(py::handle tensor) const {
     return beside(tensor, "findings").at<int64_t>({batch.shape.batch, 3});
   }
-  // As large as `cuda_workspace` has said.
+  // Its size is not checked: `cuda_workspace` has computed it for the same arguments.
   void* workspace(py::handle tensor) const {
     const Array array = beside(tensor, "workspace");
     return array.at(kUint8, {array.leading(0)});
