@@ -1,5 +1,5 @@
-// Declarations that the files of the module _core share: tensors as arrays of numbers, and the watch
-// over a long call.
+// Declarations that the files of the module _core share: tensors as arrays of numbers, and the
+// watch over a long call.
 #pragma once
 
 #include <pybind11/pybind11.h>
