@@ -22,7 +22,16 @@ from torch.masked import MaskedTensor
 
 from . import _core
 
-METRICS = {"euclidean": 0, "sqeuclidean": 1, "cosine": 2, "manhattan": 3}
+
+class _Metrics(dict[str, int]):
+    def __missing__(self, metric: str) -> NoReturn:
+        raise ValueError(
+            f"metric: expected one of {', '.join(self)}, got {metric!r}; for any other metric "
+            "give the distances to h0_persistence_from_distances"
+        )
+
+
+METRICS = _Metrics(euclidean=0, sqeuclidean=1, cosine=2, manhattan=3)
 PRECOMPUTED = "precomputed"  # the values are distance matrices
 Array = npt.NDArray[Any]
 Lengths = Tensor | Array | Sequence[Any] | int
@@ -227,12 +236,9 @@ def resolve_check_finite(check_finite: bool | None, device: torch.device) -> boo
 # Validation of tensors, arrays and numbers.
 
 
-def check_metric(metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(
-            f"metric: expected one of {', '.join(METRICS)}, got {metric!r}; for any other metric "
-            "give the distances to h0_persistence_from_distances"
-        )
+def check_metric(metric: str) -> int:
+    """Return the core's number of a metric; ValueError if there is none."""
+    return METRICS[metric]
 
 
 def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:
