@@ -49,8 +49,11 @@ bool is_contiguous(const DLTensor& t) {
 }  // namespace
 
 Array::Array(py::handle capsule, const char* name, std::optional<Device> device) : name_(name) {
+  if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
+    throw py::type_error(std::string(name) + ": expected a tensor as a DLPack capsule, got " +
+                         Py_TYPE(capsule.ptr())->tp_name);
+  }
   const auto* t = static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-  if (!t) throw py::error_already_set();
   data_ = static_cast<char*>(t->data) + t->byte_offset;
   device_ = t->device;
   type_ = {t->type.kind, t->type.bits};
