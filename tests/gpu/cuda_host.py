@@ -192,18 +192,6 @@ class HostKernels:
         sizes = (_sizes(grid), _sizes(block), ctypes.c_int64(shared))
         self._call("launch_idle_kernel", name.encode(), *sizes)
 
-    def call_addresses(self, name: str, number: int, metric: int | None, *rest: Any) -> None:
-        """A function of the library; whole numbers are addresses, and in tuples int64."""
-        arguments: list[object] = [number] if metric is None else [number, metric]
-        for value in rest:
-            if isinstance(value, tuple):
-                arguments += map(ctypes.c_int64, value)
-            elif isinstance(value, float):
-                arguments.append(ctypes.c_double(value))
-            else:
-                arguments.append(ctypes.c_void_p(value or None))
-        self._call(name, *arguments)
-
     def forward(
         self,
         points: Tensor,
