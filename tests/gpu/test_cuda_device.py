@@ -220,7 +220,8 @@ def test_operators_take_one_cloud_without_a_batch(device: str) -> None:
 
 # ---- ragged clouds, which are padded by kinds of similar size ----
 
-SIZES = (5, 0, 1, 40, 2, 130, 3, 41, 17, 1)
+# The last cloud is padded beyond the end of all points and bars.
+SIZES = (5, 0, 1, 41, 2, 130, 3, 1, 17, 40)
 EMPTY = ((), (0,), (0, 0, 0))  # no point at all
 ALONE = ((1,), (1, 0, 1, 1))  # no cloud with a bar
 
@@ -250,7 +251,7 @@ def test_ragged_clouds_and_their_gradients(device: str, metric: str, dtype: torc
     assert deaths.device == edges.device == bars.device == x.device
     assert torch.equal(deaths.detach().cpu(), wanted_deaths)
     assert torch.equal(edges.cpu(), wanted_edges)
-    assert bars.tolist() == [0, 4, 4, 4, 43, 44, 173, 175, 215, 231, 231]
+    assert bars.tolist() == [0, 4, 4, 4, 44, 45, 174, 176, 176, 192, 231]
     weights = torch.linspace(0.5, 1.5, len(wanted_deaths), dtype=wanted_deaths.dtype)
     (grad,) = torch.autograd.grad(deaths, x, weights.to(device))
     assert grad.dtype is dtype
@@ -260,7 +261,7 @@ def test_ragged_clouds_and_their_gradients(device: str, metric: str, dtype: torc
     )
     tolerance = 32 * torch.finfo(dtype).eps * wanted.abs().max().item()
     assert torch.allclose(grad.cpu().to(wanted), wanted, rtol=0, atol=tolerance)
-    for cloud in (2, 9):  # a point that is alone has no bar
+    for cloud in (2, 7):  # a point that is alone has no bar
         assert (grad[starts[cloud]] == 0).all()
 
 
@@ -273,6 +274,28 @@ def test_ragged_clouds_have_second_derivatives(device: str) -> None:
     x = points.to(device).requires_grad_()
     assert torch.autograd.gradcheck(deaths, x)
     assert torch.autograd.gradgradcheck(deaths, x)
+    (by_kernels,) = torch.autograd.grad(deaths(x).sum(), x)
+    (by_torch,) = torch.autograd.grad(deaths(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(by_torch, by_kernels)
+
+
+def test_the_edges_of_a_padded_cloud_are_its_own(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, starts = packed(SIZES, 3, torch.float32)
+    backward, trees = _ops_cuda.h0_backward, []
+
+    def spy(*saved: Any) -> Tensor:
+        trees.append(saved[3])
+        return backward(*saved)
+
+    monkeypatch.setattr(_ops_cuda, "h0_backward", spy)
+    x = points.to(device).requires_grad_()
+    deaths = h0_persistence_varlen(x, starts).deaths
+    torch.autograd.grad(deaths.sum(), x)
+    seen = [tree[tree[:, 0] >= 0] for padded in trees for tree in padded]
+    assert sorted(len(tree) + 1 for tree in seen) == [n for n in sorted(SIZES) if n > 1]
+    assert all(int(tree.max()) <= len(tree) for tree in seen)
 
 
 def test_a_jagged_tensor_has_the_bars_of_its_clouds(device: str) -> None:
@@ -308,7 +331,7 @@ def test_the_first_bad_cloud_is_named_whatever_its_kind(device: str, bad: float)
     points, starts = packed(SIZES, 4, torch.float32)
     clean = ragged_on_cpu(points, starts)[0]
     bars = _batch.offsets_of_bars(torch.tensor(starts)).tolist()
-    for clouds in ((0,), (2,), (3,), (4,), (5,), (9,), (9, 5, 3), (9, 7, 4), (7, 2)):
+    for clouds in ((0,), (2,), (3,), (5,), (7,), (9,), (9, 5, 4), (9, 8, 7), (7, 2)):
         x = points.clone()
         for cloud in clouds:  # the last point of each
             x[starts[cloud + 1] - 1, 2] = bad
