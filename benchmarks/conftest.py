@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .machine import pinned
+from .environment import pinned
 
 for _name, _value in pinned(int(os.environ.get("OMP_NUM_THREADS", "1"))).items():
     os.environ.setdefault(_name, _value)

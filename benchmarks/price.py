@@ -3,32 +3,40 @@
 Run as ``python -m tsloss_fast.benchmarks.price`` (needs the extra ``tuning``). Each row tunes a
 soft prompt, or prefixes of all layers, on 8 Boolean expressions a step. At every step both
 libraries compute the same loss of the same points and its gradient; they must agree, and what is
-timed is the loss, the gradient to the points, and beside them the step without either.
+timed is the loss, the gradient to the points, and beside them the step without either. The loss
+together with a record of the points is timed twice: with a barcode for each, and with one for both.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tsloss_fast import TSLoss
-from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast._terminal import table_head, table_row
+from tsloss_fast.doctor import machine
 
 from .differentiable import Edges, edge_lengths, gudhi_edges, gudhi_rips_edges, plain_loss
-from .machine import machine
 from .measure import load_average, norm_difference, relative_difference
 from .records import TOLERANCE
 from .report import duration, multiple, small
 from .suite import print_and_write
+
+if TYPE_CHECKING:
+    from tsloss_fast.analysis import TopologyTracker
+    from tsloss_fast.tuning.clouds import LastBarcode
 
 _ITEMS = 8
 _OURS = "tsloss_fast"
@@ -47,6 +55,8 @@ class Price:
         name: what the loss acts on.
         step: a training step without a topological loss.
         ours, gudhi: a topological loss, forward and backward.
+        separate, shared: a topological loss with its terms, forward and backward, and a record of
+            the same points: with a barcode for each, and with one for both.
         way: what GUDHI gets in its faster way.
         value, gradient: how far any two losses were apart at any step.
     """
@@ -55,6 +65,8 @@ class Price:
     step: float
     ours: float
     gudhi: float
+    separate: float
+    shared: float
     way: str
     value: float
     gradient: float
@@ -64,7 +76,7 @@ class Price:
         return loss / (self.step + loss)
 
     @property
-    def dearer(self) -> float:
+    def more_expensive(self) -> float:
         """A step with GUDHI's loss, as a multiple of one with ours."""
         return (self.step + self.gudhi) / (self.step + self.ours)
 
@@ -126,44 +138,82 @@ def _by_edges(edges: Edges) -> Callable[[Tensor], Tensor]:
     return loss
 
 
+def _loss_and_record(
+    points: Tensor, number: int, loss: TSLoss, tracker: TopologyTracker, last: LastBarcode | None
+) -> float:
+    """Seconds for a record of the prompt after a step, and for the loss of the next step, which is
+    of the same prompt; with `last` they share a barcode."""
+    start = perf_counter()
+    prompt = points.detach()
+    tracker.record(number, prompt, h0=last.of(prompt) if last else None)
+    value, _ = loss(points, return_terms=True, h0=last.of(points) if last else None)
+    torch.autograd.grad(value, points)
+    return perf_counter() - start
+
+
 def measure(training: _Training, steps: int, threads: int) -> Price:
     """Train with the loss, and take the time of the step and of the loss in each library.
 
     Raises:
         RuntimeError: two libraries disagree, in the loss or in its gradient.
     """
+    from tsloss_fast.analysis import TopologyTracker
+    from tsloss_fast.tuning.clouds import LastBarcode
     from tsloss_fast.tuning.config import DEFAULT_WEIGHTS
 
-    losses: dict[str, Callable[[Tensor], Tensor]] = {_OURS: TSLoss()}
+    ts_loss = TSLoss()
+    losses: dict[str, Callable[[Tensor], Tensor]] = {_OURS: ts_loss}
     losses |= {way: _by_edges(edges(threads)) for way, edges in _GUDHI.items()}
     names = list(losses)
-    times: dict[str, list[float]] = {name: [] for name in ("step", *names)}
+    times = defaultdict[str, list[float]](list)
     value = gradient = 0.0
-    for number in range(steps):
-        points = training.points()
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as trackers:
+        # No H1, whose thread would take time from what is measured.
+        records = {
+            name: trackers.enter_context(TopologyTracker(f"{folder}/{name}", h1_every=None))
+            for name in ("untimed", "separate", "shared")
+        }
+        last = LastBarcode()
+        for number in range(steps):
+            points = training.points()
+            found: dict[str, tuple[Tensor, Tensor]] = {}
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                start = perf_counter()
+                loss = losses[name](points)
+                (slope,) = torch.autograd.grad(loss, points)
+                times[name].append(perf_counter() - start)
+                found[name] = loss.detach(), slope
+            # An untimed one goes first, for which nothing is in the caches yet.
+            for name in ("untimed", *sorted(("separate", "shared"), reverse=number % 2 == 0)):
+                memo = last if name == "shared" else None
+                times[name].append(_loss_and_record(points, number, ts_loss, records[name], memo))
+            for way in _GUDHI:
+                apart = _differences(found[way], found[_OURS], way)
+                value, gradient = max(value, apart[0]), max(gradient, apart[1])
+            # Untimed, so that the step is the one without a loss, of a prompt that is trained with
+            # it.
+            points.backward(DEFAULT_WEIGHTS["tsloss"] * found[_OURS][1])
             start = perf_counter()
-            loss = losses[name](points)
-            (slope,) = torch.autograd.grad(loss, points)
-            times[name].append(perf_counter() - start)
-            found[name] = loss.detach(), slope
-        for way in _GUDHI:
-            apart = _differences(found[way], found[_OURS], way)
-            value, gradient = max(value, apart[0]), max(gradient, apart[1])
-        # Untimed, so that the step is the one without a loss, of a prompt that is trained with it.
-        points.backward(DEFAULT_WEIGHTS["tsloss"] * found[_OURS][1])
-        start = perf_counter()
-        training.step(number)
-        times["step"].append(perf_counter() - start)
+            training.step(number)
+            times["step"].append(perf_counter() - start)
     # The first step pays for what is made once.
     medians = {name: statistics.median(each[1:]) for name, each in times.items()}
     way = min(_GUDHI, key=medians.__getitem__)
     batch, tokens, dim = points.shape
     what = "a prompt" if batch == 1 else f"{batch} prefixes"
     name = f"{what} of {tokens} × {dim}"
-    return Price(name, medians["step"], medians[_OURS], medians[way], way, value, gradient)
+    return Price(
+        name,
+        step=medians["step"],
+        ours=medians[_OURS],
+        gudhi=medians[way],
+        separate=medians["separate"],
+        shared=medians["shared"],
+        way=way,
+        value=value,
+        gradient=gradient,
+    )
 
 
 def _differences(
@@ -217,8 +267,14 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
             cells += [duration(loss), f"{100 * price.share(loss):.3f} %"]
         cells += [price.way, multiple(price.gudhi / price.ours)]
         yield table_row([*cells, small(price.value), small(price.gradient)])
-    more = ", ".join(f"{100 * (p.dearer - 1):+.2f} % ({p.name})" for p in prices)
+    more = ", ".join(f"{100 * (p.more_expensive - 1):+.2f} % ({p.name})" for p in prices)
     yield f"\nA step with GUDHI's loss takes, beside one with ours: {more}."
+    both = ", ".join(
+        f"{duration(p.separate)} with a barcode each and {duration(p.shared)} with one for both, "
+        f"{multiple(p.separate / p.shared)} ({p.name})"
+        for p in prices
+    )
+    yield f"\nThe loss with its terms and a record of the same points take {both}."
     value, gradient = max(p.value for p in prices), max(p.gradient for p in prices)
     yield (
         f"\nLargest relative difference at any step: {small(value)} of the loss, "

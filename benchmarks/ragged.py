@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from tsloss_fast import _core, h0_persistence, h0_persistence_varlen
-from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast._terminal import table_head, table_row
+from tsloss_fast.doctor import machine
 
-from .machine import machine
 from .measure import load_average
 from .report import duration, multiple
 from .suite import print_and_write

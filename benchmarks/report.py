@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tsloss_fast._markdown import table_lines
+from tsloss_fast._terminal import table_lines
 
 from .goals import assess
 from .records import TOLERANCE, Measurement, Results, Row, baselines_of

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tsloss_fast import _core, h0_persistence
-from tsloss_fast._markdown import table_row
+from tsloss_fast._terminal import table_row
 
 from .measure import interleave
 from .report import duration

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast._terminal import table_head, table_row
 from tsloss_fast.analysis.h1 import h1_diagram
 from tsloss_fast.analysis.tracker import TopologyTracker
 

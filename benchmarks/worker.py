@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
-from .machine import machine, pinned
+from tsloss_fast.doctor import machine
+
+from .environment import pinned
 from .measure import load_average, measure
 from .ours import IMPLEMENTATIONS
 from .records import Measurement, Row, row_from

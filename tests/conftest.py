@@ -31,6 +31,22 @@ def saved_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
+def barcodes(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows by one entry with every call that computes barcodes on the CPU."""
+    from tsloss_fast import _core
+
+    calls: list[None] = []
+    forward = _core.h0_forward
+
+    def counted(*args: Any) -> Any:
+        calls.append(None)
+        return forward(*args)
+
+    monkeypatch.setattr(_core, "h0_forward", counted)
+    return calls
+
+
+@pytest.fixture
 def core_defaults() -> Iterator[None]:
     """Puts back whatever a test chooses: the instruction set, the path and the threads."""
     from tsloss_fast import _core

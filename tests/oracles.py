@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from ripser import ripser
 from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.spatial import KDTree
 from scipy.spatial.distance import squareform
 
 Array = NDArray[np.floating]
@@ -149,6 +150,24 @@ def oracle_deaths(points: Array, metric: str = "euclidean") -> Array:
     if len(points) < 2:
         return np.zeros(0, np.longdouble)
     return scipy_tree(exact_distances(points, metric))
+
+
+def neighbour_distances(points: Array, metric: str = "euclidean") -> Array:
+    """The distance (N,) of each point to its nearest other point, by SciPy's tree in float64."""
+    x = points.astype(np.float64)
+    if metric == "cosine":
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    nearest = KDTree(x).query(x, k=2, p=1 if metric == "manhattan" else 2)[0][:, 1]
+    # |u - v|^2 = 2 - 2 cos for unit vectors.
+    return {"sqeuclidean": nearest**2, "cosine": nearest**2 / 2}.get(metric, nearest)
+
+
+def neighbour_spread(points: Array, metric: str = "euclidean") -> float:
+    """The variance of the distances to the nearest other points over their squared mean."""
+    if len(points) < 2:
+        return 0.0
+    n = neighbour_distances(points, metric)
+    return float(np.var(n / n.mean())) if n.any() else 0.0
 
 
 def tolerance(expected: Array, dtype: np.dtype, metric: str = "euclidean") -> Array:

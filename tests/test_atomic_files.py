@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tsloss_fast._atomic import LOCK, HeldElsewhere, exclusive, sync, whole_file, whole_folder
+from tsloss_fast._files import LOCK, HeldElsewhere, exclusive, sync, whole_file, whole_folder
 
 
 def fail_fsync(patch: pytest.MonkeyPatch, number: int, folders_only: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import pytest
 
 from tsloss_fast import cli, doctor
+from tsloss_fast._terminal import require
 
 COMMANDS = ("tune", "analyze", "plot", "report", "bench", "doctor")
 
@@ -245,3 +247,21 @@ def test_an_output_that_cannot_be_written_is_an_error_without_a_traceback() -> N
             doctor, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
         )
     assert (to_nobody.returncode, to_nobody.stderr) == (1, "")
+
+
+def test_all_packages_that_are_missing_are_named_at_once() -> None:
+    expected = r'^a command needs absent_one, absent_two, not installed here; .*"tsloss-fast\[x\]"$'
+    with pytest.raises(ModuleNotFoundError, match=expected) as error:
+        require("a command", "x", "absent_one", "sys", "absent_two")
+    assert error.value.name == "absent_one"
+    require("a command", "x", "sys", "json")
+
+
+@pytest.mark.parametrize("package", ["analysis", "tuning"])
+def test_a_package_without_what_it_needs_names_its_own_extra(package: str) -> None:
+    """`tuning` imports `analysis`, which needs pyarrow too and is installed by another extra."""
+    code = f"import sys; sys.modules['pyarrow'] = None; import tsloss_fast.{package}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    (said,) = done.stderr.splitlines()[-1:]
+    assert re.search(rf"tsloss_fast\.{package} needs .*\bpyarrow\b", said)
+    assert said.endswith(f'"tsloss-fast[{package}]"')

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from tsloss_fast import TSLoss, _core, h0_persistence, progress
+from tsloss_fast import TSLoss, _core, functional, h0_persistence, progress
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -157,12 +157,10 @@ def test_short_calls_are_silent_and_the_context_ends() -> None:
 def test_the_bar_goes_to_the_standard_error_output_only_after_a_while(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tsloss_fast import _progress
-
     with progress():
         h0_persistence(torch.randn(2000, 200), "manhattan")
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(functional, "_PATIENCE_SECONDS", 0.0)
     with progress():
         h0_persistence(torch.randn(6000, 300), "manhattan")
     out, error = capfd.readouterr()
@@ -171,11 +169,9 @@ def test_the_bar_goes_to_the_standard_error_output_only_after_a_while(
 
 
 def test_without_a_standard_error_output_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tsloss_fast import _progress
-
-    monkeypatch.setattr(_progress, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(functional, "_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(sys, "stderr", None)
-    bar = _progress._Bar()
+    bar = functional._Bar()
     bar(0.5)
     bar.close()
 

@@ -124,16 +124,17 @@ def test_every_failed_allocation_of_the_core_is_a_memory_error(tmp_path: Path) -
     done = run_python(
         """
 import ctypes, os, torch
+from torch.utils.dlpack import to_dlpack
 from tsloss_fast import _core
 library = ctypes.CDLL(os.environ["LD_PRELOAD"])
 points = torch.randn(300, 60, generator=torch.Generator().manual_seed(0))
 deaths, edges, grad = torch.empty(299), torch.empty(299, 2, dtype=torch.int64), points.clone()
 
+x, d, e, g = map(to_dlpack, (points, deaths, edges, grad))
+
 def call(threads):
-    _core.h0_forward(0, 2, points.data_ptr(), 0, deaths.data_ptr(), edges.data_ptr(), 1, 300, 60,
-                     threads)
-    _core.h0_backward(0, 2, deaths.data_ptr(), points.data_ptr(), deaths.data_ptr(),
-                      edges.data_ptr(), grad.data_ptr(), 1, 300, 60, threads)
+    _core.h0_forward(2, x, None, None, d, e, threads)
+    _core.h0_backward(2, d, x, None, d, e, g, threads)
 
 def results(threads):
     call(threads)

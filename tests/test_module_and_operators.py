@@ -122,7 +122,6 @@ def test_clouds_of_a_single_point_are_warned_of_once() -> None:
         warnings.simplefilter("error")
         loss(torch.randn(20, 1, 5))
         TSLoss()(torch.randn(20, 5))
-        TSLoss()(torch.randn(2, 20, 5), [1, 1])
 
 
 def test_modules_nest_and_optimizers_step_on_the_loss() -> None:
@@ -171,31 +170,30 @@ def operator_calls() -> dict[str, list[tuple[object, ...]]]:
     calls: dict[str, list[tuple[object, ...]]] = {
         "h0": [],
         "h0_backward": [],
-        "h0_from_distances": [],
-        "h0_varlen": [],
-        "h0_varlen_backward": [],
         "single_linkage": [],
     }
     for dtype in (np.float32, np.float64):
         x = batch(3, 9, 4, dtype)
         for metric in METRICS:
             for lengths in (None, torch.tensor([9, 4, 0])):
-                calls["h0"].append((x, lengths, metric, True))
+                calls["h0"].append((x, lengths, None, None, metric, 0.0, True))
                 h0 = h0_persistence(x, metric, lengths)
                 grad = torch.ones_like(h0.deaths)
-                calls["h0_backward"].append((grad, x, h0.deaths, h0.edges, metric))
-        calls["h0"].append((x[:, :1], None, "euclidean", False))
+                calls["h0_backward"].append((grad, x, h0.deaths, h0.edges, None, metric))
+        for few in (x[:, :1], x[0], x.unsqueeze(1)):
+            calls["h0"].append((few, None, None, None, "euclidean", 0.0, False))
         rows, offsets = x.reshape(-1, 4), torch.tensor([0, 2, 2, 15, 27])
         for metric in METRICS:
-            calls["h0_varlen"].append((rows, offsets, 24, metric, True))
+            calls["h0"].append((rows, None, offsets, 24, metric, 0.0, True))
             deaths, edges, _ = h0_persistence_varlen(rows, offsets, metric)
-            calls["h0_varlen_backward"].append(
+            calls["h0_backward"].append(
                 (torch.ones_like(deaths), rows, deaths, edges, offsets, metric)
             )
         calls["single_linkage"].append((h0_persistence(x).edges,))
         d = distances(x)
-        calls["h0_from_distances"].append((d, None, 1e-5, True))
-        calls["h0_from_distances"].append((d, torch.tensor([9, 4, 0]), 1e-5, False))
+        calls["h0"].append((d, None, None, None, "precomputed", 1e-5, True))
+        lengths = torch.tensor([9, 4, 0])
+        calls["h0"].append((d, lengths, None, None, "precomputed", 1e-5, False))
     return calls
 
 
@@ -215,23 +213,41 @@ def test_every_operator_of_the_library_is_checked_here() -> None:
 def test_operators_refuse_what_the_kernels_cannot_read() -> None:
     ops, x = torch.ops.tsloss_fast, batch(2, 5, 3)
     h0 = h0_persistence(x)
+
+    def points(values: object, lengths: object = None) -> object:
+        return ops.h0(values, lengths, None, None, "euclidean", 0.0, True)
+
+    def ragged(values: object, offsets: list[int], bars: int | None) -> object:
+        starts = torch.tensor(offsets, dtype=torch.int64)
+        return ops.h0(values, None, starts, bars, "euclidean", 0.0, True)
+
+    def matrices(values: object) -> object:
+        return ops.h0(values, None, None, None, "precomputed", 1e-5, True)
+
+    def backward(grad: object, deaths: object, edges: object) -> object:
+        return ops.h0_backward(grad, x, deaths, edges, None, "euclidean")
+
     wrong: list[Callable[[], object]] = [
-        lambda: ops.h0(x[0], None, "euclidean", True),
-        lambda: ops.h0(x.bfloat16(), None, "euclidean", True),
-        lambda: ops.h0(x, torch.tensor([5]), "euclidean", True),
-        lambda: ops.h0(x, torch.tensor([5, 6]), "euclidean", True),
-        lambda: ops.h0_backward(h0.deaths[:1], x, h0.deaths, h0.edges, "euclidean"),
-        lambda: ops.h0_backward(h0.deaths.float(), x, h0.deaths, h0.edges, "euclidean"),
-        lambda: ops.h0_backward(h0.deaths, x, h0.deaths[:, 1:], h0.edges, "euclidean"),
-        lambda: ops.h0_backward(h0.deaths, x, h0.deaths, h0.edges.int(), "euclidean"),
-        lambda: ops.h0_varlen(x[0], torch.tensor([0, 4]), 3, "euclidean", True),
-        lambda: ops.h0_varlen(x[0], torch.tensor([0, 7, 2, 5]), 3, "euclidean", True),
-        lambda: ops.h0_varlen(x[0], torch.tensor([0, 5]), 9, "euclidean", True),
-        lambda: ops.h0_varlen(x[0], torch.zeros(0, dtype=torch.int64), 0, "euclidean", True),
+        lambda: points(x[0, 0]),
+        lambda: points(x.bfloat16()),
+        lambda: points(x.long()),
+        lambda: points(x, torch.tensor([5])),
+        lambda: points(x, torch.tensor([5, 6])),
+        lambda: points(x, torch.tensor([5, 5], dtype=torch.int32)),
+        lambda: backward(h0.deaths[:1], h0.deaths, h0.edges),
+        lambda: backward(h0.deaths.float(), h0.deaths, h0.edges),
+        lambda: backward(h0.deaths, h0.deaths[:, 1:], h0.edges),
+        lambda: backward(h0.deaths, h0.deaths, h0.edges.int()),
+        lambda: ragged(x[0], [0, 4], 3),
+        lambda: ragged(x[0], [0, 7, 2, 5], 3),
+        lambda: ragged(x[0], [0, 5], 9),
+        lambda: ragged(x[0], [0, 5], None),
+        lambda: ragged(x[0], [], 0),
         lambda: ops.single_linkage(h0.edges.int()),
         lambda: ops.single_linkage(h0.edges + 9),
-        lambda: ops.h0_from_distances(x, None, 1e-5, True),
-        lambda: ops.h0_from_distances(distances(x).half(), None, 1e-5, True),
+        lambda: ops.single_linkage(h0.edges[..., 0]),
+        lambda: matrices(x),
+        lambda: matrices(distances(x).half()),
     ]
     for k, call in enumerate(wrong):
         with pytest.raises((ValueError, TypeError, RuntimeError, IndexError)) as caught:

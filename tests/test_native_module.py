@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from python_process import run_python
+from torch.utils.dlpack import to_dlpack
 
 import tsloss_fast
-from tsloss_fast import _core, _native, _ops_cpu, h0_persistence, h0_persistence_from_distances
+from tsloss_fast import _core, _ops_cpu, h0_persistence, h0_persistence_from_distances
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = Path(tsloss_fast.__file__).with_name("_core.pyi")
@@ -174,17 +177,124 @@ def test_the_gil_is_released_during_a_long_call() -> None:
     assert ticks_during_the_call > 20
 
 
-def test_every_pointer_is_checked_before_it_reaches_the_native_code() -> None:
-    good = torch.zeros(2, 3)
-    for bad, shape, dtype in [
-        (good, (2, 3), torch.float64),
-        (good, (3, 2), torch.float32),
-        (good.mT, (3, 2), torch.float32),
-        (torch.zeros(2, 3, device="meta"), (2, 3), torch.float32),
-    ]:
-        with pytest.raises(TypeError, match="points"):
-            _native.pointer(bad, "points", shape, dtype)
-    assert _native.pointer(good, "points", (2, 3), torch.float32) == good.data_ptr()
+def native_calls() -> dict[str, tuple[Callable[..., object], dict[str, torch.Tensor]]]:
+    """Functions of the native module, and arrays that they take."""
+    x, d = torch.randn(2, 5, 3), torch.zeros(2, 5, 5)
+    lengths, offsets = torch.tensor([5, 4]), torch.tensor([0, 3, 5])
+    deaths, edges = h0_persistence(x)
+    one, rows = torch.zeros(()), torch.zeros(4, 16)
+    keys, ends = torch.arange(3, dtype=torch.float64), torch.tensor([[0, 1], [1, 2], [2, 3]])
+    places = torch.arange(4, dtype=torch.int32)
+    bars = {"deaths": deaths, "edges": edges}
+    filtered = _core.ShardFilter(0, 0, 3, 1.0, False, False, 1)
+    return {
+        "h0_forward": (
+            partial(_core.h0_forward, metric=0, offsets=None, threads=1),
+            {"points": x, "lengths": lengths, **bars},
+        ),
+        "h0_forward, ragged": (
+            partial(_core.h0_forward, metric=0, lengths=None, threads=1),
+            {"points": x[0], "offsets": offsets, "deaths": deaths[0, :3], "edges": edges[0, :3]},
+        ),
+        "h0_backward": (
+            partial(_core.h0_backward, metric=0, offsets=None, threads=1),
+            {"grad_deaths": deaths, "points": x, **bars, "grad_points": x},
+        ),
+        "h0_from_distances": (
+            partial(_core.h0_from_distances, symmetry_tolerance=0.0, threads=1),
+            {"distances": d, "lengths": lengths, **bars},
+        ),
+        "scale_free_loss": (
+            partial(_core.scale_free_loss, connectivity=1.0, redundancy=1.0, rho=0.5),
+            {"deaths": deaths, "lengths": lengths, "loss": one, "loss_grad": deaths}
+            | {"spread": one, "spread_grad": deaths, "shortness": one, "shortness_grad": deaths},
+        ),
+        "single_linkage": (
+            _core.single_linkage,
+            {"edges": edges, "merges": torch.zeros(2, 4, 3, dtype=torch.int64)},
+        ),
+        "pairwise_keys": (
+            partial(_core.pairwise_keys, metric=0, threads=1),
+            {"points": x, "keys": d},
+        ),
+        "filter_keeps": (
+            partial(_core.filter_keeps, factor=1.0),
+            {"points": x[0], "kept": torch.zeros(5, 5, dtype=torch.uint8)},
+        ),
+        "check_lengths": (partial(_core.check_lengths, points=5), {"lengths": lengths}),
+        "check_offsets": (partial(_core.check_offsets, rows=5, bars=3), {"offsets": offsets}),
+        "spanning_forest": (
+            partial(_core.spanning_forest, n=4),
+            {"keys": keys, "edges": ends},
+        ),
+        "exact_keys": (
+            partial(_core.exact_keys, metric=0, robust=False),
+            {"rows": rows, "a": ends[:, 0].clone(), "b": ends[:, 1].clone(), "keys": keys},
+        ),
+        "merge_order": (
+            _core.merge_order,
+            {"edges": ends, "order": places, "rank": places},
+        ),
+        "keys_in_range": (partial(_core.keys_in_range, dtype=0, metric=0, dim=3), {"keys": keys}),
+        "finish_tree": (
+            partial(_core.finish_tree, metric=0, robust=False),
+            {"keys": keys, "edges": ends, "deaths": deaths[0, :3], "sorted_edges": ends.clone()},
+        ),
+        "load_shard": (
+            partial(_core.load_shard, metric=0, threads=1),
+            {
+                "points": x[0],
+                "rows": torch.zeros(5, 16),
+                "ids": torch.zeros(5, dtype=torch.int64),
+                "joined": torch.zeros(4, 2, dtype=torch.int64),
+            },
+        ),
+        "set_forest": (filtered.set_forest, {"keys": keys, "edges": ends}),
+        "load": (
+            partial(filtered.load, slot=0),
+            {"rows": rows, "ids": torch.arange(4)},
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", native_calls())
+def test_every_array_is_checked_before_its_memory_is_touched(name: str) -> None:
+    """Each argument in turn has another type, shape or layout, has no memory, or is no tensor."""
+    call, arrays = native_calls()[name]
+
+    def called(**changed: object) -> object:
+        given = {k: v.clone() for k, v in arrays.items()} | changed
+        tensors = {k: to_dlpack(v) for k, v in given.items() if isinstance(v, torch.Tensor)}
+        return call(**given | tensors)
+
+    called()
+    for argument, good in arrays.items():
+        # Where any batch is taken, a longer one does not fit to the other arguments.
+        emptied = good.clone()
+        emptied.untyped_storage().resize_(0)
+        wrong: list[object] = [good.to(torch.int16), emptied, "no capsule"]
+        if good.dim():
+            wrong.append(torch.stack([good, good], -1)[..., 0])
+        if len(arrays) > 1 and good.dim() and (name, argument) != ("exact_keys", "rows"):
+            wrong.append(torch.cat([good, good, good]))
+        for k, bad in enumerate(wrong):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                called(**{argument: bad})
+            assert caught.type is TypeError or k == 4, (argument, k, caught.value)
+
+
+def test_addresses_come_from_no_other_place() -> None:
+    """A tensor reaches the native code as a capsule, which the binding checks, and never as a
+    number."""
+    package = Path(tsloss_fast.__file__).parent
+    named = [p for p in package.rglob("*.py") if ".data_ptr" in p.read_text(encoding="utf-8")]
+    assert [p.name for p in named] == []
+    stub = STUB.read_text(encoding="utf-8")
+    assert "Capsule" in stub
+    if (ROOT / "csrc").is_dir():
+        for file in (ROOT / "csrc/bindings").iterdir():
+            taken = re.findall(r"reinterpret_cast<([^>]*)>", file.read_text(encoding="utf-8"))
+            assert taken == (["void*"] if file.name == "cuda.cpp" else []), file  # the stream
 
 
 def test_numpy_arrays_of_any_layout_are_taken() -> None:

@@ -45,6 +45,13 @@ def surrogate_terms(x: Array, alpha: float = 10.0, include_self: bool = False) -
     return {"connectivity": means.var(), "redundancy": (repelled + attracted).mean()}
 
 
+def nearest_terms(x: Array, metric: str = "euclidean") -> Terms:
+    if len(x) < 2:
+        return {"connectivity": 0.0}
+    nearest = (exact_distances(x, metric) + np.diag([np.inf] * len(x))).min(1)
+    return {"connectivity": nearest.var() / nearest.mean() ** 2}
+
+
 def total_terms(x: Array, p: float = 1.0, eta: float | None = None) -> Terms:
     d = oracle_deaths(x).astype(np.float64)
     return {"connectivity": float((d**p).sum() if eta is None else np.abs(d - eta).sum())}
@@ -56,6 +63,11 @@ FORMS: dict[str, tuple[dict[str, object], Callable[[Array], Terms]]] = {
     "exact, manhattan": ({"metric": "manhattan"}, lambda x: exact_terms(x, "manhattan")),
     "exact, sqeuclidean": ({"metric": "sqeuclidean"}, lambda x: exact_terms(x, "sqeuclidean")),
     "exact, cosine": ({"metric": "cosine"}, lambda x: exact_terms(x, "cosine")),
+    "nearest": ({"form": "nearest"}, nearest_terms),
+    "nearest, manhattan": (
+        {"form": "nearest", "metric": "manhattan"},
+        lambda x: nearest_terms(x, "manhattan"),
+    ),
     "surrogate": ({"form": "surrogate"}, surrogate_terms),
     "surrogate, alpha = 2": (
         {"form": "surrogate", "alpha": 2.0},
@@ -74,6 +86,9 @@ EUCLIDEAN = [form for form in FORMS if "cosine" not in form and "manhattan" not 
 
 
 def module(form: str, **more: float) -> TSLoss:
+    """The loss of a form, without the weights of terms that it does not have."""
+    if FORMS[form][0].get("form") in ("nearest", "total"):
+        more.pop("redundancy", None)
     return TSLoss(**FORMS[form][0], **more)
 
 

@@ -220,6 +220,7 @@ import sys, threading
 import numpy as np, torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from torch.utils.dlpack import to_dlpack
 from tsloss_fast import _core, h0_persistence, h0_persistence_from_distances
 
 def while_written(write, call, times):
@@ -295,7 +296,7 @@ for metric in ("euclidean", "cosine"):
         write, lambda: torch.autograd.grad(h0.deaths.sum(), x, retain_graph=True), 30)
     merges = torch.empty(2999, 3, dtype=torch.int64)
     while_written(
-        write, lambda: _core.single_linkage(edges.data_ptr(), merges.data_ptr(), 1, 3000), 30)
+        write, lambda: _core.single_linkage(to_dlpack(edges), to_dlpack(merges)), 30)
 """
 
 LENGTHS = """

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tsloss_fast import _atomic, cli
+from tsloss_fast import _files, cli
 
 for module in ("pyarrow", "safetensors", "matplotlib", "scipy", "plotly"):
     pytest.importorskip(module, reason="needs the analysis extra")
@@ -218,7 +218,7 @@ def test_a_planted_temporary_name_is_not_written_through(target: Path) -> None:
     folder = target.parent / "folder"
     for name in (".tmp-out", "out"):
         (folder / name).symlink_to(target)
-    with _atomic.whole_file(folder / "out") as temporary:
+    with _files.whole_file(folder / "out") as temporary:
         temporary.write_text("new")
     assert target.read_text() == "mine"
     assert (folder / "out").read_text() == "new"
@@ -231,8 +231,8 @@ def test_clearing_a_folder_stays_within_it(target: Path) -> None:
     (other / "kept").touch()
     for name in (".tmp-a", "step-000001"):
         (folder / name).symlink_to(other)
-    _atomic.remove_temporaries(folder)
-    _atomic.remove_folder(folder / "step-000001")
+    _files.remove_temporaries(folder)
+    _files.remove_folder(folder / "step-000001")
     assert (other / "kept").exists()
     assert not list(folder.iterdir())
 

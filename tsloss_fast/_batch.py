@@ -170,7 +170,7 @@ def type_of_deaths(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
-# What watches the operations of torch, and what a call may therefore do.
+# The state of torch that a call depends on: tracers, transforms, modes and devices.
 
 
 def is_traced() -> bool:
@@ -224,7 +224,7 @@ def resolve_check_finite(check_finite: bool | None, device: torch.device) -> boo
     return not has_cuda_kernels(device) if check_finite is None else check_finite
 
 
-# What tensors, arrays and numbers are accepted.
+# Validation of tensors, arrays and numbers.
 
 
 def check_metric(metric: str) -> None:
@@ -338,6 +338,8 @@ def check_jagged(points: Tensor) -> None:
 
 def as_integers(x: Any, name: str) -> Tensor:
     """Return integers of any type and layout as an int64 tensor."""
+    if x is None:
+        raise TypeError(f"{name}: expected integers, got NoneType")
     if not isinstance(x, (Tensor, np.ndarray)):
         x = torch.tensor(x, device="cpu") if is_compiling() else np.asarray(x)
         if 0 in x.shape:
@@ -360,8 +362,8 @@ def check_lengths(
 ) -> Tensor | None:
     """Return `lengths` as an int64 tensor of shape `batch` on `device`, or None.
 
-    With `limit`, values outside [0, limit] are an error where looking at them stalls nothing: on
-    the CPU and not under a tracer. (For `h0_persistence` the operator looks.)
+    If there is a `limit`, values outside [0, limit] are an error where reading them does not wait
+    for a device: on the CPU and not under a tracer. (For `h0_persistence` the core checks them.)
     """
     if lengths is None:
         return None
@@ -376,17 +378,16 @@ def check_lengths(
     return numbers
 
 
-# What reaches the core.
+# Tensors on their way to the core.
 
-
-capsule = torch.utils.dlpack.to_dlpack
+capsule: Callable[[Tensor], Any] = torch._C._to_dlpack  # is torch.utils.dlpack.to_dlpack
 
 
 def check_storage(t: Tensor, name: str) -> None:
     """Raise unless the storage of an ordinary dense tensor is as long as the tensor.
 
-    torch checks this neither in ``data_ptr()`` nor in ``contiguous()``. A storage may have been
-    emptied, as FSDP does with parameters that it puts away.
+    torch checks this neither where it gives an address nor in ``contiguous()``. A storage may have
+    been emptied, as FSDP does with parameters that it puts away.
     """
     held = t.untyped_storage().nbytes() - t.storage_offset() * t.itemsize
     if t.is_contiguous():
@@ -405,11 +406,16 @@ def check_storage(t: Tensor, name: str) -> None:
 
 def dense(t: Tensor, name: str) -> Tensor:
     """Return the tensor, contiguous, after a check that its memory exists."""
+    if (
+        t.is_contiguous()
+        and t.untyped_storage().nbytes() >= (t.storage_offset() + t.numel()) * t.itemsize
+    ):
+        return t
     check_storage(t, name)
     return t.contiguous()
 
 
-# What is said of inputs without a finite result, and of memory that cannot be had.
+# Errors about inputs without a finite result, and about memory that is not available.
 
 _CURES = {"lengths": "mask it with `lengths`", "check_finite": "pass check_finite=False"}
 
@@ -465,7 +471,7 @@ _SAID = re.compile(r"\w+ needs ")
 
 def raise_memory_error(error: Exception, function: str, x: Any) -> NoReturn:
     """Raise a MemoryError that names the size which `function` asked for, given the tensor or array
-    x. Any other error is raised as it is: torch has RuntimeError for both."""
+    x. Any other error is raised again: torch uses RuntimeError for both."""
     text = str(error)
     overflow = "Storage size calculation overflowed" in text
     if isinstance(error, MemoryError):

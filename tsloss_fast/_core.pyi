@@ -1,6 +1,9 @@
-"""Native kernels. Private: addresses and sizes are not checked here, only in ``_ops.py``."""
+"""Native kernels. Tensors come as DLPack capsules, which are checked before they are read."""
 
 from collections.abc import Callable
+from typing import Any
+
+Capsule = Any  # of torch.utils.dlpack.to_dlpack
 
 version: str  # that of the metadata it was built with
 compiler: str
@@ -8,62 +11,52 @@ has_cuda: bool
 cuda_architectures: str  # as CMake has them, with spaces between
 cuda_toolkit: str  # "13.0.88"; "" without CUDA kernels
 
+Finding = tuple[int, int, int, int]  # problem, cloud, i, j; see csrc/tsloss.h
+
 def h0_forward(
-    dtype: int,
     metric: int,
-    points: int,
-    lengths: int,
-    deaths: int,
-    edges: int,
-    batch: int,
-    n: int,
-    dim: int,
+    points: Capsule,
+    lengths: Capsule | None,
+    offsets: Capsule | None,
+    deaths: Capsule,
+    edges: Capsule,
     threads: int,
-    offsets: int = 0,
-    bar_offsets: int = 0,
-) -> tuple[int, int, int, int]: ...
+) -> Finding | None: ...
 def h0_backward(
-    dtype: int,
     metric: int,
-    grad_deaths: int,
-    points: int,
-    deaths: int,
-    edges: int,
-    grad_points: int,
-    batch: int,
-    n: int,
-    dim: int,
+    grad_deaths: Capsule,
+    points: Capsule,
+    offsets: Capsule | None,
+    deaths: Capsule,
+    edges: Capsule,
+    grad_points: Capsule,
     threads: int,
-    offsets: int = 0,
-    bar_offsets: int = 0,
 ) -> None: ...
 def h0_from_distances(
-    dtype: int,
-    distances: int,
-    lengths: int,
+    distances: Capsule,
+    lengths: Capsule | None,
     symmetry_tolerance: float,
-    deaths: int,
-    edges: int,
-    batch: int,
-    n: int,
+    deaths: Capsule,
+    edges: Capsule,
     threads: int,
-) -> tuple[int, int, int, int]: ...
+) -> Finding | None: ...
+def check_lengths(lengths: Capsule, points: int) -> None: ...
+def check_offsets(offsets: Capsule, rows: int, bars: int) -> None: ...
 def scale_free_loss(
-    dtype: int,
-    deaths: int,
-    lengths: int,
+    deaths: Capsule,
+    lengths: Capsule | None,
     connectivity: float,
     redundancy: float,
     rho: float,
-    loss: int,
-    grad: int,
-    batch: int,
-    n: int,
+    loss: Capsule,
+    loss_grad: Capsule,
+    spread: Capsule | None = None,
+    spread_grad: Capsule | None = None,
+    shortness: Capsule | None = None,
+    shortness_grad: Capsule | None = None,
 ) -> int: ...
-def single_linkage(edges: int, merges: int, batch: int, n: int) -> None: ...
-def pairwise_keys(
-    dtype: int, metric: int, points: int, keys: int, batch: int, n: int, dim: int, threads: int
-) -> None: ...
+def single_linkage(edges: Capsule, merges: Capsule) -> None: ...
+def pairwise_keys(metric: int, points: Capsule, keys: Capsule, threads: int) -> None: ...
 
 class ShardFilter:
     """See csrc/cpu/shards.h."""
@@ -78,53 +71,35 @@ class ShardFilter:
         robust: bool,
         threads: int,
     ) -> None: ...
-    def set_forest(self, n: int, keys: int, edges: int) -> None: ...
-    def load(self, slot: int, rows: int, ids: int, count: int) -> None: ...
+    def set_forest(self, keys: Capsule, edges: Capsule) -> None: ...
+    def load(self, slot: int, rows: Capsule, ids: Capsule) -> None: ...
     def near(self, a: int, b: int) -> int: ...
     def between(self, a: int, b: int) -> int: ...
-    def result(self, keys: int, edges: int) -> None: ...
+    def result(self, keys: Capsule, edges: Capsule) -> None: ...
     @property
     def lost_digits(self) -> bool: ...
 
 def load_shard(
-    dtype: int,
-    metric: int,
-    points: int,
-    n: int,
-    dim: int,
-    rows: int,
-    ids: int,
-    joined: int,
-    threads: int,
+    metric: int, points: Capsule, rows: Capsule, ids: Capsule, joined: Capsule, threads: int
 ) -> tuple[int, int, int, float, bool]: ...
-def spanning_forest(n: int, count: int, keys: int, edges: int) -> int: ...
-def merge_order(n: int, edges: int, order: int, rank: int) -> None: ...
+def spanning_forest(n: int, keys: Capsule, edges: Capsule) -> int: ...
+def merge_order(edges: Capsule, order: Capsule, rank: Capsule) -> None: ...
 def exact_keys(
-    dtype: int,
-    metric: int,
-    robust: bool,
-    rows: int,
-    stride: int,
-    count: int,
-    a: int,
-    b: int,
-    keys: int,
+    metric: int, robust: bool, rows: Capsule, a: Capsule, b: Capsule, keys: Capsule
 ) -> None: ...
-def keys_in_range(dtype: int, metric: int, dim: int, count: int, keys: int) -> bool: ...
+def keys_in_range(dtype: int, metric: int, dim: int, keys: Capsule) -> bool: ...
 def finish_tree(
-    dtype: int,
     metric: int,
     robust: bool,
-    count: int,
-    keys: int,
-    edges: int,
-    deaths: int,
-    sorted_edges: int,
-) -> tuple[int, int, int, int]: ...
+    keys: Capsule,
+    edges: Capsule,
+    deaths: Capsule,
+    sorted_edges: Capsule,
+) -> Finding | None: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...
-def filter_keeps(dtype: int, points: int, factor: float, kept: int, n: int, dim: int) -> None: ...
+def filter_keeps(points: Capsule, factor: float, kept: Capsule) -> None: ...
 def set_progress(callback: Callable[[float], object] | None) -> None: ...
 def set_overrides(
     path: int = 0,
@@ -136,50 +111,34 @@ def set_overrides(
 ) -> None: ...
 
 # In builds with CUDA kernels alone (has_cuda).
-def cuda_workspace(
-    pass_: int, number: int, metric: int, batch: int, n: int, dim: int, device: int
-) -> int: ...
+def cuda_workspace(pass_: int, metric: int, values: Capsule) -> int: ...
 def cuda_h0_forward(
-    number: int,
     metric: int,
-    points: int,
-    lengths: int,
-    deaths: int,
-    edges: int,
-    findings: int,
-    workspace: int,
-    batch: int,
-    n: int,
-    dim: int,
-    device: int,
+    points: Capsule,
+    lengths: Capsule | None,
+    deaths: Capsule,
+    edges: Capsule,
+    findings: Capsule,
+    workspace: Capsule,
     stream: int,
 ) -> None: ...
 def cuda_h0_backward(
-    number: int,
     metric: int,
-    grad_deaths: int,
-    points: int,
-    deaths: int,
-    edges: int,
-    grad_points: int,
-    workspace: int,
-    batch: int,
-    n: int,
-    dim: int,
-    device: int,
+    grad_deaths: Capsule,
+    points: Capsule,
+    deaths: Capsule,
+    edges: Capsule,
+    grad_points: Capsule,
+    workspace: Capsule,
     stream: int,
 ) -> None: ...
 def cuda_h0_from_distances(
-    number: int,
-    distances: int,
-    lengths: int,
+    distances: Capsule,
+    lengths: Capsule | None,
     symmetry_tolerance: float,
-    deaths: int,
-    edges: int,
-    findings: int,
-    workspace: int,
-    batch: int,
-    n: int,
-    device: int,
+    deaths: Capsule,
+    edges: Capsule,
+    findings: Capsule,
+    workspace: Capsule,
     stream: int,
 ) -> None: ...

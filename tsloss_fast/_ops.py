@@ -31,9 +31,9 @@ first_import = not hasattr(torch.ops.tsloss_fast, "h0")
 def _h0_fake(
     values: Tensor, lengths: Tensor | None, offsets: Tensor | None, bars: int | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    shape = (bars,) if offsets is not None else values.shape[:-2]
+    shape: tuple[Any, ...] = (bars,)
     if offsets is None:
-        shape = (*shape, torch.sym_max(values.shape[-2] - 1, 0))
+        shape = (*values.shape[:-2], torch.sym_max(values.shape[-2] - 1, 0))
     deaths = values.new_empty(shape, dtype=type_of_deaths(values.dtype))
     return deaths, values.new_empty((*shape, 2), dtype=torch.int64)
 

@@ -32,10 +32,6 @@ _PASSED_THROUGH = ("tsloss_fast", "torch")
 _warned: set[str] = set()  # the types of device for which the warning has been given
 
 
-def _optional(t: Tensor | None) -> Any:
-    return None if t is None else capsule(t.contiguous())
-
-
 def h0(
     values: Tensor,
     lengths: Tensor | None,
@@ -48,18 +44,18 @@ def h0(
     """Deaths (..., M) and edges (..., M, 2) of a batch, whose fields are the arguments."""
     what = "distances" if metric == PRECOMPUTED else "points"
     values = dense(values, what)
-    *batch, n, _ = values.shape if offsets is None else (bars + 1, None)
-    deaths = values.new_empty(*batch, max(n - 1, 0))
-    edges = torch.empty(*batch, max(n - 1, 0), 2, dtype=torch.int64, device="cpu")
-    sizes = None if lengths is None else _optional(lengths)
-    threads = torch.get_num_threads()
-    results = capsule(deaths), capsule(edges), threads
+    *batch, n, _ = values.shape if offsets is None else (int(bars) + 1, None)  # type: ignore[arg-type]
+    bars = n - 1 if n else 0
+    deaths = values.new_empty(*batch, bars)
+    edges = values.new_empty(*batch, bars, 2, dtype=torch.int64)
+    sizes = None if lengths is None else capsule(lengths.contiguous())
+    starts = None if offsets is None else capsule(offsets.contiguous())
+    x, d, e, threads = capsule(values), capsule(deaths), capsule(edges), torch.get_num_threads()
     if metric == PRECOMPUTED:
-        finding = _core.h0_from_distances(capsule(values), sizes, tolerance, *results)
+        finding = _core.h0_from_distances(x, sizes, tolerance, d, e, threads)
         check_finite = check_finite or (finding is not None and finding[0] != 1)
     else:
-        starts = None if offsets is None else _optional(offsets)
-        finding = _core.h0_forward(METRICS[metric], capsule(values), sizes, starts, *results)
+        finding = _core.h0_forward(METRICS[metric], x, sizes, starts, d, e, threads)
     if finding is not None and check_finite:
         if offsets is None:
             raise_finding(finding, math.prod(batch), what, values.dtype)
@@ -80,11 +76,11 @@ def h0_backward(
     grad_points = torch.empty_like(points)
     _core.h0_backward(
         METRICS[metric],
-        capsule(dense(grad_deaths, "grad_deaths")),
+        capsule(grad_deaths.contiguous()),
         capsule(points),
-        None if offsets is None else _optional(offsets),
-        capsule(dense(deaths, "deaths")),
-        capsule(dense(edges, "edges")),
+        None if offsets is None else capsule(offsets.contiguous()),
+        capsule(deaths.contiguous()),
+        capsule(edges.contiguous()),
         capsule(grad_points),
         torch.get_num_threads(),
     )

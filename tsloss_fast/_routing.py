@@ -89,7 +89,7 @@ def route_gradient(grad: Tensor, x: Tensor, edges: Tensor, metric: str) -> Tenso
 
 
 def route_to_matrix(grad: Tensor, edges: Tensor, points: int) -> Tensor:
-    """Gradient (..., N, N) of distance matrices: half of grad (..., M) at (i, j), half at (j, i)."""
+    """Gradient (..., N, N) of matrices: half of grad (..., M) at (i, j), half at (j, i)."""
     valid = edges[..., 0] >= 0
     i, j = edges.clamp(min=0).unbind(-1)
     half = torch.where(valid, grad / 2, torch.zeros_like(grad))

@@ -1,18 +1,90 @@
-"""Output of the commands: any text reaches any terminal, and no text moves its cursor."""
+"""Text that the commands show: names made safe, tables in Markdown, streams, the parser.
+
+Any text reaches any terminal, and no text moves its cursor. Reports and figures show names of
+files and tokens too, so they make them safe by the same functions.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
-from tsloss_fast._text import escape_invisible
+__all__ = [
+    "CommandParser",
+    "counted",
+    "encodable",
+    "escape_invisible",
+    "one_line",
+    "require",
+    "say",
+    "shorten",
+    "table_head",
+    "table_lines",
+    "table_row",
+    "usable_streams",
+]
 
-__all__ = ["CommandParser", "say", "usable_streams"]
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def escape_invisible(text: str, keep: str = "") -> str:
+    """Return the text with every character that cannot be seen, or that turns or moves what is
+    beside it, written as in a Python string (a line break as "\\\\n").
+
+    Spaces and the characters in `keep` are not escaped, and neither is a backslash: formulas hold
+    backslashes far more often than escape sequences do.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+def encodable(text: str) -> str:
+    """Return text that can be written as UTF-8: lone surrogates, by which Python denotes the bytes
+    of a file name that are not UTF-8, are escaped.
+
+    The escapes are those of `escape_invisible`, so that a name has one form in a table and on the
+    terminal.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line, in which the text of a file cannot move the cursor."""
+    return escape_invisible(" ".join(text.split()))
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return at most `longest` characters; a longer text ends in …."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def table_row(cells: Iterable[str]) -> str:
+    """Return a row of a table in Markdown, which can be shown as soon as it was measured."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def table_head(names: Sequence[str], numbers: bool = False) -> Iterator[str]:
+    """Yield the two lines above the rows; with `numbers`, all columns but the first are aligned at
+    the right."""
+    yield table_row(names)
+    yield table_row(["---"] + ["---:" if numbers else "---"] * (len(names) - 1))
+
+
+def table_lines(
+    names: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False
+) -> Iterator[str]:
+    yield from table_head(names, numbers)
+    yield from map(table_row, rows)
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
@@ -30,6 +102,23 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(escape_invisible(message))
+
+
+def require(user: str, extra: str, *modules: str) -> None:
+    """Raise ModuleNotFoundError, with the line that installs them, unless all modules are there.
+
+    Args:
+        user: the command or package that needs them, as the message calls it.
+        extra: the extra of this package that installs them.
+        modules: what has to be importable; no module is imported.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"{user} needs {', '.join(missing)}, not installed here; install what it needs with: "
+            f'pip install "tsloss-fast[{extra}]"',
+            name=missing[0],
+        )
 
 
 def _restore(stream: io.TextIOWrapper, errors: str | None) -> None:

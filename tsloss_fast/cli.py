@@ -13,8 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tsloss_fast._terminal import CommandParser, say, usable_streams
-from tsloss_fast._text import one_line
+from tsloss_fast._terminal import CommandParser, one_line, say, usable_streams
 
 __all__ = ["main"]
 

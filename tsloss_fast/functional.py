@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from ._batch import (
 
 # A progress bar for calls shorter than this would be gone before it is read.
 _PATIENCE_SECONDS = 2.0
+_Found = TypeVar("_Found")
 
 
 class H0Persistence(NamedTuple):
@@ -157,7 +158,8 @@ def h0_persistence(
         bars = offsets_of_bars(batch.offsets).to(deaths.device)
         jagged = torch.nested.nested_tensor_from_jagged
         return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
-    return _like(points, H0Persistence(deaths, edges))
+    h0 = H0Persistence(deaths, edges)
+    return _like(points, h0) if isinstance(points, np.ndarray) else h0
 
 
 def h0_persistence_from_distances(
@@ -286,11 +288,14 @@ def edge_lengths(
     if ends.shape[-1:] != (2,) or ends.shape[:-2] != x.shape[:-2] or ends.dim() != x.dim():
         raise shape_error("edges", ends.shape, f"{(*x.shape[:-2], 'M', 2)} beside these points")
     if ends.device.type == "cpu" and may_look(ends):
-        bad = (ends < -1) | (ends >= x.shape[-2]) | ((ends < 0) != (ends < 0).flip(-1))
-        if bool(bad.any()):
+        padding = ends < 0
+        outside = (ends < -1) | (ends >= x.shape[-2])
+        bad = (outside.any(-1) | (padding[..., 0] != padding[..., 1])).nonzero()
+        if len(bad):
             raise ValueError(
                 f"edges: expected numbers from 0 to {x.shape[-2] - 1}, or -1 at both ends of an "
-                f"edge for padding, got {int(ends[bad][0])} for {x.shape[-2]} points"
+                f"edge for padding, got {tuple(ends[tuple(bad[0])].tolist())} for {x.shape[-2]} "
+                "points"
             )
     if 0 in x.shape:
         wide = x.to(type_of_deaths(x.dtype)).sum() * 0
@@ -299,13 +304,13 @@ def edge_lengths(
     return _like(points, lengths)
 
 
-def _like(given: Any, found: Any) -> Any:
+def _like(given: Any, found: _Found) -> _Found:
     """The result as NumPy arrays where an array was given."""
     if not isinstance(given, np.ndarray):
         return found
     if isinstance(found, Tensor):
-        return found.numpy()
-    return type(found)(*(t.numpy() for t in found))
+        return found.numpy()  # type: ignore[return-value]
+    return type(found)(*(t.numpy() for t in found))  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -368,7 +373,7 @@ class _Bar:
 
 
 class _Percent:
-    """What tqdm would do, in one line."""
+    """A percentage in one line, for environments without tqdm."""
 
     n = 0
 

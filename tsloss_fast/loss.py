@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-import weakref
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ from ._batch import (
 )
 from .functional import H0Persistence
 
-# What each form uses, and the value of what is not given. The first four are weights of terms.
+# The arguments of each form with their default values. The first four are weights of terms.
 _WEIGHTS = ("connectivity", "redundancy", "compactness", "loops")
 _FORMS: dict[str, dict[str, Any]] = {
     "exact": {
@@ -176,7 +175,7 @@ class TSLoss(nn.Module):
                     f"{name}: got {value} for form={form!r}, which does not use it; expected "
                     f"{', '.join(used)} alone"
                 )
-        values = {n: used[n] if given[n] is None else given[n] for n in used}
+        values: dict[str, Any] = {n: used[n] if given[n] is None else given[n] for n in used}
         self.form = form
         self.metric = metric
         self.weights: dict[str, float] = {name: values.get(name, 0.0) for name in _WEIGHTS}
@@ -184,7 +183,7 @@ class TSLoss(nn.Module):
             setattr(self, name, values.get(name, given[name]))
         if p is not None and eta is not None:
             raise ValueError(
-                f"p: got {p} beside eta={eta}, which takes its place; pass one of them"
+                f"p: got {p} beside eta={eta} for form='total', which uses one of them; pass one"
             )
         if reference is not None and not compactness:
             raise ValueError(
@@ -265,15 +264,18 @@ class TSLoss(nn.Module):
             _check_known(h0, points)
         weights = self.weights
         if direct and self.form == "exact" and not weights["compactness"] + weights["loops"]:
-            total, *found = _FusedLoss.apply(self, points, lengths, h0, return_terms)  # type: ignore[no-untyped-call]
+            found = _autograd.apply_directly(_FusedLoss, points, self, lengths, h0, return_terms)
             if not return_terms:
-                return total
-            terms = dict(zip(_WEIGHTS, found, strict=False))
-            return total, {name: term for name, term in terms.items() if weights[name]}
+                return found
+            total, *terms = found
+            return total, {n: t for n, t in zip(_WEIGHTS, terms, strict=False) if weights[n]}
         terms = self._terms(points, lengths, h0)
-        parts = [t if weights[n] == 1 else weights[n] * t for n, t in terms.items()]
-        total = functools.reduce(torch.add, parts)
+        total = self._weighted(terms)
         return (total, terms) if return_terms else total
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        parts = [t if self.weights[n] == 1 else self.weights[n] * t for n, t in terms.items()]
+        return functools.reduce(torch.add, parts)
 
     def _terms(
         self, points: Tensor, lengths: Tensor | None, h0: H0Persistence | None = None
@@ -348,30 +350,31 @@ class TSLoss(nn.Module):
         self._warn(
             "small",
             f"TSLoss: {shape} is {clouds} cloud{'s' * (clouds != 1)} of {at_most}{most} "
-            f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the loss "
-            f"is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points of one "
-            "cloud stand in another dimension, move it: points.squeeze(-2), or "
+            f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the "
+            f"loss is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points "
+            "of one cloud stand in another dimension, move it: points.squeeze(-2), or "
             "points.transpose(-3, -2)",
         )
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Tensor | None) -> None:
-        """Warn of coincident points where looking costs nothing. A tracer never looks. On a device
-        with CUDA kernels, whose results are still to come, a later call warns."""
+        """Warn of coincident points where looking costs nothing. A tracer never looks. Where CUDA
+        kernels are still to bring the deaths, only the first call looks, and waits for them: a
+        prompt that begins with coincident points is what users have to be told of."""
         if deaths.shape[-1] == 0 or "coincident" in self._warned or not may_look(deaths):
             return
-        late = has_cuda_kernels(deaths.device)
+        if has_cuda_kernels(deaths.device):
+            if torch.cuda.is_current_stream_capturing() or "looked" in self._warned:
+                return
+            self._warned.add("looked")
         longest = deaths.detach()[..., -1] if lengths is None else deaths.detach().amax(-1)
-        if not late and bool(longest.all()):
+        if bool(longest.all()):
             return
         coincident = longest == 0 if lengths is None else (longest == 0) & (lengths > 1)
-        count = coincident.sum()
-        number = late_counts.seen(self, count) if late else int(count)
-        if number:
-            self.warn_coincident(number, coincident.numel())
+        if count := int(coincident.sum()):
+            self.warn_coincident(count, coincident.numel())
 
     def warn_coincident(self, count: int, clouds: int) -> None:
         """Warn, once a module, that all points coincide in `count` of the clouds."""
-        late_counts.forget(self)
         self._warn(
             "coincident",
             f"TSLoss: all points coincide in {count} of {clouds} "
@@ -392,65 +395,72 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        loss: TSLoss,
         points: Tensor,
+        loss: TSLoss,
         lengths: Tensor | None,
-        h0: H0Persistence | None,
+        h0: Any,
         with_terms: bool,
     ) -> Any:
         if h0 is None:
             try:
-                h0 = _ops_cpu.h0(points, lengths, None, None, loss.metric, 0.0, True)  # type: ignore[assignment]
+                h0 = _ops_cpu.h0(points, lengths, None, None, loss.metric, 0.0, True)
             except (RuntimeError, MemoryError) as error:
                 raise_memory_error(error, "TSLoss", points)
-        deaths, edges = h0  # type: ignore[misc]
-        sizes = None if lengths is None else capsule(lengths.contiguous())
-        # The loss, its connectivity and its redundancy, and their derivatives by the deaths.
-        values = tuple(deaths.new_empty(()) for _ in range(3 if with_terms else 1))
-        slopes = tuple(torch.empty_like(deaths) for _ in values)
-        outputs = (capsule(t) for pair in zip(values, slopes, strict=True) for t in pair)
+        deaths, edges = h0
+        # The loss and, if they are asked for, its two terms; beside each its slope by the deaths.
+        results = [deaths.new_empty(()), torch.empty_like(deaths)]
+        if with_terms:
+            results += [t.clone() for _ in range(2) for t in results]
         weights = loss.weights
         coincident = _core.scale_free_loss(
             capsule(deaths),
-            sizes,
+            None if lengths is None else capsule(lengths.contiguous()),
             weights["connectivity"],
             weights["redundancy"],
             loss.rho,
-            *outputs,
+            *map(capsule, results),
         )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(points, deaths, edges, lengths, *slopes)
+        ctx.save_for_backward(points, deaths, edges, lengths, *results[1::2])
         ctx.loss = loss
         if coincident:
             loss.warn_coincident(coincident, math.prod(deaths.shape[:-1]))
-        return values
+        return tuple(results[::2]) if with_terms else results[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         points, deaths, edges, lengths, *slopes = ctx.saved_tensors
-        loss, known = (
-            ctx.loss,
-            [(g, s) for g, s in zip(grads, slopes, strict=True) if g is not None],
-        )
-        if not known:
-            return (None,) * 5
+        loss, grad = ctx.loss, None
         create_graph = torch.is_grad_enabled()
-        if create_graph or not all(can_bypass_dispatcher(g) for g, _ in known):
-            with torch.enable_grad():
-                x = points if points.requires_grad else points.detach().requires_grad_()
-                terms = loss._terms(x, lengths)
-                total = sum(loss.weights[n] * t for n, t in terms.items())
-                values = [total, *(terms.get(n) for n in _WEIGHTS[:2])]
-                pairs = [(v, g) for v, g in zip(values, grads, strict=False) if g is not None]
-                outputs, weights = zip(*(p for p in pairs if p[0] is not None), strict=True)
-                (routed,) = torch.autograd.grad(outputs, x, weights, create_graph=create_graph)
-        else:
-            (first, slope), *rest = known
-            grad = slope * first
-            for one, slope in rest:
-                grad += slope * one
-            routed = _ops_cpu.h0_backward(grad, points, deaths, edges, None, loss.metric)
-        return None, routed, None, None, None
+        for one, slope in zip(grads, slopes, strict=True):
+            if one is None:
+                continue
+            if create_graph or not can_bypass_dispatcher(one):
+                routed = _FusedLoss.by_operations(loss, points, lengths, grads, create_graph)
+                return routed, None, None, None, None
+            grad = slope * one if grad is None else grad + slope * one
+        if grad is not None:
+            grad = _ops_cpu.h0_backward(grad, points, deaths, edges, None, loss.metric)
+        return grad, None, None, None, None
+
+    @staticmethod
+    def by_operations(
+        loss: TSLoss, points: Tensor, lengths: Tensor | None, grads: Any, create_graph: bool
+    ) -> Tensor:
+        """The gradient at the points by differentiable operations, to any order."""
+        with torch.enable_grad():
+            x = points if points.requires_grad else points.detach().requires_grad_()
+            terms = loss._terms(x, lengths)
+            total = loss._weighted(terms)
+            values = (total, *(terms.get(name) for name in _WEIGHTS[:2]))
+            known = [
+                (v, g)
+                for v, g in zip(values, grads, strict=False)
+                if v is not None and g is not None
+            ]
+            outputs, weights = zip(*known, strict=True)
+            (routed,) = torch.autograd.grad(outputs, x, weights, create_graph=create_graph)
+        return routed
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -626,39 +636,3 @@ def _total_loops(points: Tensor, lengths: Tensor | None, metric: str) -> Tensor:
         birth, death = bars.unbind(-1)
         totals.append((death - birth).sum())
     return torch.stack(totals) if totals else clouds.sum((1, 2))
-
-
-class LateCounts:
-    """For each module a count on a CUDA device, which is looked at when it has arrived on the host,
-    in page-locked memory: so no call waits for it."""
-
-    def __init__(self) -> None:
-        self._underway: weakref.WeakKeyDictionary[Any, tuple[Any, Tensor]] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def seen(self, owner: Any, count: Tensor) -> int:
-        """The owner's last count that has arrived, else 0. `count` departs if none is underway,
-        and not while a graph is captured, which would keep the copy."""
-        if torch.cuda.is_current_stream_capturing():
-            return 0
-        arrived = 0
-        if owner in self._underway:
-            event, host = self._underway[owner]
-            if not event.query():
-                return 0
-            arrived = int(host)
-        else:
-            host = torch.empty((), dtype=torch.int64, pin_memory=True)
-        event = torch.cuda.Event()
-        with torch.cuda.device(count.device):
-            host.copy_(count, non_blocking=True)
-            event.record()
-        self._underway[owner] = event, host
-        return arrived
-
-    def forget(self, owner: Any) -> None:
-        self._underway.pop(owner, None)
-
-
-late_counts = LateCounts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tsloss_fast._markdown import table_head, table_row
+from tsloss_fast._terminal import table_head, table_row
 from tsloss_fast.compare.numbers import decimals, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
 from tsloss_fast.compare.run_group import RunGroup

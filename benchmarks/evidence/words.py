@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tsloss_fast.compare.comparison import Comparison
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS
 from tsloss_fast.compare.summary import edge_warnings
-from tsloss_fast.compare.words import chance, group_name, twins, without_effect
+from tsloss_fast.compare.words import chance, group_name, methods_with_equal_runs, without_effect
 
 from .results import ExperimentResults
 
@@ -24,14 +24,14 @@ def conclusions(experiments: Sequence[ExperimentResults]) -> Iterator[str]:
     for each in experiments:
         for group, name, found in each.compared:
             methods: dict[str, list[Comparison]] = {}
-            same = {method: many for many in twins(group) for method in many}
+            equal = {one: several for several in methods_with_equal_runs(group) for one in several}
             for entry in found:
                 # Experiments share runs: a comparison is told once, and counted once even where
                 # methods were the same thing.
                 where = (*group.shared.values(), entry.outcome.name)
                 if (*where, entry.method) in seen or entry.difference is None:
                     continue
-                if all((*where, method) not in seen for method in same.get(entry.method, ())):
+                if all((*where, method) not in seen for method in equal.get(entry.method, ())):
                     everything.setdefault(each.experiment.confidence, []).append(entry)
                 seen.add((*where, entry.method))
                 methods.setdefault(entry.method, []).append(entry)

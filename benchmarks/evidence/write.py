@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsloss_fast._atomic import whole_file
+from tsloss_fast._files import whole_file
 from tsloss_fast.compare.figure import draw
 from tsloss_fast.compare.summary import summarize
 

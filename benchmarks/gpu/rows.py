@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tsloss_fast._markdown import table_row
+from tsloss_fast._terminal import table_row
 
 from ..report import duration
 from ..suite import replace

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from tsloss_fast import _core
+from tsloss_fast.doctor import machine
 
-from ..machine import machine
 from ..worker import Process, assignment
 from .clock import Clock
 from .parts import PARTS, TABLE

@@ -21,9 +21,9 @@ import torch
 
 import tsloss_fast
 from tsloss_fast import _core
-from tsloss_fast._markdown import table_lines
+from tsloss_fast._terminal import table_lines
+from tsloss_fast.doctor import machine
 
-from ..machine import machine
 from ..measure import load_average
 from ..report import duration
 from ..suite import print_and_write

@@ -50,7 +50,7 @@ bool is_contiguous(const DLTensor& t) {
 
 Array::Array(py::handle capsule, const char* name, std::optional<Device> device) : name_(name) {
   if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    throw py::type_error(std::string(name) + ": expected a tensor as a DLPack capsule, got " +
+    throw py::type_error(std::string(name) + ": expected the DLPack capsule of a tensor, got " +
                          Py_TYPE(capsule.ptr())->tp_name);
   }
   const auto* t = static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
@@ -100,7 +100,7 @@ void* Array::at(Type type, std::initializer_list<int64_t> shape) const {
     fits = data_ && leading(inner) == wanted[0];
     for (int k = 0; k < inner; ++k) fits = fits && size(k) == wanted[inner - k];
   } else if (fits) {
-    // Nothing will be read or written, in whatever order the sizes stand.
+    // An empty tensor is neither read nor written, so its sizes do not matter.
     int64_t found = 1;
     for (int k = 0; k < axes_; ++k) found *= sizes_[k];
     fits = found == 0;

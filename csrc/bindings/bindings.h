@@ -1,5 +1,5 @@
-// What the files of the module _core share: tensors as arrays of numbers, and how a long call is
-// watched.
+// Declarations that the files of the module _core share: tensors as arrays of numbers, and the
+// watch over a long call.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -56,7 +56,7 @@ class Array {
   template <class T>
   T* at(std::initializer_list<int64_t> shape) const;
 
-  // Throws a TypeError that says what was expected and what was given.
+  // Throws a TypeError with the expected and the given tensor.
   [[noreturn]] void refuse(const std::string& expected) const;
 
  private:
@@ -89,7 +89,7 @@ struct Batch {
   std::vector<int64_t> bar_offsets;
 
   Batch(const Array& points, py::handle lengths, py::handle offsets);
-  // Of numbers (..., N-1), or (M,) with offsets, and of edges (..., N-1, 2).
+  // The addresses of numbers (..., N-1), or (M,) with offsets, and of edges (..., N-1, 2).
   void* bars(py::handle capsule, const char* name, Type type) const;
   int64_t* edges(py::handle capsule) const;
 

@@ -23,11 +23,9 @@ void write_edges(const std::vector<Edge<double>>& edges, double* keys, int64_t* 
 }
 
 // Rows of the core: padded to a multiple of kLanes numbers, and at least one.
-int64_t row_stride(int64_t dim) {
-  return round_up(std::max<int64_t>(dim, 1), kLanes);
-}
+int64_t row_stride(int64_t dim) { return round_up(std::max<int64_t>(dim, 1), kLanes); }
 
-// A filter, and what it wants of its rows.
+// A filter, with the type and the stride that its rows must have.
 struct RowFilter {
   std::unique_ptr<ShardFilter> filter;
   Type type;

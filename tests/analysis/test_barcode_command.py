@@ -16,7 +16,7 @@ from clouds import clusters, copies, gaussian
 from saved_tables import DIM, ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
-from tsloss_fast._atomic import exclusive
+from tsloss_fast._files import exclusive
 from tsloss_fast.analysis.table import command
 from tsloss_fast.analysis.table.table import open_table
 from tsloss_fast.cli import main

@@ -22,7 +22,7 @@ from scipy.cluster.hierarchy import single
 from scipy.spatial.distance import pdist
 from walks import record_all, walk
 
-from tsloss_fast import TSLoss, h0_persistence
+from tsloss_fast import H0Persistence, TSLoss, h0_persistence
 from tsloss_fast.analysis import TopologyTracker, read_record
 from tsloss_fast.analysis.measures import LOGGED
 
@@ -157,6 +157,83 @@ def test_any_floating_tensor_is_taken_and_its_gradient_left_alone(tmp_path: Path
     assert given["parameter"].grad is None
     with torch.inference_mode():
         record_all(tmp_path / "inference", [base.clone()])
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths"), [((12, 5), None), ((2, 3, 12, 5), None), ((3, 12, 5), [12, 4, 1])]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_barcode_that_is_given_is_recorded_and_not_computed_again(
+    tmp_path: Path,
+    barcodes: list[None],
+    shape: tuple[int, ...],
+    lengths: list[int] | None,
+    dtype: torch.dtype,
+) -> None:
+    clouds = [points.to(dtype) for points in walk(4, shape)]
+    results: dict[bool, list[Any]] = {True: [], False: []}
+    for known in results:
+        with TopologyTracker(tmp_path / str(known), h1_every=None, points_every=2) as tracker:
+            for step, points in enumerate(clouds):
+                # The deaths have a gradient, as those of a loss have.
+                h0 = h0_persistence(points.clone().requires_grad_(), lengths=lengths)
+                before = len(barcodes)
+                logged = tracker.record(step, points, lengths, h0=h0 if known else None)
+                assert len(barcodes) == before + (not known)
+                results[known].append(logged)
+                # The caller's tensors may be used again.
+                h0.deaths.detach().fill_(7.0)
+                h0.edges.fill_(0)
+    assert results[True] == results[False]
+    tables = [read_record(tmp_path / str(known)).table.drop(["time"]) for known in results]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_barcode_in_numpy_arrays_goes_with_an_array(tmp_path: Path) -> None:
+    points = walk(1)[0].numpy()
+    with TopologyTracker(tmp_path, h1_every=None) as tracker:
+        tracker.record(0, points, h0=h0_persistence(points))
+    found = read_record(tmp_path).row(0)["deaths"]
+    np.testing.assert_array_equal(found, h0_persistence(points).deaths)
+
+
+def test_a_given_barcode_that_is_not_finite_is_recorded_without_bars(tmp_path: Path) -> None:
+    points = torch.stack(walk(2))
+    points[1, 3, 2] = math.nan
+    with (
+        TopologyTracker(tmp_path, h1_every=None) as tracker,
+        pytest.warns(UserWarning, match="not finite.*cloud 1 the first"),
+    ):
+        tracker.record(0, points, h0=h0_persistence(points, check_finite=False))
+    record = read_record(tmp_path)
+    assert len(record.row(0, 0)["deaths"]) == 11
+    assert record.row(0, 1)["deaths"] is None
+
+
+@pytest.mark.parametrize(
+    ("deaths", "edges", "message"),
+    [
+        (
+            (5,),
+            (11, 2),
+            r"h0.deaths: got shape \(5,\), expected \(11,\) for points of shape \(12, 5",
+        ),
+        ((1, 11), (1, 11, 2), r"h0.deaths: got shape \(1, 11\), expected \(11,\)"),
+        ((11,), (11, 3), r"h0.edges: got shape \(11, 3\), expected \(11, 2\).*or leave h0 out"),
+        ((11,), (10, 2), r"h0.edges: got shape \(10, 2\), expected \(11, 2\)"),
+    ],
+)
+def test_a_barcode_of_other_points_is_refused_by_its_shape(
+    tmp_path: Path, deaths: tuple[int, ...], edges: tuple[int, ...], message: str
+) -> None:
+    h0 = H0Persistence(torch.zeros(deaths), torch.zeros(edges, dtype=torch.int64))
+    with TopologyTracker(tmp_path, h1_every=None) as tracker:
+        with pytest.raises(ValueError, match=message):
+            tracker.record(0, walk(1)[0], h0=h0)
+        with pytest.raises(TypeError, match="h0: got Tensor, expected what h0_persistence returns"):
+            tracker.record(0, walk(1)[0], h0=h0.deaths)  # type: ignore[arg-type]
+        tracker.record(0, walk(1)[0])
+    assert read_record(tmp_path).steps().tolist() == [0]
 
 
 def test_points_that_change_in_place_are_compared_with_what_they_were(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tsloss_fast.compare.comparison import read_experiment
-from tsloss_fast.compare.figure import COLOURS, draw, method_colours
+from tsloss_fast.compare.figure import METHOD_COLOURS, draw, method_colours
 from tsloss_fast.compare.summary import summarize
 
 METHODS = (
@@ -57,7 +57,7 @@ def test_the_curve_of_a_method_is_its_mean_and_the_band_its_range(
     assert list(lines["ce"].get_xdata()) == list(range(0, 70, 10))
     assert list(lines["ce"].get_ydata()) == pytest.approx([0.5, 0.55, 0.6, 0.7, 0.7, 0.7, 0.7])
     assert lines["ce"].get_color() == "#000000"
-    assert lines["tsloss"].get_color() == COLOURS[0]
+    assert lines["tsloss"].get_color() == METHOD_COLOURS[0]
     band = axes.collections[-1].get_paths()[0].vertices
     for step, ends in ((10, {0.5, 0.6}), (20, {0.6}), (30, {0.6, 0.8})):
         assert set(band[band[:, 0] == step, 1]) == ends
@@ -93,7 +93,7 @@ def test_the_forest_has_the_differences_and_steps_as_a_share_of_all(
         assert left < min(0, *ends)
         assert max(0, *ends) < right
         # Filled where zero is excluded.
-        filled = point.get_markerfacecolor() == COLOURS[0]
+        filled = point.get_markerfacecolor() == METHOD_COLOURS[0]
         assert filled == found[name].claim
     assert found["final_accuracy"].claim
     assert found["steps_to_ce"] is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tsloss_fast._atomic import whole_file
+from tsloss_fast._files import whole_file
 
 from .adapters import OTHERS, all_adapters
 from .checks import CHECKS

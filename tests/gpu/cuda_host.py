@@ -47,7 +47,7 @@ def build_library(folder: Path) -> Path:
 
 
 def module_flags() -> list[str]:
-    """What MODULE is compiled with, beside the flags of a library."""
+    """Flags that MODULE is compiled with, beside those of a library."""
     import pybind11
 
     return [

@@ -4,10 +4,8 @@ kernels on the host executor below the same Python code and the same bindings: f
 
 from __future__ import annotations
 
-import copy
-import gc
 import itertools
-import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -58,7 +56,7 @@ def core_over_ptx(build_folder: Path, ptx_text: str) -> ModuleType:
 
 
 def keep_halves(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that makes a batch and leaves half types as they are, as on a CUDA device."""
+    """Wrap a function that makes a batch: it widens no half types, as on a CUDA device."""
 
     def made(points: Any, *rest: Any) -> Any:
         batch = make(points, *rest)
@@ -396,7 +394,7 @@ def test_offsets_that_do_not_fit_are_refused(device: str) -> None:
         _ops.h0(x, None, starts.int(), 9, "euclidean", 0.0, False)
 
 
-# ---- findings, arguments and what a loss sees ----
+# ---- findings, arguments and the loss ----
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -415,13 +413,6 @@ def test_the_kernels_write_all_findings(device: str, metric: str, n: int) -> Non
     assert found[:, 0].tolist() == [0, 0, 0]
 
 
-# How an argument may be wrong, and what the error says of it.
-WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "no capsule": (lambda t: t, "expected a tensor as a DLPack capsule, got Tensor"),
-    "type": (lambda t: _batch.capsule(t.to(torch.int16)), "got int16 of shape"),
-    "shape": (lambda t: _batch.capsule(torch.cat([t, t])), "expected a contiguous tensor of "),
-    "layout": (lambda t: _batch.capsule(t.repeat_interleave(2, -1)[..., ::2]), "not contiguous"),
-}
 # The functions of `_core`: what they compute from, and its shape, which needs a workspace.
 FUNCTIONS: dict[str, tuple[int, str, tuple[int, ...]]] = {
     "cuda_h0_forward": (_ops_cuda._FORWARD, "points", (2, 130, 3)),
@@ -459,9 +450,9 @@ def call_core(core: ModuleType, function: str, arguments: dict[str, Any]) -> Non
     getattr(core, function)(**capsules)
 
 
-# How a tensor may be wrong, and what the error says of it.
+# How a tensor may be wrong, and words of the error.
 WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "no capsule": (Tensor.tolist, "expected a tensor as a DLPack capsule, got list"),
+    "no capsule": (Tensor.tolist, "expected the DLPack capsule of a tensor, got list"),
     "of another type": (lambda t: t.to(torch.int16), "expected .*, got int16 of shape"),
     "too short": (lambda t: t[:-1], "expected a contiguous tensor of .* and shape"),
     "too long": (lambda t: torch.cat([t, t]), "expected a contiguous tensor of .* and shape"),
@@ -521,41 +512,28 @@ def test_the_loss_is_that_of_the_cpu(loss_of_cpu: Any, device: str) -> None:
     assert torch.allclose(x.grad.cpu(), wanted_grad, rtol=1e-4, atol=1e-6)
 
 
-class FakeEvent:
-    done = False
-
-    def query(self) -> bool:
-        return FakeEvent.done
-
-    def record(self) -> None:
-        pass
-
-
-def test_the_warning_comes_when_the_count_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts, owner = losses.LateCounts(), TSLoss()
-    empty = torch.empty
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
-    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory, **k: empty(*a, **k))
-    FakeEvent.done = False
-    assert counts.seen(owner, torch.tensor(3)) == 0
-    assert counts.seen(owner, torch.tensor(4)) == 0
-    FakeEvent.done = True
-    assert counts.seen(owner, torch.tensor(5)) == 3
-    assert counts.seen(owner, torch.tensor(6)) == 5
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert counts.seen(owner, torch.tensor(7)) == 0
-    copy.deepcopy(owner)
-    pickle.dumps(owner)
-    counts.forget(owner)
-    counts.forget(owner)
-    assert not counts._underway
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    counts.seen(owner, torch.tensor(1))
-    del owner
-    gc.collect()
-    assert not counts._underway
+def test_coincident_points_are_looked_for_by_the_first_call_alone(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later calls do not wait for the device, and neither do calls that a CUDA graph captures."""
+    capturing = False
+    monkeypatch.setattr(losses, "has_cuda_kernels", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    good = torch.from_numpy(gaussian(10, 3).reshape(2, 5, 3)).to(device)
+    bad = torch.zeros_like(good)
+    with pytest.warns(UserWarning, match="coincide in 2 of 2"):
+        TSLoss()(bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss = TSLoss()
+        loss(good)
+        loss(bad)
+        captured = TSLoss()
+        capturing = True
+        captured(bad)
+    capturing = False
+    with pytest.warns(UserWarning, match="coincide in 2 of 2"):
+        captured(bad)
 
 
 @pytest.mark.parametrize("built", [True, False])

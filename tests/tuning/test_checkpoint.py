@@ -21,7 +21,7 @@ from killed_runs import _hold, context, tune_and_die, tune_here
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tsloss_fast._atomic import whole_file, whole_folder
+from tsloss_fast._files import whole_file, whole_folder
 from tsloss_fast.analysis import read_record
 from tsloss_fast.tuning import initial_prompt, load_model, prompt_clouds
 from tsloss_fast.tuning.run import TuningInterrupted

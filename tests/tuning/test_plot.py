@@ -17,7 +17,8 @@ import itertools
 
 from matplotlib.figure import Figure
 
-from tsloss_fast.tuning.plot import COLOURS, plot_runs
+from tsloss_fast.analysis.figures.axes import COLOURS
+from tsloss_fast.tuning.plot import plot_runs
 
 
 def make_run(folder: Path, steps: int = 20, slope: float = 1.0) -> Path:

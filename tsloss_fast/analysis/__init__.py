@@ -6,10 +6,10 @@ first used, so that a tracker does not wait for matplotlib.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
-from tsloss_fast._lazy import lazy_names
+from tsloss_fast._terminal import require
+from tsloss_fast.analysis.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
@@ -86,11 +86,5 @@ _HOME = {
     "relate": "relation.relate",
     "to_gudhi": "diagrams",
 }
-if importlib.util.find_spec("pyarrow") is None:
-    raise ModuleNotFoundError(
-        "tsloss_fast.analysis needs pyarrow, not installed here; install what it needs with: "
-        'pip install "tsloss-fast[analysis]"',
-        name="pyarrow",
-    )
-
+require("tsloss_fast.analysis", "analysis", "pyarrow")
 __getattr__, __dir__ = lazy_names(globals(), _HOME)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from tsloss_fast._text import counted
+from tsloss_fast._terminal import counted
 
 __all__ = ["METADATA_KEY", "RECORD", "SCHEMA", "RecordError", "TopologyRecord", "read_record"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from tsloss_fast._atomic import sync, whole_file
+from tsloss_fast._files import sync, whole_file
 from tsloss_fast.analysis.record import (
     METADATA_KEY,
     SCHEMA,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tsloss_fast._json_lines import read_json_lines
-from tsloss_fast._text import escape_invisible
+from tsloss_fast._files import read_json_lines
+from tsloss_fast._terminal import escape_invisible
 from tsloss_fast.analysis.record import RECORD, RecordError, TopologyRecord, read_record
 
 __all__ = ["Run", "Series", "describe", "load_run", "load_runs"]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsloss_fast import barcode, h0_persistence
+from tsloss_fast import H0Persistence, barcode, h0_persistence
 from tsloss_fast._batch import has_cuda_kernels
 from tsloss_fast.analysis.measures import changed_edges, lifetime_measures
 
@@ -51,12 +51,17 @@ class Snapshot:
         return [self.n_points] * len(self.deaths)
 
 
-def take(points: Tensor, metric: str, lengths: Tensor | None) -> Snapshot:
-    """Points (B, N, D) as they are now, with their barcodes."""
-    # The bars are wanted on the CPU: where only its kernels can find them, the points go there.
-    near = points if has_cuda_kernels(points.device) else points.cpu()
-    h0 = h0_persistence(near, metric, lengths, check_finite=False)
-    deaths, edges = h0.deaths.to("cpu", torch.float64), h0.edges.cpu().numpy()
+def take(
+    points: Tensor, metric: str, lengths: Tensor | None, h0: H0Persistence | None = None
+) -> Snapshot:
+    """A copy of points (B, N, D) with their barcodes, which are computed unless `h0` has them."""
+    if h0 is None:
+        # The bars are wanted on the CPU: where only its kernels can find them, the points go there.
+        near = points if has_cuda_kernels(points.device) else points.cpu()
+        h0 = h0_persistence(near, metric, lengths, check_finite=False)
+    # A copy, because float64 deaths would still be those of the caller.
+    deaths = h0.deaths.to("cpu", torch.float64, copy=True)
+    edges = h0.edges.cpu().numpy()
     sizes = None if lengths is None else lengths.cpu()
     edges = np.where(deaths.isfinite().all(-1).numpy()[:, None, None], edges, -1)
     return Snapshot(deaths, edges, points.clone(), sizes, points.shape[1])

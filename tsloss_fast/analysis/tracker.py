@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast import barcode, h0_persistence
-from tsloss_fast._batch import HALF, as_tensor, check_lengths, shape_error
+from tsloss_fast import H0Persistence, barcode, h0_persistence
+from tsloss_fast._batch import HALF, as_integers, as_tensor, check_lengths, shape_error
 from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, load_engine
 from tsloss_fast.analysis.h1_rows import H1Rows, h1_job
 from tsloss_fast.analysis.measures import LOGGED, scales_for, summary
@@ -148,6 +149,7 @@ class TopologyTracker:
         lengths: Tensor | Sequence[int] | None = None,
         *,
         keep: bool = False,
+        h0: H0Persistence | None = None,
     ) -> dict[str, float] | None:
         """Record the points as they are after `step` steps, if the step is one to record.
 
@@ -158,15 +160,19 @@ class TopologyTracker:
                 `prompt_clouds(model)` gives the virtual tokens of a peft model.
             lengths: (...) valid points of each cloud of a padded batch.
             keep: record this step whatever the schedule says, with its points and H1: for the last.
+            h0: the barcode of exactly these points under the tracker's metric and with these
+                lengths, where the caller has it already: deaths (..., N-1) and edges
+                (..., N-1, 2), on any device. It is computed otherwise.
 
         Returns:
             The means over clouds of the columns in `LOGGED`, without those that are not defined;
             None if the step is not one to record.
 
         Raises:
-            ValueError: a step that is not above the last, another number of clouds than before, or
-                what `h0_persistence` raises of shapes and lengths.
-            TypeError: no floating tensor.
+            ValueError: a step that is not above the last, another number of clouds than before,
+                an `h0` whose shapes are not those of the points, or what `h0_persistence` raises of
+                shapes and lengths.
+            TypeError: no floating tensor, or an `h0` that is no `H0Persistence`.
             OSError: the file cannot be written.
         """
         if not (keep or self.due(step)):
@@ -177,7 +183,8 @@ class TopologyTracker:
                 "make a tracker with resume=STEP"
             )
         batch, sizes = self._as_batch(points, lengths)
-        now = take(batch, self._metric, sizes)
+        known = None if h0 is None else _flat_barcode(h0, tuple(points.shape))
+        now = take(batch, self._metric, sizes, known)
         if not all(now.finite):
             self._warn(
                 "finite",
@@ -298,3 +305,22 @@ class TopologyTracker:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{self.path}: {message}", UserWarning, stacklevel=4)
+
+
+def _flat_barcode(h0: H0Persistence, shape: tuple[int, ...]) -> H0Persistence:
+    """The given barcode of points (..., N, D) of this shape as that of B clouds."""
+    if not isinstance(h0, H0Persistence):
+        raise TypeError(
+            f"h0: got {type(h0).__name__}, expected what h0_persistence returns for these points; "
+            "without h0 the barcode is computed here"
+        )
+    deaths, edges = as_tensor(h0.deaths, "h0.deaths"), as_integers(h0.edges, "h0.edges")
+    bars = (*shape[:-2], max(shape[-2] - 1, 0))
+    for name, found, expected in (("deaths", deaths, bars), ("edges", edges, (*bars, 2))):
+        if tuple(found.shape) != expected:
+            raise ValueError(
+                f"h0.{name}: got shape {tuple(found.shape)}, expected {expected} for points of "
+                f"shape {shape}; pass what h0_persistence returns for these points, or leave h0 out"
+            )
+    clouds = math.prod(shape[:-2])
+    return H0Persistence(deaths.reshape(clouds, bars[-1]), edges.reshape(clouds, bars[-1], 2))

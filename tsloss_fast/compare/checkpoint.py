@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tsloss_fast._atomic import whole_file
+from tsloss_fast._files import whole_file
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 

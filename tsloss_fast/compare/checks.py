@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from tsloss_fast._text import escape_invisible
+from tsloss_fast._terminal import escape_invisible
 
 __all__ = ["as_list", "at_least_one", "different_seeds", "known", "label", "text"]
 

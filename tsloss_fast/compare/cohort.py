@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsloss_fast import h0_persistence
 from tsloss_fast.compare.checkpoint import read_checkpoint, write_checkpoint
 from tsloss_fast.compare.cohort_items import CohortItems
 from tsloss_fast.compare.methods import Method
@@ -85,7 +86,7 @@ class Cohort:
             common["seed"],
             common["jitter"],
         )
-        self.packed = model.find_out(common["adapter"], initial, self.items.train)
+        self.packed = model.can_pack(common["adapter"], initial, self.items.train)
         start = initial_adapter(model.base, initial, common["adapter"]).to(model.device)
         self.parameters = [start.clone().requires_grad_() for _ in self.trials]
         self.optimizer = torch.optim.AdamW(
@@ -206,7 +207,7 @@ class Cohort:
             cloud = cloud if cloud.ndim == 3 else cloud[None]
             shape = {
                 name: six_digits(value)
-                for name, value in topology(cloud).items()
+                for name, value in topology(h0_persistence(cloud).deaths).items()
                 if name != "persistent_entropy"
             }
             curve.append({"step": self.step, **score.summary(self.items.curve_size), **shape})

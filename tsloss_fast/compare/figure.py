@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast._atomic import whole_file
-from tsloss_fast._axis_labels import label_beside
-from tsloss_fast._text import counted
+from tsloss_fast._files import whole_file
+from tsloss_fast._terminal import counted
+from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, label_beside
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup, read_experiment
 from tsloss_fast.compare.outcomes import OUTCOMES, Outcome
 from tsloss_fast.compare.statistics import MINIMUM_SEEDS
@@ -29,21 +29,10 @@ from tsloss_fast.compare.words import baseline_name, short_names
 __all__ = ["draw", "method_colours"]
 
 Record = Mapping[str, Any]
-# The baseline's is black. Okabe and Ito's colours, then darker ones of Tol's.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#882255",
-    "#332288",
-    "#999933",
-    "#AA4499",
-    "#117733",
-)
-BLACK, INK, GREY, GRID, BETTER = "#000000", "#222222", "#6b6b6b", "#e4e4e4", "#eef5ee"
+# There are more methods than colours in other figures, so darker ones of Tol's follow those.
+METHOD_COLOURS = (*COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
+# The baseline is drawn in black.
+BLACK, BETTER = "#000000", "#eef5ee"
 GROUPS_A_PAGE = 4
 # With more methods the bands of least to largest seed hide each other: the baseline's alone then.
 _MOST_BANDS = 3
@@ -85,8 +74,8 @@ def method_colours(experiment: Experiment) -> dict[str, tuple[str, Any]]:
     styles = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
     found: dict[str, tuple[str, Any]] = {experiment.baseline: (BLACK, "-")}
     for index, method in enumerate(others):
-        again, colour = divmod(index, len(COLOURS))
-        found[method] = COLOURS[colour], styles[again % len(styles)]
+        again, colour = divmod(index, len(METHOD_COLOURS))
+        found[method] = METHOD_COLOURS[colour], styles[again % len(styles)]
     return found
 
 

@@ -34,7 +34,7 @@ class Model:
         for parameter in self.base.parameters():
             parameter.requires_grad_(False)
 
-    def find_out(self, adapter: str, prompt: Tensor, items: Sequence[EncodedItem]) -> bool:
+    def can_pack(self, adapter: str, prompt: Tensor, items: Sequence[EncodedItem]) -> bool:
         """Whether batches behind this adapter can be packed; tried once for each length."""
         key = (adapter, len(prompt))
         if key not in self.packed:

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import not_a_link, sync
-from tsloss_fast._json_lines import read_json_lines
+from tsloss_fast._files import not_a_link, read_json_lines, sync
 
 __all__ = ["ResultsFile", "read_results"]
 

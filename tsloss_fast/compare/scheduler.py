@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import time
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import remove_temporaries
+from tsloss_fast._files import remove_temporaries
 from tsloss_fast.compare.design import Design
 from tsloss_fast.compare.plan import Plan
 from tsloss_fast.compare.processes import Worker, start_workers, stop_workers, worker_died
 from tsloss_fast.compare.results import ResultsFile, read_results
 from tsloss_fast.compare.trial import trial_key
+from tsloss_fast.doctor import machine
 from tsloss_fast.tuning.run_folder import RunFolderError, exclusive
 
 __all__ = ["ExperimentInterrupted", "State", "divide_threads", "run_experiment"]
@@ -209,10 +211,6 @@ def _choose(results: ResultsFile, plan: Plan) -> None:
 
 
 def _session(processes: int, threads: int, device: str) -> dict[str, Any]:
-    import importlib.metadata
-
-    from tsloss_fast.benchmarks.machine import machine
-
     versions = {
         name: importlib.metadata.version(name) for name in ("transformers", "peft", "safetensors")
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tsloss_fast._markdown import table_lines
-from tsloss_fast._text import counted
+from tsloss_fast._terminal import counted, table_lines
 from tsloss_fast.compare.comparison import Comparison, Experiment, read_experiment
 from tsloss_fast.compare.numbers import decimals, span
 from tsloss_fast.compare.outcomes import OUTCOMES, run_outcomes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tsloss_fast._markdown import table_lines
+from tsloss_fast._terminal import table_lines
 from tsloss_fast.compare.comparison import Comparison, Experiment
 from tsloss_fast.compare.numbers import (
     NEVER,

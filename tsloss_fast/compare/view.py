@@ -13,8 +13,7 @@ from rich.console import Group as Lines
 from rich.live import Live
 from rich.table import Table
 
-from tsloss_fast._terminal import say
-from tsloss_fast._text import escape_invisible
+from tsloss_fast._terminal import escape_invisible, say
 from tsloss_fast.compare.design import Design
 from tsloss_fast.compare.scheduler import State
 

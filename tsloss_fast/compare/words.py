@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tsloss_fast._text import counted, escape_invisible
+from tsloss_fast._terminal import counted, escape_invisible
 from tsloss_fast.compare.comparison import Comparison, Experiment, RunGroup
 from tsloss_fast.compare.numbers import decimals, difference_text, p_text, shown
 from tsloss_fast.compare.outcomes import OUTCOMES
@@ -15,8 +15,8 @@ __all__ = [
     "chance",
     "conclusion",
     "group_name",
+    "methods_with_equal_runs",
     "short_names",
-    "twins",
     "without_effect",
 ]
 
@@ -64,8 +64,9 @@ def short_names(groups: Sequence[RunGroup]) -> list[str]:
     ]
 
 
-def twins(group: RunGroup) -> list[list[str]]:
-    """Methods that came to the same numbers in every run: what tells them apart had no effect."""
+def methods_with_equal_runs(group: RunGroup) -> list[list[str]]:
+    """Return each set of methods that came to the same numbers in every run: what tells the
+    methods of a set apart had no effect there."""
     numbers: dict[str, list[str]] = {}
     for method, by_seed in group.runs.items():
         seen = repr([(s, r["curve"], r["end"]) for s, r in sorted(by_seed.items())])
@@ -75,7 +76,7 @@ def twins(group: RunGroup) -> list[list[str]]:
 
 def without_effect(group: RunGroup) -> Iterator[str]:
     """Which methods were the same thing in these runs, and whether redundancy was ever there."""
-    for methods in twins(group):
+    for methods in methods_with_equal_runs(group):
         yield (
             f"{' and '.join(methods)} came to the same numbers in every run: what tells them "
             "apart was 0 there."

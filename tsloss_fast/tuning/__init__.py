@@ -6,12 +6,18 @@ used, because transformers takes seconds to import.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tsloss_fast._lazy import lazy_names
+from tsloss_fast._terminal import require
+
+# This stands before the next import, which would name what analysis lacks, and its extra.
+require(
+    "tsloss_fast.tuning", "tuning", "transformers", "peft", "accelerate", "safetensors", "pyarrow"
+)
+
+from tsloss_fast.analysis.lazy import lazy_names  # noqa: E402
 
 if TYPE_CHECKING:
     from tsloss_fast.tuning.callback import PromptTopologyCallback
@@ -56,17 +62,6 @@ _HOME = {
     "save_prompt_encoder": "encoder_state",
     "tune": "tune",
 }
-_MISSING = [
-    name
-    for name in ("transformers", "peft", "accelerate", "safetensors", "pyarrow")
-    if importlib.util.find_spec(name) is None
-]
-if _MISSING:
-    raise ModuleNotFoundError(
-        f"tsloss_fast.tuning needs {', '.join(_MISSING)}, not installed here; "
-        'install what it needs with: pip install "tsloss-fast[tuning]"',
-        name=_MISSING[0],
-    )
 
 
 class _Package(ModuleType):

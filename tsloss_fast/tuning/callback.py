@@ -17,7 +17,7 @@ from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record_writer import put_aside
 from tsloss_fast.analysis.schedule import schedule
 from tsloss_fast.analysis.tracker import TopologyTracker
-from tsloss_fast.tuning.clouds import cloud_names, prompt_clouds, unwrap
+from tsloss_fast.tuning.clouds import LastBarcode, cloud_names, prompt_clouds, unwrap
 
 __all__ = ["PromptTopologyCallback"]
 
@@ -79,6 +79,7 @@ class PromptTopologyCallback(TrainerCallback):
         if "resume" in options or "resume_points" in options:
             raise TypeError("resume: the callback takes the step from the Trainer")
         self.tracker: TopologyTracker | None = None
+        self.last_barcode = LastBarcode()
         self._path = path
         self._clouds = clouds
         self._options = options
@@ -90,11 +91,12 @@ class PromptTopologyCallback(TrainerCallback):
     def __getstate__(self) -> dict[str, Any]:
         """The settings alone: the open record and its thread belong to this process."""
         state = self.__dict__ | {"tracker": None, "_newest": {}}
-        del state["_due"]
+        del state["_due"], state["last_barcode"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.last_barcode = LastBarcode()
         self._due = schedule("every", self._options.get("every", 1))
 
     def attach(self, trainer: Any) -> PromptTopologyCallback:
@@ -105,6 +107,10 @@ class PromptTopologyCallback(TrainerCallback):
         callbacks.insert(0, self)
         self._attached = True
         return self
+
+    def watches(self, clouds: Callable[[nn.Module], Tensor]) -> bool:
+        """Whether the clouds that this function gives are those that are recorded."""
+        return self._clouds == clouds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -144,7 +150,7 @@ class PromptTopologyCallback(TrainerCallback):
             file, resume=resumed, resume_points=points if resumed else None, **options
         )
         if resumed is None:
-            self._newest = self.tracker.record(0, points, keep=True) or {}
+            self._take(self.tracker, 0, points, keep=True)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -199,7 +205,9 @@ class PromptTopologyCallback(TrainerCallback):
             self._guarded(lambda: self._take(tracker, step, points, keep))
 
     def _take(self, tracker: TopologyTracker, step: int, points: Tensor, keep: bool) -> None:
-        self._newest = tracker.record(step, points, keep=keep) or {}
+        euclidean = self._options.get("metric", "euclidean") == "euclidean"
+        h0 = self.last_barcode.of(points) if euclidean else None
+        self._newest = tracker.record(step, points, keep=keep, h0=h0) or {}
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Watching must not end the training: a full disk ends the record alone."""

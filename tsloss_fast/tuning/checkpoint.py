@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tsloss_fast._atomic import remove_folder, remove_temporaries, whole_file, whole_folder
+from tsloss_fast._files import remove_folder, remove_temporaries, whole_file, whole_folder
 from tsloss_fast.tuning.clouds import prompt_clouds
 from tsloss_fast.tuning.run_folder import RunFolderError
 

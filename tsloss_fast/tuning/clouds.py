@@ -1,4 +1,5 @@
-"""Where each prompt tuning method of peft keeps its virtual tokens, as a batch of clouds."""
+"""Where each prompt tuning method of peft keeps its virtual tokens, as a batch of clouds, and the
+barcode that a training step has of them."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsloss_fast._batch import is_zero3_partitioned, refuse_partitioned
+from tsloss_fast._batch import can_bypass_dispatcher, is_zero3_partitioned, refuse_partitioned
+from tsloss_fast.functional import H0Persistence, h0_persistence
 
-__all__ = ["cloud_names", "prompt_clouds"]
+__all__ = ["LastBarcode", "cloud_names", "prompt_clouds"]
 
 # Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.
 PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
@@ -128,6 +130,43 @@ def cloud_names(model: nn.Module, adapter: str | None = None) -> list[str]:
         return [f"task {index}" for index in range(clouds)]
     parts = ("encoder", "decoder")
     return [f"task {index // 2} {parts[index % 2]}" for index in range(clouds)]
+
+
+class LastBarcode:
+    """The Euclidean barcode of the clouds that were asked for last, so that the loss, the metrics
+    and the record of a training step compute it once.
+
+    A run, or a callback and its trainer, have such an object of their own: two trainings then do
+    not displace each other's barcode, and the copy of the clouds is freed with its owner.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, H0Persistence] | None = None
+
+    def of(self, points: Tensor) -> H0Persistence | None:
+        """Return the barcode of points (N, D) or (B, N, D), without gradient.
+
+        The result is None where the barcode is not shared, so that each use computes its own and
+        has its own error or warning: for points that are not finite, and for anything but ordinary
+        float32 or float64 tensors on the CPU. On another device the comparison would wait for
+        the device in the middle of a step, and a barcode there is asynchronous and cheap.
+        """
+        if points.dim() not in (2, 3) or not can_bypass_dispatcher(points):
+            return None
+        clouds = points.detach()
+        clouds = clouds if clouds.dim() == 3 else clouds.unsqueeze(0)
+        last = self._last
+        # The numbers are compared, and not addresses or versions: optimizers and DeepSpeed write
+        # through `.data`, and an encoder with dropout gives other points in training mode.
+        if last is None or last[0].dtype != clouds.dtype or not torch.equal(last[0], clouds):
+            kept = clouds.clone(memory_format=torch.contiguous_format)
+            try:
+                last = kept, h0_persistence(kept)
+            except ValueError:  # NaN, infinity, or a distance that overflows
+                return None
+            self._last = last
+        h0 = last[1]
+        return h0 if points.dim() == 3 else H0Persistence(h0.deaths[0], h0.edges[0])
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsloss_fast._requirements import require
-from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast._terminal import CommandParser, require, say
 from tsloss_fast.analysis.runs import describe
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
 from tsloss_fast.tuning.generators import GENERATORS

@@ -28,7 +28,8 @@ FORMS = {"tsloss": "exact", "surrogate": "surrogate", "total": "total", "ce": "e
 class MeanSquaredNorm(nn.Module):
     """The L2 baseline: the mean of ‖p_i‖² over the points of clouds (..., N, D)."""
 
-    def forward(self, points: Tensor, return_terms: bool = False) -> Any:
+    def forward(self, points: Tensor, return_terms: bool = False, h0: Any = None) -> Any:
+        """The value, and with `return_terms` also a dict of it; `h0` is that of TSLoss, unused."""
         value = points.square().sum(-1).mean()
         return (value, {"mean_squared_norm": value}) if return_terms else value
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tsloss_fast._atomic import whole_file
+from tsloss_fast._files import whole_file
 from tsloss_fast.tuning.clouds import adapter_config, peft_method, unwrap
 
 __all__ = ["load_prompt_encoder", "save_prompt_encoder"]

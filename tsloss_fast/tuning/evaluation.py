@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tsloss_fast import barcode, h0_persistence
+from tsloss_fast import barcode
 from tsloss_fast.tuning.answers import EncodedItem, answer_logits
 
 __all__ = ["Choices", "Evaluation", "evaluate", "topology"]
@@ -124,13 +124,13 @@ def evaluate(
 
 
 @torch.no_grad()
-def topology(clouds: Tensor) -> dict[str, float]:
-    """Means over clouds (B, N, D) of the functionals of H0 that are worth watching.
+def topology(deaths: Tensor) -> dict[str, float]:
+    """Means over clouds, whose deaths are (B, N-1), of the functionals of H0 that are worth
+    watching.
 
     `mean_death` is in the units of the embedding; `coefficient_of_variation` and `redundancy` are
     scale-free; `persistent_entropy` is in nats, at most ln(N - 1).
     """
-    deaths = h0_persistence(clouds).deaths
     return {
         "mean_death": float(barcode.mean_death(deaths).mean()),
         "coefficient_of_variation": float(barcode.coefficient_of_variation(deaths).mean()),

@@ -14,15 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast._atomic import whole_file
-from tsloss_fast._axis_labels import label_beside
+from tsloss_fast._files import whole_file
+from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, label_beside
 from tsloss_fast.tuning.run_folder import read_metrics
 
 __all__ = ["plot_runs"]
 
-# Okabe and Ito's colours, told apart with every kind of colour blindness; blue and vermilion first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, GREY, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 TOPOLOGY = (
     ("mean_death", "Mean death", "distance at which two groups of tokens merge"),
     ("coefficient_of_variation", "Coefficient of variation", "0: evenly connected tokens"),

@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from tsloss_fast import H0Persistence, h0_persistence
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.tracker import TopologyTracker
 from tsloss_fast.tuning.answers import EncodedItem, answer_logits, can_share_prompt, encode_items
@@ -26,7 +27,7 @@ from tsloss_fast.tuning.checkpoint import (
     save_checkpoint,
     save_epoch_prompt,
 )
-from tsloss_fast.tuning.clouds import prompt_clouds
+from tsloss_fast.tuning.clouds import LastBarcode, prompt_clouds
 from tsloss_fast.tuning.compatibility import refuse_long_items
 from tsloss_fast.tuning.config import TuneConfig
 from tsloss_fast.tuning.evaluation import Choices, evaluate, topology
@@ -113,6 +114,7 @@ class Run:
             self.parameters, lr=config.lr, weight_decay=config.weight_decay
         )
         self.loss: nn.Module = config.make_loss().to(config.device)
+        self.last_barcode = LastBarcode()
         self.steps_per_epoch = -(-len(self.train) // config.batch_size)
 
     def finish(self) -> TuneResult:
@@ -124,14 +126,14 @@ class Run:
         with contextlib.closing(log), tracker, deferred_interrupt() as interrupted:
             if position.share_prompt is None:
                 position = self._begin(log)
-                tracker.record(0, self._prompt(), keep=True)
+                self._record(tracker, 0, keep=True)
             else:
                 self.report({"kind": "resume", "step": position.step})
             while position.step < self.config.steps:
                 position = self._advance(position, log)
                 step = position.step
                 last = step == self.config.steps
-                tracker.record(step, self._prompt(), keep=last)
+                self._record(tracker, step, keep=last)
                 if last or interrupted() or step % self.config.checkpoint_every == 0:
                     position = replace(position, metrics_bytes=log.sync())
                     tracker.flush()
@@ -164,6 +166,14 @@ class Run:
 
     def _prompt(self) -> Tensor:
         return prompt_clouds(self.model).detach()
+
+    def _record(self, tracker: TopologyTracker, step: int, keep: bool) -> None:
+        prompt = self._prompt()
+        tracker.record(step, prompt, keep=keep, h0=self.last_barcode.of(prompt))
+
+    def _barcode(self, clouds: Tensor) -> H0Persistence:
+        """The barcode of clouds (B, N, D), without gradient."""
+        return self.last_barcode.of(clouds) or h0_persistence(clouds.detach())
 
     def _begin(self, log: MetricsLog) -> Position:
         """What is done once, before the first step."""
@@ -212,14 +222,15 @@ class Run:
                 f"below {self.config.lr:g}, in another folder"
             )
         clouds = prompt_clouds(self.model)
+        h0 = self._barcode(clouds)
         # Measured only, under plain cross-entropy: not a node of its graph.
         with contextlib.nullcontext() if self.config.weight else torch.no_grad():
-            value, terms = self.loss(clouds, return_terms=True)
+            value, terms = self.loss(clouds, return_terms=True, h0=h0)
         loss = ce + self.config.weight * value if self.config.weight else ce
         self.optimizer.zero_grad()
         loss.backward()
         squares = [p.grad.square().sum() for p in self.parameters if p.grad is not None]
-        measured = topology(clouds.detach())
+        measured = topology(h0.deaths)
         self.optimizer.step()
         return {
             "kind": "step",
@@ -249,7 +260,7 @@ class Run:
                 self.model, self.validation, self.choices, share_prompt=share_prompt
             )
             record |= {f"validation_{name}": value for name, value in vars(validation).items()}
-        record |= topology(prompt_clouds(self.model).detach())
+        record |= topology(self._barcode(self._prompt()).deaths)
         self._write(log, record | {"seconds": round(time.perf_counter() - start, 4)})
 
     def _write(self, log: MetricsLog, record: dict[str, Any]) -> None:

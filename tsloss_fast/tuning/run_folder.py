@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast import _atomic
-from tsloss_fast._atomic import HeldElsewhere, not_a_link, sync, whole_file
-from tsloss_fast._json_lines import read_json_lines
+from tsloss_fast import _files
+from tsloss_fast._files import HeldElsewhere, not_a_link, read_json_lines, sync, whole_file
 
 __all__ = [
     "MetricsLog",
@@ -34,7 +33,7 @@ class RunFolderError(RuntimeError):
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes, as `_atomic.exclusive`; made if it is missing, and
+    """Hold the folder against other processes, as `_files.exclusive`; made if it is missing, and
     removed at the end if nothing was written to it.
 
     Raises:
@@ -42,7 +41,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_atomic.exclusive(folder, passing=True))
+            stack.enter_context(_files.exclusive(folder, passing=True))
         except HeldElsewhere as holder:
             raise RunFolderError(
                 f"{folder} is being written by {holder}: wait for it to end, or use another folder"

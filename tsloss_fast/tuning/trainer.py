@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from tsloss_fast.loss import TSLoss
-from tsloss_fast.tuning.clouds import prompt_clouds, unwrap
+from tsloss_fast.tuning.callback import PromptTopologyCallback
+from tsloss_fast.tuning.clouds import LastBarcode, prompt_clouds, unwrap
 from tsloss_fast.tuning.compatibility import refuse_what_cannot_train
 from tsloss_fast.tuning.encoder_state import (
     ENCODER_FILE,
@@ -51,6 +52,9 @@ class TSLossMixin(_Trainer):
     Each log of the training loss gains `tsloss/total` and the unweighted terms, such as
     `tsloss/connectivity`, as means over the steps since the last log (`train/tsloss/total` in
     TensorBoard). They stay on the device until then.
+
+    On the CPU the barcode is computed once a step: the accumulated batches share it, and so does a
+    `PromptTopologyCallback` of this trainer that records the same clouds.
 
     Checkpoints gain `tsloss.safetensors` if the loss has a state (the reference of compactness),
     and `prompt_encoder.safetensors` for the methods whose encoder peft does not save; a resumed
@@ -104,6 +108,7 @@ class TSLossMixin(_Trainer):
         self.ts_loss = TSLoss() if ts_loss is None else ts_loss
         self.ts_weight = float(ts_weight)
         self.ts_clouds = ts_clouds
+        self._ts_barcode = LastBarcode()
         self._ts_sums: dict[str, Tensor] = {}
         self._ts_steps = 0.0
         super().__init__(*args, **kwargs)
@@ -199,7 +204,8 @@ class TSLossMixin(_Trainer):
             points = self.ts_clouds(unwrap(model))
             # Distances between half precision points collapse: never under autocast.
             with torch.autocast(points.device.type, enabled=False):
-                total, terms = self.ts_loss(points, return_terms=True)
+                known = self._known_barcode(points)
+                total, terms = self.ts_loss(points, return_terms=True, **known)
         # The partial last group of an epoch counts as what it is, not as the configured number.
         steps = getattr(self, "current_gradient_accumulation_steps", None)
         share = 1.0 / (steps or self.args.gradient_accumulation_steps)
@@ -209,6 +215,22 @@ class TSLossMixin(_Trainer):
         self._ts_steps += share
         term: Tensor = self.ts_weight * total
         return term * share if self._trainer_will_not_divide(num_items_in_batch) else term
+
+    def _known_barcode(self, points: Tensor) -> dict[str, Any]:
+        """The argument `h0` of the loss, where the loss has use for it: the barcode that the record
+        of the same clouds, or an earlier batch of an accumulated step, has computed."""
+        loss = self.ts_loss
+        # A subclass may have a forward of its own, without the argument.
+        if type(loss).forward is not TSLoss.forward:
+            return {}
+        if loss.form == "surrogate" or loss.metric != "euclidean":
+            return {}
+        recorders = (
+            callback.last_barcode
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, PromptTopologyCallback) and callback.watches(self.ts_clouds)
+        )
+        return {"h0": next(recorders, self._ts_barcode).of(points)}
 
     def _trainer_will_not_divide(self, num_items_in_batch: Tensor | int | None) -> bool:
         """Whether `training_step` takes the loss as already divided by the accumulation steps."""

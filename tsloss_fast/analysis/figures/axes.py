@@ -1,4 +1,4 @@
-"""What all figures share: axes, colours, and arrays that are drawn or refused in clear words.
+"""Parts of all figures: axes, colours, labels, and arrays that are drawn or refused in words.
 
 Sizes of type follow matplotlib's rcParams, so that a paper's style stays in force. No figure is
 made through pyplot: nothing here depends on a window system, or keeps figures alive.
@@ -6,6 +6,7 @@ made through pyplot: nothing here depends on a window system, or keeps figures a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.legend import Legend
 
-from tsloss_fast._text import escape_invisible, shorten
+from tsloss_fast._terminal import escape_invisible, shorten
 
 __all__ = [
     "COLOURS",
@@ -30,6 +31,7 @@ __all__ = [
     "as_numbers",
     "axes_or_new",
     "homology",
+    "label_beside",
     "legend",
     "limits",
     "note",
@@ -211,6 +213,32 @@ def note(axes: Axes, text: str) -> None:
         0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
     )  # fmt: skip
+
+
+def label_beside(
+    axes: Axes, labels: Sequence[tuple[float, str, str]], gap: float, offset: float, **style: Any
+) -> None:
+    """Write (height, text, colour), the lowest first, to the right of the axes, where no curve is.
+
+    Args:
+        gap: heights nearer than this, in data units, are moved apart upwards.
+        offset: in points, from the axes.
+        style: of the text.
+    """
+    height = -math.inf
+    for value, text, colour in labels:
+        height = max(value, height + gap)
+        axes.annotate(
+            text,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(offset, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+            **style,
+        )
 
 
 def legend(

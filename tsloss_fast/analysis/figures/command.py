@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsloss_fast._atomic import whole_file
-from tsloss_fast._requirements import require
-from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast._files import whole_file
+from tsloss_fast._terminal import CommandParser, require, say
 
 __all__ = ["main"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast._text import counted
+from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.figures.axes import (
     COLOURS,
     GREY,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
-from tsloss_fast.analysis.relation.groups import RunGroup, count_seeds, describe_group, group_runs
+from tsloss_fast.analysis.relation.findings import Correlation, Relation
+from tsloss_fast.analysis.relation.groups import count_seeds, describe_group, group_runs
 from tsloss_fast.analysis.relation.spearman import (
     MINIMUM_SEEDS,
     mean_interval,
@@ -25,15 +25,7 @@ from tsloss_fast.analysis.relation.spearman import (
 )
 from tsloss_fast.analysis.runs import Run, Series
 
-__all__ = [
-    "MINIMUM_SEEDS",
-    "OUTCOMES",
-    "QUANTITIES",
-    "Correlation",
-    "Relation",
-    "RunGroup",
-    "relate",
-]
+__all__ = ["OUTCOMES", "QUANTITIES", "relate"]
 
 QUANTITIES = (
     "mean_lifetime",
@@ -51,78 +43,6 @@ OUTCOMES = ("accuracy", "ce")
 _MINIMUM_STEPS = 3
 _H1 = "h1_"
 _COLUMNS = [f.name for f in SCHEMA if f.type == pa.float64() and f.name != "time"]
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's coefficient of one quantity with one outcome, in one group of runs.
-
-    Attributes:
-        view: "steps": the mean over runs of the coefficient over the steps within each run;
-            "runs": the coefficient over the runs, last value against last value.
-        group: index into `Relation.groups`.
-        quantity, outcome: what was related.
-        coefficient: in [-1, 1]; None where it is undefined. In the view "runs" None with fewer than
-            5 seeds too; in the view "steps" it then describes these runs and no others.
-        low, high: ends of the bootstrap interval over runs; None with fewer than 5 seeds.
-        runs: the runs that it comes from.
-        seeds: how many different seeds they have; a run that does not say its seed has its own.
-        steps: the steps that it comes from, all runs together (one a run in the view "runs").
-        constant: runs left out because one of the two never changes.
-        missing: runs left out because they do not have both (at 3 steps at least).
-        by_run: in the view "steps" the coefficient of every run of the group, in the order of
-            `RunGroup.runs`, None where there is none. A description of these runs, no more.
-    """
-
-    view: str
-    group: int
-    quantity: str
-    outcome: str
-    coefficient: float | None
-    low: float | None
-    high: float | None
-    runs: int
-    steps: int
-    constant: int
-    missing: int
-    by_run: tuple[float | None, ...] = ()
-    seeds: int = 0
-
-    @property
-    def claim(self) -> bool:
-        """Whether there is an interval and it excludes zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-@dataclass(frozen=True)
-class Relation:
-    """All correlations that were looked at, by group, then view, quantity and outcome."""
-
-    correlations: tuple[Correlation, ...]
-    groups: tuple[RunGroup, ...]
-    confidence: float
-    resamples: int
-    seed: int
-
-    @property
-    def claim(self) -> bool:
-        """Whether anything was looked at with seeds enough (5) for an interval."""
-        return any(entry.low is not None for entry in self.correlations)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat dictionary a correlation, of what JSON can hold (None, never NaN)."""
-        return [
-            {"task": self.groups[entry.group].task, "model": self.groups[entry.group].model}
-            | asdict(entry)
-            | {"claim": entry.claim, "by_run": list(entry.by_run)}
-            for entry in self.correlations
-        ]
-
-    def sentences(self) -> list[str]:
-        """What may be said of other runs, and how far, in English; the caution always."""
-        from tsloss_fast.analysis.relation.words import sentences
-
-        return sentences(self)
 
 
 def relate(

@@ -15,9 +15,8 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from tsloss_fast._atomic import whole_file
-from tsloss_fast._requirements import require
-from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast._files import whole_file
+from tsloss_fast._terminal import CommandParser, require, say
 
 __all__ = ["main", "write_report"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tsloss_fast._text import counted
+from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.report.data import Page
 from tsloss_fast.analysis.report.health import Check
 from tsloss_fast.analysis.report.names import visible

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from tsloss_fast.analysis.relation.relate import Correlation, Relation
+from tsloss_fast.analysis.relation.findings import Correlation, Relation
 from tsloss_fast.analysis.report.html import items
 from tsloss_fast.analysis.report.names import visible
 from tsloss_fast.analysis.report.wording import number

@@ -15,10 +15,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from tsloss_fast._atomic import whole_file
-from tsloss_fast._requirements import require
-from tsloss_fast._terminal import CommandParser, say
-from tsloss_fast._text import encodable, escape_invisible, one_line
+from tsloss_fast._files import whole_file
+from tsloss_fast._terminal import CommandParser, encodable, escape_invisible, one_line, require, say
 from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
 from tsloss_fast.analysis.saved.sources import (
     Cloud,

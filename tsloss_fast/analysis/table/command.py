@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import __version__, _batch
-from tsloss_fast._atomic import HeldElsewhere, exclusive, whole_file
-from tsloss_fast._terminal import CommandParser, say
-from tsloss_fast._text import counted
+from tsloss_fast._files import HeldElsewhere, exclusive, whole_file
+from tsloss_fast._terminal import CommandParser, counted, say
 from tsloss_fast.analysis.table.table import Table, open_table
 from tsloss_fast.analysis.table.work import Work
 from tsloss_fast.barcode import single_linkage

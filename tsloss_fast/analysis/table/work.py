@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tsloss_fast import _core
-from tsloss_fast._atomic import PREFIX, remove_temporaries, whole_file
+from tsloss_fast._files import PREFIX, remove_temporaries, whole_file
 from tsloss_fast.distributed.cloud import Edges
 from tsloss_fast.distributed.watch import Begun, Watch
 

