@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch_threads import torch_threads
 
 import tsloss_fast
-from tsloss_fast import h0_persistence, h0_persistence_varlen, ragged
+from tsloss_fast import h0_persistence, h0_persistence_varlen
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "manhattan")
 SIZES = (5, 0, 1, 40, 2, 130, 3, 0, 17)
@@ -117,37 +117,6 @@ def test_gradcheck(metric: str) -> None:
     (gradient,) = torch.autograd.grad(deaths(x).sum(), x)
     transformed = torch.func.grad(lambda p: deaths(p).sum())(x.detach())
     torch.testing.assert_close(transformed, gradient)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_way_of_other_devices(metric: str, dtype: torch.dtype) -> None:
-    """Padded by kinds of size, as where no kernel takes clouds of different sizes."""
-    points, starts = packed((5, 0, 1, 40, 2, 130, 3, 41, 17), 20)
-    points = points.to(dtype)
-    expected = h0_persistence_varlen(points, starts, metric)
-    offsets = torch.tensor(starts)
-    wide = points.float() if dtype is torch.bfloat16 else points
-    x = wide.clone().requires_grad_()
-    deaths, edges = ragged._by_kinds(x, offsets, expected.offsets, metric)
-    assert torch.equal(deaths, expected.deaths)
-    assert torch.equal(edges, expected.edges)
-    y = wide.clone().requires_grad_()
-    torch.testing.assert_close(
-        gradient_of(x, deaths), gradient_of(y, h0_persistence_varlen(y, starts, metric).deaths)
-    )
-
-
-def test_the_way_of_other_devices_names_the_bad_cloud() -> None:
-    points, starts = packed((5, 1, 40, 3), 4)
-    offsets = torch.tensor(starts)
-    for row, cloud in ((5, 1), (20, 2), (47, 3)):
-        bad = points.clone()
-        bad[row, 2] = torch.nan
-        bars = h0_persistence_varlen(points, starts).offsets
-        deaths, _ = ragged._by_kinds(bad, offsets, bars, "euclidean")
-        with pytest.raises(ValueError, match=f"of cloud {cloud} of 4 contains NaN"):
-            ragged._check_clouds(bad, offsets, deaths, bars, "euclidean")
 
 
 def test_nothing_at_all() -> None:
@@ -252,22 +221,6 @@ def test_offsets_are_read_under_transforms_and_modes(kind: str) -> None:
         torch.testing.assert_close(torch.autograd.grad(traced(leaf), leaf)[0], expected)
     with FlopCounterMode(display=False):
         torch.testing.assert_close(torch.autograd.grad(energy(leaf), leaf)[0], expected)
-
-
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.6"), reason="torch 2.6 lists no numbers under torch.func"
-)
-def test_offsets_on_devices_without_the_operator_are_read_under_transforms() -> None:
-    points, starts = packed((4, 7), 3)
-
-    def energy(x: torch.Tensor) -> torch.Tensor:
-        at = ragged._on_cpu(starts)
-        ragged.check_offsets(at, len(x))
-        return ragged._by_kinds(x, at, ragged.offsets_of_bars(at), "euclidean")[0].sum()
-
-    leaf = points.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(h0_persistence_varlen(leaf, starts).deaths.sum(), leaf)
-    torch.testing.assert_close(torch.func.grad(energy)(points), expected)
 
 
 def test_a_jagged_tensor() -> None:

@@ -1,7 +1,8 @@
 """The operators on a CUDA device, on its current stream.
 
 Nothing here waits for the device unless `check_finite` asks for it, so calls can be captured in a
-CUDA graph. All memory comes from torch's allocator.
+CUDA graph. Ragged clouds are the exception: where their points stand is copied to the device, and
+that waits. All memory comes from torch's allocator.
 """
 
 from __future__ import annotations
@@ -69,12 +70,13 @@ def _padded_h0(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Deaths, edges and, for each cloud (B, 3), what is wrong with it. Lengths that are out of
     range count as the nearest that is in range."""
-    values = dense(values, "values")
+    values = dense(values, "distances" if metric == PRECOMPUTED else "points")
     *batch, n, _ = values.shape
     kind, where = type_of_deaths(values.dtype), values.device
     deaths = torch.empty((*batch, max(n - 1, 0)), dtype=kind, device=where)
     edges = torch.empty((*deaths.shape, 2), dtype=torch.int64, device=where)
-    findings = torch.zeros((values.shape[:-2].numel(), 3), dtype=torch.int64, device=where)
+    # The kernels write all of them: to clear them first would be one launch more.
+    findings = torch.empty((values.shape[:-2].numel(), 3), dtype=torch.int64, device=where)
     if not len(findings):
         return deaths, edges, findings
     sizes = None if lengths is None else capsule(lengths)

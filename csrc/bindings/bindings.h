@@ -56,9 +56,10 @@ class Array {
   template <class T>
   T* at(std::initializer_list<int64_t> shape) const;
 
- private:
+  // Throws a TypeError with the expected and the given tensor.
   [[noreturn]] void refuse(const std::string& expected) const;
 
+ private:
   const char* name_;
   void* data_;
   Device device_;

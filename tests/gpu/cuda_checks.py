@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from clouds import FAMILIES, Cloud
 from native_builds import ORDERS
 
-from tsloss_fast import _core, h0_persistence
+from tsloss_fast import _core, _ops, h0_persistence
 
 HAVE_DEVICE = torch.cuda.is_available() and _core.has_cuda
 SCHEDULES = [*((order, 1) for order in ORDERS), ("random", 2), ("random", 3)]
@@ -32,3 +34,12 @@ def some(family: str, dtype: type, keep: int) -> Iterator[Cloud]:
     """Evenly spaced clouds of a family that the executor can hold in reasonable time."""
     all_of = [c for c in FAMILIES[family](dtype) if c.points.size <= 8000 and len(c.points) <= 210]
     yield from all_of[:: max(1, len(all_of) // keep)]
+
+
+def register(operator: str, function: Callable[..., Any], key: str) -> None:
+    """Let an operator run a function for a dispatch key of torch, from now on."""
+    # Some versions of torch refuse a second registration unless they forget the first.
+    torch.library._impls.discard(f"tsloss_fast/{operator}/{key}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning only once for all operators")
+        _ops.library.impl(operator, function, key)

@@ -6,18 +6,29 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import kernel_limits
 import torch
-from native_builds import ADDRESS, ORDERS, PLAIN, UNDER_ADDRESS, UNDER_THREAD, build, once
+from native_builds import (
+    ADDRESS,
+    FAKE_CUDA,
+    ORDERS,
+    PLAIN,
+    UNDER_ADDRESS,
+    UNDER_THREAD,
+    build,
+    once,
+)
 from source_tree import ROOT
 from torch import Tensor
 
 LIBRARY = ROOT / "tests/native/simt_library.cpp"
 PROGRAM = ROOT / "tests/native/simt_program.cpp"
+MODULE = ROOT / "tests/native/device_module.cpp"
 METRICS = {"euclidean": 0, "sqeuclidean": 1, "cosine": 2, "manhattan": 3}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 SHARED = 227 << 10  # bytes of a block of an H100
@@ -33,6 +44,23 @@ def including_limits(folder: Path) -> str:
 def build_library(folder: Path) -> Path:
     flags = ["-O1", "-fPIC", including_limits(folder)]
     return build(folder, "simt_library.so", LIBRARY, flags, link=["-shared"])
+
+
+def module_flags() -> list[str]:
+    """Flags that MODULE is compiled with, beside those of a library."""
+    import pybind11
+
+    return [
+        *(*FAKE_CUDA, "-fvisibility=default", "-Wno-attributes", "-DTSLOSS_WITH_CUDA"),
+        *('-DTSLOSS_CUDA_ARCHITECTURES="90"', '-DTSLOSS_CUDA_TOOLKIT="none"'),
+        *(f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))),
+    ]
+
+
+def build_module(folder: Path) -> Path:
+    """The CUDA part of the module `_core`, over the source of the kernels."""
+    flags = ["-O1", "-fPIC", including_limits(folder), *module_flags()]
+    return build(folder, "device_module.so", MODULE, flags, link=["-shared"])
 
 
 def build_program(folder: Path, kind: str) -> Path:
@@ -163,18 +191,6 @@ class HostKernels:
         """Launches clear_facts for no cloud, under the limits of the kernel `name`."""
         sizes = (_sizes(grid), _sizes(block), ctypes.c_int64(shared))
         self._call("launch_idle_kernel", name.encode(), *sizes)
-
-    def call_addresses(self, name: str, number: int, metric: int | None, *rest: Any) -> None:
-        """A function of the library; whole numbers are addresses, and in tuples int64."""
-        arguments: list[object] = [number] if metric is None else [number, metric]
-        for value in rest:
-            if isinstance(value, tuple):
-                arguments += map(ctypes.c_int64, value)
-            elif isinstance(value, float):
-                arguments.append(ctypes.c_double(value))
-            else:
-                arguments.append(ctypes.c_void_p(value or None))
-        self._call(name, *arguments)
 
     def forward(
         self,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import ptx
 from cuda_host import LIBRARY, PROGRAM, including_limits
 from native_builds import (
     ADDRESS,
-    FAKE_CUDA,
     HAVE_SOURCES,
     PLAIN,
     UNDER_ADDRESS,
@@ -81,18 +79,6 @@ def build_library(
         link=["-shared"],
         further=[(part, ["-O1", *TRANSLATED]) for part in translate(folder, "ptx", text)],
     )
-
-
-def build_module(folder: Path, text: str) -> Path:
-    """The CUDA part of the module `_core`, which runs all entries of a PTX text."""
-    import pybind11
-
-    flags = [
-        *(*FAKE_CUDA, "-fvisibility=default", "-Wno-attributes", "-DTSLOSS_WITH_CUDA"),
-        *('-DTSLOSS_CUDA_ARCHITECTURES="90"', '-DTSLOSS_CUDA_TOOLKIT="none"'),
-        *(f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))),
-    ]
-    return build_library(folder, text, ROOT / "tests/native/device_module.cpp", flags)
 
 
 def build_program(

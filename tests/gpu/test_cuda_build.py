@@ -52,17 +52,17 @@ assert doctor.report()["cuda kernels"] == "built for sm_90 and later", doctor.re
 assert doctor.report()["variant"] == "CUDA {toolkit}", doctor.report()
 assert tsloss_fast.__version__.endswith("+cu" + "{toolkit}".replace(".", ""))
 print(tsloss_fast.h0_persistence(torch.tensor([[0.0], [1.0], [3.0]])).deaths.tolist())
-for op in ("h0", "h0_backward", "h0_from_distances"):
+for op in ("h0", "h0_backward"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key("tsloss_fast::" + op, "CUDA")
 from torch._subclasses.fake_tensor import FakeTensorMode
 with FakeTensorMode():
     x = torch.empty(3, 5, 2, device="cuda", dtype=torch.bfloat16)
     deaths, edges = tsloss_fast.h0_persistence(x)
-    grad = torch.ops.tsloss_fast.h0_backward(deaths, x, deaths, edges, "euclidean")
+    grad = torch.ops.tsloss_fast.h0_backward(deaths, x, deaths, edges, None, "euclidean")
     print(deaths.dtype, deaths.device.type, grad.dtype)
 if not torch.cuda.is_available():
     try:
-        _core.cuda_workspace(0, 0, 0, 1, 5, 2, 0)
+        _core.cuda_workspace(0, 0, torch.utils.dlpack.to_dlpack(torch.zeros(1, 5, 2)))
     except RuntimeError as error:
         print(error)
 """

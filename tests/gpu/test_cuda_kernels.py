@@ -35,7 +35,7 @@ def check(
         listed = kernels.backward(g, points, got.deaths, got.edges, metric, small=0)
         assert same(listed, gradient), what
     wide = points.to(got.deaths.dtype)
-    wanted = _ops.h0_backward(g, wide, got.deaths, got.edges, metric)
+    wanted = _ops.h0_backward(g, wide, got.deaths, got.edges, None, metric)
     if points.numel() == 0:
         assert gradient.shape == points.shape
         return got
@@ -231,7 +231,7 @@ def test_distances_too_large_or_too_small_for_a_quotient_have_the_gradient_of_th
         got = kernels.forward(points)
         g = torch.tensor([[1, -2, limits.max / 8, 3]], dtype=dtype)
         gradient = kernels.backward(g, points, got.deaths, got.edges, "euclidean")
-        wanted = _ops.h0_backward(g, points, got.deaths, got.edges, "euclidean")
+        wanted = _ops.h0_backward(g, points, got.deaths, got.edges, None, "euclidean")
         assert torch.allclose(gradient, wanted, rtol=8 * limits.eps, atol=0, equal_nan=True), size
 
 

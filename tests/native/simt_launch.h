@@ -3,6 +3,8 @@
 // writes.
 #pragma once
 
+#include <dlfcn.h>
+
 #include <cstring>
 #include <exception>
 #include <stdexcept>
@@ -12,8 +14,6 @@
 #include "cuda/passes.cuh"
 
 #ifdef TSLOSS_PTX
-#include <dlfcn.h>
-
 #include "ptx_entries.h"
 #endif
 
@@ -39,17 +39,22 @@ const simt::KernelLimits& limits_of(const char* kernel) {
       "tests/gpu/test_cuda_static.py writes");
 }
 
-#ifdef TSLOSS_PTX
-// The entry that has the symbol of a kernel.
-const ptx::Entry& entry_of(const void* kernel) {
+inline std::string symbol_of(const void* kernel) {
   Dl_info found;
   if (!dladdr(kernel, &found) || !found.dli_sname) {
     throw std::runtime_error("it has no symbol: link with -rdynamic");
   }
+  return found.dli_sname;
+}
+
+#ifdef TSLOSS_PTX
+// The entry that has the symbol of a kernel.
+const ptx::Entry& entry_of(const void* kernel) {
+  const std::string symbol = symbol_of(kernel);
   for (const ptx::Entry& entry : ptx::entries) {
-    if (std::strcmp(entry.name, found.dli_sname) == 0) return entry;
+    if (symbol == entry.name) return entry;
   }
-  throw std::runtime_error(std::string("no PTX entry ") + found.dli_sname + " was compiled");
+  throw std::runtime_error("no PTX entry " + symbol + " was compiled");
 }
 
 template <class... P>
