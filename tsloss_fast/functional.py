@@ -230,8 +230,8 @@ def h0_persistence_varlen(
             offsets that do not ascend from 0 to T.
 
     On the CPU large clouds are computed by all threads together, small ones by one thread each,
-    the largest first. The CUDA kernels take clouds of similar size padded to one batch, and offsets
-    on the device are waited for. O(Σ n² D) time. `h0_persistence` takes a jagged nested tensor.
+    the largest first. The CUDA kernels take clouds of similar size padded to one batch, and the
+    call waits for the device. O(Σ n² D) time. `h0_persistence` takes a jagged nested tensor.
     Source: as `h0_persistence`.
 
     Example:

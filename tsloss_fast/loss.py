@@ -410,7 +410,7 @@ class _FusedLoss(torch.autograd.Function):
         # The loss and, if they are asked for, its two terms; beside each its slope by the deaths.
         results = [deaths.new_empty(()), torch.empty_like(deaths)]
         if with_terms:
-            results += [t.clone() for _ in range(2) for t in results]
+            results += [torch.empty_like(t) for _ in range(2) for t in results[:2]]
         weights = loss.weights
         coincident = _core.scale_free_loss(
             capsule(deaths),
@@ -421,16 +421,17 @@ class _FusedLoss(torch.autograd.Function):
             *map(capsule, results),
         )
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(points, deaths, edges, lengths, *results[1::2])
-        ctx.loss = loss
+        ctx.save_for_backward(points)
+        # Neither inputs nor outputs, so they may be kept without the cost of saved tensors.
+        ctx.kept = loss, lengths, deaths, edges, results[1::2]
         if coincident:
             loss.warn_coincident(coincident, math.prod(deaths.shape[:-1]))
         return tuple(results[::2]) if with_terms else results[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        points, deaths, edges, lengths, *slopes = ctx.saved_tensors
-        loss, grad = ctx.loss, None
+        (points,), grad = ctx.saved_tensors, None
+        loss, lengths, deaths, edges, slopes = ctx.kept
         create_graph = torch.is_grad_enabled()
         for one, slope in zip(grads, slopes, strict=True):
             if one is None:

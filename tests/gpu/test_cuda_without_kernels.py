@@ -426,7 +426,8 @@ def test_tensors_on_the_cpu_that_are_no_ordinary_memory_are_refused_without_a_wa
         warnings.simplefilter("error")
         for x in (POINTS.to_sparse(), POINTS.float().to_mkldnn()):
             with pytest.raises(
-                (TypeError, NotImplementedError, RuntimeError), match="points|Cannot access storage"
+                (TypeError, NotImplementedError, RuntimeError),
+                match=r"points|Cannot access storage",
             ):
                 torch.ops.tsloss_fast.h0(x, None, None, None, "euclidean", 0.0, True)
 
