@@ -26,7 +26,7 @@ def h0_persistence(
     lengths: Lengths | None = None,
     check_finite: bool | None = None,
 ) -> H0Persistence:
-    """`tsloss_fast.h0_persistence` in plain torch.
+    """`tsloss_fast.h0_persistence` in plain torch; `metric` and `lengths` as there.
 
     Problems are errors on the CPU by default and NaN deaths elsewhere, unless `check_finite` says
     otherwise. An overflow of lengths is not looked for.
@@ -58,8 +58,8 @@ def h0_persistence(
 def h0_persistence_from_distances(
     distances: Tensor, lengths: Lengths | None = None, check_finite: bool | None = None
 ) -> H0Persistence:
-    """`tsloss_fast.h0_persistence_from_distances` in plain torch, without the checks of the
-    matrix.
+    """`tsloss_fast.h0_persistence_from_distances` in plain torch; `lengths` and `check_finite` as
+    there, but the matrix is only looked at for NaN and infinity.
 
     Example:
         >>> distances = torch.tensor([[0.0, 2.0, 5.0], [2.0, 0.0, 7.0], [5.0, 7.0, 0.0]])
