@@ -96,9 +96,9 @@ class H0(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, batch: Any, backend: Backend, known: Any = None) -> Any:
-        output = backend.h0(*batch[:7]) if known is None else (known[0].detach(), known[1])
+        output = (known[0].detach(), known[1]) if known else backend.h0(values, *batch[1:7])
         ctx.mark_non_differentiable(output[1])
-        _keep(ctx, batch, output, backend)
+        _keep(ctx, values, batch, output, backend)
         return output
 
     @staticmethod
@@ -106,15 +106,16 @@ class H0(torch.autograd.Function):
         return None if grads[0] is None else gradient(ctx, grads[0]), None, None, None
 
 
-def _keep(ctx: Any, batch: Any, output: tuple[Tensor, Tensor], backend: Backend) -> None:
+def _keep(
+    ctx: Any, values: Tensor, batch: Any, output: tuple[Tensor, Tensor], backend: Backend
+) -> None:
     ctx.set_materialize_grads(False)
-    values, _, offsets, _, metric = batch[:5]
-    ctx.metric, ctx.backend = metric, backend
-    if metric == PRECOMPUTED:  # its gradient does not depend on the entries
+    ctx.metric, ctx.backend = batch[4], backend
+    if ctx.metric == PRECOMPUTED:  # the gradient does not depend on the entries of the matrices
         ctx.points = values.shape[-1]
         ctx.save_for_backward(None, None, output[1], None)
     else:
-        ctx.save_for_backward(values, *output, offsets)
+        ctx.save_for_backward(values, *output, batch[2])
 
 
 def gradient(ctx: Any, grad: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ def _edges_between_rows(edges: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _traced_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _keep(ctx, inputs, output, _dispatched)
+    _keep(ctx, inputs[0], inputs, output, _dispatched)
 
 
 def _traced_backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
