@@ -281,7 +281,9 @@ def test_every_array_is_checked_before_its_memory_is_touched(name: str) -> None:
             if len(arrays) > 1 and good.dim():
                 wrong.append(torch.cat([good, good, good]))
         for bad in wrong:
-            with pytest.raises((TypeError, ValueError), match=rf"^{argument}|expected"):
+            # Some versions of torch refuse to make a capsule of a tensor without memory.
+            errors = (TypeError, ValueError, *(RuntimeError,) * (bad is emptied))
+            with pytest.raises(errors, match=rf"^{argument}|expected|out of bounds"):
                 called(**{argument: bad})
 
 

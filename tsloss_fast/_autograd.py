@@ -32,7 +32,7 @@ _BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 class Backend(Protocol):
     """A computation of deaths and edges, and of the first derivatives of the deaths."""
 
-    def h0(self, *batch: Any) -> tuple[Tensor, Tensor]: ...
+    def h0(self, values: Tensor, /, *arguments: Any) -> tuple[Tensor, Tensor]: ...
 
     def h0_backward(
         self,
@@ -49,10 +49,10 @@ class Backend(Protocol):
 class _Dispatched:
     """The operators, which torch dispatches to the device of their tensors."""
 
-    def h0(self, *batch: Any) -> tuple[Tensor, Tensor]:
+    def h0(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         # Without its registered gradient, which costs time even where none is asked for.
         with torch._C._AutoDispatchBelowAutograd():
-            return _ops.h0(*batch)  # type: ignore[no-any-return]
+            return _ops.h0(*arguments)  # type: ignore[no-any-return]
 
     def h0_backward(self, *saved: Any) -> Tensor:
         return _ops.h0_backward(*saved)  # type: ignore[no-any-return]
@@ -66,19 +66,20 @@ def h0(batch: Batch, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor
 
     `known`: both of them, if they have been computed before, which saves everyday calls the work.
     """
-    values = batch.values
+    arguments: list[Any]
+    values, *arguments, direct = batch
     differentiable = values.requires_grad and torch.is_grad_enabled()
-    if batch.direct:
+    if direct:
         if differentiable:
-            return apply_directly(H0, values, batch, _ops_cpu, known)  # type: ignore[no-any-return]
-        return _ops_cpu.h0(*batch[:7]) if known is None else known
+            return apply_directly(H0, values, arguments, _ops_cpu, known)  # type: ignore[no-any-return]
+        return _ops_cpu.h0(values, *arguments) if known is None else known
     if is_transformed():
-        return _transformed(batch)
+        return _transformed(values, *arguments)
     if is_traced():
-        return _ops.h0(*batch[:7])  # type: ignore[no-any-return]
+        return _ops.h0(values, *arguments)  # type: ignore[no-any-return]
     if differentiable:
-        return H0.apply(values, batch, _dispatched, known)  # type: ignore[no-any-return, no-untyped-call]
-    return _dispatched.h0(*batch[:7]) if known is None else known
+        return H0.apply(values, arguments, _dispatched, known)  # type: ignore[no-any-return, no-untyped-call]
+    return _dispatched.h0(values, *arguments) if known is None else known
 
 
 def apply_directly(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -95,10 +96,12 @@ class H0(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, batch: Any, backend: Backend, known: Any = None) -> Any:
-        output = (known[0].detach(), known[1]) if known else backend.h0(values, *batch[1:7])
+    def forward(
+        ctx: Any, values: Tensor, arguments: Any, backend: Backend, known: Any = None
+    ) -> Any:
+        output = (known[0].detach(), known[1]) if known else backend.h0(values, *arguments)
         ctx.mark_non_differentiable(output[1])
-        _keep(ctx, values, batch, output, backend)
+        _keep(ctx, values, arguments, output, backend)
         return output
 
     @staticmethod
@@ -107,15 +110,16 @@ class H0(torch.autograd.Function):
 
 
 def _keep(
-    ctx: Any, values: Tensor, batch: Any, output: tuple[Tensor, Tensor], backend: Backend
+    ctx: Any, values: Tensor, arguments: Any, output: tuple[Tensor, Tensor], backend: Backend
 ) -> None:
     ctx.set_materialize_grads(False)
-    ctx.metric, ctx.backend = batch[4], backend
-    if ctx.metric == PRECOMPUTED:  # the gradient does not depend on the entries of the matrices
+    _, offsets, _, metric, *_ = arguments
+    ctx.metric, ctx.backend = metric, backend
+    if metric == PRECOMPUTED:  # the gradient does not depend on the entries of the matrices
         ctx.points = values.shape[-1]
         ctx.save_for_backward(None, None, output[1], None)
     else:
-        ctx.save_for_backward(values, *output, batch[2])
+        ctx.save_for_backward(values, *output, offsets)
 
 
 def gradient(ctx: Any, grad: Tensor) -> Tensor:
@@ -140,18 +144,19 @@ def _has_memory(grad: Tensor) -> bool:
     return not (transforms_active() or torch._C._dispatch_keys(grad).has(_BATCHED))
 
 
-def _transformed(batch: Batch) -> tuple[Tensor, Tensor]:
-    values = batch.values
-    deaths, edges = _ops.h0(values.detach(), *batch[1:7])
-    if batch.metric == PRECOMPUTED:
-        lengths = _routing.entries_of_edges(values, edges)
+def _transformed(
+    values: Tensor, lengths: Any, offsets: Any, bars: Any, metric: str, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    deaths, edges = _ops.h0(values.detach(), lengths, offsets, bars, metric, *rest)
+    if metric == PRECOMPUTED:
+        found = _routing.entries_of_edges(values, edges)
     else:
         wide = values.to(type_of_deaths(values.dtype))
-        rows = edges if batch.offsets is None else _edges_between_rows(edges, batch.offsets)
-        lengths = _routing.edge_lengths(wide, rows, batch.metric)
+        rows = edges if offsets is None else _edges_between_rows(edges, offsets)
+        found = _routing.edge_lengths(wide, rows, metric)
     # The deaths, to the bit, with the derivatives of the lengths of their edges.
-    infinite = torch.where(lengths == deaths, lengths, deaths)  # inf - inf would be NaN
-    with_derivatives = deaths + (lengths - lengths.detach())
+    infinite = torch.where(found == deaths, found, deaths)  # inf - inf would be NaN
+    with_derivatives = deaths + (found - found.detach())
     return torch.where(deaths.isfinite(), with_derivatives, infinite), edges
 
 
@@ -163,7 +168,7 @@ def _edges_between_rows(edges: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _traced_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _keep(ctx, inputs[0], inputs, output, _dispatched)
+    _keep(ctx, inputs[0], inputs[1:], output, _dispatched)
 
 
 def _traced_backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _autograd, _core
-from .._batch import HALF, METRICS, Batch, capsule, raise_finding
+from .._batch import HALF, METRICS, capsule, raise_finding
 from ..functional import H0Persistence
 from .arguments import disagreement, local_rows, local_shard
 from .cloud import Cloud, Edges, MemoryShard, Shard, row_dtype, rows_of_block
@@ -95,8 +95,8 @@ def h0_persistence(
         peers.agree(error)
         peers.use(local.device)
         x = local.float() if local.dtype in HALF else local
-        batch = Batch(x, None, None, None, metric, 0.0, True, direct=False)
-        return H0Persistence(*_autograd.H0.apply(x, batch, _Processes(peers, block_bytes)))  # type: ignore[no-untyped-call]
+        arguments = (None, None, None, metric, 0.0, True)  # as those of a batch
+        return H0Persistence(*_autograd.H0.apply(x, arguments, _Processes(peers, block_bytes)))  # type: ignore[no-untyped-call]
 
 
 class _Processes:
@@ -105,8 +105,8 @@ class _Processes:
     def __init__(self, peers: Peers, block_bytes: int) -> None:
         self._peers, self._block_bytes = peers, block_bytes
 
-    def h0(self, points: Tensor, *batch: Any) -> tuple[Tensor, Tensor]:
-        metric, peers, dtype = batch[3], self._peers, points.dtype
+    def h0(self, points: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        metric, peers, dtype = arguments[3], self._peers, points.dtype
         starts = [0]
         for (n,) in peers.numbers("handshake", [points.shape[0]]):
             starts.append(starts[-1] + int(n))

@@ -125,9 +125,8 @@ class TuneConfig:
         """The module of what is added to the cross-entropy (for "ce", of what is measured)."""
         if self.loss == "l2":
             return MeanSquaredNorm()
-        return TSLoss(
-            FORMS[self.loss], self.connectivity, self.redundancy, self.compactness, self.loops
-        )
+        redundancy = None if self.loss == "total" else self.redundancy  # a term it does not have
+        return TSLoss(FORMS[self.loss], self.connectivity, redundancy, self.compactness, self.loops)
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on: everything but the folder. JSON can hold it."""
