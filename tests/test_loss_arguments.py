@@ -6,6 +6,7 @@ import ast
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clouds import crowded
@@ -170,3 +171,25 @@ def test_the_module_shows_what_counts_for_its_form_and_nothing_else(
     basis = {"form": "exact", "metric": "euclidean", "connectivity": 1.5}
     own = {name: arguments[name] for name in ("form", "metric") if name in arguments}
     assert {name: ast.literal_eval(value) for name, value in found} == {**basis, **own, **shown}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("rho", {}),
+        ("reference", {"compactness": 1.0}),
+        ("alpha", {"form": "surrogate"}),
+        ("p", {"form": "total"}),
+    ],
+)
+def test_false_is_a_zero_and_refused_where_numbers_are_above_zero(
+    name: str, more: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a finite number above 0, got False"):
+        TSLoss(**more, **{name: False})
+
+
+def test_a_switch_takes_any_truth_value() -> None:
+    for off in (False, 0, np.False_):
+        assert repr(TSLoss(include_self=off, detach_thresholds=off)) == repr(TSLoss())
+    assert "include_self=True" in repr(TSLoss("surrogate", include_self=np.True_))

@@ -188,3 +188,30 @@ def test_a_barcode_of_another_shape_is_refused(form: str, h0: H0Persistence) -> 
             TSLoss(**FORMS[form])(x, return_terms=return_terms, h0=h0)
         shapes = (str(tuple(h0.deaths.shape)), str(tuple(h0.edges.shape)))
         assert any(shape in str(caught.value) for shape in shapes)
+
+
+@every_form
+def test_lengths_are_checked_beside_a_given_barcode_too(form: str) -> None:
+    x = torch.from_numpy(crowded(18, 2)).reshape(3, 6, 2)
+    with pytest.raises(ValueError, match=r"lengths: expected numbers between 0 and 6.*got 100"):
+        TSLoss(**FORMS[form])(x, [100, 4, 3], h0=h0_persistence(x))
+
+
+def test_a_barcode_of_another_kind_is_refused_and_one_of_another_layout_taken() -> None:
+    x = torch.from_numpy(crowded(12, 2)).reshape(2, 6, 2)
+    h0, loss = h0_persistence(x), TSLoss()
+    arrays = h0_persistence(x.numpy())
+    for wrong in (arrays, h0.deaths, (h0.deaths,), "bars"):
+        with pytest.raises(TypeError, match="h0: expected deaths and edges as tensors, got"):
+            loss(x, h0=wrong)
+    strided = torch.stack([h0.deaths, h0.deaths], -1)[..., 0]
+    for like in (tuple(h0), H0Persistence(strided, h0.edges.int()), (h0.deaths.float(), h0.edges)):
+        torch.testing.assert_close(loss(x, h0=like), loss(x), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("form", ["exact", "total", "compact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_memory_that_cannot_be_had_is_a_memory_error(form: str, dtype: torch.dtype) -> None:
+    huge = torch.zeros(1, 1, dtype=dtype).expand(10**7, 10**6)
+    with pytest.raises(MemoryError, match=r"TSLoss needs .* bytes at once"):
+        TSLoss(**FORMS[form])(huge)

@@ -116,3 +116,15 @@ def test_a_bad_cloud_is_named_or_given_nan_deaths() -> None:
     h0 = reference.h0_persistence(x, check_finite=False)
     assert h0.deaths[1].isnan().all()
     assert torch.equal(h0.deaths[[0, 2]], good.deaths[[0, 2]])
+
+
+def test_bad_clouds_have_gradients_that_are_no_numbers() -> None:
+    x = torch.randn(2, 4, 3, requires_grad=True)
+    with torch.no_grad():
+        x[0, 1] = torch.nan
+    for function in (h0_persistence, reference.h0_persistence):
+        for part in (x, x[:1]):
+            deaths = function(part, check_finite=False).deaths
+            (grad,) = torch.autograd.grad(deaths.sum(), x)
+            assert grad[0].isnan().any()
+            assert grad[1].isfinite().all()

@@ -283,3 +283,18 @@ def test_linkage_matrices_of_ragged_results_are_those_of_each_cloud() -> None:
     assert torch.equal(jagged.values(), torch.cat(expected))
     arrays = h0_persistence_varlen(POINTS.numpy(), OFFSETS.numpy())
     np.testing.assert_array_equal(barcode.single_linkage(arrays), torch.cat(expected))
+
+
+def test_a_tensor_that_hooks_give_back_negated_is_read_as_what_it_is() -> None:
+    for function in (lambda x: h0_persistence(x).deaths.sum(), TSLoss()):
+        x = torch.randn(9, 4, requires_grad=True)
+        (wanted,) = torch.autograd.grad(function(x), x)
+
+        def negated(t: torch.Tensor) -> torch.Tensor:
+            return torch._neg_view(-t) if t.shape == (9, 4) else t
+
+        negate = torch.autograd.graph.saved_tensors_hooks(lambda t: t, negated)
+        with negate:
+            value = function(x)
+        (found,) = torch.autograd.grad(value, x)
+        assert torch.equal(found, wanted)

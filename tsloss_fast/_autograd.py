@@ -66,13 +66,14 @@ def h0(batch: Batch, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor
 
     `known`: both of them, if they have been computed before, which saves everyday calls the work.
     """
-    arguments: list[Any]
-    values, *arguments, direct = batch
+    values = batch.values
     differentiable = values.requires_grad and torch.is_grad_enabled()
-    if direct:
+    if batch.direct:
         if differentiable:
-            return apply_directly(H0, values, arguments, _ops_cpu, known)  # type: ignore[no-any-return]
-        return _ops_cpu.h0(values, *arguments) if known is None else known
+            return apply_directly(H0, values, batch[1:7], _ops_cpu, known)  # type: ignore[no-any-return]
+        return _ops_cpu.h0(*batch[:7]) if known is None else known
+    arguments: list[Any]  # a tracer cannot slice the batch
+    values, *arguments, _ = batch
     if is_transformed():
         return _transformed(values, *arguments)
     if is_traced():
@@ -119,7 +120,9 @@ def _keep(
         ctx.points = values.shape[-1]
         ctx.save_for_backward(None, None, output[1], None)
     else:
-        ctx.save_for_backward(values, *output, offsets)
+        deaths, edges = output
+        kept = None if getattr(backend, "ignores_deaths", False) else deaths
+        ctx.save_for_backward(values, kept, edges, offsets)
 
 
 def gradient(ctx: Any, grad: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """One value for every kind of input: the batch of clouds that the operators take.
 
-Everything that a user passes is validated here and nowhere else, but for the numbers in `lengths`
-and `offsets`: the core looks at those, since a compiled or exported program brings new ones.
+Points, matrices, lengths, offsets and metrics are validated here and nowhere else, but for the
+numbers in `lengths` and `offsets`: the core looks at those, since a compiled or exported program
+brings new ones.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def points_batch(
     if len(shape) < 2:
         raise shape_error("points", shape, "(N, D) or (..., N, D)")
     sizes = None if lengths is None else check_lengths(lengths, shape[:-2], x.device)
-    check = check_finite is not False if direct else resolve_check_finite(check_finite, x.device)
+    look = direct and check_finite is None  # the default, without the cost of asking
+    check = look or resolve_check_finite(check_finite, x.device)
     return Batch(x, sizes, None, None, metric, 0.0, check, direct)
 
 
@@ -230,7 +232,7 @@ def has_cuda_kernels(device: torch.device) -> bool:
 def resolve_check_finite(check_finite: bool | None, device: torch.device) -> bool:
     """Return what `check_finite` means there. The default is to look wherever that adds no wait: on
     the CPU, and where the points are copied to it."""
-    return not has_cuda_kernels(device) if check_finite is None else check_finite
+    return not has_cuda_kernels(device) if check_finite is None else bool(check_finite)
 
 
 # Validation of tensors, arrays and numbers.
@@ -318,6 +320,8 @@ def as_tensor(x: Any, name: str) -> Tensor:
                 "into it, and pass check_finite=False (to_dense() would make every missing "
                 "distance 0)"
                 if name == "distances"
+                else f"pad it with torch.nested.to_padded_tensor({name}, 0.0)"
+                if x.is_nested
                 else f"call {name}.to_dense()"
             )
         )

@@ -68,6 +68,8 @@ def _h0_vmap(
     if offsets is None:
         all_lengths = _front(lengths, in_dims[1], size)
         return h0(all_values, all_lengths, None, None, *rest), (0, 0)
+    if in_dims[2] is not None:
+        raise ValueError("offsets: expected the same for all, got offsets that are vmapped over")
     # The clouds of all come one after the other.
     assert bars is not None
     rows = all_values.flatten(0, 1)

@@ -48,8 +48,8 @@ def h0(
     bars = n - 1 if n else 0
     deaths = values.new_empty(*batch, bars)
     edges = values.new_empty(*batch, bars, 2, dtype=torch.int64)
-    sizes = None if lengths is None else capsule(lengths.contiguous())
-    starts = None if offsets is None else capsule(offsets.contiguous())
+    sizes = None if lengths is None else capsule(dense(lengths, "lengths"))
+    starts = None if offsets is None else capsule(dense(offsets, "offsets"))
     x, d, e, threads = capsule(values), capsule(deaths), capsule(edges), torch.get_num_threads()
     if metric == PRECOMPUTED:
         finding = _core.h0_from_distances(x, sizes, tolerance, d, e, threads)
@@ -72,7 +72,8 @@ def h0_backward(
     metric: str,
 ) -> Tensor:
     """The gradient at the points of `h0`, from that of the deaths."""
-    points = dense(points, "points")
+    # A hook on saved tensors may have given anything back.
+    points = dense(points.resolve_neg(), "points")
     grad_points = torch.empty_like(points)
     _core.h0_backward(
         METRICS[metric],
@@ -160,7 +161,7 @@ def _in_words(count: float) -> str:
     return f"{count:.3g} {unit}"
 
 
-def _level_of_caller() -> int:
+def level_of_caller() -> int:
     """The `stacklevel` of the line that called the package, for a warning of the function that
     calls this one."""
     frame, level = sys._getframe(1), 1
@@ -179,7 +180,7 @@ def _warn_once(x: Tensor) -> None:
         f"tsloss_fast has no kernels for the device {x.device} in this build, and computes through "
         f"a copy on the CPU: this call copies {_in_words(x.nbytes)} and waits for the device, and "
         f"so does every other, forward and backward{cure} (this warning is given once)",
-        stacklevel=_level_of_caller(),
+        stacklevel=level_of_caller(),
     )
 
 

@@ -39,6 +39,7 @@ from .functional import H0Persistence
 
 # The arguments of each form with their default values. The first four are weights of terms.
 _WEIGHTS = ("connectivity", "redundancy", "compactness", "loops")
+_SWITCHES = ("include_self", "detach_thresholds")
 _FORMS: dict[str, dict[str, Any]] = {
     "exact": {
         "connectivity": 1.0,
@@ -126,7 +127,7 @@ class TSLoss(nn.Module):
     reference: float | None
     alpha: float
     include_self: bool
-    detach_thresholds: bool
+    detach_thresholds: bool = False  # modules that were saved whole may lack it
     p: float
     eta: float | None
 
@@ -161,16 +162,17 @@ class TSLoss(nn.Module):
             "rho": rho,
             "reference": reference,
             "alpha": alpha,
-            "include_self": include_self,
-            "detach_thresholds": detach_thresholds,
+            "include_self": bool(include_self),
+            "detach_thresholds": bool(detach_thresholds),
             "p": p,
             "eta": eta,
         }
         used = _FORMS[form]
         for name, value in given.items():
             _check_number(name, value)
-            asks = value is not None and (bool(value) or name not in (*_WEIGHTS, "include_self"))
-            if asks and value is not False and name not in used:
+            # A weight of 0 and a switch that is off ask for nothing.
+            asks = bool(value) if name in (*_WEIGHTS, *_SWITCHES) else value is not None
+            if asks and name not in used:
                 raise ValueError(
                     f"{name}: got {value} for form={form!r}, which does not use it; expected "
                     f"{', '.join(used)} alone"
@@ -257,19 +259,20 @@ class TSLoss(nn.Module):
         shape = points.shape
         if len(shape) < 2:
             raise shape_error("points", shape, "(N, D) or (..., N, D)")
+        known = None if h0 is None else _as_known(h0, points)
         if shape[-2] < 3 or lengths is not None:
-            lengths = check_lengths(lengths, shape[:-2], points.device)
+            # The core looks at their numbers, unless it has nothing to compute.
+            limit = None if known is None else shape[-2]
+            lengths = check_lengths(lengths, shape[:-2], points.device, limit)
             self._warn_if_small(points, lengths)
-        if h0 is not None:
-            _check_known(h0, points)
         weights = self.weights
         if direct and self.form == "exact" and not weights["compactness"] + weights["loops"]:
-            found = _autograd.apply_directly(_FusedLoss, points, self, lengths, h0, return_terms)
+            found = _autograd.apply_directly(_FusedLoss, points, self, lengths, known, return_terms)
             if not return_terms:
                 return found
             total, *terms = found
             return total, {n: t for n, t in zip(_WEIGHTS, terms, strict=False) if weights[n]}
-        terms = self._terms(points, lengths, h0)
+        terms = self._terms(points, lengths, known)
         total = self._weighted(terms)
         return (total, terms) if return_terms else total
 
@@ -278,13 +281,16 @@ class TSLoss(nn.Module):
         return functools.reduce(torch.add, parts)
 
     def _terms(
-        self, points: Tensor, lengths: Tensor | None, h0: H0Persistence | None = None
+        self, points: Tensor, lengths: Tensor | None, h0: tuple[Tensor, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The terms by differentiable operations, scalars without their weights."""
         if self.form == "surrogate":
             found = _surrogate_terms(self, points, lengths)
         else:
-            deaths, edges = _autograd.h0(points_batch(points, self.metric, lengths, None), h0)
+            try:
+                deaths, edges = _autograd.h0(points_batch(points, self.metric, lengths, None), h0)
+            except (RuntimeError, MemoryError) as error:
+                raise_memory_error(error, "TSLoss", points)
             if 0 in deaths.shape[:-1]:
                 # No clouds: the mean over them is 0, not NaN.
                 deaths, edges, lengths = deaths.sum().expand(1, 0), edges.new_empty(1, 0, 2), None
@@ -343,7 +349,7 @@ class TSLoss(nn.Module):
         if "small" in self._warned or not may_look(points):
             return
         if most >= needed and lengths is not None and lengths.device.type == "cpu":
-            most = int(lengths.max()) if lengths.numel() and may_look(lengths) else most
+            most = max(int(lengths.max()), 0) if lengths.numel() and may_look(lengths) else most
         if most >= needed or 0 in shape[:-2]:
             return
         clouds, at_most = math.prod(shape[:-2]), "at most " if most < shape[-2] else ""
@@ -351,9 +357,9 @@ class TSLoss(nn.Module):
             "small",
             f"TSLoss: {shape} is {clouds} cloud{'s' * (clouds != 1)} of {at_most}{most} "
             f"point{'s' * (most != 1)}, and with fewer than {needed} points in every cloud the "
-            f"loss is always 0; expected (N, D) or (..., N, D) with N >= {needed}. If the points "
-            "of one cloud stand in another dimension, move it: points.squeeze(-2), or "
-            "points.transpose(-3, -2)",
+            "loss is the same wherever they are; expected (N, D) or (..., N, D) with "
+            f"N >= {needed}. If the points of one cloud stand in another dimension, move it: "
+            "points.squeeze(-2), or points.transpose(-3, -2)",
         )
 
     def _warn_if_coincident(self, deaths: Tensor, lengths: Tensor | None) -> None:
@@ -385,7 +391,7 @@ class TSLoss(nn.Module):
     def _warn(self, subject: str, message: str) -> None:
         if subject not in self._warned:
             self._warned.add(subject)
-            warnings.warn(message, stacklevel=8)  # past the frames of nn.Module and autograd
+            warnings.warn(message, stacklevel=_ops_cpu.level_of_caller())
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -422,7 +428,8 @@ class _FusedLoss(torch.autograd.Function):
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(points)
-        # Neither inputs nor outputs, so they may be kept without the cost of saved tensors.
+        # Neither inputs nor outputs, so they may be kept without the cost of saved tensors: N - 1
+        # numbers and edges a cloud, until the graph is freed.
         ctx.kept = loss, lengths, deaths, edges, results[1::2]
         if coincident:
             loss.warn_coincident(coincident, math.prod(deaths.shape[:-1]))
@@ -466,7 +473,7 @@ class _FusedLoss(torch.autograd.Function):
 
 def _check_number(name: str, value: Any) -> None:
     """Raise ValueError for a weight or parameter that no form could use."""
-    if value is None or isinstance(value, bool):
+    if value is None or name in _SWITCHES:
         return
     if name in _WEIGHTS or name == "eta":
         if not (value >= 0 and math.isfinite(value)):
@@ -476,15 +483,31 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a finite number above 0, got {value}")
 
 
-def _check_known(h0: H0Persistence, points: Tensor) -> None:
-    """Raise ValueError unless a barcode could be that of the points."""
+def _as_known(h0: Any, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the deaths and edges of a barcode that could be that of the points.
+
+    Raises:
+        TypeError: it is no pair of tensors.
+        ValueError: its shapes are those of other points.
+    """
+    kinds = [type(part).__name__ for part in h0] if isinstance(h0, tuple) else [type(h0).__name__]
+    if len(kinds) != 2 or not all(isinstance(part, Tensor) for part in h0):
+        raise TypeError(
+            f"h0: expected deaths and edges as tensors, got {', '.join(kinds)}; pass the result of "
+            "h0_persistence(points.detach(), metric, lengths)"
+        )
+    deaths, edges = h0
     shape = (*points.shape[:-2], max(points.shape[-2] - 1, 0))
-    if tuple(h0.deaths.shape) != shape or tuple(h0.edges.shape) != (*shape, 2):
+    if tuple(deaths.shape) != shape or tuple(edges.shape) != (*shape, 2):
         raise ValueError(
             f"h0: expected deaths {shape} and edges {(*shape, 2)}, the barcode of these points of "
-            f"shape {tuple(points.shape)}, got {tuple(h0.deaths.shape)} and "
-            f"{tuple(h0.edges.shape)}; pass h0_persistence(points.detach(), metric, lengths)"
+            f"shape {tuple(points.shape)}, got {tuple(deaths.shape)} and {tuple(edges.shape)}; "
+            "pass the result of h0_persistence(points.detach(), metric, lengths)"
         )
+    kind = type_of_deaths(points.dtype)
+    return deaths.detach().to(points.device, kind).contiguous(), edges.to(
+        points.device, torch.int64
+    )
 
 
 def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | None]:

@@ -115,7 +115,7 @@ def _persistence(
         edges = _spanning_tree(keys.nan_to_num(0.0) if bad else keys).to(x.device)
         deaths = deaths_of(valid, edges) if size else cloud.sum() * 0 + edges[:, 0]
         order = deaths.detach().nan_to_num(math.inf).argsort(stable=True)
-        deaths = torch.full_like(deaths, math.nan) if bad else deaths[order]
+        deaths = deaths * 0 + math.nan if bad else deaths[order]
         room = max(n - 1, 0) - len(edges)
         all_deaths.append(torch.nn.functional.pad(deaths, (0, room)))
         all_edges.append(torch.nn.functional.pad(edges[order], (0, 0, 0, room), value=-1))

@@ -13,6 +13,7 @@ from clouds import FAMILIES, WITHOUT_ANGLES, clusters, copies, gaussian, grid, r
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Processes
+from python_process import run_python
 from shards import weights, whole
 
 import tsloss_fast
@@ -214,3 +215,18 @@ def test_any_cloud_in_any_shards(group: Processes, data: st.DataObject) -> None:
     for found, found_edges, _ in group.run(sharded, points, starts, metric, block, False):
         np.testing.assert_array_equal(found, deaths)
         np.testing.assert_array_equal(found_edges, edges)
+
+
+def test_the_deaths_may_be_changed_in_place_before_the_gradient_is_taken() -> None:
+    done = run_python(
+        """
+import torch, torch.distributed as dist
+from tsloss_fast.distributed import h0_persistence
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+rows = torch.tensor([[0.0], [1.0], [3.0]], requires_grad=True)
+h0_persistence(rows).deaths.log_().sum().backward()
+print(rows.grad.flatten().tolist())
+dist.destroy_process_group()
+"""
+    )
+    assert done.stdout == "[-1.0, 0.5, 0.5]\n", done.stderr

@@ -100,7 +100,9 @@ def h0_persistence(
 
 
 class _Processes:
-    """What computes the bars of one cloud whose rows are shared out, for the autograd Function."""
+    """The computation of one cloud whose rows are shared out, for the autograd Function."""
+
+    ignores_deaths = True  # in the gradient, so that they may be changed in place
 
     def __init__(self, peers: Peers, block_bytes: int) -> None:
         self._peers, self._block_bytes = peers, block_bytes

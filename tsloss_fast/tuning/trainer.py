@@ -220,8 +220,9 @@ class TSLossMixin(_Trainer):
         """The argument `h0` of the loss, where the loss has use for it: the barcode that the record
         of the same clouds, or an earlier batch of an accumulated step, has computed."""
         loss = self.ts_loss
-        # A subclass may have a forward of its own, without the argument.
-        if type(loss).forward is not TSLoss.forward:
+        # Without the argument is a forward of the user's own, and a hook may give other points.
+        own = type(loss).forward is not TSLoss.forward or "forward" in vars(loss)
+        if own or loss._forward_pre_hooks:
             return {}
         if loss.form == "surrogate" or loss.metric != "euclidean":
             return {}
