@@ -322,3 +322,12 @@ def test_a_loss_with_a_forward_of_its_own_is_called_as_before(tmp_path: Path) ->
     expected = 2 * TSLoss()(prompt_clouds(made.model)).item()
     made.train()
     assert made.state.log_history[0]["tsloss/total"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_hook_that_gives_the_loss_other_points_has_its_way(tmp_path: Path) -> None:
+    loss = TSLoss()
+    loss.register_forward_pre_hook(lambda module, inputs: (inputs[0] ** 3,))
+    made = trainer(tmp_path, ts_loss=loss)
+    expected = TSLoss()(prompt_clouds(made.model) ** 3).item()
+    made.train()
+    assert made.state.log_history[0]["tsloss/total"] == pytest.approx(expected, rel=1e-5)
