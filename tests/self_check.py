@@ -21,7 +21,7 @@ import torch
 import tsloss_fast
 from tsloss_fast import TSLoss, barcode, cli, h0_persistence, reference
 
-CORE = ("barcode", "cli", "distributed", "doctor", "functional", "loss", "ragged", "reference")
+CORE = ("barcode", "cli", "distributed", "doctor", "functional", "loss", "reference")
 EXTRAS = {"analysis": "analysis", "tuning": "tuning", "compare.command": "tuning"}
 # What each command is given that gets it as far as the first thing that it needs.
 COMMANDS = {
