@@ -28,8 +28,8 @@ FORBIDDEN = {
     "analysis": {"tuning", "compare"},
     "tuning": {"compare"},
 }
-# Folders that are no layer: the benchmarks lie elsewhere in the source tree and join the package
-# when it is installed, and the documentation is not installed.
+# These folders are not layers: the benchmarks join the package when it is installed, and the
+# documentation is not installed.
 OUTSIDE = {"benchmarks", "docs"}
 MOST_AT_THE_TOP = 13
 
@@ -101,7 +101,7 @@ def circles(package: Path) -> list[str]:
 
 def layer(module: str) -> str:
     """Return the layer of a module: the folder below the package, or "commands", or "core" for the
-    other modules at the top and whatever else lies below them, such as `barcode`."""
+    other modules at the top and for packages below them, such as `barcode`."""
     first = [*module.split("."), "__init__"][1]
     if first in COMMANDS:
         return "commands"

@@ -137,7 +137,7 @@ def test_what_is_not_given_is_the_default_of_the_form(form: str) -> None:
     assert torch.equal(TSLoss()(x), TSLoss(form="exact")(x))
 
 
-# The arguments, and what the module shows of itself beside form, metric and connectivity.
+# Each pair has arguments, and the entries that repr shows beside form, metric and connectivity.
 SHOWN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"redundancy": 2.5}, {"redundancy": 2.5, "rho": 0.5}),
     ({"rho": 0.25}, {"redundancy": 1, "rho": 0.25}),

@@ -151,7 +151,7 @@ store = dist.FileStore({str(tmp_path / "store")!r}, 1)
 dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 plain = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
 mesh = init_device_mesh("cpu", (1,))
-for form in ("exact", "surrogate", "total"):
+for form in ("exact", "nearest", "surrogate", "total"):
     sharded = torch.nn.Parameter(distribute_tensor(plain.detach(), mesh, [Shard(0)]))
     loss, expected = TSLoss(form)(sharded), TSLoss(form)(plain)
     assert torch.equal(loss, expected), form

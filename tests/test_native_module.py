@@ -259,7 +259,7 @@ def native_calls() -> dict[str, tuple[Callable[..., object], dict[str, torch.Ten
 
 @pytest.mark.parametrize("name", native_calls())
 def test_every_array_is_checked_before_its_memory_is_touched(name: str) -> None:
-    """Each argument in turn has another type, shape or layout, has no memory, or is no tensor."""
+    """Each argument in turn has a wrong type, shape or layout, has no memory, or is a string."""
     call, arrays = native_calls()[name]
 
     def called(**changed: object) -> object:

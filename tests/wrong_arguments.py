@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
 from tsloss_fast import (
@@ -462,3 +464,13 @@ WRONG: dict[str, tuple[Call, type[Exception], list[str]]] = {
         ["NaN", r"point 0\b"],
     ),
 }
+
+
+def assert_refused(call: Call, error: type[Exception], words: list[str]) -> None:
+    """The call raises the error, whose message is one line with all the words (patterns)."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    missing = [word for word in words if not re.search(word, message)]
+    assert not missing, f"{missing} missing in: {message}"
+    assert "\n" not in message

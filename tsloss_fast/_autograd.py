@@ -84,16 +84,16 @@ def h0(batch: Batch, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor
 
 
 def apply_directly(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """Apply a Function without torch's preparation for transforms, where none is active: it takes
-    as long as a tenth of the barcode of a prompt."""
+    """Apply a Function without torch's preparation for transforms, which costs small clouds time
+    and has nothing to do where none is active."""
     return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
 
 
 class H0(torch.autograd.Function):
     """Deaths and edges of a batch, by a backend, outside of transforms and tracers.
 
-    `forward` takes the context itself: the `setup_context` style of a Function costs 12
-    microseconds a call, and the registration of an operator 28.
+    `forward` takes the context itself: the `setup_context` style of a Function inspects its
+    signature in every call, and the registration of an operator costs more still.
     """
 
     @staticmethod

@@ -114,8 +114,7 @@ def points_batch(
         if x.dtype in HALF and x.device.type in ("cpu", "meta"):
             x = x.float()
         direct = can_bypass_dispatcher(x)
-    if metric not in METRICS:
-        check_metric(metric)
+    check_metric(metric)
     shape = x.shape
     if len(shape) < 2:
         raise shape_error("points", shape, "(N, D) or (..., N, D)")
@@ -238,9 +237,8 @@ def resolve_check_finite(check_finite: bool | None, device: torch.device) -> boo
 # Validation of tensors, arrays and numbers.
 
 
-def check_metric(metric: str) -> int:
-    """Return the core's number of a metric; ValueError if there is none."""
-    return METRICS[metric]
+def check_metric(metric: str) -> None:
+    METRICS[metric]  # ValueError for an unknown one
 
 
 def shape_error(name: str, shape: Sequence[int], expected: str) -> ValueError:

@@ -42,7 +42,8 @@ def h0(
     check_finite: bool,
 ) -> tuple[Tensor, Tensor]:
     """Deaths (..., M) and edges (..., M, 2) of a batch, whose fields are the arguments."""
-    what = "distances" if metric == PRECOMPUTED else "points"
+    matrices = metric == PRECOMPUTED
+    what = "distances" if matrices else "points"
     values = dense(values, what)
     *batch, n, _ = values.shape if offsets is None else (int(bars) + 1, None)  # type: ignore[arg-type]
     bars = n - 1 if n else 0
@@ -51,7 +52,7 @@ def h0(
     sizes = None if lengths is None else capsule(dense(lengths, "lengths"))
     starts = None if offsets is None else capsule(dense(offsets, "offsets"))
     x, d, e, threads = capsule(values), capsule(deaths), capsule(edges), torch.get_num_threads()
-    if metric == PRECOMPUTED:
+    if matrices:
         finding = _core.h0_from_distances(x, sizes, tolerance, d, e, threads)
         check_finite = check_finite or (finding is not None and finding[0] != 1)
     else:

@@ -67,6 +67,31 @@ class H0PersistenceVarlen(NamedTuple):
     offsets: Any
 
 
+def given_barcode(h0: Any, points: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the deaths (..., N-1) and edges (..., N-1, 2) of a barcode that a user passes beside
+    points of shape (..., N, D), as tensors.
+
+    Raises:
+        TypeError: `h0` does not consist of deaths and edges.
+        ValueError: `h0` belongs to points of another shape.
+    """
+    if not isinstance(h0, tuple) or len(h0) != 2:
+        raise TypeError(
+            f"h0: got {type(h0).__name__}, expected what h0_persistence returns for these points; "
+            "without h0 the barcode is computed here"
+        )
+    deaths, edges = as_tensor(h0[0], "h0.deaths"), as_integers(h0[1], "h0.edges")
+    bars = (*points[:-2], max(points[-2] - 1, 0))
+    for name, found, expected in (("deaths", deaths, bars), ("edges", edges, (*bars, 2))):
+        if tuple(found.shape) != expected:
+            raise ValueError(
+                f"h0.{name}: got shape {tuple(found.shape)}, expected {expected} for points of "
+                f"shape {tuple(points)}; pass what h0_persistence returns for these points, or "
+                "leave h0 out"
+            )
+    return deaths, edges
+
+
 for _result in (H0Persistence, H0PersistenceVarlen):
     # So that `torch.export.save` writes them, and `torch.load(weights_only=True)` reads them.
     torch.utils._pytree._register_namedtuple(
@@ -158,8 +183,7 @@ def h0_persistence(
         bars = offsets_of_bars(batch.offsets).to(deaths.device)
         jagged = torch.nested.nested_tensor_from_jagged
         return H0Persistence(jagged(deaths, bars), jagged(edges, bars))
-    h0 = H0Persistence(deaths, edges)
-    return _like(points, h0) if isinstance(points, np.ndarray) else h0
+    return _like(points, H0Persistence(deaths, edges))
 
 
 def h0_persistence_from_distances(

@@ -35,7 +35,7 @@ from ._batch import (
     type_advice,
     type_of_deaths,
 )
-from .functional import H0Persistence
+from .functional import H0Persistence, given_barcode
 
 # The arguments of each form with their default values. The first four are weights of terms.
 _WEIGHTS = ("connectivity", "redundancy", "compactness", "loops")
@@ -181,8 +181,9 @@ class TSLoss(nn.Module):
         self.form = form
         self.metric = metric
         self.weights: dict[str, float] = {name: values.get(name, 0.0) for name in _WEIGHTS}
-        for name in given.keys() - set(_WEIGHTS):
-            setattr(self, name, values.get(name, given[name]))
+        for name in given:
+            if name not in _WEIGHTS:
+                setattr(self, name, values.get(name, given[name]))
         if p is not None and eta is not None:
             raise ValueError(
                 f"p: got {p} beside eta={eta} for form='total', which uses one of them; pass one"
@@ -259,7 +260,11 @@ class TSLoss(nn.Module):
         shape = points.shape
         if len(shape) < 2:
             raise shape_error("points", shape, "(N, D) or (..., N, D)")
-        known = None if h0 is None else _as_known(h0, points)
+        known = None
+        if h0 is not None:
+            deaths, edges = given_barcode(h0, shape)
+            deaths = deaths.detach().to(points.device, type_of_deaths(points.dtype))
+            known = deaths.contiguous(), edges.to(points.device).contiguous()
         if shape[-2] < 3 or lengths is not None:
             # The core looks at their numbers, unless it has nothing to compute.
             limit = None if known is None else shape[-2]
@@ -342,14 +347,17 @@ class TSLoss(nn.Module):
         return torch.where(usable, chosen, 1).to(mean.dtype)
 
     def _warn_if_small(self, points: Tensor, lengths: Tensor | None) -> None:
-        """Warn where no cloud has enough points for a loss above 0: that is rarely meant, and the
-        usual reason is that the points stand in another dimension."""
+        """Warn where no cloud has enough points for a loss that depends on them: that is rarely
+        meant, and the usual reason is that the points stand in another dimension. Lengths are read
+        in the first call alone, since that takes time."""
         needed = 2 if self.form == "total" or self.weights["compactness"] else 3
         most, shape = points.shape[-2], tuple(points.shape)
         if "small" in self._warned or not may_look(points):
             return
-        if most >= needed and lengths is not None and lengths.device.type == "cpu":
-            most = max(int(lengths.max()), 0) if lengths.numel() and may_look(lengths) else most
+        sizes = None if "lengths" in self._warned or most < needed else lengths
+        if sizes is not None and sizes.is_cpu and sizes.numel() and may_look(sizes):
+            self._warned.add("lengths")
+            most = max(int(sizes.max()), 0)
         if most >= needed or 0 in shape[:-2]:
             return
         clouds, at_most = math.prod(shape[:-2]), "at most " if most < shape[-2] else ""
@@ -377,9 +385,9 @@ class TSLoss(nn.Module):
             return
         coincident = longest == 0 if lengths is None else (longest == 0) & (lengths > 1)
         if count := int(coincident.sum()):
-            self.warn_coincident(count, coincident.numel())
+            self._warn_coincident(count, coincident.numel())
 
-    def warn_coincident(self, count: int, clouds: int) -> None:
+    def _warn_coincident(self, count: int, clouds: int) -> None:
         """Warn, once a module, that all points coincide in `count` of the clouds."""
         self._warn(
             "coincident",
@@ -432,7 +440,7 @@ class _FusedLoss(torch.autograd.Function):
         # numbers and edges a cloud, until the graph is freed.
         ctx.kept = loss, lengths, deaths, edges, results[1::2]
         if coincident:
-            loss.warn_coincident(coincident, math.prod(deaths.shape[:-1]))
+            loss._warn_coincident(coincident, math.prod(deaths.shape[:-1]))
         return tuple(results[::2]) if with_terms else results[0]
 
     @staticmethod
@@ -481,33 +489,6 @@ def _check_number(name: str, value: Any) -> None:
             raise ValueError(f"{name}: expected a finite {what} >= 0, got {value}")
     elif not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name}: expected a finite number above 0, got {value}")
-
-
-def _as_known(h0: Any, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the deaths and edges of a barcode that could be that of the points.
-
-    Raises:
-        TypeError: it is no pair of tensors.
-        ValueError: its shapes are those of other points.
-    """
-    kinds = [type(part).__name__ for part in h0] if isinstance(h0, tuple) else [type(h0).__name__]
-    if len(kinds) != 2 or not all(isinstance(part, Tensor) for part in h0):
-        raise TypeError(
-            f"h0: expected deaths and edges as tensors, got {', '.join(kinds)}; pass the result of "
-            "h0_persistence(points.detach(), metric, lengths)"
-        )
-    deaths, edges = h0
-    shape = (*points.shape[:-2], max(points.shape[-2] - 1, 0))
-    if tuple(deaths.shape) != shape or tuple(edges.shape) != (*shape, 2):
-        raise ValueError(
-            f"h0: expected deaths {shape} and edges {(*shape, 2)}, the barcode of these points of "
-            f"shape {tuple(points.shape)}, got {tuple(deaths.shape)} and {tuple(edges.shape)}; "
-            "pass the result of h0_persistence(points.detach(), metric, lengths)"
-        )
-    kind = type_of_deaths(points.dtype)
-    return deaths.detach().to(points.device, kind).contiguous(), edges.to(
-        points.device, torch.int64
-    )
 
 
 def _as_points(points: Any, lengths: Lengths | None) -> tuple[Tensor, Lengths | None]:

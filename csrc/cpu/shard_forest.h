@@ -114,12 +114,6 @@ struct ShardForest {
     const int32_t offset = &a == &b ? 0 : static_cast<int32_t>(a.size());
     return {{key, std::min(i, j), std::max(i, j)}, a.order[p], offset + b.order[q]};
   }
-
-  void add_near(const Block<T>& a, const Block<T>& b, int64_t p, int64_t q,
-                std::vector<Found>& found) const {
-    if (a.id(p) == b.id(q)) return;  // the same point in both blocks
-    found.push_back(edge(a, b, p, q, exact_key(a.row(p), b.row(q))));
-  }
 };
 
 }  // namespace tsloss

@@ -35,6 +35,19 @@ CONFIGS = {
         task_type="CAUSAL_LM", adapter_len=N, adapter_layers=LAYERS
     ),
 }
+
+
+def dropout_encoder() -> peft.PromptEncoderConfig:
+    """P-tuning whose encoder draws numbers in training mode."""
+    return peft.PromptEncoderConfig(
+        **COMMON,
+        encoder_reparameterization_type="LSTM",
+        encoder_hidden_size=16,
+        encoder_dropout=0.3,
+        encoder_num_layers=2,
+    )
+
+
 SHAPES = {
     "multitask": (TASKS, N, DIM),
     "prefix": (2 * LAYERS, N, KEY_DIM),

@@ -20,7 +20,8 @@ pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("pyarrow", reason=NEEDS)
 
 import pyarrow.compute as pc
-from peft import PromptEncoderConfig, get_peft_model
+from peft import get_peft_model
+from peft_models import dropout_encoder
 from trained import arguments, sentences, soft_prompt
 from transformers import TrainerCallback
 
@@ -84,14 +85,7 @@ def nothing_shared() -> Iterator[None]:
 
 
 def encoder_with_dropout() -> Any:
-    config = PromptEncoderConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=5,
-        encoder_reparameterization_type="LSTM",
-        encoder_hidden_size=16,
-        encoder_dropout=0.3,
-        encoder_num_layers=2,
-    )
+    config = dropout_encoder()
     torch.manual_seed(3)
     return get_peft_model(make_tiny_model(), config)
 

@@ -18,7 +18,8 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("pyarrow", reason=NEEDS)
 
-from peft import PrefixTuningConfig, PromptEncoderConfig, get_peft_model
+from peft import PrefixTuningConfig, get_peft_model
+from peft_models import dropout_encoder
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tsloss_fast import h0_persistence
@@ -276,14 +277,7 @@ def test_a_training_that_is_stopped_early_is_recorded_to_its_end(
 
 
 def test_an_encoder_with_dropout_is_watched_without_a_draw(tmp_path: Path) -> None:
-    config = PromptEncoderConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=5,
-        encoder_reparameterization_type="LSTM",
-        encoder_hidden_size=16,
-        encoder_dropout=0.3,
-        encoder_num_layers=2,
-    )
+    config = dropout_encoder()
     ends = []
     for watched in (True, False):
         torch.manual_seed(3)

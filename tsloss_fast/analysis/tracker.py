@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import warnings
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast import H0Persistence, barcode, h0_persistence
-from tsloss_fast._batch import HALF, as_integers, as_tensor, check_lengths, shape_error
+from tsloss_fast._batch import HALF, as_tensor, check_lengths, shape_error
 from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, load_engine
 from tsloss_fast.analysis.h1_rows import H1Rows, h1_job
 from tsloss_fast.analysis.measures import LOGGED, scales_for, summary
@@ -24,6 +23,7 @@ from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record_writer import RecordWriter
 from tsloss_fast.analysis.schedule import Schedule, schedule
 from tsloss_fast.analysis.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
+from tsloss_fast.functional import given_barcode
 
 __all__ = ["TopologyTracker"]
 
@@ -172,7 +172,7 @@ class TopologyTracker:
             ValueError: a step that is not above the last, another number of clouds than before,
                 an `h0` whose shapes are not those of the points, or what `h0_persistence` raises of
                 shapes and lengths.
-            TypeError: no floating tensor, or an `h0` that is no `H0Persistence`.
+            TypeError: points of another type, or an `h0` without deaths and edges.
             OSError: the file cannot be written.
         """
         if not (keep or self.due(step)):
@@ -183,7 +183,11 @@ class TopologyTracker:
                 "make a tracker with resume=STEP"
             )
         batch, sizes = self._as_batch(points, lengths)
-        known = None if h0 is None else _flat_barcode(h0, tuple(points.shape))
+        known = None
+        if h0 is not None:
+            deaths, edges = given_barcode(h0, points.shape)
+            shape = (len(batch), deaths.shape[-1])
+            known = H0Persistence(deaths.reshape(shape), edges.reshape(*shape, 2))
         now = take(batch, self._metric, sizes, known)
         if not all(now.finite):
             self._warn(
@@ -305,22 +309,3 @@ class TopologyTracker:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"{self.path}: {message}", UserWarning, stacklevel=4)
-
-
-def _flat_barcode(h0: H0Persistence, shape: tuple[int, ...]) -> H0Persistence:
-    """The given barcode of points (..., N, D) of this shape as that of B clouds."""
-    if not isinstance(h0, H0Persistence):
-        raise TypeError(
-            f"h0: got {type(h0).__name__}, expected what h0_persistence returns for these points; "
-            "without h0 the barcode is computed here"
-        )
-    deaths, edges = as_tensor(h0.deaths, "h0.deaths"), as_integers(h0.edges, "h0.edges")
-    bars = (*shape[:-2], max(shape[-2] - 1, 0))
-    for name, found, expected in (("deaths", deaths, bars), ("edges", edges, (*bars, 2))):
-        if tuple(found.shape) != expected:
-            raise ValueError(
-                f"h0.{name}: got shape {tuple(found.shape)}, expected {expected} for points of "
-                f"shape {shape}; pass what h0_persistence returns for these points, or leave h0 out"
-            )
-    clouds = math.prod(shape[:-2])
-    return H0Persistence(deaths.reshape(clouds, bars[-1]), edges.reshape(clouds, bars[-1], 2))

@@ -234,9 +234,8 @@ def _run(encoder: nn.Module, total: int, tasks: Tensor | None = None) -> Tensor:
     device = next(iter(parameters.values())).device
     indices = torch.arange(total, device=device).expand(1 if tasks is None else len(tasks), -1)
     arguments = (indices,) if tasks is None else (indices, tasks)
-    gathered = any(
-        map(is_zero3_partitioned, parameters.values())
-    )  # by DeepSpeed's hooks, in its forward
+    # DeepSpeed's hooks gather partitioned parameters in the forward of the encoder.
+    gathered = any(map(is_zero3_partitioned, parameters.values()))
     whole = parameters if gathered else {n: _whole(p) for n, p in parameters.items()}
     with torch.autocast(device.type, enabled=False):
         if all(whole[name] is parameters[name] for name in parameters):
