@@ -21,11 +21,14 @@ from pathlib import Path
 from source_tree import ROOT
 
 NATIVE = ROOT / "tests/native"
-_X86 = {
-    "isa_avx2": ["-march=x86-64-v3"],
-    "isa_avx512": ["-march=x86-64-v4"],
-    "isa_avx512vnni": ["-march=x86-64-v4", "-mavx512vnni"],
+# Width of the vectors in bytes, and the flags of the compiler, as in CMakeLists.txt.
+KERNELS = {
+    "baseline": (16, []),
+    "avx2": (32, ["-march=x86-64-v3"]),
+    "avx512": (64, ["-march=x86-64-v4"]),
 }
+_FLAGS = {f"isa_{name}": flags for name, (_, flags) in KERNELS.items()}
+_FLAGS["byte_codes"] = ["-march=x86-64-v4", "-mavx512vnni"]
 COVERAGE = "-fsanitize=fuzzer-no-link"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FUZZ = ["fuzz.cpp", "fuzz_forward.cpp", "fuzz_others.cpp", "fuzz_loss.cpp", "fuzz_shards.cpp"]
@@ -54,6 +57,18 @@ def low_thresholds(folder: Path) -> Path:
     if not target.exists() or target.read_text(encoding="utf-8") != text:
         target.write_text(text, encoding="utf-8")
     return folder / "low"
+
+
+def kernel_source(name: str, folder: Path) -> Path:
+    """Write the source of one instruction set to a folder, as CMake does, and return its path."""
+    target = folder / f"isa_{name}.cpp"
+    text = (
+        f"#define TSLOSS_NAMESPACE {name}\n#define TSLOSS_VECTOR_BYTES {KERNELS[name][0]}\n"
+        '#include "cpu/kernels/kernels.inl"\n'
+    )
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
+        target.write_text(text, encoding="utf-8")
+    return target
 
 
 @dataclass
@@ -98,7 +113,8 @@ def build_core(
     command += ["-fno-omit-frame-pointer", "-DTSLOSS_X86", "-Wno-deprecated-declarations"]
     command += [f"-I{low_thresholds(folder)}"] if low else []
     command += [f"-I{ROOT / 'csrc'}", f"-I{NATIVE}"]
-    sources = sorted((ROOT / "csrc/cpu").glob("*.cpp"))
+    sources = sorted((ROOT / "csrc/cpu").rglob("*.cpp"))
+    sources += [kernel_source(name, folder) for name in KERNELS]
     return Core(command, folder, _compile(command, sources, folder))
 
 
@@ -112,8 +128,8 @@ def _compile(command: list[str], sources: Sequence[Path], folder: Path) -> list[
         target = folder / f"{source.stem}.o"
         if target.exists() and target.stat().st_mtime > max(newest, source.stat().st_mtime):
             return str(target)
-        flags = list(_X86.get(source.stem, []))
-        if source.stem.startswith("isa_") and COVERAGE in command:
+        flags = list(_FLAGS.get(source.stem, []))
+        if source.stem in _FLAGS and COVERAGE in command:
             # With coverage of what UndefinedBehaviorSanitizer adds to kernels, Clang takes minutes.
             flags.append("-fno-sanitize=undefined")
         subprocess.run([*command, *flags, "-c", str(source), "-o", str(target)], check=True)

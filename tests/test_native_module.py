@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from native_build import KERNELS, kernel_source
 from python_process import run_python
 from torch.utils.dlpack import to_dlpack
 
@@ -75,7 +76,7 @@ def assert_arguments(native: object, functions: dict[str, list[str]]) -> None:
     [
         ("avx2", "x86-64-v3"),
         ("avx512", "x86-64-v4"),
-        ("avx512vnni", "x86-64-v4"),
+        ("byte_codes", "x86-64-v4"),
         ("baseline", "x86-64"),
     ],
 )
@@ -85,12 +86,15 @@ def test_kernel_objects_share_no_weak_symbol(tmp_path: Path, isa: str, arch: str
         pytest.skip("needs x86-64")
     target = tmp_path / "isa.o"
     command = ["g++", "-std=gnu++17", "-O1", "-fopenmp-simd", "-Wno-psabi", f"-march={arch}"]
-    command += ["-mavx512vnni"] if isa == "avx512vnni" else []
+    command += ["-mavx512vnni"] if isa == "byte_codes" else []
     command += ["-DTSLOSS_X86", "-I", str(ROOT / "csrc"), "-c", "-o", str(target)]
-    subprocess.run([*command, str(ROOT / f"csrc/cpu/isa_{isa}.cpp")], check=True)
+    source = ROOT / "csrc/cpu/kernels/byte_codes.cpp"
+    if isa in KERNELS:
+        source = kernel_source(isa, tmp_path)
+    subprocess.run([*command, str(source)], check=True)
     symbols = subprocess.run(["nm", str(target)], capture_output=True, text=True, check=True).stdout
     defined = re.findall(r"^\w+ (\w) (\S+)$", symbols, re.M)
-    assert any(isa in name for _, name in defined), symbols
+    assert any((isa if isa in KERNELS else "avx512vnni") in name for _, name in defined), symbols
     assert [s for s in defined if s[0] in "VWu"] == []
 
 

@@ -59,7 +59,7 @@ def single_linkage(edges: Capsule, merges: Capsule) -> None: ...
 def pairwise_keys(metric: int, points: Capsule, keys: Capsule, threads: int) -> None: ...
 
 class ShardFilter:
-    """See csrc/cpu/shards.h."""
+    """See csrc/cpu/shards/shards.h."""
 
     def __init__(
         self,

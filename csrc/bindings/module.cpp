@@ -4,7 +4,7 @@
 #include <exception>
 #include <string>
 
-#include "cpu/monitor.h"
+#include "cpu/runtime/monitor.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {

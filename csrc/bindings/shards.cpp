@@ -6,9 +6,9 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/kernels.h"
-#include "cpu/monitor.h"
-#include "cpu/shards.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/runtime/monitor.h"
+#include "cpu/shards/shards.h"
 
 namespace tsloss {
 namespace bindings {

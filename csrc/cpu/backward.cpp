@@ -10,12 +10,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/buffer.h"
 #include "cpu/check_edge.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/rows.h"
-#include "cpu/schedule.h"
-#include "cpu/thread_pool.h"
+#include "cpu/runtime/buffer.h"
+#include "cpu/runtime/schedule.h"
+#include "cpu/runtime/thread_pool.h"
 #include "tsloss.h"
 
 namespace tsloss {

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "cpu/output.h"
-#include "cpu/random.h"
-#include "cpu/thread_pool.h"
-#include "cpu/tree.h"
+#include "cpu/runtime/random.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 namespace {

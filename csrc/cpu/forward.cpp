@@ -13,14 +13,14 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/dense.h"
-#include "cpu/large.h"
-#include "cpu/monitor.h"
+#include "cpu/dense/dense.h"
+#include "cpu/large/large.h"
 #include "cpu/output.h"
 #include "cpu/rows.h"
-#include "cpu/schedule.h"
-#include "cpu/thread_pool.h"
-#include "cpu/tree.h"
+#include "cpu/runtime/monitor.h"
+#include "cpu/runtime/schedule.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/tree.h"
 #include "cpu/tuning.h"
 #include "tsloss.h"
 

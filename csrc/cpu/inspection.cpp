@@ -4,9 +4,9 @@
 #include <limits>
 #include <numeric>
 
-#include "cpu/dense.h"
-#include "cpu/large.h"
-#include "cpu/large_points.h"
+#include "cpu/dense/dense.h"
+#include "cpu/large/large.h"
+#include "cpu/large/large_points.h"
 #include "cpu/rows.h"
 #include "tsloss.h"
 

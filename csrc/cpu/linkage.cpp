@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "cpu/check_edge.h"
-#include "cpu/union_find.h"
+#include "cpu/tree/union_find.h"
 #include "tsloss.h"
 
 namespace tsloss {

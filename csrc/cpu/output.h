@@ -7,7 +7,7 @@
 #include <mutex>
 #include <vector>
 
-#include "cpu/tree.h"
+#include "cpu/tree/tree.h"
 #include "tsloss.h"
 
 namespace tsloss {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "tsloss.h"
 
 namespace tsloss {

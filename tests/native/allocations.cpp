@@ -17,7 +17,7 @@
 #include <string>
 #include <thread>
 
-#include "cpu/buffer.h"
+#include "cpu/runtime/buffer.h"
 #include "cpu/tuning.h"
 #include "failing_new.h"
 #include "sharded.h"

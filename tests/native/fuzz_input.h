@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/random.h"
+#include "cpu/runtime/random.h"
 #include "tsloss.h"
 
 namespace fuzz {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/tree.h"
+#include "cpu/tree/tree.h"
 #include "fuzz_input.h"
 
 namespace fuzz {

@@ -7,8 +7,8 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/kernels.h"
-#include "cpu/shards.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/shards/shards.h"
 #include "fuzz_input.h"
 
 namespace fuzz {

@@ -14,7 +14,7 @@ from .cloud import Block, Cloud, Edges, empty_edges
 
 
 class Filter(Protocol):
-    """Blocks stand in numbered slots; see csrc/cpu/shards.h."""
+    """Blocks stand in numbered slots; see csrc/cpu/shards/shards.h."""
 
     @property
     def lost_digits(self) -> bool: ...

@@ -39,7 +39,7 @@ class _Placed:
 
 
 class TorchFilter:
-    """See csrc/cpu/shards.h. Blocks may lie on any device; the work is done on ``device``."""
+    """See csrc/cpu/shards/shards.h. Blocks may lie on any device; the work is done on ``device``."""
 
     def __init__(self, cloud: Cloud, robust: bool, device: torch.device) -> None:
         self._cloud, self._robust, self._device = cloud, robust, device
@@ -240,7 +240,7 @@ def _lane_sum(terms: Tensor) -> Tensor:
 
 def _merge_order(forest: Edges, points: int) -> tuple[Tensor, Tensor]:
     """The points (N,) in the order in which single linkage lines them up, and by position the rank
-    of the edge by which the one before is met; see csrc/cpu/forest.h."""
+    of the edge by which the one before is met; see csrc/cpu/tree/forest.h."""
     order = torch.empty(points, dtype=torch.int32, device="cpu")
     rank = torch.empty_like(order)
     _core.merge_order(capsule(forest.ends), capsule(order), capsule(rank))

@@ -5,11 +5,11 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "cpu/nearest.h"
-#include "cpu/shard_forest.h"
-#include "cpu/shard_pairs.h"
-#include "cpu/shards.h"
-#include "cpu/thread_pool.h"
+#include "cpu/large/nearest.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/shards/shard_forest.h"
+#include "cpu/shards/shard_pairs.h"
+#include "cpu/shards/shards.h"
 
 namespace tsloss {
 namespace {

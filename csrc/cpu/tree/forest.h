@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/union_find.h"
+#include "cpu/tree/union_find.h"
 
 namespace tsloss {
 

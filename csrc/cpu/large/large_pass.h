@@ -6,9 +6,9 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/collector.h"
-#include "cpu/large_points.h"
-#include "cpu/random.h"
+#include "cpu/large/large_points.h"
+#include "cpu/runtime/random.h"
+#include "cpu/tree/collector.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {

@@ -10,11 +10,11 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/buffer.h"
-#include "cpu/random.h"
 #include "cpu/rows.h"
-#include "cpu/thread_pool.h"
-#include "cpu/tree.h"
+#include "cpu/runtime/buffer.h"
+#include "cpu/runtime/random.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/forest.h"
-#include "cpu/large.h"
-#include "cpu/packed_rows.h"
-#include "cpu/shards.h"
+#include "cpu/large/large.h"
+#include "cpu/large/packed_rows.h"
+#include "cpu/shards/shards.h"
+#include "cpu/tree/forest.h"
 
 namespace tsloss {
 

@@ -1,12 +1,12 @@
-#include "cpu/dense.h"
+#include "cpu/dense/dense.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/collector.h"
-#include "cpu/monitor.h"
 #include "cpu/rows.h"
-#include "cpu/thread_pool.h"
+#include "cpu/runtime/monitor.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/collector.h"
 
 namespace tsloss {
 namespace {

@@ -8,7 +8,7 @@
 #include <limits>
 #include <utility>
 
-#include "cpu/packed_rows.h"
+#include "cpu/large/packed_rows.h"
 
 namespace tsloss {
 

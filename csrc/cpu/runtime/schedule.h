@@ -6,7 +6,7 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/thread_pool.h"
+#include "cpu/runtime/thread_pool.h"
 #include "tsloss.h"
 
 namespace tsloss {

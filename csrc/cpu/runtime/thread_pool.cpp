@@ -1,4 +1,4 @@
-#include "cpu/thread_pool.h"
+#include "cpu/runtime/thread_pool.h"
 
 #include <pthread.h>
 
@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/monitor.h"
+#include "cpu/runtime/monitor.h"
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif

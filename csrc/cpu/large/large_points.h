@@ -6,12 +6,12 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/buffer.h"
-#include "cpu/forest.h"
-#include "cpu/large.h"
-#include "cpu/packed_rows.h"
-#include "cpu/thread_pool.h"
-#include "cpu/tree.h"
+#include "cpu/large/large.h"
+#include "cpu/large/packed_rows.h"
+#include "cpu/runtime/buffer.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/forest.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

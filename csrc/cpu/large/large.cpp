@@ -1,14 +1,14 @@
-#include "cpu/large.h"
+#include "cpu/large/large.h"
 
 #include <deque>
 #include <memory>
 #include <numeric>
 
-#include "cpu/distinct.h"
-#include "cpu/large_pass.h"
-#include "cpu/large_points.h"
-#include "cpu/monitor.h"
-#include "cpu/nearest.h"
+#include "cpu/large/distinct.h"
+#include "cpu/large/large_pass.h"
+#include "cpu/large/large_points.h"
+#include "cpu/large/nearest.h"
+#include "cpu/runtime/monitor.h"
 
 namespace tsloss {
 namespace {

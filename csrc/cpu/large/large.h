@@ -6,8 +6,8 @@
 #include <functional>
 #include <vector>
 
-#include "cpu/packed_rows.h"
-#include "cpu/tree.h"
+#include "cpu/large/packed_rows.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

@@ -9,9 +9,9 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/buffer.h"
-#include "cpu/kernels.h"
-#include "cpu/thread_pool.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/runtime/buffer.h"
+#include "cpu/runtime/thread_pool.h"
 
 namespace tsloss {
 

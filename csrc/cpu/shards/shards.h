@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/tree.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

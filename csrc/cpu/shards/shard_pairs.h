@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/shard_forest.h"
+#include "cpu/shards/shard_forest.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {

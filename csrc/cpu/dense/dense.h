@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "cpu/tree.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

@@ -8,8 +8,8 @@
 #include <functional>
 #include <limits>
 
-#include "cpu/buffer.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/runtime/buffer.h"
 #include "tsloss.h"
 
 namespace tsloss {

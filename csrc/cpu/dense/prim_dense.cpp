@@ -3,8 +3,8 @@
 #include <limits>
 #include <numeric>
 
-#include "cpu/monitor.h"
-#include "cpu/tree.h"
+#include "cpu/runtime/monitor.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

@@ -1,15 +1,15 @@
-#include "cpu/shards.h"
+#include "cpu/shards/shards.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "cpu/distinct.h"
-#include "cpu/forest.h"
+#include "cpu/large/distinct.h"
 #include "cpu/rows.h"
-#include "cpu/shard_forest.h"
-#include "cpu/thread_pool.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/shards/shard_forest.h"
+#include "cpu/tree/forest.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {

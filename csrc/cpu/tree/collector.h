@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/forest.h"
-#include "cpu/tree.h"
+#include "cpu/tree/forest.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 

@@ -2,17 +2,17 @@
 // each of 16 lanes, four times the multiply-adds of float an instruction.
 #include <immintrin.h>
 
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 #define TSLOSS_NAMESPACE avx512vnni
 namespace {
 constexpr int kVectorBytes = 64;
 }
 // clang-format off: each builds on those before it
-#include "cpu/pairwise.inl"
-#include "cpu/matrix.inl"
-#include "cpu/panels.inl"
-#include "cpu/codes.inl"
+#include "cpu/kernels/pairwise.inl"
+#include "cpu/kernels/matrix.inl"
+#include "cpu/kernels/panels.inl"
+#include "cpu/kernels/codes.inl"
 // clang-format on
 
 namespace tsloss {

@@ -6,8 +6,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/thread_pool.h"
-#include "cpu/tree.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/tree.h"
 
 namespace tsloss {
 
