@@ -105,7 +105,7 @@ def test_no_compiler_fuses_operations_where_bits_are_promised(tmp_path: Path) ->
         if Path(command["file"]).stem.startswith("isa_"):
             # Fast keys have a bound of their error; the exact keys are those of `refine`.
             assert bool(fused) == (Path(command["file"]).stem == "isa_avx2")
-            assert sum("refine" in name for name in found) == 2
+            assert sum("refine_of" in name for name in found) == 4
             assert not [name for name in fused if "refine" in name]
         else:
             assert found

@@ -78,8 +78,8 @@ class Large {
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
     const auto load = [&](int64_t i, T* x) {
       if (!points_.coded) return points_.cloud.load(i, x);
-      std::copy_n(points_.cloud.rows[i], points_.stride, x);
-      return points_.table.all_finite(x, points_.stride) ? Problem::kNone : Problem::kNonFinite;
+      const bool finite = points_.table.copy_row(points_.cloud.rows[i], points_.stride, x);
+      return finite ? Problem::kNone : Problem::kNonFinite;
     };
     Distinct<T> distinct =
         find_distinct<T>(points_.cloud.n, points_.stride, points_.threads, load, tree);
