@@ -1,0 +1,338 @@
+"""The core on aarch64, cross-compiled and run by an emulator: the bits are those of the core at
+hand.
+
+What is executed is csrc/cpu, by a native program that reads batches from a file (native/calls.cpp),
+and the programs of test_sanitizers.py, which have oracles of their own. No Python runs there. The
+emulator has the memory order of the processor at hand, so it cannot show a missing barrier.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clouds import FLOATS, catalogue, dissimilarities, gaussian, rng
+from drawn_clouds import EXAMPLES, clouds
+from hypothesis import given
+from native_build import AARCH64, CMAKE, FUZZ, Core, build_core_for_aarch64, unpack_corpus
+from numpy.typing import NDArray
+from oracles import METRICS, Array
+from source_tree import ROOT
+from test_expected_hashes import FILE, SHAPES, cloud, digest, name
+from test_expected_hashes import METRICS as HASHED_METRICS
+from test_paths import DENSE, KINDS, LARGE_WAYS
+from torch import Tensor
+from torch.utils.dlpack import to_dlpack
+
+from tsloss_fast import _core
+
+EMULATOR = "qemu-aarch64"
+NEEDED = {AARCH64: "g++-aarch64-linux-gnu", EMULATOR: "qemu-user"}  # programs, Debian packages
+MISSING = [package for program, package in NEEDED.items() if not shutil.which(program)]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / "csrc/cpu").is_dir() or not CMAKE, reason="needs the source tree and cmake"
+    ),
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"needs the Debian packages {' and '.join(NEEDED.values())}"
+    ),
+    pytest.mark.usefixtures("core_defaults"),
+]
+
+MATRICES = "distance matrices"  # in place of a metric
+WHOLE, PADDED, RAGGED = 0, 1, 2
+# The arguments of `_core.set_overrides`, and a number of threads.
+WAYS = [
+    (way.path, way.sample_one_in, way.wave_one_in, way.coded, way.seed, 1 + k % 3)
+    for k, way in enumerate((*DENSE, *LARGE_WAYS))
+]
+AUTOMATIC = (0, 0, 0, -1, 0, 2)
+# As in native/calls.cpp: the weights of the loss and its rho, and the tolerance of mirror images.
+LOSS = (0.75, 0.25, 0.5)
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Points (B, N, D), or (R, D) with offsets, or distance matrices (B, N, N)."""
+
+    name: str
+    metric: str
+    values: Tensor
+    lengths: Tensor | None = None
+    offsets: Tensor | None = None
+
+    @property
+    def layout(self) -> int:
+        return PADDED if self.lengths is not None else RAGGED if self.offsets is not None else WHOLE
+
+    @property
+    def bars(self) -> tuple[int, ...]:
+        """The shape of the deaths."""
+        if self.offsets is None:
+            return (len(self.values), max(self.values.shape[1] - 1, 0))
+        return (int((self.offsets.diff() - 1).clamp(min=0).sum()),)
+
+    @property
+    def grad_deaths(self) -> Tensor:
+        """Any numbers."""
+        grad = rng(len(self.values)).standard_normal(self.bars)
+        return torch.from_numpy(grad).to(self.values.dtype)
+
+    def encoded(self, ways: list[tuple[int, ...]]) -> bytes:
+        """The batch as native/calls.cpp reads it."""
+        sizes = self.lengths if self.lengths is not None else self.offsets
+        if self.offsets is None:
+            batch, points, dim = self.values.shape
+            rows = batch * points
+        else:
+            batch, points = len(self.offsets) - 1, int(self.offsets.diff().max())
+            rows, dim = self.values.shape
+        header = [
+            *(int(self.values.dtype == torch.float64), number_of(self.metric), self.layout),
+            *(batch, points, dim, rows, len(ways)),
+        ]
+        parts = [torch.tensor(header), torch.tensor(ways), sizes, self.values, self.grad_deaths]
+        return b"".join(part.numpy().tobytes() for part in parts if part is not None)
+
+    def tree(self) -> list[Tensor]:
+        """The finding, the deaths and the edges, from the core at hand."""
+        deaths = self.values.new_empty(self.bars)
+        edges = torch.empty(*self.bars, 2, dtype=torch.int64)
+        sizes = None if self.lengths is None else to_dlpack(self.lengths)
+        starts = None if self.offsets is None else to_dlpack(self.offsets)
+        to = (to_dlpack(deaths), to_dlpack(edges), 1)
+        if self.metric == MATRICES:
+            finding = _core.h0_from_distances(to_dlpack(self.values), sizes, TOLERANCE, *to)
+        else:
+            metric = number_of(self.metric)
+            finding = _core.h0_forward(metric, to_dlpack(self.values), sizes, starts, *to)
+        return [torch.tensor(finding or (0, -1, -1, -1)), deaths, edges]
+
+    def rest(self, deaths: Tensor, edges: Tensor) -> list[Tensor]:
+        """What native/calls.cpp computes from one tree."""
+        results = []
+        if self.metric != MATRICES:
+            grad = torch.empty_like(self.values)
+            _core.h0_backward(
+                number_of(self.metric),
+                to_dlpack(self.grad_deaths),
+                to_dlpack(self.values),
+                None if self.offsets is None else to_dlpack(self.offsets),
+                *map(to_dlpack, (deaths, edges, grad)),
+                1,
+            )
+            results += [grad]
+        if self.layout == WHOLE:
+            merges = torch.empty(*self.bars, 3, dtype=torch.int64)
+            _core.single_linkage(to_dlpack(edges), to_dlpack(merges))
+            results += [merges]
+        if self.layout != RAGGED:
+            values = [deaths.new_empty(1) for _ in range(3)]
+            grads = [torch.empty_like(deaths) for _ in range(3)]
+            outputs = [to_dlpack(t) for pair in zip(values, grads, strict=True) for t in pair]
+            sizes = None if self.lengths is None else to_dlpack(self.lengths)
+            coincident = _core.scale_free_loss(to_dlpack(deaths), sizes, *LOSS, *outputs)
+            results += [torch.tensor([coincident]), *values, *grads]
+        return results
+
+
+def number_of(metric: str) -> int:
+    return -1 if metric == MATRICES else METRICS.index(metric)
+
+
+class Emulated:
+    """The core for aarch64 in a folder, and what runs there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.core: Core = build_core_for_aarch64(folder)
+
+    def output(self, program: Path, *arguments: object) -> str:
+        """What a program prints, if it ends well."""
+        done = subprocess.run(
+            [EMULATOR, str(program), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+            cwd=self.core.folder,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        assert done.stderr == ""
+        return done.stdout
+
+    def calls(self, batches: list[Batch], ways: list[tuple[int, ...]]) -> bytes:
+        """The results of native/calls.cpp, one after the other."""
+        program = self.core.program("calls", ["calls.cpp"])
+        source, target = self.core.folder / "batches", self.core.folder / "results"
+        source.write_bytes(b"".join(batch.encoded(ways) for batch in batches))
+        assert self.output(program, source, target) == f"{len(batches)} batches\n"
+        return target.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+    pytest.importorskip("pybind11")
+    return Emulated(tmp_path_factory.mktemp("aarch64"))
+
+
+def take(data: memoryview, like: Tensor) -> tuple[NDArray, memoryview]:
+    """An array from the beginning of results, and what comes after it."""
+    size = like.numel() * like.itemsize
+    array = np.frombuffer(data[:size], like.numpy().dtype).reshape(like.shape)
+    return array, data[size:]
+
+
+def same_numbers(a: NDArray, b: NDArray) -> bool:
+    """The same bits, but for those of NaN, which have another sign on x86."""
+    if a.dtype.kind == "f":
+        whole = f"i{a.itemsize}"
+        return bool(((a.view(whole) == b.view(whole)) | (np.isnan(a) & np.isnan(b))).all())
+    return bool((a == b).all())
+
+
+def points_batch(what: str, points: Array, metric: str) -> Batch:
+    return Batch(f"{what} {points.dtype} {metric}", metric, torch.from_numpy(np.array([points])))
+
+
+def ugly_clouds(dtype: type) -> Iterator[Batch]:
+    for ugly in catalogue(dtype):
+        for metric in METRICS:
+            yield points_batch(ugly.name, ugly.points, metric)
+
+
+def drawn_clouds() -> Iterator[Batch]:
+    found: list[Array] = []
+
+    @EXAMPLES
+    @given(clouds())
+    def collect(points: Array) -> None:
+        found.append(points)
+
+    collect()
+    for k, points in enumerate(found):
+        for metric in METRICS:
+            yield points_batch(f"drawn {k}", points, metric)
+
+
+def clouds_for_each_path() -> Iterator[Batch]:
+    """Those of test_paths.py, of several panels and tiles."""
+    for kind, make in KINDS.items():
+        for d in (2, 17, 65):
+            for dtype in FLOATS:
+                yield points_batch(f"{kind} {d}", make(110 + d, d).astype(dtype), "euclidean")
+        yield points_batch(kind, make(150, 17).astype(np.float32), "cosine")
+        yield points_batch(kind, make(150, 17).astype(np.float32), "manhattan")
+
+
+def ends_of_panels_and_tiles() -> Iterator[Batch]:
+    for n in (47, 48, 49, 95, 96, 97, 143, 144, 145, 161):
+        for d in (3, 40, 65):
+            for dtype in FLOATS:
+                yield points_batch(f"Gaussian {n}x{d}", gaussian(n, d, 5, dtype), "euclidean")
+
+
+def padded_and_ragged_batches() -> Iterator[Batch]:
+    """Some clouds of the batch are empty, one is bad, and one leaves the range of squares."""
+    sizes = torch.tensor([40, 0, 1, 17, 130, 2, 3, 40])
+    for dtype in FLOATS:
+        for d in (0, 3, 33):
+            points = np.stack([gaussian(130, d, seed, dtype) for seed in range(len(sizes))])
+            points[3] *= dtype(1e-30 if dtype is np.float32 else 1e-200)
+            points[6] = 0
+            points[7, 5] = np.nan
+            x = torch.from_numpy(points)
+            ragged = torch.cat([cloud[:n] for cloud, n in zip(x, sizes, strict=True)])
+            offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+            for metric in METRICS:
+                what = f"{dtype.__name__} {d} {metric}"
+                yield Batch(f"padded {what}", metric, x, lengths=sizes)
+                yield Batch(f"ragged {what}", metric, ragged, offsets=offsets)
+                yield Batch(f"whole {what}", metric, x[:, :40].contiguous())
+    yield Batch("no cloud", "euclidean", torch.zeros(0, 5, 3))
+    yield Batch("no point", "euclidean", torch.zeros(3, 0, 3), lengths=torch.zeros(3).long())
+
+
+def distance_matrices() -> Iterator[Batch]:
+    for dtype in FLOATS:
+        for n in (0, 1, 2, 17, 48, 65, 150):
+            for levels in (None, 5):
+                matrices = [dissimilarities(n, seed, dtype, levels) for seed in range(3)]
+                matrices[2][: n // 2, n // 2 :] = np.inf
+                matrices[2][n // 2 :, : n // 2] = np.inf
+                matrices[1] *= 1 + np.triu(np.full((n, n), 1e-10), 1).astype(dtype)
+                x = torch.from_numpy(np.stack(matrices))
+                what = f"{dtype.__name__} {n} {levels}"
+                yield Batch(what, MATRICES, x)
+                yield Batch(f"padded {what}", MATRICES, x, lengths=torch.tensor([n, n // 2, n]))
+
+
+GROUPS: dict[str, Callable[[], Iterable[Batch]]] = {
+    "ugly clouds in float32": lambda: ugly_clouds(np.float32),
+    "ugly clouds in float64": lambda: ugly_clouds(np.float64),
+    "drawn clouds": drawn_clouds,
+    "clouds for each path": clouds_for_each_path,
+    "ends of panels and tiles": ends_of_panels_and_tiles,
+    "padded and ragged batches": padded_and_ragged_batches,
+    "distance matrices": distance_matrices,
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_deaths_edges_gradients_linkage_and_loss_have_the_same_bits(
+    group: str, aarch64: Emulated
+) -> None:
+    batches = list(GROUPS[group]())
+    ways = [AUTOMATIC, *WAYS]
+    data = memoryview(aarch64.calls(batches, ways))
+    for batch in batches:
+        tree = batch.tree()
+        for way in ways:
+            for what, expected in zip(("finding", "deaths", "edges"), tree, strict=True):
+                found, data = take(data, expected)
+                assert same_numbers(found, expected.numpy()), f"{batch.name}: {what} on {way}"
+        for k, expected in enumerate(batch.rest(*tree[1:])):
+            found, data = take(data, expected)
+            assert same_numbers(found, expected.numpy()), f"{batch.name}: result {k} of the tree"
+    assert not data
+
+
+def test_edges_and_deaths_have_the_expected_hashes(aarch64: Emulated) -> None:
+    batches = [
+        points_batch(name(shape, metric), cloud(*shape).astype(np.float32), metric)
+        for shape in SHAPES
+        for metric in HASHED_METRICS
+    ]
+    expected = json.loads(FILE.read_text(encoding="utf-8")).values()
+    data = memoryview(aarch64.calls(batches, [AUTOMATIC, *WAYS]))
+    for batch, known in zip(batches, expected, strict=True):
+        tree = batch.tree()
+        for way in (AUTOMATIC, *WAYS):
+            _, data = take(data, tree[0])
+            deaths, data = take(data, tree[1])
+            edges, data = take(data, tree[2])
+            assert digest(deaths, edges) == known, f"{batch.name} on {way}"
+        for result in batch.rest(*tree[1:]):
+            _, data = take(data, result)
+    assert not data
+
+
+def test_several_callers_get_the_same_bits_for_any_number_of_threads(aarch64: Emulated) -> None:
+    program = aarch64.core.program("stress", ["stress.cpp"])
+    assert aarch64.output(program, 3) == "same bits for any number of threads\n"
+
+
+def test_inputs_that_a_fuzzer_found_give_right_results(aarch64: Emulated) -> None:
+    program = aarch64.core.program("fuzz", [*FUZZ, "fuzz_driver.cpp"])
+    count = unpack_corpus(aarch64.core.folder / "known")
+    printed = aarch64.output(program, aarch64.core.folder / "known", 20)
+    assert printed == f"{count} inputs and 20 mutations\n"
