@@ -31,9 +31,9 @@ KERNELS = {
 }
 _FLAGS = {f"isa_{name}": flags for name, (_, flags) in KERNELS.items()}
 _FLAGS["byte_codes"] = ["-march=x86-64-v4", "-mavx512vnni"]
-# No compiler may fuse a multiplication and an addition where bits are promised, and that includes
-# the programs, whose oracles compute the same bits. The fast keys of kernels may be fused.
-_EXACT, _FUSED = "-ffp-contract=off", "-ffp-contract=fast"
+# As in CMakeLists.txt: the files of kernels alone may fuse a multiplication and an addition. The
+# programs may not either, for their oracles compute the same bits.
+_UNFUSED = "-ffp-contract=off"
 AARCH64 = "aarch64-linux-gnu-g++"
 # The CMake of the environment comes first: it need not be on PATH.
 CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -118,7 +118,7 @@ def build_core(
 ) -> Core:
     folder.mkdir(parents=True, exist_ok=True)
     command = [compiler, "-std=gnu++17", "-O1", "-g1", "-Wno-psabi", "-fopenmp-simd", *flags]
-    command += ["-fno-omit-frame-pointer", "-DTSLOSS_X86", "-Wno-deprecated-declarations", _EXACT]
+    command += ["-fno-omit-frame-pointer", "-DTSLOSS_X86", "-Wno-deprecated-declarations", _UNFUSED]
     command += [f"-I{low_thresholds(folder)}"] if low else []
     command += [f"-I{ROOT / 'csrc'}", f"-I{NATIVE}"]
     sources = sorted((ROOT / "csrc/cpu").rglob("*.cpp"))
@@ -147,7 +147,7 @@ def build_core_for_aarch64(folder: Path) -> Core:
     build = [CMAKE or "cmake", "--build", str(folder), "--target", "tsloss_core", "-j2"]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr
-    command = [AARCH64, "-std=gnu++17", "-O1", "-Wno-psabi", _EXACT, "-static"]
+    command = [AARCH64, "-std=gnu++17", "-O1", "-Wno-psabi", _UNFUSED, "-static"]
     command += [f"-I{low}", f"-I{ROOT / 'csrc'}", f"-I{NATIVE}"]
     return Core(command, folder, [str(folder / "libtsloss_core.a")])
 
@@ -157,12 +157,13 @@ def _compile(command: list[str], sources: Sequence[Path], folder: Path) -> list[
     headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inl")]
     read = [*headers, *folder.glob("low/cpu/*"), *sources[0].parent.glob("*.h")]
     newest = max(path.stat().st_mtime for path in read)
+    fast = "fast-honor-pragmas" if "clang" in Path(command[0]).name else "fast"
 
     def one(source: Path) -> str:
         target = folder / f"{source.stem}.o"
         if target.exists() and target.stat().st_mtime > max(newest, source.stat().st_mtime):
             return str(target)
-        flags = [*_FLAGS[source.stem], _FUSED] if source.stem in _FLAGS else []
+        flags = [*_FLAGS[source.stem], f"-ffp-contract={fast}"] if source.stem in _FLAGS else []
         if source.stem in _FLAGS and COVERAGE in command:
             # With coverage of what UndefinedBehaviorSanitizer adds to kernels, Clang takes minutes.
             flags.append("-fno-sanitize=undefined")

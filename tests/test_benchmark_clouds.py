@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+
 from tsloss_fast.benchmarks import measure as measuring
 from tsloss_fast.benchmarks.workloads import DEFAULT, QUICK, parse, select
 

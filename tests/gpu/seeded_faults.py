@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from cuda_host import HostKernels
+
 from tsloss_fast.benchmarks import gpu_small
 from tsloss_fast.benchmarks.gpu_small import Bars, Case
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tsloss_fast.benchmarks.gpu.rows import REHEARSAL, Kernels, Report, Row, line, select
 
 

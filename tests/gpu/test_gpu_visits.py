@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_machine import STEPS, Machine
 from source_tree import ROOT
+
 from tsloss_fast.benchmarks import gpu_check
 
 GUIDE = ROOT / "benchmarks/gpu_check.md"
