@@ -31,8 +31,8 @@ KERNELS = {
 }
 _FLAGS = {f"isa_{name}": flags for name, (_, flags) in KERNELS.items()}
 _FLAGS["byte_codes"] = ["-march=x86-64-v4", "-mavx512vnni"]
-# As in CMakeLists.txt: the files of kernels alone may fuse a multiplication and an addition. The
-# programs may not either, for their oracles compute the same bits.
+# Only the files of kernels may fuse a multiplication and an addition, as in CMakeLists.txt. The
+# programs may not, because their oracles compute the same bits.
 _UNFUSED = "-ffp-contract=off"
 AARCH64 = "aarch64-linux-gnu-g++"
 # The CMake of the environment comes first: it need not be on PATH.

@@ -58,7 +58,8 @@ FORCED = [
     (way.path, way.sample_one_in, way.wave_one_in, way.coded, way.seed, 1 + k % 3)
     for k, way in enumerate((*DENSE, *LARGE_WAYS))
 ]
-# As in native/calls.cpp: the weights of the loss and its rho, and the tolerance of mirror images.
+# The weights of the loss and its rho, and the tolerance of mirror images, are those that
+# native/calls.cpp has.
 LOSS = (0.75, 0.25, 0.5)
 TOLERANCE = 1e-9
 
@@ -182,13 +183,13 @@ class Results:
 
 
 class Emulated:
-    """The core for aarch64 in a folder, and what runs there."""
+    """The core for aarch64, built in a folder, and the runs of programs with it."""
 
     def __init__(self, folder: Path) -> None:
         self.core: Core = build_core_for_aarch64(folder)
 
     def output(self, program: Path, *arguments: object) -> str:
-        """What a program prints, if it ends well."""
+        """Return the text that a program prints, and fail if it does not end well."""
         done = subprocess.run(
             [EMULATOR, str(program), *map(str, arguments)],
             capture_output=True,
@@ -217,7 +218,7 @@ def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
 
 
 def same_numbers(a: NDArray, b: NDArray) -> bool:
-    """The same bits, but for those of NaN, which have another sign on x86."""
+    """Whether all bits agree, but for those of NaN, whose sign differs on x86."""
     if a.dtype.kind == "f":
         whole = f"i{a.itemsize}"
         return bool(((a.view(whole) == b.view(whole)) | (np.isnan(a) & np.isnan(b))).all())
@@ -258,7 +259,7 @@ def drawn_clouds() -> Iterator[Batch]:
 
 
 def clouds_for_each_path() -> Iterator[Batch]:
-    """Those of test_paths.py, of several panels and tiles."""
+    """The clouds of test_paths.py have several panels and tiles."""
     for kind, make in KINDS.items():
         for d in (2, 17, 65):
             for dtype in FLOATS:
