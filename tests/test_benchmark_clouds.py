@@ -6,7 +6,6 @@ import time
 
 import pytest
 import torch
-
 from tsloss_fast.benchmarks import measure as measuring
 from tsloss_fast.benchmarks.workloads import DEFAULT, QUICK, parse, select
 

@@ -11,7 +11,6 @@ import torch
 from made_results import cell_of
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
-
 from tsloss_fast.benchmarks import measure as measuring
 from tsloss_fast.benchmarks import report, suite
 from tsloss_fast.benchmarks.implementation import Array, Call, Implementation, stack_deaths

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tsloss_fast import _core
 from tsloss_fast.benchmarks import goals, report, thresholds, worst
 from tsloss_fast.benchmarks.ours import IMPLEMENTATIONS
 from tsloss_fast.benchmarks.records import Measurement, Results, Row
 from tsloss_fast.benchmarks.workloads import parse
+
+from tsloss_fast import _core
 
 
 def made_up(workload: str, ours: float, label: str, other: float) -> Row:

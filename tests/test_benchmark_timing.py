@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 import torch
-
 from tsloss_fast.benchmarks.measure import interleave, measure
 from tsloss_fast.benchmarks.ours import IMPLEMENTATIONS
 from tsloss_fast.benchmarks.workloads import parse

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from made_results import cell_of
-
 from tsloss_fast.benchmarks import plot, report, suite, thresholds, worst
 from tsloss_fast.benchmarks.environment import pinned
 from tsloss_fast.benchmarks.ours import IMPLEMENTATIONS

@@ -18,6 +18,7 @@ pytest.importorskip("scipy", reason=NEEDS)
 
 from tsloss_fast.benchmarks.evidence import write
 from tsloss_fast.benchmarks.evidence.__main__ import main
+
 from tsloss_fast.compare.design import Design, trial_key
 
 MACHINE = {"processor": "P", "cores": "2", "torch": "2", "instruction set of torch": "AVX2"}

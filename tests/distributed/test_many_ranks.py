@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from clouds import clusters, copies, gaussian, grid, rng
-
-import tsloss_fast
 from tsloss_fast.benchmarks import ragged
 from tsloss_fast.benchmarks.scaling.__main__ import main
 from tsloss_fast.benchmarks.scaling.measure import simulate
 from tsloss_fast.benchmarks.scaling.model import Model
 from tsloss_fast.benchmarks.simulated import run
+
+import tsloss_fast
 from tsloss_fast.distributed.cloud import MemoryShard
 from tsloss_fast.distributed.gradient import Owners
 from tsloss_fast.distributed.peers import Peers

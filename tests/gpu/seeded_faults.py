@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from cuda_host import HostKernels
-
 from tsloss_fast.benchmarks import gpu_small
 from tsloss_fast.benchmarks.gpu_small import Bars, Case
 

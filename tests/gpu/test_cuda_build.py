@@ -16,7 +16,6 @@ from typing import NamedTuple
 import pytest
 import torch
 from fake_machine import SCRIPT, needs_script
-
 from tsloss_fast.benchmarks.gpu.rows import REHEARSAL
 
 pytestmark = [

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from fake_machine import SCRIPT, STEPS, Machine, facts, needs_script
 from source_tree import ROOT
-
 from tsloss_fast.benchmarks import gpu_check
 
 

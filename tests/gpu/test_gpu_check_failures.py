@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 from fake_machine import SCRIPT, STEPS, Machine
-
 from tsloss_fast.benchmarks import gpu_check
 
 

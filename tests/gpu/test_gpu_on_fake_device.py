@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from gpu_goals import GOALS
-
 from tsloss_fast.benchmarks.gpu import clock as clocks
 from tsloss_fast.benchmarks.gpu import prof
 from tsloss_fast.benchmarks.gpu.clock import TINY, Clock, Work

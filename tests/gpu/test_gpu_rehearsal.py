@@ -10,7 +10,6 @@ import pytest
 import torch
 from cuda_checks import HAVE_DEVICE
 from gpu_goals import GOALS
-
 from tsloss_fast.benchmarks.gpu import supervision
 from tsloss_fast.benchmarks.gpu.__main__ import main
 from tsloss_fast.benchmarks.gpu.clock import WORKS

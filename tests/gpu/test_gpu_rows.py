@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tsloss_fast.benchmarks.gpu.rows import REHEARSAL, Kernels, Report, Row, line, select
 
 

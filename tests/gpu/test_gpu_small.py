@@ -10,7 +10,6 @@ import torch
 from cuda_host import build_library
 from native_builds import HAVE_SOURCES
 from seeded_faults import CUDA_ERROR, FAULTS, KILLED, LIBRARY, WRONG_EDGE, WRONG_GRADIENT
-
 from tsloss_fast.benchmarks import gpu_small
 from tsloss_fast.benchmarks.gpu_small import ALL_PATHS, CASES, LARGE, Bars, main
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from tsloss_fast.benchmarks.gpu import supervision
 from tsloss_fast.benchmarks.gpu.parts import PARTS, PROFILE, TABLE
 from tsloss_fast.benchmarks.gpu.rows import Kernels, Report, Row

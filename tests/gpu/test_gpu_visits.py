@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from fake_machine import STEPS, Machine
 from source_tree import ROOT
-
 from tsloss_fast.benchmarks import gpu_check
 
 GUIDE = ROOT / "benchmarks/gpu_check.md"

@@ -15,9 +15,10 @@ pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("gudhi", reason="GUDHI is what tsloss_fast is compared with")
 
-from tsloss_fast import TSLoss
 from tsloss_fast.benchmarks import price
 from tsloss_fast.benchmarks.differentiable import plain_loss
+
+from tsloss_fast import TSLoss
 
 # The benchmark sets the threads of torch.
 pytestmark = pytest.mark.usefixtures("threads")
