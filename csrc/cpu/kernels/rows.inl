@@ -1,6 +1,17 @@
 // Kernels over single rows: the relaxation step of Prim, the final lengths, the gradient.
 // Included after pairwise.inl by the file of each instruction set; the same rules hold.
 
+// The flags of the file let the compiler fuse a multiplication and an addition. A function whose
+// results have the same bits on every processor forbids it: GCC reads the attribute, Clang the
+// pragma, which stands in the body.
+#if defined(__clang__)
+#define TSLOSS_UNFUSED
+#define TSLOSS_UNFUSED_BODY _Pragma("clang fp contract(off)")
+#else
+#define TSLOSS_UNFUSED __attribute__((optimize("fp-contract=off")))
+#define TSLOSS_UNFUSED_BODY
+#endif
+
 namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
@@ -116,13 +127,8 @@ inline __attribute__((always_inline)) Simd<double>::Vec load_wide(const float* x
 // instruction set. A key is never NaN, which could not be sorted: a point that has become NaN since
 // it was checked is infinitely far away.
 template <class T, Term kTerm>
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((optimize("fp-contract=off")))
-#endif
-double refine_of(const T* x, const T* y, int64_t n) {
-#if defined(__clang__)
-#pragma clang fp contract(off)
-#endif
+TSLOSS_UNFUSED double refine_of(const T* x, const T* y, int64_t n) {
+  TSLOSS_UNFUSED_BODY
   constexpr int kWidth = static_cast<int>(Simd<double>::kWidth);
   constexpr int kVectors = 16 / kWidth;
   Simd<double>::Vec acc[kVectors] = {};
@@ -186,8 +192,9 @@ bool copy_row(const T* x, int64_t n, T* row) {
 
 // The vertex above, and what it gets, stay in registers while the vertices below pass by.
 template <class T>
-void route(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n, T* const* out,
-           T* out_y) {
+TSLOSS_UNFUSED void route(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n,
+                          T* const* out, T* out_y) {
+  TSLOSS_UNFUSED_BODY
   typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
   using Vec = typename Simd<T>::Vec;
   constexpr int64_t kWidth = Simd<T>::kWidth;
