@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._batch import capsule
 from .cloud import LANES, Block, Cloud, Edges, stride_of
 
 _TILE = 2048
@@ -243,7 +242,7 @@ def _merge_order(forest: Edges, points: int) -> tuple[Tensor, Tensor]:
     of the edge by which the one before is met; see csrc/cpu/tree/forest.h."""
     order = torch.empty(points, dtype=torch.int32, device="cpu")
     rank = torch.empty_like(order)
-    _core.merge_order(capsule(forest.ends), capsule(order), capsule(rank))
+    _core.merge_order(forest.ends, order, rank)
     return order.long(), rank.long()
 
 
