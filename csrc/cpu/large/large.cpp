@@ -1,6 +1,5 @@
 #include "cpu/large/large.h"
 
-#include <deque>
 #include <memory>
 #include <numeric>
 
@@ -17,7 +16,10 @@ template <class T>
 class Large {
  public:
   Large(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch)
-      : points_(cloud, threads, scratch), sets_(0) {
+      : points_(cloud, threads, scratch),
+        context_(points_.context),
+        packed_(points_.ordered.packed),
+        sets_(0) {
     random_.state = overrides().seed;
   }
 
@@ -36,7 +38,7 @@ class Large {
       std::swap(points_.order[k], points_.order[random_() % (k + 1)]);
     }
     points_.gather();
-    if (points_.coded && dense_is_possible() && blurred()) {
+    if (context_.coded && dense_is_possible() && blurred()) {
       result.filters = false;
       result.tree.clear();
       return result;
@@ -49,9 +51,9 @@ class Large {
     known_.set(points_, forest, tied_);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
-    if (points_.coded && hits > double(points_.m) / 8 && points_.cloud.dim < kSmallDimension) {
+    if (context_.coded && hits > double(points_.m) / 8 && points_.cloud.dim < kSmallDimension) {
       // Codes cannot distinguish these points, and distances cost little more.
-      points_.coded = false;
+      context_.coded = false;
       points_.choose_band();
       known_.set(points_, forest, tied_);
     }
@@ -77,14 +79,14 @@ class Large {
   // Joins identical points in `tree`, and checks every point when it is loaded.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
     const auto load = [&](int64_t i, T* x) {
-      if (!points_.coded) return points_.cloud.load(i, x);
-      std::copy_n(points_.cloud.rows[i], points_.stride, x);
-      return points_.table.all_finite(x, points_.stride) ? Problem::kNone : Problem::kNonFinite;
+      if (!context_.coded) return points_.cloud.load(i, x);
+      std::copy_n(points_.cloud.rows[i], context_.stride, x);
+      return context_.table.all_finite(x, context_.stride) ? Problem::kNone : Problem::kNonFinite;
     };
     Distinct<T> distinct =
-        find_distinct<T>(points_.cloud.n, points_.stride, points_.threads, load, tree);
-    points_.lattice = distinct.lattice;
-    points_.largest = distinct.largest;
+        find_distinct<T>(points_.cloud.n, context_.stride, context_.threads, load, tree);
+    context_.lattice = distinct.lattice;
+    context_.largest = distinct.largest;
     points_.ids = std::move(distinct.ids);
     return distinct.finding;
   }
@@ -97,28 +99,20 @@ class Large {
   Links sample() {
     const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
-    std::vector<Links> found(static_cast<size_t>(points_.threads));
-    std::deque<Nearest<T>> searches;
-    for (int slot = 0; slot < points_.threads; ++slot) {
-      searches.emplace_back(points_.packed, points_.packed, points_.coded, points_.cloud.term);
-    }
-    parallel_for(points_.packed.panels(), points_.threads, [&](int64_t ip, int slot) {
-      if (ip * kPanel >= points_.m) return;
-      Random random{seed + uint64_t(ip)};
-      // The tiles at the diagonal are always searched, so that each point has a neighbour.
-      const auto chosen = [&](int64_t t) {
+    const auto chooser = [&](int64_t ip) {
+      // Each pair of panels is met once. The tiles at the diagonal are always searched, so that
+      // each point has a neighbour.
+      return [=, random = Random{seed + uint64_t(ip)}](int64_t t) mutable {
+        if (t < ip / kTilePanels) return false;
         return random() % uint64_t(one_in) == 0 || ip + 1 >= kTilePanels * t;
       };
-      searches[slot].row(ip, ip / kTilePanels, chosen, [&](int64_t p, int64_t q, float near) {
-        found[slot].push_back(points_.link(T(near), p, q));
-      });
+    };
+    std::vector<Links> found(static_cast<size_t>(context_.threads));
+    find_near(context_, packed_, packed_, chooser, [&](int slot, int64_t p, int64_t q, float near) {
+      found[slot].push_back(points_.link(T(near), p, q));
     });
     Links links;
     for (Links& part : found) links.insert(links.end(), part.begin(), part.end());
-    for (const auto& search : searches) {
-      search.columns(
-          [&](int64_t p, int64_t q, float near) { links.push_back(points_.link(T(near), p, q)); });
-    }
     Links scratch;
     sort_by_key(links, scratch);
     keep_forest(links, sets_, points_.m);
@@ -154,7 +148,7 @@ class Large {
 
   bool in_range(const Links& forest) const {
     return std::all_of(forest.begin(), forest.end(), [&](const Link<T>& l) {
-      return l.key >= underflow_limit<T>(points_.stride) &&
+      return l.key >= underflow_limit<T>(context_.stride) &&
              l.key < std::numeric_limits<T>::infinity();
     });
   }
@@ -177,23 +171,18 @@ class Large {
       const int64_t i = random() % uint64_t(points_.m / kTileRows) * kTileRows;
       const int64_t t = random() % uint64_t(points_.m / kTileColumns);
       if (i / kTileColumns == t) continue;
-      alignas(64) int32_t dots[kTileRows * kTileColumns];
       alignas(64) float near[kTileRows * kTileColumns];
       alignas(64) const float none[kTileColumns] = {};
       float least[kTileRows];
       uint64_t masks[kTileRows];
-      points_.packed.approximate(i, points_.packed, t, kTileRows, near);
+      packed_.approximate(i, packed_, t, kTileRows, near);
       for (int64_t r = 0; r < kTileRows; ++r) {
         const float* row = near + r * kTileColumns;
         least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
       }
-      points_.packed.dot(i, points_.packed, t, dots);
-      const TileRowTerms terms =
-          points_.packed.row_terms(i, kTileRows, points_.packed.largest_norm(t));
-      TileBounds b = points_.packed.tile_bounds(terms, t);
-      b.row_bound = least;
-      b.column_bound = none;
-      found += filter().survivors(dots, b, kTileRows, masks);
+      const typename PackedRows<T>::Codes codes(packed_, i, kTileRows, packed_, t,
+                                                packed_.largest_norm(t));
+      found += codes.survivors(0, kTileRows, least, none, masks);
       tested += kTileRows * kTileColumns;
     }
     return double(found) > (points_.m <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
@@ -203,26 +192,31 @@ class Large {
   double expected_hits() {
     const int64_t kBlocks = points_.m < 4096 ? 4 : 8, kTiles = kBlocks;
     Random random{random_()};
-    LargePass<T> pass(points_, known_, true);
+    const TileFilter<T> filter(context_, points_.ordered, points_.ordered);
+    int64_t tested = 0, hits = 0;
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
-      const int64_t t =
-          std::max(random() % points_.packed.blocks(), random() % points_.packed.blocks());
-      pass.block(t, std::max<int64_t>(2, t * kTilePanels / kTiles), random);
+      const int64_t t = std::max(random() % packed_.blocks(), random() % packed_.blocks());
+      const int64_t one_in = std::max<int64_t>(2, t * kTilePanels / kTiles);
+      Random draw = random;
+      filter.for_each_panel(t, [&](const typename TileFilter<T>::Tile& panel) {
+        if (panel.each || draw() % uint64_t(one_in) != 0) return;
+        tested += panel.rows * kTileColumns;
+        hits += filter.count(panel);
+      });
       random();
     }
-    if (pass.tested() == 0) return 0;
-    return double(pass.hits()) / double(pass.tested()) * double(points_.m) / 2;
+    return tested == 0 ? 0 : double(hits) / double(tested) * double(points_.m) / 2;
   }
 
   // Filters one in `one_in` of the tiles. Returns the contenders: the links of those tiles and of
   // the forest that could be in the tree.
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
-    std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(points_.threads));
-    parallel_for(points_.packed.blocks(), points_.threads, [&](int64_t task, int slot) {
-      if (!passes[slot]) passes[slot] = std::make_unique<LargePass<T>>(points_, known_, false);
-      const int64_t t = points_.packed.blocks() - 1 - task;  // the longest first
+    std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(context_.threads));
+    parallel_for(packed_.blocks(), context_.threads, [&](int64_t task, int slot) {
+      if (!passes[slot]) passes[slot] = std::make_unique<LargePass<T>>(points_, known_);
+      const int64_t t = packed_.blocks() - 1 - task;  // the longest first
       passes[slot]->block(t, one_in, Random{seed + uint64_t(t)});
     });
     Links links;
@@ -233,7 +227,7 @@ class Large {
       links.insert(links.end(), pass->links().begin(), pass->links().end());
       pass.reset();
     }
-    if (points_.lattice) {
+    if (context_.lattice) {
       keep_exact_forest(links, sets_, points_.m);
       return links;
     }
@@ -249,7 +243,7 @@ class Large {
     std::vector<Edge<double>> edges(contenders.size());
     constexpr int64_t kGrain = 256;
     const int64_t count = static_cast<int64_t>(edges.size());
-    parallel_for((count + kGrain - 1) / kGrain, points_.threads, [&](int64_t task, int) {
+    parallel_for((count + kGrain - 1) / kGrain, context_.threads, [&](int64_t task, int) {
       for (int64_t k = task * kGrain; k < std::min(count, (task + 1) * kGrain); ++k) {
         const Link<T>& l = contenders[k];
         edges[k] = {points_.exact_key(l.i, l.j), l.i, l.j};
@@ -269,6 +263,8 @@ class Large {
   }
 
   LargePoints<T> points_;
+  FilterContext<T>& context_;
+  const PackedRows<T>& packed_;
   KnownForest<T> known_;
   Random random_;
   bool tied_ = false;  // the last wave left many links that only exact keys tell apart

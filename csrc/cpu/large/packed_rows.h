@@ -65,13 +65,6 @@ class CentredScaling {
   int exponent_ = 0;
 };
 
-// The terms of the filter's lower bound that belong to the 8 rows of a tile; see TileBounds.
-struct TileRowTerms {
-  float twice[kTileRows];
-  float row_low[kTileRows];
-  float largest_row;
-};
-
 template <class T>
 class PackedRows {
  public:
@@ -173,26 +166,50 @@ class PackedRows {
     return *std::max_element(coded_norm_.data() + begin, coded_norm_.data() + end);
   }
 
-  // `largest_column` is the largest_norm of the tile's block.
-  TileRowTerms row_terms(int64_t i, int rows, float largest_column) const {
-    TileRowTerms s = {};
-    float largest = 0;
-    for (int r = 0; r < rows; ++r) {
-      const int64_t p = i + r;
-      largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
-      s.twice[r] = 2 * scale_.data()[p];
-      s.row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
+  // What the codes of a tile say about the squared distances of its pairs: a lower bound.
+  class Codes {
+   public:
+    // `largest_column` is the largest_norm of the block of columns.
+    Codes(const PackedRows& a, int64_t i, int rows, const PackedRows& b, int64_t t,
+          float largest_column) {
+      a.dot(i, b, t, dots_);
+      float largest = 0;
+      for (int r = 0; r < rows; ++r) {
+        const int64_t p = i + r;
+        const float residue = a.residue_.data()[p];
+        largest = std::max(largest, a.coded_norm_.data()[p] + residue);
+        twice_[r] = 2 * a.scale_.data()[p];
+        row_low_[r] = a.low_.data()[p] - 2 * residue * largest_column * (1 + kSlack);
+      }
+      const int64_t c = t * kTileColumns;
+      bounds_ = {nullptr,
+                 nullptr,
+                 nullptr,
+                 b.scale_.data() + c,
+                 b.low_.data() + c,
+                 b.residue_.data() + c,
+                 2 * largest * (1 + kSlack),
+                 nullptr};
     }
-    s.largest_row = 2 * largest * (1 + kSlack);
-    return s;
-  }
 
-  // The filter's input for block t beside the rows of `terms`. The caller sets the bounds.
-  TileBounds tile_bounds(const TileRowTerms& terms, int64_t t) const {
-    const int64_t c = t * kTileColumns;
-    return {terms.twice,     terms.row_low,       nullptr,           scale_.data() + c,
-            low_.data() + c, residue_.data() + c, terms.largest_row, nullptr};
-  }
+    // Tests `rows` rows from `first` on. Sets masks[r] to the columns of row r whose lower bound is
+    // at most the larger of row_bound[r - first] and the column's bound. Returns their number.
+    int survivors(int first, int rows, const float* row_bound, const float* column_bound,
+                  uint64_t* masks) const {
+      TileBounds b = bounds_;
+      b.row_scale = twice_ + first;
+      b.row_low = row_low_ + first;
+      b.row_bound = row_bound;
+      b.column_bound = column_bound;
+      return filter().survivors(dots_ + first * kTileColumns, b, rows, masks + first);
+    }
+
+   private:
+    alignas(64) int32_t dots_[kTileRows * kTileColumns];
+    float twice_[kTileRows];
+    float row_low_[kTileRows];
+    TileBounds bounds_;
+  };
 
   // Squared distances, [8][48], up to the error of the codes.
   void approximate(int64_t i, const PackedRows& columns, int64_t t, int rows, float* near) const {

@@ -8,9 +8,7 @@
 #include "cpu/large/distinct.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/thread_pool.h"
-#include "cpu/shards/shard_forest.h"
 #include "cpu/tree/forest.h"
-#include "cpu/tuning.h"
 
 namespace tsloss {
 namespace {
@@ -102,18 +100,13 @@ int64_t spanning_forest(int64_t n, int64_t count, double* keys, int64_t* edges) 
 }
 
 void merge_order(int64_t n, const int64_t* edges, int32_t* order, int32_t* rank) {
-  std::vector<Link<double>> links;
-  for (int64_t k = 0; k + 1 < n; ++k) {
-    links.push_back(
-        {0, static_cast<int32_t>(edges[2 * k]), static_cast<int32_t>(edges[2 * k + 1])});
-  }
+  std::vector<Edge<double>> tree;
+  for (int64_t k = 0; k + 1 < n; ++k) tree.push_back({0, edges[2 * k], edges[2 * k + 1]});
   UnionFind sets(0);
   std::vector<int32_t> points, ranks;
-  std::vector<double> gap;
-  merge_order(links, sets, n, points, gap, ranks);
+  merge_order(tree, sets, n, points, ranks);
   std::copy(points.begin(), points.end(), order);
   std::copy(ranks.begin(), ranks.end(), rank);
-  rank[0] = 0;
 }
 
 void exact_keys(Dtype dtype, Metric metric, bool robust, const void* rows, int64_t stride,

@@ -2,6 +2,7 @@
 // win are thrown out.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -26,18 +27,19 @@ std::vector<ExactLink<T>> with_exact_keys(const std::vector<Link<T>>& links, con
   return out;
 }
 
+// Number of links at which a collection is reduced: less than half the memory of the points, or 4
+// links a point.
+inline size_t collector_limit(int64_t n, int64_t dim) {
+  return static_cast<size_t>(n * std::max<int64_t>(4, dim / 8) + 4096);
+}
+
 template <class T>
 class Collector {
  public:
-  // Holds less than half the memory of the points, or 4 links a point.
   // `exact(i, j)` gives the key that decides; a band of 1 says that keys are exact already.
   template <class Exact>
   Collector(int64_t n, int64_t dim, T band, Exact exact)
-      : n_(n),
-        band_(band),
-        limit_(static_cast<size_t>(n * std::max<int64_t>(4, dim / 8) + 4096)),
-        sets_(0),
-        exact_(exact) {}
+      : n_(n), band_(band), limit_(collector_limit(n, dim)), sets_(0), exact_(exact) {}
 
   void add(const Link<T>& link) {
     links_.push_back(link);

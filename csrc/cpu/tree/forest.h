@@ -104,18 +104,17 @@ void keep_contenders(std::vector<Link<T>>& links, UnionFind& sets, int64_t n, T 
   links.swap(kept);
 }
 
-// The order in which single linkage lines the points up: every cluster is an interval. gap[p] is
-// the height at which the points at p - 1 and p meet, and rank[p] the place in `tree` of the edge
-// by which they do; those of 0 are infinite. The longest edge on the tree path between the points
-// at p < q has the largest of rank[p + 1 .. q], and the largest of gap[p + 1 .. q].
-template <class T>
-void merge_order(const std::vector<Link<T>>& tree, UnionFind& sets, int64_t n,
-                 std::vector<int32_t>& order, std::vector<T>& gap, std::vector<int32_t>& rank) {
-  constexpr T kInf = std::numeric_limits<T>::infinity();
+// The order in which single linkage lines the points up: every cluster is an interval. rank[p] is
+// the place in `tree`, which is sorted, of the edge that joined the points at p - 1 and p; rank[0]
+// is 0. The longest edge on the tree path between the points at p < q has the largest of
+// rank[p + 1 .. q].
+template <class E>
+void merge_order(const std::vector<E>& tree, UnionFind& sets, int64_t n,
+                 std::vector<int32_t>& order, std::vector<int32_t>& rank) {
   sets.reset(n);
   const size_t count = static_cast<size_t>(n);
   std::vector<int32_t> head(count), tail(count), next(count, -1);
-  std::vector<int32_t> before(count, -1);  // the rank
+  std::vector<int32_t> before(count, 0);  // the rank
   for (size_t v = 0; v < count; ++v) head[v] = tail[v] = static_cast<int32_t>(v);
   int64_t root = 0;
   for (size_t k = 0; k < tree.size(); ++k) {
@@ -127,13 +126,10 @@ void merge_order(const std::vector<Link<T>>& tree, UnionFind& sets, int64_t n,
     tail[root] = tail[other];
   }
   order.clear();
-  gap.clear();
   rank.clear();
   for (int32_t v = head[root]; v >= 0; v = next[v]) {
-    const bool first = before[v] < 0;
     order.push_back(v);
-    gap.push_back(first ? kInf : tree[before[v]].key);
-    rank.push_back(first ? std::numeric_limits<int32_t>::max() : before[v]);
+    rank.push_back(before[v]);
   }
 }
 

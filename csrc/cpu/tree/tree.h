@@ -75,6 +75,13 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, bool by_keys, int th
 template <class T>
 double robust_length(const T* x, const T* y, int64_t dim, Term term);
 
+// The exact key of one pair of rows, or its robust_length.
+template <class T>
+double key_of(const T* x, const T* y, int64_t stride, Term term, bool robust) {
+  if (robust) return robust_length(x, y, stride, term);
+  return kernels<T>().refine(x, y, stride, term);
+}
+
 // How far fast keys may be from exact ones: if their relative error is eta = `units` units of
 // rounding, a pair whose exact key is at most that of another has a fast key at most
 // (1 + eta) / (1 - eta) times the other's, which is below `band`. Exact keys of double are sums in
