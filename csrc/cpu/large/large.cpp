@@ -28,15 +28,11 @@ class Large {
     Monitor::Part part(0, 0.02);
     result.finding = find_duplicates(result.tree);
     if (result.finding.problem != Problem::kNone) return result;
-    points_.m = static_cast<int64_t>(points_.ids.size());
-    if (points_.m == 1) return result;
+    if (points_.size() == 1) return result;
     points_.choose_band();
 
-    points_.order.resize(points_.ids.size());
-    std::iota(points_.order.begin(), points_.order.end(), 0);
-    for (size_t k = points_.order.size() - 1; k > 0; --k) {
-      std::swap(points_.order[k], points_.order[random_() % (k + 1)]);
-    }
+    std::vector<int32_t>& order = points_.ordered.order;
+    for (size_t k = order.size() - 1; k > 0; --k) std::swap(order[k], order[random_() % (k + 1)]);
     points_.gather();
     if (context_.coded && dense_is_possible() && blurred()) {
       result.filters = false;
@@ -51,7 +47,8 @@ class Large {
     known_.set(points_, forest, tied_);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
-    if (context_.coded && hits > double(points_.m) / 8 && points_.cloud.dim < kSmallDimension) {
+    if (context_.coded && hits > double(points_.size()) / 8 &&
+        points_.cloud.dim < kSmallDimension) {
       // Codes cannot distinguish these points, and distances cost little more.
       context_.coded = false;
       points_.choose_band();
@@ -60,11 +57,11 @@ class Large {
     if (wish > 0 || hits > kHitsForWave) {
       const auto improve = [&](int64_t one_in) {
         forest = wave(forest, one_in);
-        keep_forest(forest, sets_, points_.m);
+        keep_forest(forest, sets_, points_.cloud.n);
         known_.set(points_, forest, tied_);
       };
       // A sample no better than chance lets whole tiles through, so the first wave takes few tiles.
-      if (hits > double(points_.m) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
+      if (hits > double(points_.size()) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
       improve(wish > 0 ? wish : kWaveOneIn);
     }
     part.set_range(0.2, 1);
@@ -75,6 +72,7 @@ class Large {
 
  private:
   using Links = std::vector<Link<T>>;
+  using Tile = typename TileFilter<T>::Tile;
 
   // Joins identical points in `tree`, and checks every point when it is loaded.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
@@ -87,7 +85,7 @@ class Large {
         find_distinct<T>(points_.cloud.n, context_.stride, context_.threads, load, tree);
     context_.lattice = distinct.lattice;
     context_.largest = distinct.largest;
-    points_.ids = std::move(distinct.ids);
+    points_.ordered.order = std::move(distinct.ids);
     return distinct.finding;
   }
 
@@ -115,7 +113,7 @@ class Large {
     for (Links& part : found) links.insert(links.end(), part.begin(), part.end());
     Links scratch;
     sort_by_key(links, scratch);
-    keep_forest(links, sets_, points_.m);
+    keep_forest(links, sets_, points_.cloud.n);
     points_.evaluate(links);
     connect(links);
     std::sort(links.begin(), links.end());
@@ -125,12 +123,13 @@ class Large {
   // Joins the components of a forest: by a minimum spanning tree of one point of each if there are
   // few components, otherwise by a path.
   void connect(Links& forest) {
-    sets_.reset(points_.m);
+    sets_.reset(points_.cloud.n);
     for (const Link<T>& l : forest) sets_.unite(sets_.find(l.i), sets_.find(l.j));
     std::vector<int32_t> roots;
-    for (int32_t v = 0; v < points_.m; ++v) {
+    for (const int32_t v : points_.ordered.order) {
       if (sets_.find(v) == v) roots.push_back(v);
     }
+    std::sort(roots.begin(), roots.end());
     constexpr size_t kFew = 256;
     Links bridges;
     for (size_t a = 0; a + 1 < roots.size(); ++a) {
@@ -141,8 +140,7 @@ class Large {
     points_.evaluate(bridges);
     Links scratch;
     sort_by_key(bridges, scratch);
-    UnionFind small(points_.m);
-    keep_forest(bridges, small, points_.m);
+    keep_forest(bridges, sets_, points_.cloud.n);
     forest.insert(forest.end(), bridges.begin(), bridges.end());
   }
 
@@ -157,7 +155,7 @@ class Large {
 
   // Whether the dense path's N^2 keys take little memory.
   bool dense_is_possible() const {
-    return overrides().path != Path::kLarge && points_.m > points_.cloud.n / 2 &&
+    return overrides().path != Path::kLarge && points_.size() > points_.cloud.n / 2 &&
            (points_.cloud.n <= kFewPoints || points_.cloud.n <= 2 * points_.cloud.dim);
   }
 
@@ -168,8 +166,8 @@ class Large {
     Random random{random_()};
     int64_t tested = 0, found = 0;
     for (int k = 0; k < kTiles; ++k) {
-      const int64_t i = random() % uint64_t(points_.m / kTileRows) * kTileRows;
-      const int64_t t = random() % uint64_t(points_.m / kTileColumns);
+      const int64_t i = random() % uint64_t(points_.size() / kTileRows) * kTileRows;
+      const int64_t t = random() % uint64_t(points_.size() / kTileColumns);
       if (i / kTileColumns == t) continue;
       alignas(64) float near[kTileRows * kTileColumns];
       alignas(64) const float none[kTileColumns] = {};
@@ -185,56 +183,56 @@ class Large {
       found += codes.survivors(0, kTileRows, least, none, masks);
       tested += kTileRows * kTileColumns;
     }
-    return double(found) > (points_.m <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
+    return double(found) >
+           (points_.size() <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
   }
 
   // Number of pairs for each point that would pass the filter, estimated from a few tiles.
   double expected_hits() {
-    const int64_t kBlocks = points_.m < 4096 ? 4 : 8, kTiles = kBlocks;
+    const int64_t kBlocks = points_.size() < 4096 ? 4 : 8, kTiles = kBlocks;
     Random random{random_()};
-    const TileFilter<T> filter(context_, points_.ordered, points_.ordered);
+    TileFilter<T> filter(context_, points_.ordered, points_.ordered);
     int64_t tested = 0, hits = 0;
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
       const int64_t t = std::max(random() % packed_.blocks(), random() % packed_.blocks());
       const int64_t one_in = std::max<int64_t>(2, t * kTilePanels / kTiles);
       Random draw = random;
-      filter.for_each_panel(t, [&](const typename TileFilter<T>::Tile& panel) {
+      filter.for_each_panel(t, [&](const Tile& panel) {
         if (panel.each || draw() % uint64_t(one_in) != 0) return;
         tested += panel.rows * kTileColumns;
         hits += filter.count(panel);
       });
       random();
     }
-    return tested == 0 ? 0 : double(hits) / double(tested) * double(points_.m) / 2;
+    return tested == 0 ? 0 : double(hits) / double(tested) * double(points_.size()) / 2;
   }
 
   // Filters one in `one_in` of the tiles. Returns the contenders: the links of those tiles and of
   // the forest that could be in the tree.
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
-    std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(context_.threads));
-    parallel_for(packed_.blocks(), context_.threads, [&](int64_t task, int slot) {
-      if (!passes[slot]) passes[slot] = std::make_unique<LargePass<T>>(points_, known_);
-      const int64_t t = packed_.blocks() - 1 - task;  // the longest first
-      passes[slot]->block(t, one_in, Random{seed + uint64_t(t)});
-    });
     Links links;
     if (one_in > 1) links = forest;
-    for (auto& pass : passes) {
-      if (!pass) continue;
-      pass->flush();
-      links.insert(links.end(), pass->links().begin(), pass->links().end());
-      pass.reset();
-    }
+    filter_pairs(
+        context_, points_.ordered, points_.ordered, [&] { return LinkSink<T>(points_, known_); },
+        [&](int64_t t) {
+          // The panels at the diagonal are always filtered.
+          return [=, random = Random{seed + uint64_t(t)}](const Tile& panel) mutable {
+            return one_in == 1 || panel.each || random() % uint64_t(one_in) == 0;
+          };
+        },
+        [&](const LinkSink<T>& sink) {
+          links.insert(links.end(), sink.links().begin(), sink.links().end());
+        });
     if (context_.lattice) {
-      keep_exact_forest(links, sets_, points_.m);
+      keep_exact_forest(links, sets_, points_.cloud.n);
       return links;
     }
     Links scratch;
     sort_by_key(links, scratch);
-    keep_contenders(links, sets_, points_.m, points_.band);
-    tied_ = static_cast<int64_t>(links.size()) > 2 * points_.m;
+    keep_contenders(links, sets_, points_.cloud.n, points_.band);
+    tied_ = static_cast<int64_t>(links.size()) > 2 * points_.size();
     return links;
   }
 
@@ -249,17 +247,16 @@ class Large {
         edges[k] = {points_.exact_key(l.i, l.j), l.i, l.j};
       }
     });
-    keep_exact_forest(edges, sets_, points_.m);
-    if (static_cast<int64_t>(edges.size()) + 1 < points_.m) {
+    keep_exact_forest(edges, sets_, points_.cloud.n);
+    if (static_cast<int64_t>(edges.size()) + 1 < points_.size()) {
       // Contenders span the points unless another thread writes to these during the call: then a
       // key may have left the bound that it once was. The forest of the bounds always spans them.
       for (const Link<T>& l : known_.links) {
         edges.push_back({points_.exact_key(l.i, l.j), l.i, l.j});
       }
-      keep_exact_forest(edges, sets_, points_.m);
+      keep_exact_forest(edges, sets_, points_.cloud.n);
     }
-    for (const Edge<double>& e : edges)
-      tree.push_back({e.length, points_.ids[e.i], points_.ids[e.j]});
+    tree.insert(tree.end(), edges.begin(), edges.end());
   }
 
   LargePoints<T> points_;

@@ -8,7 +8,6 @@
 
 #include "cpu/large/large_points.h"
 #include "cpu/large/tile_filter.h"
-#include "cpu/runtime/random.h"
 #include "cpu/tree/collector.h"
 
 namespace tsloss {
@@ -34,14 +33,14 @@ struct KnownForest {
       exact.assign(with_keys.begin(), with_keys.end());
     }
     UnionFind sets(0);
-    merge_order(links, sets, points.m, points.order, context.rank);
+    merge_order(links, sets, points.cloud.n, points.ordered.order, context.rank);
     context.height.resize(links.size());
     std::transform(links.begin(), links.end(), context.height.begin(),
                    [&](const Link<T>& l) { return l.key * points.band; });
     context.scaled_height.clear();
     points.gather();
     points.ordered.rank = context.rank;
-    points.ordered.position.resize(points.order.size());
+    points.ordered.position.resize(context.rank.size());
     std::iota(points.ordered.position.begin(), points.ordered.position.end(), 0);
   }
 
@@ -56,27 +55,15 @@ struct KnownForest {
   }
 };
 
-// The links that one thread finds in its part of a pass. It is the sink of its own filter.
+// The sink of one thread's filter: the links that could be in the tree.
 template <class T>
-class LargePass {
+class LinkSink {
  public:
-  LargePass(const LargePoints<T>& points, const KnownForest<T>& known)
+  LinkSink(const LargePoints<T>& points, const KnownForest<T>& known)
       : points_(points),
         known_(known),
-        filter_(points.context, points.ordered, points.ordered),
-        collector_(points.m, points.cloud.dim, points.band,
+        collector_(points.cloud.n, points.cloud.dim, points.band,
                    [&points](int32_t i, int32_t j) { return points.exact_key(i, j); }) {}
-
-  // Filters one in `one_in` of the panels that meet block t, and all of those within the block.
-  void block(int64_t t, int64_t one_in, Random random) {
-    filter_.for_each_panel(t, [&](const Tile& panel) {
-      if (one_in > 1 && !panel.each && random() % uint64_t(one_in) != 0) return;
-      filter_.filter_panel(panel, *this);
-    });
-  }
-
-  // Computes the keys of the candidates that still wait. Must also be called at the end.
-  void flush() { filter_.flush(*this); }
 
   const std::vector<Link<T>>& links() const { return collector_.links(); }
 
@@ -98,11 +85,8 @@ class LargePass {
   }
 
  private:
-  using Tile = typename TileFilter<T>::Tile;
-
   const LargePoints<T>& points_;
   const KnownForest<T>& known_;
-  TileFilter<T> filter_;
   Collector<T> collector_;
   std::vector<Pair> pairs_;
   std::vector<T> keys_;

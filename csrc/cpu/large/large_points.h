@@ -26,17 +26,16 @@ struct LargePoints {
 
   const LargeCloud<T>& cloud;
   FilterContext<T> context;
-  T band = 1;                  // keys within this factor of each other may be in the wrong order
-  int64_t m = 0;               // number of different points
-  std::vector<int32_t> ids;    // numbers of the different points in the cloud, ascending
-  std::vector<int32_t> order;  // by position: index into ids
-  OrderedPoints<T> ordered;    // places are positions
+  T band = 1;                // keys within this factor of each other may be in the wrong order
+  OrderedPoints<T> ordered;  // the different points; places are positions
+
+  int64_t size() const { return ordered.size(); }
 
   void choose_band() { band = band_of_filter<T>(context.coded, context.lattice, cloud.dim); }
 
-  // The link between the points at two positions. The ends of a link are indices into ids.
+  // The link between the points at two positions.
   Link<T> link(T key, int64_t p, int64_t q) const {
-    const int32_t a = order[p], b = order[q];
+    const int32_t a = ordered.order[p], b = ordered.order[q];
     return {key, std::min(a, b), std::max(a, b)};
   }
 
@@ -55,7 +54,7 @@ struct LargePoints {
       Pair pairs[kGrain] = {};
       T keys[kGrain];
       for (int64_t k = begin; k < end; ++k) {
-        pairs[k - begin] = {ids[links[k].i], ids[links[k].j]};
+        pairs[k - begin] = {links[k].i, links[k].j};
       }
       context.table.pairs(cloud.rows, cloud.term, pairs, end - begin, keys);
       constexpr T kInf = std::numeric_limits<T>::infinity();
@@ -70,20 +69,17 @@ struct LargePoints {
   double exact_key(int32_t i, int32_t j) const {
     const int64_t stride = context.stride;
     if (context.coded) {
-      return context.table.refine(cloud.rows[ids[i]], cloud.rows[ids[j]], stride, cloud.term);
+      return context.table.refine(cloud.rows[i], cloud.rows[j], stride, cloud.term);
     }
     static thread_local Buffer<T> buffer;
     T* x = buffer.reserve(2 * stride);
-    cloud.load(ids[i], x);
-    cloud.load(ids[j], x + stride);
+    cloud.load(i, x);
+    cloud.load(j, x + stride);
     return context.table.refine(x, x + stride, stride, cloud.term);
   }
 
   // Packs the points in their current order, as codes or as coordinates.
   void gather() {
-    ordered.order.resize(order.size());
-    std::transform(order.begin(), order.end(), ordered.order.begin(),
-                   [&](int32_t index) { return ids[index]; });
     context.pack(ordered, [&](int64_t p, T* x) { cloud.load(ordered.order[p], x); });
   }
 };

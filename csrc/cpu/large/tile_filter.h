@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "cpu/large/packed_rows.h"
+#include "cpu/runtime/thread_pool.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {
@@ -48,6 +50,7 @@ struct FilterContext {
   const int threads;
   const Kernels<T>& table;
   bool coded;            // the filter works on codes, otherwise on coordinates
+  bool robust = false;   // squares leave the range of T, so no test rules a pair out
   bool lattice = false;  // fast keys are exact; see is_lattice_row
   T largest = 0;         // the largest |coordinate| of all points
   CentredScaling<T> scaling;
@@ -95,8 +98,7 @@ class TileFilter {
  public:
   // Bounds of a block's columns for rows that all lie on one side of it.
   struct ColumnBounds {
-    float largest_norm = 0;  // of the columns' codes
-    int32_t rank[kTileColumns];
+    int32_t rank[kTileColumns] = {};
     alignas(64) T height[kTileColumns];
     alignas(64) float scaled_height[kTileColumns];
   };
@@ -108,6 +110,7 @@ class TileFilter {
     int64_t i;  // the first row
     int64_t t;
     int rows;
+    float largest_norm;  // of the columns' codes
     const ColumnBounds* columns;
     const int32_t* row_rank;  // [rows]
     const int32_t* each;      // [rows][48], or null
@@ -121,63 +124,61 @@ class TileFilter {
              const OrderedPoints<T>& columns)
       : context_(context), rows_(rows), columns_(columns) {}
 
-  // Calls visit(panel) for every panel of rows that meets block t of the columns. If rows and
-  // columns are the same points, the rows end with those of the block.
+  // Calls visit(panel) for every panel of rows that meets block t of the columns, the last first.
+  // If rows and columns are the same points, the rows end with those of the block.
   template <class Visit>
-  void for_each_panel(int64_t t, const Visit& visit) const {
+  void for_each_panel(int64_t t, const Visit& visit) {
     const bool same = &rows_ == &columns_;
     const std::vector<int32_t>&at = rows_.position, &column_at = columns_.position;
     const int64_t begin = t * kTileColumns, end = std::min(columns_.size(), begin + kTileColumns);
-    const int64_t count = rows_.size(), panels = (count + kPanel - 1) / kPanel;
+    const int64_t count = same ? end : rows_.size();
     // Rows before `left` precede all columns in the order; rows from `right` on follow them.
-    const int64_t left = std::lower_bound(at.begin(), at.end(), column_at[begin]) - at.begin();
-    const int64_t right = std::upper_bound(at.begin(), at.end(), column_at[end - 1]) - at.begin();
-    const int64_t left_panels = left == count ? panels : left / kPanel;
-    const int64_t right_panel = ((same ? end : right) + kPanel - 1) / kPanel;
+    const int64_t left =
+        std::lower_bound(at.begin(), at.begin() + count, column_at[begin]) - at.begin();
+    const int64_t right =
+        std::upper_bound(at.begin(), at.begin() + count, column_at[end - 1]) - at.begin();
 
-    ColumnBounds bounds;
-    if (context_.coded) bounds.largest_norm = columns_.packed.largest_norm(t);
-    int32_t rank[kPanel];
-    const auto visit_side = [&](int64_t ip) {
-      const int64_t i = ip * kPanel;
-      visit(Tile{i, t, static_cast<int>(std::min(kPanel, count - i)), &bounds, rank, nullptr});
-    };
-    if (left_panels > 0) {
-      int32_t running = 0;  // the largest rank from the first column to each
-      for (int64_t j = 0; j < kTileColumns; ++j) {
-        if (j > 0 && begin + j < end) running = std::max(running, columns_.rank[begin + j]);
-        bounds.rank[j] = running;
+    // The largest rank between two positions is the larger of two: from the row to the nearest
+    // column, and from there to the column of the pair.
+    row_rank_.resize(static_cast<size_t>(count));
+    ColumnBounds before, after;  // for rows on this side of the columns
+    if (left > 0) {
+      for (int64_t j = 1; j < end - begin; ++j) {
+        before.rank[j] = std::max(before.rank[j - 1], columns_.rank[begin + j]);
       }
-      set_heights(bounds);
-      running = context_.largest_rank(at[left - 1], column_at[begin]);
+      set_heights(before);
+      int32_t running = context_.largest_rank(at[left - 1], column_at[begin]);
       for (int64_t p = left - 1; p >= 0; --p) {
-        rank[p % kPanel] = running;
+        row_rank_[p] = running;
         running = std::max(running, rows_.rank[p]);
-        if (p % kPanel == 0 && p / kPanel < left_panels) visit_side(p / kPanel);
       }
     }
-    for (int64_t ip = left_panels; ip < right_panel; ++ip) {
-      const int64_t i = ip * kPanel, rows = std::min(kPanel, count - i);
-      int32_t each[kPanel * kTileColumns];
-      for (int64_t r = 0; r < rows; ++r) {
-        rank_each(at[i + r], begin, end, same, each + r * kTileColumns);
+    if (right < count) {
+      for (int64_t j = end - begin - 1; j > 0; --j) {
+        after.rank[j - 1] = std::max(after.rank[j], columns_.rank[begin + j]);
       }
-      visit(Tile{i, t, static_cast<int>(rows), &bounds, nullptr, each});
-    }
-    if (!same && right_panel < panels) {
-      int32_t running = 0;  // the largest rank from each column to the last one
-      for (int64_t j = kTileColumns - 1; j >= 0; --j) {
-        bounds.rank[j] = running;
-        if (j > 0 && begin + j < end) running = std::max(running, columns_.rank[begin + j]);
-      }
-      set_heights(bounds);
-      running = context_.largest_rank(column_at[end - 1], at[right]);
+      set_heights(after);
+      int32_t running = context_.largest_rank(column_at[end - 1], at[right]);
       for (int64_t p = right; p < count; ++p) {
         if (p > right) running = std::max(running, rows_.rank[p]);
-        rank[p % kPanel] = running;
-        const bool last = p % kPanel == kPanel - 1 || p + 1 == count;
-        if (last && p / kPanel >= right_panel) visit_side(p / kPanel);
+        row_rank_[p] = running;
       }
+    }
+
+    const float largest_norm = context_.coded ? columns_.packed.largest_norm(t) : 0;
+    for (int64_t i = (count - 1) / kPanel * kPanel; i >= 0; i -= kPanel) {
+      const int rows = static_cast<int>(std::min(kPanel, count - i));
+      Tile panel{i, t, rows, largest_norm, &before, row_rank_.data() + i, nullptr};
+      int32_t each[kPanel * kTileColumns];
+      if (i >= right) {
+        panel.columns = &after;
+      } else if (i + rows > left) {
+        for (int64_t r = 0; r < rows; ++r) {
+          rank_each(at[i + r], begin, end, same, each + r * kTileColumns);
+        }
+        panel.each = each;
+      }
+      visit(panel);
     }
   }
 
@@ -220,8 +221,8 @@ class TileFilter {
     Tile tile = panel;
     tile.i += first;
     tile.rows = std::min(static_cast<int>(kTileRows), panel.rows - first);
+    tile.row_rank += first;
     if (tile.each) tile.each += first * kTileColumns;
-    if (tile.row_rank) tile.row_rank += first;
     return tile;
   }
 
@@ -276,7 +277,7 @@ class TileFilter {
   // Sets masks[r] to the columns of row r that the codes do not rule out. Returns their number.
   int test_codes(const Tile& tile, uint64_t* masks) const {
     const typename PackedRows<T>::Codes codes(rows_.packed, tile.i, tile.rows, columns_.packed,
-                                              tile.t, tile.columns->largest_norm);
+                                              tile.t, tile.largest_norm);
     return test_rows(tile, context_.scaled_height, tile.columns->scaled_height,
                      [&](int first, int rows, const float* row_bound, const float* column_bound) {
                        return codes.survivors(first, rows, row_bound, column_bound, masks);
@@ -296,6 +297,13 @@ class TileFilter {
   void filter_tile(const Tile& tile, Sink& sink) {
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
+    if (context_.robust) {
+      std::fill_n(masks, kTileRows, ~uint64_t{0});
+      visit_pairs(tile, masks, [&](int64_t r, int64_t j) {
+        if (tile.rank(r, j) >= 0) enqueue_candidate(tile, r, j);
+      });
+      return flush(sink);
+    }
     if (context_.coded) {
       // After a long streak of tiles that the codes did not thin out, few tiles are tested by them.
       const bool asked = streak_ < kLongStreak || streak_ % kLongStreak == 0;
@@ -360,8 +368,39 @@ class TileFilter {
   const FilterContext<T>& context_;
   const OrderedPoints<T>& rows_;
   const OrderedPoints<T>& columns_;
+  std::vector<int32_t> row_rank_;   // of for_each_panel
   std::vector<Candidate> pending_;  // candidates whose rows are on their way from memory
   int64_t streak_ = 0;              // consecutive tiles that had to be evaluated whole
 };
+
+// Filters the pairs of rows with columns by context.threads threads. Each thread has a sink of its
+// own, made by make_sink(), and at the end take(sink) is called for one after the other. A panel
+// that meets block t is skipped unless chooser(t) returns a function that is true for it.
+template <class T, class MakeSink, class Chooser, class Take>
+void filter_pairs(const FilterContext<T>& context, const OrderedPoints<T>& rows,
+                  const OrderedPoints<T>& columns, const MakeSink& make_sink,
+                  const Chooser& chooser, const Take& take) {
+  struct Worker {
+    TileFilter<T> filter;
+    decltype(make_sink()) sink;
+  };
+  std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(context.threads));
+  const int64_t blocks = (columns.size() + kTileColumns - 1) / kTileColumns;
+  parallel_for(blocks, context.threads, [&](int64_t task, int slot) {
+    if (!workers[slot]) workers[slot].reset(new Worker{{context, rows, columns}, make_sink()});
+    Worker& worker = *workers[slot];
+    const int64_t t = blocks - 1 - task;  // the longest first
+    auto chosen = chooser(t);
+    worker.filter.for_each_panel(t, [&](const typename TileFilter<T>::Tile& panel) {
+      if (chosen(panel)) worker.filter.filter_panel(panel, worker.sink);
+    });
+  });
+  for (auto& worker : workers) {
+    if (!worker) continue;
+    worker->filter.flush(worker->sink);
+    take(worker->sink);
+    worker.reset();
+  }
+}
 
 }  // namespace tsloss

@@ -48,6 +48,7 @@ struct ShardForest {
       : cloud(cloud),
         context(cloud.dim, cloud.term, !cloud.robust && filters_by_codes(cloud.term, cloud.dim),
                 cloud.threads) {
+    context.robust = cloud.robust;
     context.lattice = cloud.lattice;
     context.largest = static_cast<T>(cloud.largest);
   }
@@ -101,30 +102,18 @@ struct ShardForest {
   }
 };
 
-// The edges that one thread finds between blocks a and b, which may be the same. It is the sink of
-// its own filter, and every pair that passes gets its exact key at once.
+// The sink of one thread's filter: the edges between blocks a and b, which may be the same, that
+// could be in the tree. Every pair gets its exact key at once.
 template <class T>
-class ShardPairs {
+class EdgeSink {
  public:
-  ShardPairs(const ShardForest<T>& shared, const Block<T>& a, const Block<T>& b)
+  EdgeSink(const ShardForest<T>& shared, const Block<T>& a, const Block<T>& b)
       : shared_(shared),
         a_(a),
         b_(b),
-        filter_(shared.context, a.points, b.points),
         points_(a.size() + b.size()),
         limit_(collector_limit(points_, shared.cloud.dim)),
         sets_(0) {}
-
-  // Filters the pairs of a with block t of the columns of b.
-  void filter_block(int64_t t) {
-    filter_.for_each_panel(t, [&](const Tile& panel) {
-      if (shared_.cloud.robust) return add_all(panel);
-      filter_.filter_panel(panel, *this);
-    });
-  }
-
-  // Computes the keys of the candidates that still wait. Must also be called at the end.
-  void flush() { filter_.flush(*this); }
 
   const std::vector<Found>& found() const { return found_; }
   bool lost_digits() const { return lost_digits_; }
@@ -140,21 +129,6 @@ class ShardPairs {
   }
 
  private:
-  using Tile = typename TileFilter<T>::Tile;
-
-  void add_all(const Tile& panel) {
-    const int64_t begin = panel.t * kTileColumns;
-    const int64_t columns = std::min(b_.size() - begin, kTileColumns);
-    for (int r = 0; r < panel.rows; ++r) {
-      for (int64_t j = 0; j < columns; ++j) {
-        const int32_t rank = panel.rank(r, j);
-        if (rank < 0) continue;
-        const int64_t p = panel.i + r, q = begin + j;
-        add_exact(p, q, rank, shared_.exact_key(a_, b_, p, q));
-      }
-    }
-  }
-
   void add_exact(int64_t p, int64_t q, int32_t rank, double key) {
     if (key == 0) {
       const T* x = a_.points.row(p);
@@ -169,7 +143,6 @@ class ShardPairs {
   const ShardForest<T>& shared_;
   const Block<T>& a_;
   const Block<T>& b_;
-  TileFilter<T> filter_;
   const int64_t points_;
   const size_t limit_;
   UnionFind sets_;
@@ -234,18 +207,13 @@ class Shards final : public ShardFilter {
     }
     std::vector<Found> all;
     if (a.size() == 0 || b.size() == 0) return give(all);
-    std::vector<std::unique_ptr<ShardPairs<T>>> workers(static_cast<size_t>(forest_.cloud.threads));
-    const int64_t columns = (b.size() + kTileColumns - 1) / kTileColumns;
-    parallel_for(columns, forest_.cloud.threads, [&](int64_t task, int slot) {
-      if (!workers[slot]) workers[slot] = std::make_unique<ShardPairs<T>>(forest_, a, b);
-      workers[slot]->filter_block(columns - 1 - task);
-    });
-    for (auto& worker : workers) {
-      if (!worker) continue;
-      worker->flush();
-      all.insert(all.end(), worker->found().begin(), worker->found().end());
-      lost_digits_ = lost_digits_ || worker->lost_digits();
-    }
+    filter_pairs(
+        forest_.context, a.points, b.points, [&] { return EdgeSink<T>(forest_, a, b); },
+        [](int64_t) { return [](const typename TileFilter<T>::Tile&) { return true; }; },
+        [&](const EdgeSink<T>& sink) {
+          all.insert(all.end(), sink.found().begin(), sink.found().end());
+          lost_digits_ = lost_digits_ || sink.lost_digits();
+        });
     UnionFind sets(0);
     keep_found_forest(all, sets, &a == &b ? a.size() : a.size() + b.size());
     return give(all);
