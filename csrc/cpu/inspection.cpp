@@ -1,4 +1,4 @@
-// Test hooks: the keys that trees are built from, and the mask of the pairs that the filter keeps.
+// Test hooks: the keys that trees are built from, and which pairs the filter of codes keeps.
 #include <algorithm>
 #include <cmath>
 #include <limits>

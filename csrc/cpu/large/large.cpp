@@ -1,16 +1,54 @@
 #include "cpu/large/large.h"
 
-#include <memory>
 #include <numeric>
 
 #include "cpu/large/distinct.h"
-#include "cpu/large/large_pass.h"
 #include "cpu/large/large_points.h"
 #include "cpu/large/nearest.h"
+#include "cpu/large/tile_filter.h"
 #include "cpu/runtime/monitor.h"
+#include "cpu/runtime/random.h"
+#include "cpu/tree/collector.h"
 
 namespace tsloss {
 namespace {
+
+// The sink of one thread's filter: the links that could be in the tree.
+template <class T>
+class LinkSink {
+ public:
+  LinkSink(const LargePoints<T>& points, const KnownForest<T>& known)
+      : points_(points),
+        known_(known),
+        collector_(points.cloud.n, points.cloud.dim, points.band,
+                   [&points](int32_t i, int32_t j) { return points.exact_key(i, j); }) {}
+
+  const std::vector<Link<T>>& links() const { return collector_.links(); }
+
+  void add(int64_t p, int64_t q, int32_t rank, T key) {
+    const Link<T> l = points_.link(key, p, q);
+    if (known_.within(points_, l, rank)) collector_.add(l);
+  }
+
+  void measure(const std::vector<Candidate>& candidates) {
+    const std::vector<int32_t>& id = points_.ordered.order;
+    pairs_.clear();
+    for (const Candidate& c : candidates) pairs_.push_back({id[c.p], id[c.q]});
+    keys_.resize(pairs_.size());
+    points_.context.table.pairs(points_.cloud.rows, points_.cloud.term, pairs_.data(),
+                                static_cast<int64_t>(pairs_.size()), keys_.data());
+    for (size_t k = 0; k < candidates.size(); ++k) {
+      add(candidates[k].p, candidates[k].q, candidates[k].rank, keys_[k]);
+    }
+  }
+
+ private:
+  const LargePoints<T>& points_;
+  const KnownForest<T>& known_;
+  Collector<T> collector_;
+  std::vector<Pair> pairs_;
+  std::vector<T> keys_;
+};
 
 template <class T>
 class Large {

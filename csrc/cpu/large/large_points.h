@@ -1,15 +1,17 @@
-// The different points of a large cloud, and the keys of their pairs.
+// The different points of a large cloud, the keys of their pairs, and the forest that orders them.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "cpu/large/large.h"
 #include "cpu/large/tile_filter.h"
 #include "cpu/runtime/buffer.h"
 #include "cpu/runtime/thread_pool.h"
+#include "cpu/tree/collector.h"
 #include "cpu/tree/forest.h"
 #include "cpu/tree/tree.h"
 
@@ -81,6 +83,49 @@ struct LargePoints {
   // Packs the points in their current order, as codes or as coordinates.
   void gather() {
     context.pack(ordered, [&](int64_t p, T* x) { cloud.load(ordered.order[p], x); });
+  }
+};
+
+// The best spanning tree so far: a pair that is longer than the longest edge of its path in this
+// tree is not in the minimum one.
+template <class T>
+struct KnownForest {
+  std::vector<Link<T>> links;       // ascending; they define the order of the points
+  std::vector<Edge<double>> exact;  // the exact keys of the links, if ties need them
+
+  // Orders the points by the forest, whose links are sorted by key. If `tied`, exact keys sort them
+  // again, and decide between pairs within the band.
+  void set(LargePoints<T>& points, const std::vector<Link<T>>& forest, bool tied) {
+    links = forest;
+    exact.clear();
+    FilterContext<T>& context = points.context;
+    if (tied && !context.lattice) {
+      auto with_keys =
+          with_exact_keys(forest, [&](int32_t i, int32_t j) { return points.exact_key(i, j); });
+      std::sort(with_keys.begin(), with_keys.end());
+      links.assign(with_keys.begin(), with_keys.end());
+      exact.assign(with_keys.begin(), with_keys.end());
+    }
+    UnionFind sets(0);
+    merge_order(links, sets, points.cloud.n, points.ordered.order, context.rank);
+    context.height.resize(links.size());
+    std::transform(links.begin(), links.end(), context.height.begin(),
+                   [&](const Link<T>& l) { return l.key * points.band; });
+    context.scaled_height.clear();
+    points.gather();
+    points.ordered.rank = context.rank;
+    points.ordered.position.resize(context.rank.size());
+    std::iota(points.ordered.position.begin(), points.ordered.position.end(), 0);
+  }
+
+  // Whether a link could be in the tree, if the longest edge of the forest between its ends has
+  // this rank. Exact ties are decided here, since a cloud whose distances are all equal would keep
+  // all its pairs otherwise.
+  bool within(const LargePoints<T>& points, const Link<T>& l, int32_t rank) const {
+    if (!(l.key <= points.context.height[rank])) return false;  // NaN is not within any bound
+    if (points.context.lattice) return !(links[rank] < l);
+    if (exact.empty() || l.key * points.band < links[rank].key) return true;
+    return !(exact[rank] < Edge<double>{points.exact_key(l.i, l.j), l.i, l.j});
   }
 };
 

@@ -101,9 +101,9 @@ class Nearest {
   Buffer<int32_t> index_;
 };
 
-// Calls found(slot, p, q, near) for a few near columns q of each row p, and a few near rows of each
-// column, with their approximate key. `slot` is that of parallel_for. Panel `ip` of the rows is
-// searched among the blocks of columns for which the result of chooser(ip) returns true.
+// Calls found(slot, p, q, near) for a few near columns q of each row p and a few near rows of each
+// column, with their approximate keys. The slot is that of parallel_for. The tile of panel `ip` and
+// block t is searched if chooser(ip) returns a function that is true for t.
 template <class T, class Chooser, class Found>
 void find_near(const FilterContext<T>& context, const PackedRows<T>& rows,
                const PackedRows<T>& columns, const Chooser& chooser, const Found& found) {

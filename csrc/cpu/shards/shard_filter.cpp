@@ -41,7 +41,7 @@ struct Block {
   int64_t id(int64_t place) const { return ids[points.order[place]]; }
 };
 
-// What all blocks of a cloud share: how keys are computed, and the forest.
+// The state that all blocks of a cloud share: how keys are computed, and the forest.
 template <class T>
 struct ShardForest {
   explicit ShardForest(const ShardCloud& cloud)
@@ -66,7 +66,8 @@ struct ShardForest {
     merge_order(edges, sets, n, order, context.rank);
     position.resize(order.size());
     for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
-    // A square that has lost digits must not rule out others that have: those must be noticed.
+    // A square that has lost digits must not rule out others that have, since all of these must be
+    // noticed.
     const double least = cloud.term == Term::kSquared ? double(underflow_limit<T>(cloud.dim)) : 0;
     const T band = band_of_filter<T>(context.coded, cloud.lattice, cloud.dim);
     context.height.resize(edges.size());
@@ -177,7 +178,7 @@ class Shards final : public ShardFilter {
     const Block<T>&a = blocks_.at(slot_a), &b = blocks_.at(slot_b);
     std::vector<Found> all;
     if (a.size() == 0 || b.size() == 0) return give(all);
-    if (forest_.cloud.robust) {  // rare, so edges to the first point of each block are enough
+    if (forest_.cloud.robust) {  // This is rare, so edges to the first point of each block do.
       for (int64_t p = 0; p < a.size(); ++p) add_near(a, b, p, 0, all);
       for (int64_t q = 1; q < b.size(); ++q) add_near(a, b, 0, q, all);
     } else {
