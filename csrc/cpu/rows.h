@@ -48,7 +48,7 @@ struct PowerOfTwo {
   double operator()(double x) const { return x * first * second; }
 };
 
-// Sets out = x / |x| and returns |x|, or returns 0 for a zero vector and leaves `out` as it is. The
+// Sets out = x / |x| and returns |x|, or returns 0 for a zero vector and does not touch `out`. The
 // norm is computed of x scaled to about 1, so that no square leaves the range of double.
 template <class T>
 double normalise(const T* x, int64_t dim, double* out) {

@@ -28,7 +28,7 @@ template <class T>
 using LargeScratch = typename PackedRows<T>::Scratch;
 
 struct LargeResult {
-  // There is no tree if there is a bad point, or if one of the flags is false.
+  // The tree is missing if there is a bad point, or if one of the flags is false.
   Finding finding;       // the first bad point
   bool in_range = true;  // squares stay in the range of T
   // False if the filter would let nearly all pairs pass, and N^2 keys take little more memory than

@@ -7,8 +7,8 @@
 #include <numeric>
 #include <vector>
 
+#include "cpu/large/filter_context.h"
 #include "cpu/large/large.h"
-#include "cpu/large/tile_filter.h"
 #include "cpu/runtime/buffer.h"
 #include "cpu/runtime/thread_pool.h"
 #include "cpu/tree/collector.h"
@@ -106,12 +106,8 @@ struct KnownForest {
       links.assign(with_keys.begin(), with_keys.end());
       exact.assign(with_keys.begin(), with_keys.end());
     }
-    UnionFind sets(0);
-    merge_order(links, sets, points.cloud.n, points.ordered.order, context.rank);
-    context.height.resize(links.size());
-    std::transform(links.begin(), links.end(), context.height.begin(),
-                   [&](const Link<T>& l) { return l.key * points.band; });
-    context.scaled_height.clear();
+    const auto height_of = [&](const Link<T>& l) { return l.key * points.band; };
+    context.set_forest(links, points.cloud.n, height_of, points.ordered.order);
     points.gather();
     points.ordered.rank = context.rank;
     points.ordered.position.resize(context.rank.size());

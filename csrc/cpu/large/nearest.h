@@ -9,8 +9,7 @@
 #include <limits>
 #include <utility>
 
-#include "cpu/large/packed_rows.h"
-#include "cpu/large/tile_filter.h"
+#include "cpu/large/filter_context.h"
 #include "cpu/runtime/thread_pool.h"
 
 namespace tsloss {

@@ -10,78 +10,11 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/large/packed_rows.h"
+#include "cpu/large/filter_context.h"
 #include "cpu/runtime/thread_pool.h"
 #include "cpu/tuning.h"
 
 namespace tsloss {
-
-// Points in the order of a forest: all different points of a cloud, or a block of them. Place p
-// is the p-th of these points; its position counts all points of the cloud.
-template <class T>
-struct OrderedPoints {
-  OrderedPoints(int64_t dim, typename PackedRows<T>::Scratch& scratch) : packed(dim, scratch) {}
-
-  Rows<T> rows{};                 // `data` may be null if the filter works on coordinates
-  std::vector<int32_t> order;     // by place: the index of its row
-  std::vector<int32_t> position;  // by place, ascending
-  // By place: the largest rank from the previous place's position (exclusive) to this one's.
-  std::vector<int32_t> rank;
-  PackedRows<T> packed;  // by place
-
-  int64_t size() const { return static_cast<int64_t>(order.size()); }
-  const T* row(int64_t place) const { return rows[order[place]]; }
-};
-
-// What all tiles of a cloud share: how its pairs are measured, and the forest that bounds them.
-template <class T>
-struct FilterContext {
-  FilterContext(int64_t dim, Term term, bool coded, int threads)
-      : dim(dim),
-        stride(round_up(std::max<int64_t>(dim, 1), kLanes)),
-        term(term),
-        threads(threads),
-        table(kernels<T>()),
-        coded(coded) {}
-
-  const int64_t dim;
-  const int64_t stride;  // numbers in a padded row
-  const Term term;
-  const int threads;
-  const Kernels<T>& table;
-  bool coded;            // the filter works on codes, otherwise on coordinates
-  bool robust = false;   // squares leave the range of T, so no test rules a pair out
-  bool lattice = false;  // fast keys are exact; see is_lattice_row
-  T largest = 0;         // the largest |coordinate| of all points
-  CentredScaling<T> scaling;
-
-  // The rank of a forest's edge is its place in ascending order. A pair can only be in the minimum
-  // spanning tree if its key is at most the height of the largest rank between its positions.
-  std::vector<int32_t> rank;         // by position; see merge_order
-  std::vector<T> height;             // by rank: the key, times the band of fast keys
-  std::vector<float> scaled_height;  // by rank: the height in the units of the codes
-
-  // The rank of the longest edge on the forest's path between two positions, from < to.
-  int32_t largest_rank(int64_t from, int64_t to) const {
-    return *std::max_element(rank.begin() + from + 1, rank.begin() + to + 1);
-  }
-
-  // Packs the points in their order, and scales the heights for the codes. load(p, x) writes the
-  // point at place p to an aligned and padded row; it is called if the filter works on coordinates.
-  template <class Load>
-  void pack(OrderedPoints<T>& points, const Load& load) {
-    const int64_t count = points.size();
-    if (!coded) return points.packed.pack(count, threads, load);
-    const auto row = [&](int64_t p) { return points.row(p); };
-    // The first call finds the points in no particular order, so the first 256 are a sample.
-    if (!scaling.chosen()) scaling.choose(std::min<int64_t>(count, 256), stride, largest, row);
-    points.packed.encode(count, scaling, threads, row);
-    if (scaled_height.size() == height.size()) return;
-    scaled_height.resize(height.size());
-    std::transform(height.begin(), height.end(), scaled_height.begin(),
-                   [&](T h) { return scaling.bound(h); });
-  }
-};
 
 // A pair of places that only the codes have let through, and the rank that bounds it.
 struct Candidate {
@@ -202,15 +135,9 @@ class TileFilter {
   int count(const Tile& panel) const {
     int sum = 0;
     for (int first = 0; first < panel.rows; first += kTileRows) {
-      const Tile tile = part_of(panel, first);
+      alignas(64) T keys[kTileRows * kTileColumns];
       uint64_t masks[kTileRows];
-      if (context_.coded) {
-        sum += test_codes(tile, masks);
-      } else {
-        alignas(64) T keys[kTileRows * kTileColumns];
-        rows_.packed.panel_keys(tile.i, columns_.packed, tile.t, context_.term, keys);
-        sum += test_keys(tile, keys, masks);
-      }
+      sum += test(part_of(panel, first), keys, masks);
     }
     return sum;
   }
@@ -293,6 +220,13 @@ class TileFilter {
                      });
   }
 
+  // The first test: by codes, or, if the filter works on coordinates, by keys, which it computes.
+  int test(const Tile& tile, T* keys, uint64_t* masks) const {
+    if (context_.coded) return test_codes(tile, masks);
+    rows_.packed.panel_keys(tile.i, columns_.packed, tile.t, context_.term, keys);
+    return test_keys(tile, keys, masks);
+  }
+
   template <class Sink>
   void filter_tile(const Tile& tile, Sink& sink) {
     alignas(64) T keys[kTileRows * kTileColumns];
@@ -304,25 +238,19 @@ class TileFilter {
       });
       return flush(sink);
     }
-    if (context_.coded) {
-      // After a long streak of tiles that the codes did not thin out, few tiles are tested by them.
-      const bool asked = streak_ < kLongStreak || streak_ % kLongStreak == 0;
-      const int count = asked ? test_codes(tile, masks) : kDenseHits + 1;
-      flush(sink);
-      if (count <= kDenseHits) {
-        streak_ = 0;
-        if (count > 0) {
-          visit_pairs(tile, masks, [&](int64_t r, int64_t j) { enqueue_candidate(tile, r, j); });
-        }
-        return;
-      }
-      ++streak_;
+    // After a long streak of tiles that the codes did not thin out, few tiles are tested by them.
+    const bool tested = streak_ < kLongStreak || streak_ % kLongStreak == 0;
+    const int count = tested ? test(tile, keys, masks) : kDenseHits + 1;
+    flush(sink);
+    const bool whole = context_.coded && count > kDenseHits;
+    streak_ = whole ? streak_ + 1 : 0;
+    if (count == 0) return;
+    if (whole) {
       measure_whole(tile, keys);
-    } else {
-      rows_.packed.panel_keys(tile.i, columns_.packed, tile.t, context_.term, keys);
+      test_keys(tile, keys, masks);
     }
-    if (test_keys(tile, keys, masks) == 0) return;
     visit_pairs(tile, masks, [&](int64_t r, int64_t j) {
+      if (context_.coded && !whole) return enqueue_candidate(tile, r, j);
       sink.add(tile.i + r, tile.t * kTileColumns + j, tile.rank(r, j), keys[r * kTileColumns + j]);
     });
   }

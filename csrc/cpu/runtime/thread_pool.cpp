@@ -109,7 +109,7 @@ class ThreadPool {
       --invited_;
       ++active_;
       const int slot = slots_++;
-      // With another mode than the caller's, the bits would depend on which thread has which task.
+      // Otherwise the bits of the results would depend on which thread runs which task.
       set_float_mode(mode_);
       lock.unlock();
       work(slot);

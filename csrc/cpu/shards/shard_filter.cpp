@@ -61,20 +61,17 @@ struct ShardForest {
   void set(int64_t n, const double* keys, const int64_t* ends) {
     edges.clear();
     for (int64_t k = 0; k + 1 < n; ++k) edges.push_back({keys[k], ends[2 * k], ends[2 * k + 1]});
-    UnionFind sets(0);
-    std::vector<int32_t> order;
-    merge_order(edges, sets, n, order, context.rank);
-    position.resize(order.size());
-    for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
     // A square that has lost digits must not rule out others that have, since all of these must be
     // noticed.
     const double least = cloud.term == Term::kSquared ? double(underflow_limit<T>(cloud.dim)) : 0;
     const T band = band_of_filter<T>(context.coded, cloud.lattice, cloud.dim);
-    context.height.resize(edges.size());
-    std::transform(edges.begin(), edges.end(), context.height.begin(), [&](const Edge<double>& e) {
+    const auto height_of = [&](const Edge<double>& e) {
       return static_cast<T>(std::max(e.length, least)) * band;
-    });
-    context.scaled_height.clear();
+    };
+    std::vector<int32_t> order;
+    context.set_forest(edges, n, height_of, order);
+    position.resize(order.size());
+    for (int64_t p = 0; p < n; ++p) position[order[p]] = static_cast<int32_t>(p);
   }
 
   // Puts the points of a block in the order of the forest, if there is one.
