@@ -13,12 +13,19 @@ namespace tsloss {
 
 template <class T, class W>
 Finding load_rows(const T* points, int64_t n, int64_t dim, W* rows, int64_t stride) {
+  const auto copy = kernels<W>().copy_row;
   for (int64_t i = 0; i < n; ++i) {
     W* row = rows + i * stride;
-    std::copy_n(points + i * dim, dim, row);
-    std::fill(row + dim, row + stride, W{0});
     // The copy is checked rather than the points, which another thread may change meanwhile.
-    if (!kernels<W>().all_finite(row, dim)) return {Problem::kNonFinite, 0, i, -1};
+    bool finite;
+    if constexpr (std::is_same_v<T, W>) {
+      finite = copy(points + i * dim, dim, row);
+    } else {
+      std::copy_n(points + i * dim, dim, row);
+      finite = copy(row, dim, row);
+    }
+    if (dim == 0) std::fill_n(row, stride, W{0});
+    if (!finite) return {Problem::kNonFinite, 0, i, -1};
   }
   return {};
 }

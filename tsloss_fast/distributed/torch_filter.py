@@ -39,7 +39,7 @@ class _Placed:
 
 
 class TorchFilter:
-    """See csrc/cpu/shards/shards.h. Blocks may lie on any device; the work is done on ``device``."""
+    """See csrc/cpu/shards/shards.h. Blocks may lie on any device; ``device`` does the work."""
 
     def __init__(self, cloud: Cloud, robust: bool, device: torch.device) -> None:
         self._cloud, self._robust, self._device = cloud, robust, device

@@ -116,8 +116,8 @@ class Large {
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
     const auto load = [&](int64_t i, T* x) {
       if (!context_.coded) return points_.cloud.load(i, x);
-      std::copy_n(points_.cloud.rows[i], context_.stride, x);
-      return context_.table.all_finite(x, context_.stride) ? Problem::kNone : Problem::kNonFinite;
+      const bool finite = context_.table.copy_row(points_.cloud.rows[i], context_.stride, x);
+      return finite ? Problem::kNone : Problem::kNonFinite;
     };
     Distinct<T> distinct =
         find_distinct<T>(points_.cloud.n, context_.stride, context_.threads, load, tree);
