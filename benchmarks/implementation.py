@@ -10,8 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .workloads import Workload
-
 Array = np.ndarray[Any, Any]
 
 
@@ -19,14 +17,13 @@ Array = np.ndarray[Any, Any]
 class Call:
     """A prepared call.
 
-    ``run`` is what is timed: from a float32 torch tensor to the library's own result. ``deaths``
-    and ``gradient`` read that result, untimed, so that it can be compared before anything is
-    measured.
+    ``run`` is what is timed: from a torch tensor to the library's own result. ``read`` turns that
+    result, untimed, into what can be compared before anything is measured: ascending ``deaths``,
+    a ``value``, a ``gradient``, or several of them.
     """
 
     run: Callable[[], Any]
-    deaths: Callable[[Any], Array] | None = None
-    gradient: Callable[[Any], Array] | None = None
+    read: Callable[[Any], dict[str, Array]] = lambda result: {}
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,11 @@ class Implementation:
     """A way to do the work of a workload.
 
     Attributes:
-        label: the name in tables and plots.
+        label: the name in tables and plots. What precedes a comma names a column of the table of
+            training steps, which shows the fastest of those that share it.
         about: one line on what is called and what it gives.
         prepare: ``(points, threads) -> Call``.
         requires: importable module -> requirement for pip.
-        most_points: clouds with more points are not run, because a call would take too long.
         role: ``"ours"``; ``"baseline"`` computes the same; ``"yardstick"`` is work of known cost.
     """
 
@@ -46,26 +43,12 @@ class Implementation:
     about: str
     prepare: Callable[[torch.Tensor, int], Call]
     requires: Mapping[str, str] = field(default_factory=dict)
-    most_points: int | None = None
     role: Literal["ours", "baseline", "yardstick"] = "baseline"
 
     def missing(self) -> str:
         """The pip requirements that are not installed, separated by spaces; empty if none."""
         absent = [pip for module, pip in self.requires.items() if util.find_spec(module) is None]
         return " ".join(absent)
-
-    def obstacle(self, workload: Workload, limits: bool = True) -> tuple[str, str] | None:
-        """Why it cannot be measured on ``workload``, as (status, reason), or None if it can."""
-        if missing := self.missing():
-            return "not installed", f"pip install {missing}"
-        if limits and self.most_points is not None and workload.points > self.most_points:
-            return "not run", f"too slow for this suite above {self.most_points} points"
-        return None
-
-
-def per_cloud(points: torch.Tensor) -> list[torch.Tensor]:
-    """The clouds of a batch, for libraries that take one at a time."""
-    return list(points) if points.ndim == 3 else [points]
 
 
 def stack_deaths(deaths: list[Array], points: torch.Tensor) -> Array:
