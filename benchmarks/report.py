@@ -188,12 +188,15 @@ def settings_lines(results: Results, elsewhere: bool = False) -> list[str]:
     facts, settings = results.machine, results.settings
     loads = [row.load for row in results.rows if row.load is not None]
     load = f", load {min(loads):.1f} to {max(loads):.1f}" if loads else ""
-    where = "measured on another machine: " if elsewhere else ""
-    lines = [
-        f"{where}tsloss_fast {facts['tsloss-fast']} ({facts['instruction set of tsloss_fast']}), "
+    threads = threads_of(settings["threads"])
+    if any(row.work.threads for row in results.rows):
+        threads += " unless a row says otherwise"
+    lines = ["measured on another machine"] if elsewhere else []
+    lines.append(
+        f"tsloss_fast {facts['tsloss-fast']} ({facts['instruction set of tsloss_fast']}), "
         f"torch {facts['torch']}, {facts['processor']}, {facts['cores']} cores, "
-        f"{threads_of(settings['threads'])} unless a row says otherwise{load}, {settings['date']}"
-    ]
+        f"{threads}{load}, {settings['date']}"
+    )
     if isa := settings.get("isa"):
         lines.append(
             f"held to {isa}: tsloss_fast, NumPy, and torch, which says "

@@ -254,13 +254,14 @@ def test_a_table_says_where_when_and_on_what_it_was_measured() -> None:
     row = made_row("20x2048", 1.0)
     first, *_ = report.text(results_of(row)).splitlines()
     assert first == (
-        "tsloss_fast 1 (avx512_vnni), torch 2, a processor, 2 cores, 1 thread unless a row says "
-        "otherwise, load 0.0 to 0.0, 2026-11-30"
+        "tsloss_fast 1 (avx512_vnni), torch 2, a processor, 2 cores, 1 thread, load 0.0 to 0.0, "
+        "2026-11-30"
+    )
+    assert "1 thread unless a row says otherwise" in report.text(
+        results_of(row, made_row("20x2048@2", 1.0))
     )
     for page in (report.text, report.markdown):
-        assert "measured on another machine: tsloss_fast 1 (" in page(
-            results_of(row), elsewhere=True
-        )
+        assert "measured on another machine" in page(results_of(row), elsewhere=True)
         assert "another machine" not in page(results_of(row))
         assert "held to" not in page(results_of(row))
         assert "held to avx2: tsloss_fast, NumPy, and torch, which says AVX512; MKL: its" in page(
