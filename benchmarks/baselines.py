@@ -21,16 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from .implementation import Array, Call, Implementation, stack_deaths
+from .implementation import Array, Call, implementation, stack_deaths
 
 # Above this torch.cdist is the faster one (measured from 16 to 4096 dimensions).
 _PDIST_POINTS = 32
-# From here on several threads are worth their start for one cloud of a batch.
+# Below this its Gram formula is neither faster than differences nor right to four digits.
+_GRAM_DIMENSION = 8
+# Larger clouds of a batch are worth the start of several threads.
 _TEAM_POINTS = 1000
 
 
 def distance_matrix(cloud: torch.Tensor) -> Array:
     """The (N, N) distances with a zero diagonal, by the fastest function at hand."""
+    if cloud.shape[1] < _GRAM_DIMENSION:
+        return exact_matrix(cloud)
     if cloud.shape[0] > _PDIST_POINTS:
         matrix: Array = torch.cdist(cloud, cloud).fill_diagonal_(0).numpy()
     else:
@@ -68,29 +72,24 @@ def looped(
     return Call(run, lambda found: {"deaths": stack_deaths([bars(b) for b in found], points)})
 
 
-def gudhi_rips(points: torch.Tensor, threads: int) -> Call:
+def gudhi_from_points(cloud: torch.Tensor) -> tuple[Any, Any]:
+    """The tree of persistence and its generators, which are the critical edges."""
     import gudhi
 
-    def one(cloud: torch.Tensor) -> Any:
-        rips = gudhi.RipsComplex(points=cloud.double().numpy())
-        return _gudhi_persistence(rips.create_simplex_tree(max_dimension=1))
-
-    return looped(points, threads, one, _gudhi_deaths)
+    rips = gudhi.RipsComplex(points=cloud.double().numpy())
+    return _gudhi_persistence(rips.create_simplex_tree(max_dimension=1))
 
 
-def gudhi_array(points: torch.Tensor, threads: int) -> Call:
+def gudhi_from_distances(cloud: torch.Tensor) -> tuple[Any, Any]:
+    """The same, from the distances of torch."""
     import gudhi
 
-    def one(cloud: torch.Tensor) -> Any:
-        matrix = distance_matrix(cloud).astype(np.float64)
-        return _gudhi_persistence(gudhi.SimplexTree.create_from_array(matrix))
-
-    return looped(points, threads, one, _gudhi_deaths)
+    matrix = distance_matrix(cloud).astype(np.float64)
+    return _gudhi_persistence(gudhi.SimplexTree.create_from_array(matrix))
 
 
 def _gudhi_persistence(tree: Any) -> tuple[Any, Any]:
-    # -1 keeps the bars of length 0. The generators are the critical edges.
-    tree.compute_persistence(min_persistence=-1.0)
+    tree.compute_persistence(min_persistence=-1.0)  # -1 keeps the bars of length 0
     return tree, tree.flag_persistence_generators()
 
 
@@ -99,7 +98,21 @@ def _gudhi_deaths(found: tuple[Any, Any]) -> Array:
     return deaths
 
 
+@implementation("GUDHI RipsComplex", "gudhi")
+def gudhi_rips(points: torch.Tensor, threads: int) -> Call:
+    """RipsComplex(points).create_simplex_tree(1), persistence, generators; float64"""
+    return looped(points, threads, gudhi_from_points, _gudhi_deaths)
+
+
+@implementation("GUDHI create_from_array", "gudhi", "scipy")
+def gudhi_array(points: torch.Tensor, threads: int) -> Call:
+    """distances by torch, SimplexTree.create_from_array, persistence, generators"""
+    return looped(points, threads, gudhi_from_distances, _gudhi_deaths)
+
+
+@implementation("GUDHI RipsPersistence", "gudhi", "sklearn", "joblib")
 def gudhi_sklearn(points: torch.Tensor, threads: int) -> Call:
+    """distances by torch, gudhi.sklearn.RipsPersistence(0); no critical edges"""
     from gudhi.sklearn import RipsPersistence
 
     rips = RipsPersistence(0, input_type="full distance matrix").fit([])
@@ -108,7 +121,9 @@ def gudhi_sklearn(points: torch.Tensor, threads: int) -> Call:
     )
 
 
+@implementation("ripser.py", "ripser")
 def ripser_py(points: torch.Tensor, threads: int) -> Call:
+    """distances by torch, ripser(maxdim=0); no critical edges"""
     from ripser import ripser
 
     def one(cloud: torch.Tensor) -> Array:
@@ -118,7 +133,9 @@ def ripser_py(points: torch.Tensor, threads: int) -> Call:
     return looped(points, threads, one, lambda bars: bars[:, 1])
 
 
+@implementation("giotto-ph", "gph")
 def giotto_ph(points: torch.Tensor, threads: int) -> Call:
+    """distances by torch, ripser_parallel(maxdim=0) with generators"""
     from gph import ripser_parallel
 
     options = {"maxdim": 0, "metric": "precomputed", "n_threads": threads}
@@ -129,14 +146,18 @@ def giotto_ph(points: torch.Tensor, threads: int) -> Call:
     return looped(points, threads, one, lambda found: found["dgms"][0][:, 1])
 
 
+@implementation("torch-topological", "torch_topological", "gph")
 def torch_topological(points: torch.Tensor, threads: int) -> Call:
+    """VietorisRipsComplex(dim=0), forward; torch.cdist and giotto-ph inside"""
     from torch_topological.nn import VietorisRipsComplex
 
     rips = VietorisRipsComplex(dim=0, n_threads=threads)
     return looped(points, threads, lambda x: rips(x)[0], lambda b: b.diagram[:, 1].numpy())
 
 
+@implementation("torch.cdist + fastcluster", "fastcluster", "scipy")
 def cdist_fastcluster(points: torch.Tensor, threads: int) -> Call:
+    """torch.cdist (inexact above 25 points), single linkage; no critical edges"""
     import fastcluster
     from scipy.spatial.distance import squareform
 
@@ -149,7 +170,9 @@ def cdist_fastcluster(points: torch.Tensor, threads: int) -> Call:
     return Call(run, lambda f: {"deaths": stack_deaths([link[:, 2] for link in f], points)})
 
 
+@implementation("torch.pdist + fastcluster", "fastcluster")
 def pdist_fastcluster(points: torch.Tensor, threads: int) -> Call:
+    """torch.pdist (exact differences), single linkage; no critical edges"""
     import fastcluster
 
     def one(cloud: torch.Tensor) -> Array:
@@ -159,7 +182,9 @@ def pdist_fastcluster(points: torch.Tensor, threads: int) -> Call:
     return looped(points, threads, one, lambda links: links[:, 2])
 
 
+@implementation("SciPy pdist + MST", "scipy")
 def scipy_tree(points: torch.Tensor, threads: int) -> Call:
+    """pdist in float64, csgraph.minimum_spanning_tree; drops edges of length 0"""
     from scipy.spatial.distance import pdist
 
     tree_of = scipy_trees(points.shape[-2])
@@ -178,7 +203,9 @@ def scipy_trees(n: int) -> Callable[[Array], Any]:
     return lambda condensed: minimum_spanning_tree(csr_matrix((condensed, columns, starts), (n, n)))
 
 
+@implementation("SciPy pdist + linkage", "scipy")
 def scipy_linkage(points: torch.Tensor, threads: int) -> Call:
+    """pdist in float64, cluster.hierarchy.linkage(single); no critical edges"""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import pdist
 
@@ -189,7 +216,9 @@ def scipy_linkage(points: torch.Tensor, threads: int) -> Call:
     return looped(points, threads, one, lambda links: links[:, 2])
 
 
+@implementation("scikit-learn", "sklearn")
 def sklearn_linkage(points: torch.Tensor, threads: int) -> Call:
+    """AgglomerativeClustering(linkage='single'), its only public way; no critical edges"""
     from sklearn.cluster import AgglomerativeClustering
 
     model = AgglomerativeClustering(n_clusters=None, distance_threshold=0, linkage="single")
@@ -201,7 +230,9 @@ def sklearn_linkage(points: torch.Tensor, threads: int) -> Call:
     return looped(points, threads, one, lambda deaths: deaths)
 
 
+@implementation("quitefastmst", "quitefastmst")
 def quitefastmst(points: torch.Tensor, threads: int) -> Call:
+    """mst_euclid(points): k-d trees up to 20 dimensions, else brute force"""
     from quitefastmst import mst_euclid, omp_set_num_threads
 
     omp_set_num_threads(threads)
@@ -210,13 +241,16 @@ def quitefastmst(points: torch.Tensor, threads: int) -> Call:
     )
 
 
+@implementation("sgemm X·Xᵀ", role="yardstick")
 def gram(points: torch.Tensor, threads: int) -> Call:
-    """X·Xᵀ: what any method that gets its distances from inner products pays before it starts."""
+    """torch.mm(X, X.T), torch.bmm for a batch"""
     multiply = torch.bmm if points.ndim == 3 else torch.mm
     return Call(lambda: multiply(points, points.mT))
 
 
+@implementation("fastcluster on the matrix", "fastcluster", "scipy")
 def matrix_fastcluster(points: torch.Tensor, threads: int) -> Call:
+    """squareform, single linkage; no critical edges"""
     import fastcluster
     from scipy.spatial.distance import squareform
 
@@ -229,7 +263,9 @@ def matrix_fastcluster(points: torch.Tensor, threads: int) -> Call:
     return looped(points, threads, one, lambda links: links[:, 2])
 
 
+@implementation("SciPy MST on the matrix", "scipy")
 def matrix_scipy(points: torch.Tensor, threads: int) -> Call:
+    """squareform, csgraph.minimum_spanning_tree; drops edges of length 0"""
     from scipy.spatial.distance import squareform
 
     matrix, tree_of = exact_matrix(points), scipy_trees(points.shape[0])
@@ -238,112 +274,27 @@ def matrix_scipy(points: torch.Tensor, threads: int) -> Call:
     )
 
 
+@implementation("matrix.sum()", role="yardstick")
 def matrix_sum(points: torch.Tensor, threads: int) -> Call:
-    """One read of the matrix: the least that any method pays."""
+    """one read of the matrix"""
     matrix = torch.from_numpy(exact_matrix(points))
     return Call(lambda: matrix.sum())
 
 
-_GUDHI = {"gudhi": "gudhi"}
-_SCIPY = {"scipy": "scipy"}
-_FASTCLUSTER = {"fastcluster": "fastcluster"}
-
-_QUITEFASTMST = Implementation(
-    "quitefastmst",
-    "mst_euclid(points): k-d trees up to 20 dimensions, else brute force",
-    quitefastmst,
-    {"quitefastmst": "quitefastmst"},
-)
-_PDIST_FASTCLUSTER = Implementation(
-    "torch.pdist + fastcluster",
-    "torch.pdist (exact differences), single linkage; no critical edges",
-    pdist_fastcluster,
-    _FASTCLUSTER,
-)
-_GEMM = Implementation(
-    "sgemm X·Xᵀ", "torch.mm(X, X.T), torch.bmm for a batch", gram, role="yardstick"
-)
-
 FORWARD = (
-    Implementation(
-        "GUDHI RipsComplex",
-        "RipsComplex(points).create_simplex_tree(1), persistence, generators; float64",
-        gudhi_rips,
-        _GUDHI,
-    ),
-    Implementation(
-        "GUDHI create_from_array",
-        "distances by torch, SimplexTree.create_from_array, persistence, generators",
-        gudhi_array,
-        _GUDHI | _SCIPY,
-    ),
-    Implementation(
-        "GUDHI RipsPersistence",
-        "distances by torch, gudhi.sklearn.RipsPersistence(0); no critical edges",
-        gudhi_sklearn,
-        _GUDHI | {"sklearn": "scikit-learn", "joblib": "joblib"},
-    ),
-    Implementation(
-        "ripser.py",
-        "distances by torch, ripser(maxdim=0); no critical edges",
-        ripser_py,
-        {"ripser": "ripser"},
-    ),
-    Implementation(
-        "giotto-ph",
-        "distances by torch, ripser_parallel(maxdim=0) with generators",
-        giotto_ph,
-        {"gph": "giotto-ph"},
-    ),
-    Implementation(
-        "torch-topological",
-        "VietorisRipsComplex(dim=0), forward; torch.cdist and giotto-ph inside",
-        torch_topological,
-        {"torch_topological": "torch-topological", "gph": "giotto-ph"},
-    ),
-    Implementation(
-        "SciPy pdist + MST",
-        "pdist in float64, csgraph.minimum_spanning_tree; drops edges of length 0",
-        scipy_tree,
-        _SCIPY,
-    ),
-    Implementation(
-        "SciPy pdist + linkage",
-        "pdist in float64, cluster.hierarchy.linkage(single); no critical edges",
-        scipy_linkage,
-        _SCIPY,
-    ),
-    Implementation(
-        "scikit-learn",
-        "AgglomerativeClustering(linkage='single'), its only public way; no critical edges",
-        sklearn_linkage,
-        {"sklearn": "scikit-learn"},
-    ),
-    _QUITEFASTMST,
-    Implementation(
-        "torch.cdist + fastcluster",
-        "torch.cdist (inexact above 25 points), single linkage; no critical edges",
-        cdist_fastcluster,
-        _FASTCLUSTER | _SCIPY,
-    ),
-    _PDIST_FASTCLUSTER,
-    _GEMM,
+    gudhi_rips,
+    gudhi_array,
+    gudhi_sklearn,
+    ripser_py,
+    giotto_ph,
+    torch_topological,
+    scipy_tree,
+    scipy_linkage,
+    sklearn_linkage,
+    quitefastmst,
+    cdist_fastcluster,
+    pdist_fastcluster,
+    gram,
 )
-
-LOW = (_QUITEFASTMST, _PDIST_FASTCLUSTER)
-
-MATRIX = (
-    Implementation(
-        "fastcluster on the matrix",
-        "squareform, single linkage; no critical edges",
-        matrix_fastcluster,
-        _FASTCLUSTER | _SCIPY,
-    ),
-    Implementation(
-        "SciPy MST on the matrix",
-        "squareform, csgraph.minimum_spanning_tree; drops edges of length 0",
-        matrix_scipy,
-        _SCIPY,
-    ),
-    Implementation("matrix.sum()", "one read of the matrix", matrix_sum, role="yardstick"),
-)
+LOW = (quitefastmst, pdist_fastcluster)
+MATRIX = (matrix_fastcluster, matrix_scipy, matrix_sum)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .baselines import distance_matrix
-from .implementation import Array, Call, Implementation
+from .baselines import gudhi_from_distances, gudhi_from_points
+from .implementation import Array, Call, Implementation, implementation
 
 Edges = Callable[[Tensor], Array | Tensor]
-# The critical edges of a cloud in whatever form, and the lengths of any edges in that cloud.
+# The critical edges of a cloud in a form of their own, and the lengths of such edges in that cloud.
 Lengths = tuple[Any, Callable[[Any], Tensor]]
 Way = Callable[[Tensor], Lengths]
 
@@ -121,7 +121,7 @@ def gathered(deaths: Callable[[Array], Array]) -> Way:
 
 
 def pdist_edges(deaths: Callable[[Array], Array]) -> Edges:
-    """The same deaths by their edges, which spares the backward pass of ``torch.pdist``."""
+    """Return the edges of the same deaths, which spare the backward pass of ``torch.pdist``."""
 
     def edges(cloud: Tensor) -> Any:
         condensed = torch.pdist(cloud).numpy()
@@ -130,27 +130,12 @@ def pdist_edges(deaths: Callable[[Array], Array]) -> Edges:
     return edges
 
 
-def gudhi_edges(threads: int) -> Edges:
-    import gudhi
-
-    def edges(points: Tensor) -> Array:
-        matrix = distance_matrix(points).astype(np.float64)
-        tree = gudhi.SimplexTree.create_from_array(matrix)
-        tree.compute_persistence(min_persistence=-1.0)
-        return np.asarray(tree.flag_persistence_generators()[0])[:, 1:]
-
-    return edges
+def gudhi_edges(cloud: Tensor) -> Array:
+    return np.asarray(gudhi_from_distances(cloud)[1][0])[:, 1:]
 
 
-def gudhi_rips_edges(threads: int) -> Edges:
-    import gudhi
-
-    def edges(points: Tensor) -> Array:
-        tree = gudhi.RipsComplex(points=points.double().numpy()).create_simplex_tree(1)
-        tree.compute_persistence(min_persistence=-1.0)
-        return np.asarray(tree.flag_persistence_generators()[0])[:, 1:]
-
-    return edges
+def gudhi_rips_edges(cloud: Tensor) -> Array:
+    return np.asarray(gudhi_from_points(cloud)[1][0])[:, 1:]
 
 
 def _rips_deaths() -> Callable[[Array], Array]:
@@ -172,10 +157,10 @@ def _linkage_deaths() -> Callable[[Array], Array]:
     return lambda condensed: fastcluster.linkage(condensed, method="single")[:, 2]
 
 
-def _step_by(kind: str, way: Callable[[int], Way]) -> Callable[[Tensor, int], Call]:
+def _step_by(kind: str, make: Callable[[], Way]) -> Callable[[Tensor, int], Call]:
     def prepare(points: Tensor, threads: int) -> Call:
-        made = way(threads)
-        return step(kind, lambda x, leaf: step_value(kind, x, leaf, made), points)
+        way = make()
+        return step(kind, lambda x, leaf: step_value(kind, x, leaf, way), points)
 
     return prepare
 
@@ -203,7 +188,51 @@ def _topological_step(kind: str) -> Callable[[Tensor, int], Call]:
     return prepare
 
 
+def steps(kind: str) -> tuple[Implementation, ...]:
+    """The other ways to a training step of this kind."""
+    return (
+        Implementation(
+            "GUDHI RipsComplex",
+            "RipsComplex(points) in float64, generators, edge lengths and the loss in torch",
+            _step_by(kind, lambda: through_edges(gudhi_rips_edges)),
+            ("gudhi",),
+        ),
+        Implementation(
+            "GUDHI fastest, create_from_array",
+            "distances by torch, create_from_array, generators, edge lengths and the loss in torch",
+            _step_by(kind, lambda: through_edges(gudhi_edges)),
+            ("gudhi", "scipy"),
+        ),
+        Implementation(
+            "GUDHI fastest, RipsPersistence",
+            "torch.pdist, RipsPersistence(0), its deaths gathered from torch.pdist by their values",
+            _step_by(kind, lambda: gathered(_rips_deaths())),
+            ("gudhi", "scipy", "sklearn", "joblib"),
+        ),
+        Implementation(
+            "torch-topological",
+            "VietorisRipsComplex(dim=0) and the loss of its diagram; of a pair its SignatureLoss",
+            _topological_step(kind),
+            ("torch_topological", "gph"),
+        ),
+        Implementation(
+            "torch + fastcluster, gathered",
+            "torch.pdist, single linkage, its deaths gathered from torch.pdist by their values",
+            _step_by(kind, lambda: gathered(_linkage_deaths())),
+            ("fastcluster",),
+        ),
+        Implementation(
+            "torch + fastcluster, edge lengths",
+            "torch.pdist without a gradient, single linkage, edge lengths and the loss in torch",
+            _step_by(kind, lambda: through_edges(pdist_edges(_linkage_deaths()))),
+            ("fastcluster",),
+        ),
+    )
+
+
+@implementation("torch-topological", "torch_topological", "gph")
 def rips_backward(points: Tensor, threads: int) -> Call:
+    """autograd through VietorisRipsComplex(dim=0), that is through torch.cdist"""
     from torch_topological.nn import VietorisRipsComplex
 
     points = points.clone().requires_grad_()
@@ -211,7 +240,9 @@ def rips_backward(points: Tensor, threads: int) -> Call:
     return backward_of(deaths, points)
 
 
+@implementation("torch edge lengths", "tsloss_fast")
 def lengths_backward(points: Tensor, threads: int) -> Call:
+    """autograd through |x_i - x_j| of the same critical edges"""
     from tsloss_fast import h0_persistence
 
     edges = h0_persistence(points).edges
@@ -231,70 +262,10 @@ def backward_of(deaths: Tensor, points: Tensor) -> Call:
     return Call(run, lambda gradient: {"gradient": gradient.double().numpy()})
 
 
+@implementation("X.clone()", role="yardstick")
 def copy(points: Tensor, threads: int) -> Call:
-    """X.clone(): the cost of writing one gradient of this size."""
+    """one copy of the points"""
     return Call(points.clone)
 
 
-_GUDHI = {"gudhi": "gudhi", "scipy": "scipy"}
-_FASTCLUSTER = {"fastcluster": "fastcluster"}
-_TOPOLOGICAL = {"torch_topological": "torch-topological", "gph": "giotto-ph"}
-
-
-def steps(kind: str) -> tuple[Implementation, ...]:
-    """The other ways to a training step of this kind."""
-    return (
-        Implementation(
-            "GUDHI RipsComplex",
-            "RipsComplex(points) in float64, generators, edge lengths and the loss in torch",
-            _step_by(kind, lambda threads: through_edges(gudhi_rips_edges(threads))),
-            {"gudhi": "gudhi"},
-        ),
-        Implementation(
-            "GUDHI fastest, create_from_array",
-            "distances by torch, create_from_array, generators, edge lengths and the loss in torch",
-            _step_by(kind, lambda threads: through_edges(gudhi_edges(threads))),
-            _GUDHI,
-        ),
-        Implementation(
-            "GUDHI fastest, RipsPersistence",
-            "torch.pdist, RipsPersistence(0), its deaths gathered from torch.pdist by their values",
-            _step_by(kind, lambda threads: gathered(_rips_deaths())),
-            _GUDHI | {"sklearn": "scikit-learn", "joblib": "joblib"},
-        ),
-        Implementation(
-            "torch-topological",
-            "VietorisRipsComplex(dim=0) and the loss of its diagram; of a pair its SignatureLoss",
-            _topological_step(kind),
-            _TOPOLOGICAL,
-        ),
-        Implementation(
-            "torch + fastcluster, gathered",
-            "torch.pdist, single linkage, its deaths gathered from torch.pdist by their values",
-            _step_by(kind, lambda threads: gathered(_linkage_deaths())),
-            _FASTCLUSTER,
-        ),
-        Implementation(
-            "torch + fastcluster, edge lengths",
-            "torch.pdist without a gradient, single linkage, edge lengths and the loss in torch",
-            _step_by(kind, lambda threads: through_edges(pdist_edges(_linkage_deaths()))),
-            _FASTCLUSTER,
-        ),
-    )
-
-
-BACKWARD = (
-    Implementation(
-        "torch-topological",
-        "autograd through VietorisRipsComplex(dim=0), that is through torch.cdist",
-        rips_backward,
-        _TOPOLOGICAL,
-    ),
-    Implementation(
-        "torch edge lengths",
-        "autograd through |x_i - x_j| of the same critical edges",
-        lengths_backward,
-        {"tsloss_fast": "tsloss-fast"},
-    ),
-    Implementation("X.clone()", "one copy of the points", copy, role="yardstick"),
-)
+BACKWARD = (rips_backward, lengths_backward, copy)

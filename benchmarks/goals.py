@@ -19,9 +19,13 @@ HEADER = ["work", "against", "AVX-512", "AVX2", "measured", ""]
 
 @dataclass(frozen=True)
 class Goal:
-    """``ours / against`` (shortest times) is to be at most ``avx512`` or ``avx2``, by the
-    instruction set of the run, after ``spare`` seconds; None is no goal there. ``aim`` is what is
-    hoped for beyond it."""
+    """An upper bound of ``(ours - spare) / against``, of shortest times.
+
+    Attributes:
+        avx512, avx2: the bound by the instruction set of the run; None if there is no goal for it.
+        spare: seconds for the overhead of a call.
+        aim: a lower ratio that is hoped for; missing it does not miss the goal.
+    """
 
     workload: str
     against: str

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import util
 from typing import Any, Literal
 
@@ -11,6 +11,13 @@ import numpy as np
 import torch
 
 Array = np.ndarray[Any, Any]
+Role = Literal["ours", "baseline", "yardstick"]
+_PIP = {
+    "gph": "giotto-ph",
+    "sklearn": "scikit-learn",
+    "torch_topological": "torch-topological",
+    "tsloss_fast": "tsloss-fast",
+}
 
 
 @dataclass(frozen=True)
@@ -35,20 +42,32 @@ class Implementation:
             training steps, which shows the fastest of those that share it.
         about: one line on what is called and what it gives.
         prepare: ``(points, threads) -> Call``.
-        requires: importable module -> requirement for pip.
+        requires: the modules that it imports.
         role: ``"ours"``; ``"baseline"`` computes the same; ``"yardstick"`` is work of known cost.
     """
 
     label: str
     about: str
     prepare: Callable[[torch.Tensor, int], Call]
-    requires: Mapping[str, str] = field(default_factory=dict)
-    role: Literal["ours", "baseline", "yardstick"] = "baseline"
+    requires: tuple[str, ...] = ()
+    role: Role = "baseline"
 
     def missing(self) -> str:
         """The pip requirements that are not installed, separated by spaces; empty if none."""
-        absent = [pip for module, pip in self.requires.items() if util.find_spec(module) is None]
-        return " ".join(absent)
+        absent = [module for module in self.requires if util.find_spec(module) is None]
+        return " ".join(_PIP.get(module, module) for module in absent)
+
+
+def implementation(
+    label: str, *requires: str, role: Role = "baseline"
+) -> Callable[[Callable[[torch.Tensor, int], Call]], Implementation]:
+    """Make an implementation of the function that prepares it; its docstring is the ``about``."""
+
+    def decorate(prepare: Callable[[torch.Tensor, int], Call]) -> Implementation:
+        about = " ".join((prepare.__doc__ or "").split())
+        return Implementation(label, about, prepare, requires, role)
+
+    return decorate
 
 
 def stack_deaths(deaths: list[Array], points: torch.Tensor) -> Array:

@@ -11,11 +11,15 @@ from torch import Tensor
 from .baselines import FORWARD, LOW, MATRIX, exact_matrix
 from .differentiable import BACKWARD, backward_of, step, step_value, steps, through_edges
 from .implementation import Array, Call, Implementation
-from .workloads import KINDS, STEP_KINDS, Workload
+from .workloads import KINDS, Workload
 
 
 def _read(result: Any) -> dict[str, Array]:
     return {"deaths": result.deaths.detach().double().numpy()}
+
+
+def _ours(about: str, prepare: Callable[[Tensor, int], Call]) -> Implementation:
+    return Implementation("tsloss_fast", about, prepare, ("tsloss_fast",), role="ours")
 
 
 def forward(points: Tensor, threads: int) -> Call:
@@ -78,33 +82,22 @@ def pair(points: Tensor, threads: int) -> Call:
     return step("pair", lambda x, leaf: step_value("pair", x, leaf, way), points)
 
 
-def _ours(about: str, prepare: Callable[[Tensor, int], Call]) -> Implementation:
-    return Implementation(
-        "tsloss_fast", about, prepare, {"tsloss_fast": "tsloss-fast"}, role="ours"
-    )
-
-
 _FORWARD = _ours("h0_persistence(points)", forward)
-_STEPS = {
-    "deaths": _ours("h0_persistence(points).deaths.sum().backward()", sum_of_deaths),
-    "loss": _ours("TSLoss()(points).backward()", loss),
-    "pair": _ours("h0_persistence of both, edge lengths and the loss in torch", pair),
-}
-_OTHERS: dict[str, tuple[Implementation, ...]] = {
-    "matrix": (_ours("h0_persistence_from_distances(matrix)", from_matrix), *MATRIX),
-    "threads": (
-        _ours("h0_persistence(points) on two threads", forward_on(2)),
-        Implementation(
-            "tsloss_fast, one thread", "the same on one thread", forward_on(1), role="yardstick"
-        ),
-    ),
-    "backward": (_ours("backward of h0_persistence(points).deaths", backward), *BACKWARD),
-}
+_ONE_THREAD = Implementation(
+    "tsloss_fast, one thread", "the same on one thread", forward_on(1), role="yardstick"
+)
+_SUM = _ours("h0_persistence(points).deaths.sum().backward()", sum_of_deaths)
+_LOSS = _ours("TSLoss()(points).backward()", loss)
+_PAIR = _ours("h0_persistence of both, edge lengths and the loss in torch", pair)
 
 IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     **dict.fromkeys(KINDS, (_FORWARD, *FORWARD)),
-    **_OTHERS,
-    **{kind: (_STEPS[kind], *steps(kind)) for kind in STEP_KINDS},
+    "matrix": (_ours("h0_persistence_from_distances(matrix)", from_matrix), *MATRIX),
+    "threads": (_ours("h0_persistence(points) on two threads", forward_on(2)), _ONE_THREAD),
+    "backward": (_ours("backward of h0_persistence(points).deaths", backward), *BACKWARD),
+    "deaths": (_SUM, *steps("deaths")),
+    "loss": (_LOSS, *steps("loss")),
+    "pair": (_PAIR, *steps("pair")),
 }
 """What is measured for each kind of workload, ours first."""
 

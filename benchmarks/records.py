@@ -76,8 +76,10 @@ class Row:
         return self.measurements[0]
 
     def of_role(self, role: str) -> list[Measurement]:
-        """Those that can be compared with tsloss_fast, fastest first: a wrong result at any speed
-        is none, and without a time of ours there is no comparison."""
+        """Return the measurements that can be compared with tsloss_fast, fastest first.
+
+        A wrong result is left out, however fast it was. Without a time of ours the list is empty.
+        """
         found = [
             m
             for m in self.measurements

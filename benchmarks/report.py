@@ -21,7 +21,7 @@ _MEANING = (
     "Times are wall-clock per call; CPU is the smallest processor time of a call. Difference: from "
     "tsloss_fast; error: from float64 (not computed above 4096 points)."
 )
-# Libraries that run the same code whatever they are asked for.
+# These libraries have no switch for their instruction set.
 _NOT_HELD = "SciPy, scikit-learn, GUDHI, fastcluster, ripser.py, giotto-ph and quitefastmst"
 
 
@@ -137,7 +137,7 @@ def sentence(results: Results, elsewhere: bool = False) -> str:
             best.setdefault(_column(m.label), row.ratio(m) or 1.0)
         gudhi += [ratio for label, ratio in best.items() if label.startswith("GUDHI")][:1]
         for label, ratio in best.items():
-            if ratio < 1:
+            if 1 / ratio >= 1.005:  # what rounds to 1.00 is a tie
                 faster.setdefault(label, []).append(f"{row.label} ({_digits(1 / ratio)}×)")
     where = "There" if elsewhere else "On this machine"
     start = f"{where} GUDHI was not measured"
@@ -163,7 +163,7 @@ def remarks(results: Results) -> list[str]:
             elif m.disagrees and m.role != "ours":
                 why = f"more than {TOLERANCE:.0e} from tsloss_fast, so no comparison"
                 reasons.setdefault(("bad result", m.label, why), []).append(row.label)
-    lines += [f"{s}: {name} on {', '.join(on)}: {why}" for (s, name, why), on in reasons.items()]
+    lines += [f"{s}: {name} on {_some(on)}: {why}" for (s, name, why), on in reasons.items()]
     parts = {m.clouds for row in results.rows for m in row.measurements if m.clouds}
     lines += [
         f"of a batch of more than {n} clouds the loops over other libraries were timed on the "
@@ -181,6 +181,12 @@ def remarks(results: Results) -> list[str]:
             f"the machine was busy: wall-clock times are up to {stolen:.1f}× the processor times"
         )
     return lines
+
+
+def _some(labels: list[str]) -> str:
+    """All of a few; of many the first three, since the Markdown file has a line for each."""
+    more = len(labels) - 3
+    return ", ".join(labels[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 def settings_lines(results: Results, elsewhere: bool = False) -> list[str]:
@@ -209,7 +215,7 @@ def settings_lines(results: Results, elsewhere: bool = False) -> list[str]:
 def text(results: Results, *, goals: bool = False, elsewhere: bool = False) -> str:
     """The tables for a terminal, and the goals of `goals.py` if asked.
 
-    With ``elsewhere`` the text says that it was measured on another machine.
+    If ``elsewhere``, the text says that it was measured on another machine.
     """
     lines = [*settings_lines(results, elsewhere), *_LEGEND]
     for table in tables(results):

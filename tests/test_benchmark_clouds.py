@@ -6,7 +6,6 @@ import time
 
 import pytest
 import torch
-
 from tsloss_fast.benchmarks import measure as measuring
 from tsloss_fast.benchmarks.ours import implementations
 from tsloss_fast.benchmarks.workloads import DEFAULT, LOW, QUICK, STEPS, parse, select

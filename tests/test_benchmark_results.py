@@ -151,16 +151,19 @@ def test_whatever_was_not_measured_is_named_with_its_reason() -> None:
 
     ours = IMPLEMENTATIONS["forward"][0]
     others = [
-        Implementation("absent", "", ours.prepare, {"no_such_module": "no-such-package"}),
+        Implementation("absent", "", ours.prepare, ("no_such_module", "gph_is_missing_too")),
         Implementation("broken", "", broken),
         scaled(np.nan, label="nan"),
     ]
     row = measure(parse("12x6"), [ours, *others], seconds=1e-4)
     row.measurements.append(Measurement("slow", "baseline", status="not run", reason="too long"))
     text = report.text(results_of(row))
-    assert "not installed: absent (pip install no-such-package)" in text
+    assert "not installed: absent (pip install no_such_module gph_is_missing_too)" in text
     assert "failed: broken on 12×6: RuntimeError: out of luck" in text
     assert "not run: slow on 12×6: too long" in text
+    many = [made_row(f"{n}x6", 1.0, slow=row.measurements[-1]) for n in range(12, 18)]
+    remark = "not run: slow on 12×6, 13×6, 14×6 and 3 more: too long"
+    assert remark in report.text(results_of(*many))
     assert "bad result: nan on 12×6: gave NaN or infinity" in text
 
 
@@ -236,6 +239,7 @@ def test_the_sentence_names_every_way_that_is_faster_anywhere_with_size_and_rati
         made_row("deaths-10x576", 3.0, **{"torch + a, one": 2.0, "torch + a, two": 1.0}),
         made_row("10000x2@1", 3.0, **{"quitefastmst": 1.0, "GUDHI RipsComplex": 2.0}),
         made_row("10000x2@2", 2.5, **{"quitefastmst": 1.0}),
+        made_row("10000x3@1", 1.004, **{"quitefastmst": 1.0}),
     ]
     assert report.sentence(results_of(*rows), elsewhere=True) == (
         "There tsloss_fast is 0.67 to 2.00 times as fast as GUDHI's fastest way; slower than "

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from made_results import cell_of
-
 from tsloss_fast.benchmarks import measure as measuring
 from tsloss_fast.benchmarks.implementation import Call, Implementation
 from tsloss_fast.benchmarks.measure import interleave, measure, predicted
@@ -69,6 +68,8 @@ def growing(power: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Implementati
         return Call(run)
 
     monkeypatch.setattr(measuring, "perf_counter", lambda: clock[0])
+    # Two threads take twice the processor time.
+    monkeypatch.setattr(measuring, "process_time", lambda: 2 * clock[0])
     return Implementation("growing", "", prepare), sizes
 
 
@@ -80,6 +81,15 @@ def test_the_time_of_a_call_is_predicted_from_parts_of_the_points(
     points = torch.zeros(1, 1).expand(100_000, 1)
     assert predicted(implementation, points, 1) == pytest.approx(100**power)
     assert max(sizes) == 4096
+
+
+def test_a_busy_machine_does_not_make_a_call_look_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    implementation, _ = growing(1.0, monkeypatch)
+    used = measuring.process_time  # twice the time of the calls
+    monkeypatch.setattr(measuring, "perf_counter", lambda: 10 * used())
+    monkeypatch.setattr(measuring, "process_time", lambda: used() / 2)
+    points = torch.zeros(1, 1).expand(100_000, 1)
+    assert predicted(implementation, points, 1) == pytest.approx(100.0)
 
 
 def test_what_is_hopeless_is_not_tried_on_more_points(monkeypatch: pytest.MonkeyPatch) -> None:
