@@ -175,19 +175,27 @@ def _undisturbed(run: Callable[[], Any]) -> float:
 def predicted(
     implementation: Implementation, points: torch.Tensor, threads: int, limit: float = inf
 ) -> float:
-    """The seconds of one call, by how it grows over a part of the points (at most 4096 of them).
+    """The seconds of one call, by how it grows over parts of the points, up to a quarter of them.
 
-    A lower bound is returned as soon as it exceeds ``limit``.
+    A larger part is tried only if it takes an eighth of ``limit`` at most, or the whole is within
+    ``limit`` by all that is known: a method may change its way with the number of points, and the
+    attempt must cost little.
     """
-    clouds, n = (points.shape[0], points.shape[1]) if points.ndim == 3 else (1, points.shape[0])
-    cloud = points[0] if points.ndim == 3 else points
-    large = min(n // 4, 4096)
-    few = _undisturbed(implementation.prepare(cloud[: large // 4], threads).run)
-    if (least := clouds * few * n / (large // 4)) > limit:
-        return least
-    many = _undisturbed(implementation.prepare(cloud[:large], threads).run)
-    growth = max(log(many / few, 4), 1.0)
-    return float(clouds * many * (n / large) ** growth)
+    clouds, cloud = (len(points), points[0]) if points.ndim == 3 else (1, points)
+    n = len(cloud)
+    sizes = [n // 4, n // 16]
+    while sizes[-1] > _PREDICTED_POINTS:
+        sizes.append(sizes[-1] // 4)
+    seconds, power, whole = 0.0, 2.0, 0.0
+    for size in reversed(sizes):
+        if whole > limit and seconds * 4**power > limit / 8:
+            break
+        now = _undisturbed(implementation.prepare(cloud[:size], threads).run)
+        if seconds:
+            power = max(log(now / seconds, 4), 1.0)
+        seconds = now
+        whole = float(clouds * seconds * (n / size) ** power)
+    return whole
 
 
 def measure(

@@ -55,15 +55,20 @@ def test_timing_leaves_the_garbage_collector_and_the_threads_as_they_were() -> N
         torch.set_num_threads(before)
 
 
-def growing(power: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Implementation, list[int]]:
-    """An implementation that seems to take (N / 1000)**power seconds, and the N it was given."""
+def growing(
+    power: float, monkeypatch: pytest.MonkeyPatch, then: float | None = None, scale: float = 1.0
+) -> tuple[Implementation, list[int]]:
+    """An implementation that seems to take scale · (N / 1000)**power seconds, above 5000 points by
+    the power `then`, and the N it was given."""
     sizes: list[int] = []
     clock = [0.0]
 
     def prepare(points: torch.Tensor, threads: int) -> Call:
         def run() -> None:
-            sizes.append(len(points))
-            clock[0] += (len(points) / 1000) ** power
+            n = len(points)
+            sizes.append(n)
+            low, high = min(n, 5000) / 1000, max(n, 5000) / 5000
+            clock[0] += scale * low**power * high ** (power if then is None else then)
 
         return Call(run)
 
@@ -79,8 +84,8 @@ def test_the_time_of_a_call_is_predicted_from_parts_of_the_points(
 ) -> None:
     implementation, sizes = growing(power, monkeypatch)
     points = torch.zeros(1, 1).expand(100_000, 1)
-    assert predicted(implementation, points, 1) == pytest.approx(100**power)
-    assert max(sizes) == 4096
+    assert predicted(implementation, points, 1) == pytest.approx(100**power, rel=1e-3)
+    assert sorted(set(sizes)) == [390, 1562, 6250, 25_000]
 
 
 def test_a_busy_machine_does_not_make_a_call_look_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +98,23 @@ def test_a_busy_machine_does_not_make_a_call_look_slow(monkeypatch: pytest.Monke
 
 
 def test_what_is_hopeless_is_not_tried_on_more_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    implementation, sizes = growing(2.0, monkeypatch)
     points = torch.zeros(1, 1).expand(1_000_000, 1)
-    assert predicted(implementation, points, 1, limit=5.0) > 5
-    assert set(sizes) == {1024}
+    for power, scale, tried in ((2.0, 1.0, {976}), (1.0, 0.1, {976, 3906, 15_625})):
+        implementation, sizes = growing(power, monkeypatch, scale=scale)
+        assert predicted(implementation, points, 1, limit=16.0) > 16
+        assert set(sizes) == tried
+
+
+def test_a_method_that_changes_its_way_is_judged_by_the_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Quadratic up to 5000 points, then linear; and the other way round."""
+    points = torch.zeros(1, 1).expand(1_000_000, 1)
+    better, _ = growing(2.0, monkeypatch, then=1.0, scale=1e-3)
+    assert predicted(better, points, 1, limit=16.0) == pytest.approx(5.0, rel=1e-2)
+    worse, sizes = growing(1.0, monkeypatch, then=2.0, scale=1e-2)
+    assert predicted(worse, points, 1, limit=16.0) > 16
+    assert 250_000 not in sizes
 
 
 def test_what_would_take_too_long_is_named_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
