@@ -8,7 +8,7 @@ Measured choices that the reader may want to check:
 - ``torch.cdist`` uses ``|x|² + |y|² - 2x·y`` above 25 points: fast and inexact.
 - For SciPy's tree the condensed distances are handed over as an upper triangular CSR matrix with
   its pattern made beforehand, which saves half of the time of a dense one.
-- quitefastmst chooses between its k-d trees and brute force by itself, and takes float32 as it is.
+- quitefastmst gets float32 points, and its own choice between k-d trees and brute force.
 - A batch is a loop. Over small clouds it runs on one thread, because a team of threads costs
   torch and quitefastmst more than it brings; two Python threads bring nothing either.
 """
@@ -81,7 +81,7 @@ def gudhi_from_points(cloud: torch.Tensor) -> tuple[Any, Any]:
 
 
 def gudhi_from_distances(cloud: torch.Tensor) -> tuple[Any, Any]:
-    """The same, from the distances of torch."""
+    """The tree and its generators, from the distances of torch."""
     import gudhi
 
     matrix = distance_matrix(cloud).astype(np.float64)

@@ -177,9 +177,8 @@ def predicted(
 ) -> float:
     """The seconds of one call, by how it grows over parts of the points, up to a quarter of them.
 
-    A larger part is tried only if it takes an eighth of ``limit`` at most, or the whole is within
-    ``limit`` by all that is known: a method may change its way with the number of points, and the
-    attempt must cost little.
+    A method may change its algorithm with the number of points, so a forecast above ``limit`` is
+    believed only once the next larger part would take more than an eighth of ``limit``.
     """
     clouds, cloud = (len(points), points[0]) if points.ndim == 3 else (1, points)
     n = len(cloud)
