@@ -34,7 +34,7 @@ Overrides& overrides() {
 namespace {
 
 constexpr int64_t kLoadNumbers = 1 << 16;  // of a task that copies points
-// The part of the progress that copying the points is.
+// The share of the progress that belongs to the copy of the points.
 constexpr double kLoadShare = 0.02;
 
 Path dense_path_of(int64_t dim) { return dim >= kSmallDimension ? Path::kSmall : Path::kPacked; }
@@ -67,8 +67,9 @@ struct Scratch {
   }
 };
 
-// The scratch of this thread for the time of a scope; then kept for the next call, or freed if it
-// has grown large. The destructor allocates nothing: it runs when memory has run out, too.
+// Lends the scratch of this thread for the time of a scope, after which it is kept for the next
+// call, or freed if it has grown large. The destructor allocates nothing: it runs when memory has
+// run out, too.
 template <class T>
 class Borrowed {
  public:
@@ -104,7 +105,7 @@ class CloudSolver {
         threads_(threads),
         scratch_(scratch) {}
 
-  // The tree in scratch.tree, unless something is wrong.
+  // Writes the tree to scratch.tree, unless something is wrong.
   Finding solve() {
     if (n_ < 2) return n_ == 1 ? load_all() : Finding{};
     Path path = path_of(n_, dim_);
@@ -134,7 +135,7 @@ class CloudSolver {
     const Finding found = load_all();
     if (found.problem != Problem::kNone) return found;
     scratch_.tree.resize(static_cast<size_t>(n_ - 1));
-    // An angle whose square is lost is 0, whatever the path.
+    // An angle whose square is lost is 0 on every path.
     keys_in_range_ = metric_ == Metric::kCosine;
     prim_robust(rows(), n_, term_, keys_in_range_, threads_, scratch_.tree.data());
     return {};
@@ -186,10 +187,10 @@ class CloudSolver {
         [this](int64_t i, W* row) { return load_point(metric_, points_, dim_, stride_, i, row); }};
   }
 
-  // False if a squared key in the tree cannot be trusted. If all can, none outside the tree can
-  // matter: the tree path between two points has no edge longer than their distance, so a pair
-  // whose key sank below the limit has such a path, and one whose key rose to infinity is longer
-  // than every tree edge.
+  // Returns false if a squared key in the tree cannot be trusted. If all can, none outside the
+  // tree can matter: the tree path between two points has no edge longer than their distance, so a
+  // pair whose key sank below the limit has such a path, and one whose key rose to infinity is
+  // longer than every tree edge.
   bool in_range() {
     const double limit = double(underflow_limit<W>(dim_));
     for (const Edge<double>& e : scratch_.tree) {

@@ -1,4 +1,4 @@
-// Which instruction set runs: the best the processor has, or the one TSLOSS_ISA names.
+// Chooses the instruction set: the best that the processor has, or the one that TSLOSS_ISA names.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
