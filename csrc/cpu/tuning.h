@@ -11,7 +11,7 @@
 namespace tsloss {
 
 // Paths through the forward pass; kAuto chooses by the thresholds below.
-enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3 };
+enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3, kSpatial = 4 };
 
 // From this dimension on, tiles vectorised over the dimension beat packed panels.
 constexpr int64_t kSmallDimension = 96;
@@ -20,6 +20,11 @@ constexpr int64_t kSmallDimension = 96;
 constexpr int64_t kLargePointsLow = 2048;
 constexpr int64_t kLargePoints = 1536;
 constexpr int64_t kLargePointsHigh = 1024;
+// From this many points of D coordinates on, a k-d tree beats the dense matrix of keys.
+constexpr int64_t kSpatialPoints1 = 1024;
+constexpr int64_t kSpatialPoints2 = 1024;
+constexpr int64_t kSpatialPoints3 = 1024;
+constexpr int64_t kSpatialPoints4 = 1024;
 // From this dimension on, low-precision codes are a cheaper filter than the distances. If they turn
 // out not to filter, distances take over again below kSmallDimension.
 constexpr int64_t kCodedDimension = 48;

@@ -1,0 +1,642 @@
+#include "cpu/spatial/spatial.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "cpu/output.h"
+#include "cpu/runtime/buffer.h"
+#include "cpu/runtime/monitor.h"
+#include "cpu/runtime/random.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/spatial/kd_tree.h"
+#include "cpu/tree/union_find.h"
+
+namespace tsloss {
+namespace {
+
+constexpr double kMost = std::numeric_limits<double>::max();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+// Near points that are kept for every point.
+constexpr int kNear = 6;
+// Leaves of a task.
+constexpr int64_t kGrain = 32;
+constexpr int kLeaf = static_cast<int>(kLeafPoints);
+
+// ---- keys ----
+//
+// `refine` (rows.inl) adds the terms of sixteen lanes in pairs; with four coordinates or fewer that
+// is the order below, so these are the exact keys, bit for bit. Each of the measures is a function
+// of |d[0]|, ..., |d[D - 1]| that increases, or stays as it is, with each of them, also as it is
+// rounded, since every rounded operation in it (a product of numbers >= 0, a sum, a root, a
+// multiplication by a power of two) does. The difference of two coordinates is monotone, too. So
+// the measure of the gaps between a point and a box, or between two boxes, is never above the key
+// of a pair of points in them.
+
+template <int D, class V>
+inline __attribute__((always_inline)) V add_terms(const V* t) {
+  if constexpr (D == 1) return t[0];
+  if constexpr (D == 2) return t[0] + t[1];
+  if constexpr (D == 3) return (t[0] + t[2]) + t[1];
+  if constexpr (D == 4) return (t[0] + t[2]) + (t[1] + t[3]);
+}
+
+typedef double Vec8 __attribute__((vector_size(64)));
+
+template <int D>
+struct Squared {
+  template <class V>
+  static inline __attribute__((always_inline)) V of(const V* d) {
+    V terms[D];
+    for (int k = 0; k < D; ++k) terms[k] = d[k] * d[k];
+    return add_terms<D>(terms);
+  }
+};
+
+template <int D>
+struct Absolute {
+  template <class V>
+  static inline __attribute__((always_inline)) V of(const V* d) {
+    V terms[D];
+    for (int k = 0; k < D; ++k) terms[k] = d[k] < 0 ? -d[k] : d[k];
+    return add_terms<D>(terms);
+  }
+};
+
+// The lengths of prim_robust. Those of floats are the same by its formula for doubles, since a
+// power of two changes no digit of their squares.
+template <int D>
+struct Robust {
+  static double of(const double* d) {
+    static constexpr double zero[D] = {};
+    return robust_length(d, zero, D, Term::kSquared);
+  }
+  static inline __attribute__((always_inline)) Vec8 of(const Vec8* d) {
+    Vec8 lengths;
+    for (int lane = 0; lane < 8; ++lane) {
+      double one[D];
+      for (int k = 0; k < D; ++k) one[k] = d[k][lane];
+      lengths[lane] = of(one);
+    }
+    return lengths;
+  }
+};
+
+// ---- Boruvka's algorithm on the leaves of a k-d tree ----
+
+template <int D, class Measure>
+class Boruvka {
+ public:
+  Boruvka(const KdTree<D>& points, int threads) : points_(points), threads_(threads) {
+    const int64_t m = points.count(), room = points.leaves() * kLeafPoints;
+    near_.reserve(m, kNear);
+    next_.reserve(m);
+    component_.reserve(room);
+    nearest_.reserve(m);
+    bound_.reserve(m);
+    sole_.reserve(2 * points.first_leaf());
+  }
+
+  // Adds the edges of the minimum spanning tree, with numbers of points in the cloud.
+  void run(std::vector<Edge<double>>& tree) {
+    Monitor::Part part(0, 0.5);
+    for_each_leaf([&](int64_t leaf) { find_near(leaf); });
+    const int64_t m = points_.count();
+    std::iota(component_.data(), component_.data() + m, 0);
+    std::fill(component_.data() + m, component_.data() + points_.leaves() * kLeafPoints, kNone);
+    std::vector<std::atomic<double>> best(static_cast<size_t>(m));
+    best_ = best.data();
+    size_.assign(static_cast<size_t>(m), 1);
+    for (double left = 0.5; size_.size() > 1; left /= 2) {
+      part.set_range(1 - left, 1 - left / 2);
+      if (!round(tree)) return join_by_infinite_edges(tree);
+    }
+  }
+
+ private:
+  static constexpr int32_t kNone = -1;   // no point, or no component
+  static constexpr int32_t kMixed = -2;  // several components
+
+  // Some points of one leaf, and their box.
+  struct Group {
+    int64_t leaf;
+    uint32_t lanes;
+    Box<D> box;
+  };
+
+  template <class F>
+  void for_each_leaf(const F& f) {
+    const int64_t leaves = points_.leaves();
+    parallel_for((leaves + kGrain - 1) / kGrain, threads_, [&](int64_t task, int) {
+      const int64_t end = std::min(leaves, (task + 1) * kGrain);
+      for (int64_t leaf = task * kGrain; leaf < end; ++leaf) f(leaf);
+    });
+  }
+
+  // ---- keys and bounds ----
+
+  double key(int64_t p, int64_t q) const {
+    double d[D];
+    for (int k = 0; k < D; ++k) d[k] = points_.coordinate(p, k) - points_.coordinate(q, k);
+    return Measure::of(d);
+  }
+
+  static double bound_between(const Box<D>& a, const Box<D>& b) {
+    double gap[D];
+    for (int k = 0; k < D; ++k) {
+      gap[k] = std::max(std::max(a.low[k] - b.high[k], b.low[k] - a.high[k]), 0.0);
+    }
+    return Measure::of(gap);
+  }
+
+  static double bound_between(const double* x, const Box<D>& b) {
+    double gap[D];
+    for (int k = 0; k < D; ++k) gap[k] = std::max(std::max(x[k] - b.high[k], b.low[k] - x[k]), 0.0);
+    return Measure::of(gap);
+  }
+
+  // Which points of a leaf are within a radius of a point, and the keys of all.
+  uint32_t lanes_within(const double* x, int64_t leaf, double radius, double* keys) const {
+    const double* from = points_.coordinates(leaf);
+    uint32_t lanes = 0;
+    Vec8 any = {};
+    Vec8 key[kLeaf / 8];
+    for (int half = 0; half < kLeaf / 8; ++half) {
+      Vec8 d[D];
+      for (int k = 0; k < D; ++k) {
+        d[k] = x[k] - reinterpret_cast<const Vec8*>(from + k * kLeaf)[half];
+      }
+      key[half] = Measure::of(d);
+    }
+    const auto close = (key[0] <= radius) | (key[1] <= radius);
+    (void)any;
+    long long some = 0;
+    for (int lane = 0; lane < 8; ++lane) some |= close[lane];
+    if (some == 0) return 0;
+    std::memcpy(keys, key, sizeof key);
+    for (int lane = 0; lane < kLeaf; ++lane) lanes |= uint32_t(keys[lane] <= radius) << lane;
+    return lanes;
+  }
+
+  void load(int64_t place, double* x) const {
+    for (int k = 0; k < D; ++k) x[k] = points_.coordinate(place, k);
+  }
+
+  Group group_of(int64_t leaf, uint32_t lanes) const {
+    Group group{leaf, lanes, Box<D>::empty()};
+    for (uint32_t left = lanes; left; left &= left - 1) {
+      for (int k = 0; k < D; ++k) {
+        group.box.add(k, points_.coordinate(leaf * kLeaf + __builtin_ctz(left), k));
+      }
+    }
+    return group;
+  }
+
+  // Calls visit(leaf) for all leaves that may have a point within radius() of the group, but for
+  // its own: nearer ones first, more or less. Those of component `own` alone are left out. A bound
+  // equal to the radius rules nothing out, since a point behind it may win by its number.
+  template <class Radius, class Visit>
+  void search(const Group& group, int32_t own, const Radius& radius, const Visit& visit) const {
+    for (int64_t node = points_.first_leaf() + group.leaf; node > 1; node /= 2) {
+      descend(node ^ 1, group.box, own, radius, visit);
+    }
+  }
+
+  template <class Radius, class Visit>
+  void descend(int64_t node, const Box<D>& box, int32_t own, const Radius& radius,
+               const Visit& visit) const {
+    struct Later {
+      int64_t node;
+      double bound;
+    };
+    Later stack[64];  // a node of each level
+    int depth = 0;
+    double bound = bound_between(box, points_.box(node));
+    const int32_t* sole = sole_.data();
+    for (;;) {
+      while (bound <= radius() && (own == kNone || sole[node] != own)) {
+        if (node >= points_.first_leaf()) {
+          visit(node - points_.first_leaf());
+          break;
+        }
+        int64_t near = 2 * node, far = near + 1;
+        double far_bound = bound_between(box, points_.box(far));
+        bound = bound_between(box, points_.box(near));
+        if (far_bound < bound) {
+          std::swap(near, far);
+          std::swap(bound, far_bound);
+        }
+        if (far_bound <= radius()) stack[depth++] = {far, far_bound};
+        node = near;
+      }
+      if (depth == 0) return;
+      --depth;
+      node = stack[depth].node;
+      bound = stack[depth].bound;
+    }
+  }
+
+  // ---- near points ----
+
+  // For each point of a leaf the kNear nearest others, by (key, number).
+  struct NearLists {
+    double keys[kLeaf][kNear];
+    int32_t places[kLeaf][kNear];
+  };
+
+  void insert(NearLists& lists, int lane, double key, int32_t place) const {
+    double* keys = lists.keys[lane];
+    int32_t* places = lists.places[lane];
+    const auto before = [&](int k) {
+      return key < keys[k] ||
+             (key == keys[k] && (places[k] < 0 || points_.id(place) < points_.id(places[k])));
+    };
+    if (!before(kNear - 1)) return;
+    int k = kNear - 1;
+    for (; k > 0 && before(k - 1); --k) {
+      keys[k] = keys[k - 1];
+      places[k] = places[k - 1];
+    }
+    keys[k] = key;
+    places[k] = place;
+  }
+
+  void compare(NearLists& lists, int lane, const double* x, int64_t leaf, uint32_t but) const {
+    double keys[kLeaf];
+    uint32_t lanes = lanes_within(x, leaf, lists.keys[lane][kNear - 1], keys) & ~but;
+    for (; lanes; lanes &= lanes - 1) {
+      const int other = __builtin_ctz(lanes);
+      insert(lists, lane, keys[other], static_cast<int32_t>(leaf * kLeaf + other));
+    }
+  }
+
+  void find_near(int64_t leaf) {
+    NearLists lists;
+    const int count = static_cast<int>(points_.points_of(leaf));
+    double x[kLeaf][D];
+    for (int lane = 0; lane < count; ++lane) {
+      std::fill_n(lists.keys[lane], kNear, kMost);
+      std::fill_n(lists.places[lane], kNear, kNone);
+      load(leaf * kLeaf + lane, x[lane]);
+      compare(lists, lane, x[lane], leaf, uint32_t{1} << lane);
+    }
+    const auto reach = [&](int lane) { return lists.keys[lane][kNear - 1]; };
+    // Points with a much longer reach than others, outliers, search on their own.
+    for (uint32_t left = (uint32_t{1} << count) - 1; left;) {
+      double least = kInf;
+      for (int lane = 0; lane < count; ++lane) {
+        if (left >> lane & 1) least = std::min(least, reach(lane));
+      }
+      uint32_t chosen = 0;
+      for (int lane = 0; lane < count; ++lane) {
+        if ((left >> lane & 1) && reach(lane) <= 16 * least) chosen |= uint32_t{1} << lane;
+      }
+      left &= ~chosen;
+      const Group group = group_of(leaf, chosen);
+      double radius = 0;
+      const auto widen = [&] {
+        radius = 0;
+        for (uint32_t lanes = chosen; lanes; lanes &= lanes - 1) {
+          radius = std::max(radius, reach(__builtin_ctz(lanes)));
+        }
+      };
+      widen();
+      search(
+          group, kNone, [&] { return radius; },
+          [&](int64_t other) {
+            const Box<D>& box = points_.box(points_.first_leaf() + other);
+            for (uint32_t lanes = chosen; lanes; lanes &= lanes - 1) {
+              const int lane = __builtin_ctz(lanes);
+              if (bound_between(x[lane], box) > reach(lane)) continue;
+              compare(lists, lane, x[lane], other, 0);
+            }
+            widen();
+          });
+    }
+    for (int lane = 0; lane < count; ++lane) {
+      const int64_t p = leaf * kLeaf + lane;
+      std::copy_n(lists.places[lane], kNear, near_.data() + p * kNear);
+      next_.data()[p] = 0;
+      nearest_.data()[p] = lists.places[lane][0];
+      bound_.data()[p] = lists.keys[lane][0];
+    }
+  }
+
+  // ---- rounds ----
+
+  // Each component but the largest gets its least edge to another one. False if there is none.
+  bool round(std::vector<Edge<double>>& tree) {
+    const size_t count = size_.size();
+    for (size_t c = 0; c < count; ++c) best_[c].store(kMost, std::memory_order_relaxed);
+    largest_ = static_cast<int32_t>(std::max_element(size_.begin(), size_.end()) - size_.begin());
+    for_each_leaf([&](int64_t leaf) { look_at_near(leaf); });
+    find_sole_components();
+    for_each_leaf([&](int64_t leaf) { look_around(leaf); });
+    return merge(tree);
+  }
+
+  void offer(int32_t component, double key) {
+    std::atomic<double>& best = best_[component];
+    double old = best.load(std::memory_order_relaxed);
+    while (key < old && !best.compare_exchange_weak(old, key, std::memory_order_relaxed)) {
+    }
+  }
+
+  // The nearest point of another component, where it is among the near ones.
+  void look_at_near(int64_t leaf) {
+    const int32_t* component = component_.data();
+    const int64_t end = leaf * kLeaf + points_.points_of(leaf);
+    for (int64_t p = leaf * kLeaf; p < end; ++p) {
+      const int32_t own = component[p];
+      if (own == largest_) continue;
+      int32_t& nearest = nearest_.data()[p];
+      if (nearest >= 0 && component[nearest] == own) {
+        const int32_t* near = near_.data() + p * kNear;
+        uint8_t& next = next_.data()[p];
+        nearest = kNone;
+        while (next < kNear && near[next] >= 0 && component[near[next]] == own) ++next;
+        if (next < kNear) {
+          nearest = near[next];
+          bound_.data()[p] = nearest < 0 ? kInf : key(p, nearest);
+        } else if (next == kNear) {
+          bound_.data()[p] = std::max(bound_.data()[p], key(p, near[kNear - 1]));
+          next = kNear + 1;
+        }
+      }
+      if (nearest >= 0) offer(own, bound_.data()[p]);
+    }
+  }
+
+  // For each node the component of all its points, if it is one.
+  void find_sole_components() {
+    int32_t* sole = sole_.data();
+    const int64_t first = points_.first_leaf();
+    for (int64_t leaf = 0; leaf < first; ++leaf) {
+      sole[first + leaf] = kNone;
+      if (leaf >= points_.leaves()) continue;
+      const int32_t* component = component_.data() + leaf * kLeaf;
+      const int64_t count = points_.points_of(leaf);
+      bool same = true;
+      for (int64_t lane = 1; lane < count; ++lane) same &= component[lane] == component[0];
+      sole[first + leaf] = same ? component[0] : kMixed;
+    }
+    for (int64_t node = first - 1; node > 0; --node) {
+      const int32_t a = sole[2 * node], b = sole[2 * node + 1];
+      sole[node] = a == b || b == kNone ? a : kMixed;
+    }
+  }
+
+  // The nearest point of another component for those that know none, but may have the least edge.
+  void look_around(int64_t leaf) {
+    const int32_t* component = component_.data() + leaf * kLeaf;
+    uint32_t left = 0;
+    for (int lane = 0; lane < points_.points_of(leaf); ++lane) {
+      const int64_t p = leaf * kLeaf + lane;
+      const int32_t own = component[lane];
+      if (own == largest_ || nearest_.data()[p] >= 0) continue;
+      if (bound_.data()[p] <= best_[own].load(std::memory_order_relaxed)) {
+        left |= uint32_t{1} << lane;
+      }
+    }
+    while (left) {
+      const int32_t own = component[__builtin_ctz(left)];
+      uint32_t chosen = 0;
+      for (uint32_t lanes = left; lanes; lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        if (component[lane] == own) chosen |= uint32_t{1} << lane;
+      }
+      left &= ~chosen;
+      look_around(group_of(leaf, chosen), own);
+    }
+  }
+
+  void look_around(const Group& group, int32_t own) {
+    const std::atomic<double>& best = best_[own];
+    const auto radius = [&] { return best.load(std::memory_order_relaxed); };
+    double found[kLeaf];
+    double x[kLeaf][D];
+    for (uint32_t lanes = group.lanes; lanes; lanes &= lanes - 1) {
+      const int lane = __builtin_ctz(lanes);
+      found[lane] = kInf;
+      load(group.leaf * kLeaf + lane, x[lane]);
+    }
+    const auto visit = [&](int64_t other) {
+      const Box<D>& box = points_.box(points_.first_leaf() + other);
+      const int32_t* component = component_.data() + other * kLeaf;
+      for (uint32_t lanes = group.lanes; lanes; lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        if (bound_between(x[lane], box) > radius()) continue;
+        double keys[kLeaf];
+        uint32_t close = lanes_within(x[lane], other, radius(), keys);
+        for (; close; close &= close - 1) {
+          const int l = __builtin_ctz(close);
+          if (component[l] == own || component[l] == kNone) continue;
+          const int32_t q = static_cast<int32_t>(other * kLeaf + l);
+          int32_t& nearest = nearest_.data()[group.leaf * kLeaf + lane];
+          if (keys[l] < found[lane] ||
+              (keys[l] == found[lane] && points_.id(q) < points_.id(nearest))) {
+            found[lane] = keys[l];
+            nearest = q;
+            offer(own, keys[l]);
+          }
+        }
+      }
+    };
+    visit(group.leaf);
+    search(group, own, radius, visit);
+    // All pairs whose keys are at most the best one have been looked at.
+    const double reached = radius();
+    for (uint32_t lanes = group.lanes; lanes; lanes &= lanes - 1) {
+      const int lane = __builtin_ctz(lanes);
+      const int64_t p = group.leaf * kLeaf + lane;
+      if (found[lane] <= reached) {
+        bound_.data()[p] = found[lane];
+      } else {
+        nearest_.data()[p] = kNone;
+        bound_.data()[p] = std::nextafter(reached, kInf);
+      }
+    }
+  }
+
+  Edge<double> edge(int64_t p) const {
+    const int64_t i = points_.id(p), j = points_.id(nearest_.data()[p]);
+    return {bound_.data()[p], std::min(i, j), std::max(i, j)};
+  }
+
+  bool merge(std::vector<Edge<double>>& tree) {
+    const size_t count = size_.size();
+    const int64_t m = points_.count();
+    std::vector<int32_t> winner(count, kNone);
+    int32_t* component = component_.data();
+    for (int64_t p = 0; p < m; ++p) {
+      if (nearest_.data()[p] < 0) continue;
+      const int32_t c = component[p];
+      if (c == largest_) continue;
+      if (bound_.data()[p] != best_[c].load(std::memory_order_relaxed)) continue;
+      if (winner[c] < 0 || edge(p) < edge(winner[c])) winner[c] = static_cast<int32_t>(p);
+    }
+    UnionFind sets(static_cast<int64_t>(count));
+    bool merged = false;
+    for (size_t c = 0; c < count; ++c) {
+      const int32_t p = winner[c];
+      if (p < 0) continue;
+      const int64_t a = sets.find(component[p]), b = sets.find(component[nearest_.data()[p]]);
+      if (a == b) continue;  // the other component has chosen this edge, too
+      sets.unite(a, b);
+      tree.push_back(edge(p));
+      merged = true;
+    }
+    if (!merged) return false;
+    std::vector<int32_t> number(count, kNone);
+    std::vector<int64_t> size;
+    for (size_t c = 0; c < count; ++c) {
+      int32_t& root = number[sets.find(static_cast<int64_t>(c))];
+      if (root < 0) {
+        root = static_cast<int32_t>(size.size());
+        size.push_back(0);
+      }
+      size[root] += size_[c];
+    }
+    std::vector<int32_t>& renamed = winner;
+    for (size_t c = 0; c < count; ++c) {
+      renamed[c] = number[sets.find(static_cast<int64_t>(c))];
+    }
+    size_ = std::move(size);
+    for_each_leaf([&](int64_t leaf) {
+      for (int64_t p = leaf * kLeaf; p < leaf * kLeaf + points_.points_of(leaf); ++p) {
+        component[p] = renamed[component[p]];
+      }
+    });
+    return true;
+  }
+
+  // Where all keys between components are infinite, the least edges are those from the first point
+  // of the cloud to the first of each component without it.
+  void join_by_infinite_edges(std::vector<Edge<double>>& tree) {
+    std::vector<int32_t> first(size_.size(), std::numeric_limits<int32_t>::max());
+    for (int64_t p = 0; p < points_.count(); ++p) {
+      int32_t& least = first[component_.data()[p]];
+      least = std::min(least, points_.id(p));
+    }
+    for (const int32_t id : first) {
+      if (id > 0) tree.push_back({kInf, 0, id});
+    }
+  }
+
+  const KdTree<D>& points_;
+  const int threads_;
+  // For each place: the near ones, how many of them are known to be in the same component, the
+  // component, the nearest point of another one if it is known, and a bound below which there is
+  // no such point (its key, if it is known).
+  Buffer<int32_t> near_;
+  Buffer<uint8_t> next_;
+  Buffer<int32_t> component_;
+  Buffer<int32_t> nearest_;
+  Buffer<double> bound_;
+  Buffer<int32_t> sole_;  // of each node
+  // For each component: the least key to another one that is known, and the number of points.
+  std::atomic<double>* best_ = nullptr;
+  std::vector<int64_t> size_;
+  int32_t largest_ = 0;
+};
+
+// ---- the cloud ----
+
+// Joins copies of a point to the first of them by edges of length 0, as the tie rule wants, and
+// leaves the first of each in `points`. Returns how many there are.
+template <int D>
+int64_t join_copies(SpatialPoint<D>* points, int64_t n, std::vector<Edge<double>>& tree) {
+  uint64_t mask = 1;
+  while (mask < uint64_t(n) * 2) mask *= 2;
+  std::vector<int32_t> table(mask, -1);
+  mask -= 1;
+  int64_t m = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (i % (1 << 16) == 0) Monitor::tick(double(i) / double(n));
+    uint64_t hash = 0;
+    for (int k = 0; k < D; ++k) {
+      uint64_t word;
+      std::memcpy(&word, &points[i].x[k], sizeof word);
+      hash = Random{hash ^ word}();
+    }
+    uint64_t slot = hash & mask;
+    while (table[slot] >= 0 && !std::equal(points[i].x, points[i].x + D, points[table[slot]].x)) {
+      slot = (slot + 1) & mask;
+    }
+    if (table[slot] >= 0) {
+      tree.push_back({0, points[table[slot]].id, points[i].id});
+    } else {
+      table[slot] = static_cast<int32_t>(m);
+      points[m++] = points[i];
+    }
+  }
+  return m;
+}
+
+template <int D, class T>
+SpatialResult tree_of(const T* points, int64_t n, int64_t dim, Term term, int threads) {
+  SpatialResult result;
+  Monitor::Part part(0, 0.05);
+  Buffer<SpatialPoint<D>> buffer;
+  SpatialPoint<D>* copy = buffer.reserve(n);
+  constexpr int64_t kLoad = 4096;
+  FindingLog log;
+  parallel_for((n + kLoad - 1) / kLoad, threads, [&](int64_t task, int) {
+    for (int64_t i = task * kLoad; i < std::min(n, (task + 1) * kLoad); ++i) {
+      SpatialPoint<D>& point = copy[i];
+      point.id = static_cast<int32_t>(i);
+      double zero = 0;  // NaN if a coordinate is not finite
+      for (int k = 0; k < D; ++k) {
+        point.x[k] = k < dim ? double(points[i * dim + k]) + 0.0 : 0.0;  // -0 is 0
+        zero += 0 * point.x[k];
+      }
+      if (zero != 0) log.add({Problem::kNonFinite, 0, i, -1}, i);
+    }
+  });
+  result.finding = log.first();
+  result.finding.cloud = 0;
+  if (result.finding.problem != Problem::kNone) return result;
+  result.tree.reserve(static_cast<size_t>(n - 1));
+  part.set_range(0.05, 0.1);
+  const int64_t m = join_copies(copy, n, result.tree);
+  if (m == 1) return result;
+  const size_t copies = result.tree.size();
+  part.set_range(0.1, 0.2);
+  KdTree<D> tree;
+  tree.build(copy, m, threads);
+  part.set_range(0.2, 1);
+  if (term == Term::kAbsolute) {
+    Boruvka<D, Absolute<D>>(tree, threads).run(result.tree);
+    return result;
+  }
+  Boruvka<D, Squared<D>>(tree, threads).run(result.tree);
+  const double least = double(underflow_limit<T>(dim));
+  const double most = double(std::numeric_limits<T>::max());
+  result.in_range =
+      std::all_of(result.tree.begin() + static_cast<std::ptrdiff_t>(copies), result.tree.end(),
+                  [&](const Edge<double>& e) { return e.length >= least && e.length <= most; });
+  if (!result.in_range) {
+    result.tree.resize(copies);
+    Boruvka<D, Robust<D>>(tree, threads).run(result.tree);
+  }
+  return result;
+}
+
+}  // namespace
+
+template <class T>
+SpatialResult spatial_tree(const T* points, int64_t n, int64_t dim, Term term, int threads) {
+  if (dim <= 1) return tree_of<1>(points, n, dim, term, threads);
+  if (dim == 2) return tree_of<2>(points, n, dim, term, threads);
+  if (dim == 3) return tree_of<3>(points, n, dim, term, threads);
+  return tree_of<4>(points, n, dim, term, threads);
+}
+
+template SpatialResult spatial_tree(const float*, int64_t, int64_t, Term, int);
+template SpatialResult spatial_tree(const double*, int64_t, int64_t, Term, int);
+
+}  // namespace tsloss
