@@ -5,13 +5,12 @@
 #include <cstdint>
 #include <limits>
 
+#include "cpu/kernels/kernels.h"
 #include "cpu/runtime/buffer.h"
 #include "cpu/runtime/monitor.h"
 #include "cpu/runtime/thread_pool.h"
 
 namespace tsloss {
-
-constexpr int64_t kLeafPoints = 16;
 
 template <int D>
 struct SpatialPoint {
@@ -49,7 +48,7 @@ class KdTree {
     levels_ = 0;
     while ((int64_t{1} << levels_) < leaves_) ++levels_;
     x_.reserve(leaves_, kLeafPoints * D);
-    id_.reserve(leaves_, kLeafPoints);
+    tag_.reserve(leaves_, kLeafPoints);
     box_.reserve(2 * first_leaf());
     // The first levels one by one, each by all threads; then subtrees, of which each stays in a
     // cache.
@@ -80,7 +79,9 @@ class KdTree {
   }
 
   const Box<D>& box(int64_t node) const { return box_.data()[node]; }
-  int32_t id(int64_t place) const { return id_.data()[place]; }
+  int32_t id(int64_t place) const { return static_cast<int32_t>(tags()[place] >> 32); }
+  // The number of a point in its cloud, and its place in the lower half.
+  const int64_t* tags() const { return tag_.data(); }
   // kLeafPoints first coordinates of the leaf's points, then as many second ones, and so on. Where
   // there is no point, they are infinite.
   const double* coordinates(int64_t leaf) const { return x_.data() + leaf * kLeafPoints * D; }
@@ -126,7 +127,7 @@ class KdTree {
     for (int64_t lane = 0; lane < kLeafPoints; ++lane) {
       const int64_t place = leaf * kLeafPoints + lane;
       const bool valid = place < count_;
-      id_.data()[place] = valid ? points[place].id : -1;
+      tag_.data()[place] = (valid ? int64_t{points[place].id} << 32 : 0) | place;
       for (int d = 0; d < D; ++d) {
         x[d * kLeafPoints + lane] =
             valid ? points[place].x[d] : std::numeric_limits<double>::infinity();
@@ -139,7 +140,7 @@ class KdTree {
   int64_t leaves_ = 0;
   int levels_ = 0;
   Buffer<double> x_;
-  Buffer<int32_t> id_;
+  Buffer<int64_t> tag_;
   Buffer<Box<D>> box_;
 };
 

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -21,8 +23,6 @@ namespace {
 
 constexpr double kMost = std::numeric_limits<double>::max();
 constexpr double kInf = std::numeric_limits<double>::infinity();
-// Near points that are kept for every point.
-constexpr int kNear = 6;
 // Leaves of a task.
 constexpr int64_t kGrain = 32;
 constexpr int kLeaf = static_cast<int>(kLeafPoints);
@@ -37,52 +37,77 @@ constexpr int kLeaf = static_cast<int>(kLeafPoints);
 // the measure of the gaps between a point and a box, or between two boxes, is never above the key
 // of a pair of points in them.
 
-template <int D, class V>
-inline __attribute__((always_inline)) V add_terms(const V* t) {
+template <int D>
+double add_terms(const double* t) {
   if constexpr (D == 1) return t[0];
   if constexpr (D == 2) return t[0] + t[1];
   if constexpr (D == 3) return (t[0] + t[2]) + t[1];
   if constexpr (D == 4) return (t[0] + t[2]) + (t[1] + t[3]);
 }
 
-typedef double Vec8 __attribute__((vector_size(64)));
+// The nearest known points of each point of a leaf: see LeafKernels.
+template <int kCount>
+struct NearPoints {
+  alignas(kAlignment) double keys[kCount][kLeafPoints];
+  alignas(kAlignment) int64_t tags[kCount][kLeafPoints];
 
-template <int D>
-struct Squared {
-  template <class V>
-  static inline __attribute__((always_inline)) V of(const V* d) {
-    V terms[D];
-    for (int k = 0; k < D; ++k) terms[k] = d[k] * d[k];
-    return add_terms<D>(terms);
+  explicit NearPoints(double radius) {
+    std::fill_n(keys[0], kCount * kLeafPoints, radius);
+    std::fill_n(tags[0], kCount * kLeafPoints, std::numeric_limits<int64_t>::max());
   }
 };
 
-template <int D>
-struct Absolute {
-  template <class V>
-  static inline __attribute__((always_inline)) V of(const V* d) {
-    V terms[D];
-    for (int k = 0; k < D; ++k) terms[k] = d[k] < 0 ? -d[k] : d[k];
+// Keys that the kernels of the instruction set compute.
+template <int D, Term kTerm>
+struct Keys {
+  static double of(const double* d) {
+    double terms[D];
+    for (int k = 0; k < D; ++k) terms[k] = kTerm == Term::kSquared ? d[k] * d[k] : std::fabs(d[k]);
     return add_terms<D>(terms);
+  }
+
+  template <int kCount>
+  static uint32_t near(LeafSearch& search, const double* y, const int64_t* tags, uint32_t among,
+                       double radius, NearPoints<kCount>& points) {
+    search.dim = D;
+    search.term = kTerm;
+    const auto kernel = kCount == 1 ? leaf_kernels().nearest : leaf_kernels().near;
+    return kernel(search, y, tags, among, radius, points.keys[0], points.tags[0]);
   }
 };
 
 // The lengths of prim_robust. Those of floats are the same by its formula for doubles, since a
 // power of two changes no digit of their squares.
 template <int D>
-struct Robust {
+struct Lengths {
   static double of(const double* d) {
     static constexpr double zero[D] = {};
     return robust_length(d, zero, D, Term::kSquared);
   }
-  static inline __attribute__((always_inline)) Vec8 of(const Vec8* d) {
-    Vec8 lengths;
-    for (int lane = 0; lane < 8; ++lane) {
-      double one[D];
-      for (int k = 0; k < D; ++k) one[k] = d[k][lane];
-      lengths[lane] = of(one);
+
+  template <int kCount>
+  static uint32_t near(const LeafSearch& search, const double* y, const int64_t* tags,
+                       uint32_t among, double, NearPoints<kCount>& points) {
+    uint32_t changed = 0;
+    for (int lane = 0; lane < kLeafPoints; ++lane) {
+      if (!(search.lanes >> lane & 1)) continue;
+      for (int other = 0; other < kLeafPoints; ++other) {
+        if (!(among >> other & 1) || (search.own && other == lane)) continue;
+        double d[D];
+        for (int k = 0; k < D; ++k) {
+          d[k] = search.x[k * kLeafPoints + lane] - y[k * kLeafPoints + other];
+        }
+        std::pair<double, int64_t> now{of(d), tags[other]};
+        for (int k = 0; k < kCount; ++k) {
+          const std::pair<double, int64_t> old{points.keys[k][lane], points.tags[k][lane]};
+          if (!(now < old)) continue;
+          std::tie(points.keys[k][lane], points.tags[k][lane]) = now;
+          now = old;
+          changed |= uint32_t{1} << lane;
+        }
+      }
     }
-    return lengths;
+    return changed;
   }
 };
 
@@ -121,13 +146,6 @@ class Boruvka {
   static constexpr int32_t kNone = -1;   // no point, or no component
   static constexpr int32_t kMixed = -2;  // several components
 
-  // Some points of one leaf, and their box.
-  struct Group {
-    int64_t leaf;
-    uint32_t lanes;
-    Box<D> box;
-  };
-
   template <class F>
   void for_each_leaf(const F& f) {
     const int64_t leaves = points_.leaves();
@@ -153,48 +171,36 @@ class Boruvka {
     return Measure::of(gap);
   }
 
-  static double bound_between(const double* x, const Box<D>& b) {
-    double gap[D];
-    for (int k = 0; k < D; ++k) gap[k] = std::max(std::max(x[k] - b.high[k], b.low[k] - x[k]), 0.0);
-    return Measure::of(gap);
-  }
-
-  // Which points of a leaf are within a radius of a point, and the keys of all.
-  uint32_t lanes_within(const double* x, int64_t leaf, double radius, double* keys) const {
-    const double* from = points_.coordinates(leaf);
-    uint32_t lanes = 0;
-    Vec8 any = {};
-    Vec8 key[kLeaf / 8];
-    for (int half = 0; half < kLeaf / 8; ++half) {
-      Vec8 d[D];
-      for (int k = 0; k < D; ++k) {
-        d[k] = x[k] - reinterpret_cast<const Vec8*>(from + k * kLeaf)[half];
-      }
-      key[half] = Measure::of(d);
-    }
-    const auto close = (key[0] <= radius) | (key[1] <= radius);
-    (void)any;
-    long long some = 0;
-    for (int lane = 0; lane < 8; ++lane) some |= close[lane];
-    if (some == 0) return 0;
-    std::memcpy(keys, key, sizeof key);
-    for (int lane = 0; lane < kLeaf; ++lane) lanes |= uint32_t(keys[lane] <= radius) << lane;
-    return lanes;
-  }
-
-  void load(int64_t place, double* x) const {
-    for (int k = 0; k < D; ++k) x[k] = points_.coordinate(place, k);
-  }
+  // Some points of one leaf, and their box.
+  struct Group {
+    int64_t leaf;
+    Box<D> box;
+    LeafSearch search;
+  };
 
   Group group_of(int64_t leaf, uint32_t lanes) const {
-    Group group{leaf, lanes, Box<D>::empty()};
-    for (uint32_t left = lanes; left; left &= left - 1) {
+    Group group{leaf, Box<D>::empty(), {points_.coordinates(leaf), {}, 0, {}, lanes, false}};
+    for (; lanes; lanes &= lanes - 1) {
       for (int k = 0; k < D; ++k) {
-        group.box.add(k, points_.coordinate(leaf * kLeaf + __builtin_ctz(left), k));
+        group.box.add(k, points_.coordinate(leaf * kLeaf + __builtin_ctz(lanes), k));
       }
     }
+    std::copy_n(group.box.low, D, group.search.box);
+    std::copy_n(group.box.high, D, group.search.box + D);
     return group;
   }
+
+  // Compares the group with the points `among` those of a leaf.
+  template <int kCount>
+  uint32_t compare(Group& group, int64_t leaf, uint32_t among, double radius,
+                   NearPoints<kCount>& near) const {
+    group.search.own = leaf == group.leaf;
+    return Measure::near(group.search, points_.coordinates(leaf), points_.tags() + leaf * kLeaf,
+                         among, radius, near);
+  }
+
+  // All points of a leaf.
+  uint32_t lanes_of(int64_t leaf) const { return (uint32_t{1} << points_.points_of(leaf)) - 1; }
 
   // Calls visit(leaf) for all leaves that may have a point within radius() of the group, but for
   // its own: nearer ones first, more or less. Those of component `own` alone are left out. A bound
@@ -242,88 +248,54 @@ class Boruvka {
 
   // ---- near points ----
 
-  // For each point of a leaf the kNear nearest others, by (key, number).
-  struct NearLists {
-    double keys[kLeaf][kNear];
-    int32_t places[kLeaf][kNear];
-  };
-
-  void insert(NearLists& lists, int lane, double key, int32_t place) const {
-    double* keys = lists.keys[lane];
-    int32_t* places = lists.places[lane];
-    const auto before = [&](int k) {
-      return key < keys[k] ||
-             (key == keys[k] && (places[k] < 0 || points_.id(place) < points_.id(places[k])));
-    };
-    if (!before(kNear - 1)) return;
-    int k = kNear - 1;
-    for (; k > 0 && before(k - 1); --k) {
-      keys[k] = keys[k - 1];
-      places[k] = places[k - 1];
-    }
-    keys[k] = key;
-    places[k] = place;
-  }
-
-  void compare(NearLists& lists, int lane, const double* x, int64_t leaf, uint32_t but) const {
-    double keys[kLeaf];
-    uint32_t lanes = lanes_within(x, leaf, lists.keys[lane][kNear - 1], keys) & ~but;
-    for (; lanes; lanes &= lanes - 1) {
-      const int other = __builtin_ctz(lanes);
-      insert(lists, lane, keys[other], static_cast<int32_t>(leaf * kLeaf + other));
-    }
-  }
-
+  // The kNear nearest points of each point of a leaf, by (key, number).
   void find_near(int64_t leaf) {
-    NearLists lists;
-    const int count = static_cast<int>(points_.points_of(leaf));
-    double x[kLeaf][D];
-    for (int lane = 0; lane < count; ++lane) {
-      std::fill_n(lists.keys[lane], kNear, kMost);
-      std::fill_n(lists.places[lane], kNear, kNone);
-      load(leaf * kLeaf + lane, x[lane]);
-      compare(lists, lane, x[lane], leaf, uint32_t{1} << lane);
-    }
-    const auto reach = [&](int lane) { return lists.keys[lane][kNear - 1]; };
-    // Points with a much longer reach than others, outliers, search on their own.
-    for (uint32_t left = (uint32_t{1} << count) - 1; left;) {
-      double least = kInf;
-      for (int lane = 0; lane < count; ++lane) {
-        if (left >> lane & 1) least = std::min(least, reach(lane));
+    NearPoints<kNear> near(kMost);
+    const uint32_t all = lanes_of(leaf);
+    Group whole = group_of(leaf, all);
+    compare(whole, leaf, all, kMost, near);
+    const double* reach = near.keys[kNear - 1];
+    const auto extreme = [&](uint32_t lanes, bool least) {
+      double result = reach[__builtin_ctz(lanes)];
+      for (; lanes; lanes &= lanes - 1) {
+        const double x = reach[__builtin_ctz(lanes)];
+        if (least ? x < result : x > result) result = x;
       }
+      return result;
+    };
+    // Outliers, with a much longer reach than the other points of the leaf, search on their own.
+    for (uint32_t left = all; left;) {
+      const double limit = 16 * extreme(left, true);
       uint32_t chosen = 0;
-      for (int lane = 0; lane < count; ++lane) {
-        if ((left >> lane & 1) && reach(lane) <= 16 * least) chosen |= uint32_t{1} << lane;
+      for (uint32_t lanes = left; lanes; lanes &= lanes - 1) {
+        if (reach[__builtin_ctz(lanes)] <= limit) chosen |= lanes & -lanes;
       }
       left &= ~chosen;
-      const Group group = group_of(leaf, chosen);
-      double radius = 0;
-      const auto widen = [&] {
-        radius = 0;
-        for (uint32_t lanes = chosen; lanes; lanes &= lanes - 1) {
-          radius = std::max(radius, reach(__builtin_ctz(lanes)));
-        }
-      };
-      widen();
+      Group group = group_of(leaf, chosen);
+      double radius = extreme(chosen, false);
       search(
           group, kNone, [&] { return radius; },
           [&](int64_t other) {
-            const Box<D>& box = points_.box(points_.first_leaf() + other);
-            for (uint32_t lanes = chosen; lanes; lanes &= lanes - 1) {
-              const int lane = __builtin_ctz(lanes);
-              if (bound_between(x[lane], box) > reach(lane)) continue;
-              compare(lists, lane, x[lane], other, 0);
+            if (compare(group, other, lanes_of(other), radius, near)) {
+              radius = extreme(chosen, false);
             }
-            widen();
           });
     }
-    for (int lane = 0; lane < count; ++lane) {
+    for (uint32_t lanes = all; lanes; lanes &= lanes - 1) {
+      const int lane = __builtin_ctz(lanes);
       const int64_t p = leaf * kLeaf + lane;
-      std::copy_n(lists.places[lane], kNear, near_.data() + p * kNear);
+      for (int k = 0; k < kNear; ++k) {
+        near_.data()[p * kNear + k] = place_of(near.tags[k][lane]);
+      }
       next_.data()[p] = 0;
-      nearest_.data()[p] = lists.places[lane][0];
-      bound_.data()[p] = lists.keys[lane][0];
+      nearest_.data()[p] = near_.data()[p * kNear];
+      bound_.data()[p] = near.keys[0][lane];
     }
+  }
+
+  // No place for the tag of no point.
+  static int32_t place_of(int64_t tag) {
+    return tag == std::numeric_limits<int64_t>::max() ? kNone : static_cast<int32_t>(tag);
   }
 
   // ---- rounds ----
@@ -414,51 +386,31 @@ class Boruvka {
     }
   }
 
-  void look_around(const Group& group, int32_t own) {
+  void look_around(Group group, int32_t own) {
     const std::atomic<double>& best = best_[own];
     const auto radius = [&] { return best.load(std::memory_order_relaxed); };
-    double found[kLeaf];
-    double x[kLeaf][D];
-    for (uint32_t lanes = group.lanes; lanes; lanes &= lanes - 1) {
-      const int lane = __builtin_ctz(lanes);
-      found[lane] = kInf;
-      load(group.leaf * kLeaf + lane, x[lane]);
-    }
+    NearPoints<1> near(radius());
     const auto visit = [&](int64_t other) {
-      const Box<D>& box = points_.box(points_.first_leaf() + other);
-      const int32_t* component = component_.data() + other * kLeaf;
-      for (uint32_t lanes = group.lanes; lanes; lanes &= lanes - 1) {
-        const int lane = __builtin_ctz(lanes);
-        if (bound_between(x[lane], box) > radius()) continue;
-        double keys[kLeaf];
-        uint32_t close = lanes_within(x[lane], other, radius(), keys);
-        for (; close; close &= close - 1) {
-          const int l = __builtin_ctz(close);
-          if (component[l] == own || component[l] == kNone) continue;
-          const int32_t q = static_cast<int32_t>(other * kLeaf + l);
-          int32_t& nearest = nearest_.data()[group.leaf * kLeaf + lane];
-          if (keys[l] < found[lane] ||
-              (keys[l] == found[lane] && points_.id(q) < points_.id(nearest))) {
-            found[lane] = keys[l];
-            nearest = q;
-            offer(own, keys[l]);
-          }
-        }
+      uint32_t among = lanes_of(other);
+      if (sole_.data()[points_.first_leaf() + other] == kMixed) {
+        const int32_t* component = component_.data() + other * kLeaf;
+        uint32_t others = 0;
+        for (int lane = 0; lane < kLeaf; ++lane) others |= uint32_t(component[lane] != own) << lane;
+        among &= others;
       }
+      uint32_t changed = compare(group, other, among, radius(), near);
+      for (; changed; changed &= changed - 1) offer(own, near.keys[0][__builtin_ctz(changed)]);
     };
-    visit(group.leaf);
+    if (sole_.data()[points_.first_leaf() + group.leaf] == kMixed) visit(group.leaf);
     search(group, own, radius, visit);
     // All pairs whose keys are at most the best one have been looked at.
     const double reached = radius();
-    for (uint32_t lanes = group.lanes; lanes; lanes &= lanes - 1) {
+    for (uint32_t lanes = group.search.lanes; lanes; lanes &= lanes - 1) {
       const int lane = __builtin_ctz(lanes);
       const int64_t p = group.leaf * kLeaf + lane;
-      if (found[lane] <= reached) {
-        bound_.data()[p] = found[lane];
-      } else {
-        nearest_.data()[p] = kNone;
-        bound_.data()[p] = std::nextafter(reached, kInf);
-      }
+      const bool found = place_of(near.tags[0][lane]) >= 0 && near.keys[0][lane] <= reached;
+      nearest_.data()[p] = found ? place_of(near.tags[0][lane]) : kNone;
+      bound_.data()[p] = found ? near.keys[0][lane] : std::nextafter(reached, kInf);
     }
   }
 
@@ -610,10 +562,10 @@ SpatialResult tree_of(const T* points, int64_t n, int64_t dim, Term term, int th
   tree.build(copy, m, threads);
   part.set_range(0.2, 1);
   if (term == Term::kAbsolute) {
-    Boruvka<D, Absolute<D>>(tree, threads).run(result.tree);
+    Boruvka<D, Keys<D, Term::kAbsolute>>(tree, threads).run(result.tree);
     return result;
   }
-  Boruvka<D, Squared<D>>(tree, threads).run(result.tree);
+  Boruvka<D, Keys<D, Term::kSquared>>(tree, threads).run(result.tree);
   const double least = double(underflow_limit<T>(dim));
   const double most = double(std::numeric_limits<T>::max());
   result.in_range =
@@ -621,7 +573,7 @@ SpatialResult tree_of(const T* points, int64_t n, int64_t dim, Term term, int th
                   [&](const Edge<double>& e) { return e.length >= least && e.length <= most; });
   if (!result.in_range) {
     result.tree.resize(copies);
-    Boruvka<D, Robust<D>>(tree, threads).run(result.tree);
+    Boruvka<D, Lengths<D>>(tree, threads).run(result.tree);
   }
   return result;
 }
