@@ -6,6 +6,46 @@ namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
 
+// For each lane whether (key, tag) comes before (old, old_tag), and lanes of `a` where that is so,
+// elsewhere of `b`. GCC 12 takes masks of AVX-512 apart bit by bit unless it is told how to join
+// them.
+#if defined(__AVX512F__)
+typedef __mmask8 LeafMask;
+typedef Simd<double>::Vec LeafKeys;
+typedef Simd<int64_t>::Vec LeafTags;
+
+inline __attribute__((always_inline)) LeafMask in_order(LeafKeys key, LeafTags tag, LeafKeys old,
+                                                        LeafTags old_tag, uint32_t lanes) {
+  const LeafMask tied =
+      _mm512_mask_cmp_pd_mask(static_cast<LeafMask>(lanes), (__m512d)key, (__m512d)old, _CMP_EQ_OQ);
+  return _mm512_mask_cmp_pd_mask(static_cast<LeafMask>(lanes), (__m512d)key, (__m512d)old,
+                                 _CMP_LT_OQ) |
+         _mm512_mask_cmplt_epi64_mask(tied, (__m512i)tag, (__m512i)old_tag);
+}
+inline __attribute__((always_inline)) LeafKeys choose(LeafMask mask, LeafKeys a, LeafKeys b) {
+  return (LeafKeys)_mm512_mask_blend_pd(mask, (__m512d)b, (__m512d)a);
+}
+inline __attribute__((always_inline)) LeafTags choose(LeafMask mask, LeafTags a, LeafTags b) {
+  return (LeafTags)_mm512_mask_blend_epi64(mask, (__m512i)b, (__m512i)a);
+}
+#else
+typedef Simd<double>::Vec LeafKeys;
+typedef Simd<int64_t>::Vec LeafTags;
+
+inline __attribute__((always_inline)) LeafTags in_order(LeafKeys key, LeafTags tag, LeafKeys old,
+                                                        LeafTags old_tag, uint32_t lanes) {
+  LeafTags bit;
+  for (int l = 0; l < Simd<double>::kWidth; ++l) bit[l] = int64_t{1} << l;
+  return ((key < old) | ((key == old) & (tag < old_tag))) & ((bit & int64_t(lanes)) != 0);
+}
+inline __attribute__((always_inline)) LeafKeys choose(LeafTags mask, LeafKeys a, LeafKeys b) {
+  return mask ? a : b;
+}
+inline __attribute__((always_inline)) LeafTags choose(LeafTags mask, LeafTags a, LeafTags b) {
+  return mask ? a : b;
+}
+#endif
+
 // Lanes of the vectors are the 16 points of the searching leaf, and points of the other leaf come
 // one after the other: each is inserted into the lists of all lanes at once, without a branch.
 template <int D, Term kTerm, int kCount>
@@ -72,22 +112,19 @@ uint32_t near_leaf_of(const LeafSearch& search, const double* y, const int64_t* 
     changed |= hits;
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      if ((hits >> (v * kWidth) & ((1u << kWidth) - 1)) == 0) continue;
-      IntVec hit;
-#pragma GCC unroll 8
-      for (int l = 0; l < kWidth; ++l) hit[l] = int64_t{1} << (v * kWidth + l);
-      hit = (hit & int64_t(hits)) != 0;
+      const uint32_t hit = hits >> (v * kWidth) & ((1u << kWidth) - 1);
+      if (hit == 0) continue;
       Vec now = key[v];
       IntVec tag = tags[other] - IntVec{};
 #pragma GCC unroll 8
       for (int k = 0; k < kCount; ++k) {
         Vec& old = reinterpret_cast<Vec*>(keys + k * kLeafPoints)[v];
         IntVec& old_tag = reinterpret_cast<IntVec*>(found + k * kLeafPoints)[v];
-        const IntVec before = ((now < old) | ((now == old) & (tag < old_tag))) & hit;
-        const Vec later = before ? old : now;
-        const IntVec later_tag = before ? old_tag : tag;
-        old = before ? now : old;
-        old_tag = before ? tag : old_tag;
+        const auto before = in_order(now, tag, old, old_tag, hit);
+        const Vec later = choose(before, old, now);
+        const IntVec later_tag = choose(before, old_tag, tag);
+        old = choose(before, now, old);
+        old_tag = choose(before, tag, old_tag);
         now = later;
         tag = later_tag;
       }
