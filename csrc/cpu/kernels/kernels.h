@@ -95,7 +95,7 @@ struct Kernels {
 
 // Near points in a low dimension, by exact keys; see spatial/.
 constexpr int64_t kLeafPoints = 16;
-constexpr int kNear = 6;  // of a point
+constexpr int kNear = 5;  // of a point
 
 // The points of a leaf, of which those of `lanes` search for near points in other leaves.
 struct LeafSearch {
