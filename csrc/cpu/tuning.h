@@ -20,10 +20,11 @@ constexpr int64_t kSmallDimension = 96;
 constexpr int64_t kLargePointsLow = 2048;
 constexpr int64_t kLargePoints = 1536;
 constexpr int64_t kLargePointsHigh = 1024;
-// From this many points of D coordinates on, a k-d tree beats the dense matrix of keys.
-constexpr int64_t kSpatialPoints1 = 1024;
-constexpr int64_t kSpatialPoints2 = 1024;
-constexpr int64_t kSpatialPoints3 = 1024;
+// From this many points of so many coordinates on, the k-d tree beats the dense matrix of keys; in
+// four dimensions it has to beat the path of kLargePointsLow, too.
+constexpr int64_t kSpatialPoints1 = 512;
+constexpr int64_t kSpatialPoints2 = 704;
+constexpr int64_t kSpatialPoints3 = 896;
 constexpr int64_t kSpatialPoints4 = 1024;
 // From this dimension on, low-precision codes are a cheaper filter than the distances. If they turn
 // out not to filter, distances take over again below kSmallDimension.

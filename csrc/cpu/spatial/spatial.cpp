@@ -1,502 +1,19 @@
 #include "cpu/spatial/spatial.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
-#include <tuple>
-#include <utility>
-#include <vector>
 
 #include "cpu/output.h"
 #include "cpu/runtime/buffer.h"
 #include "cpu/runtime/monitor.h"
 #include "cpu/runtime/random.h"
 #include "cpu/runtime/thread_pool.h"
+#include "cpu/spatial/boruvka.h"
 #include "cpu/spatial/kd_tree.h"
-#include "cpu/tree/union_find.h"
 
 namespace tsloss {
 namespace {
-
-constexpr double kMost = std::numeric_limits<double>::max();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-// Leaves of a task.
-constexpr int64_t kGrain = 32;
-constexpr int kLeaf = static_cast<int>(kLeafPoints);
-
-// ---- keys ----
-//
-// `refine` (rows.inl) adds the terms of sixteen lanes in pairs; with four coordinates or fewer that
-// is the order below, so these are the exact keys, bit for bit. Each of the measures is a function
-// of |d[0]|, ..., |d[D - 1]| that increases, or stays as it is, with each of them, also as it is
-// rounded, since every rounded operation in it (a product of numbers >= 0, a sum, a root, a
-// multiplication by a power of two) does. The difference of two coordinates is monotone, too. So
-// the measure of the gaps between a point and a box, or between two boxes, is never above the key
-// of a pair of points in them.
-
-template <int D>
-double add_terms(const double* t) {
-  if constexpr (D == 1) return t[0];
-  if constexpr (D == 2) return t[0] + t[1];
-  if constexpr (D == 3) return (t[0] + t[2]) + t[1];
-  if constexpr (D == 4) return (t[0] + t[2]) + (t[1] + t[3]);
-}
-
-// The nearest known points of each point of a leaf: see LeafKernels.
-template <int kCount>
-struct NearPoints {
-  alignas(kAlignment) double keys[kCount][kLeafPoints];
-  alignas(kAlignment) int64_t tags[kCount][kLeafPoints];
-
-  explicit NearPoints(double radius) {
-    std::fill_n(keys[0], kCount * kLeafPoints, radius);
-    std::fill_n(tags[0], kCount * kLeafPoints, std::numeric_limits<int64_t>::max());
-  }
-};
-
-// Keys that the kernels of the instruction set compute.
-template <int D, Term kTerm>
-struct Keys {
-  static double of(const double* d) {
-    double terms[D];
-    for (int k = 0; k < D; ++k) terms[k] = kTerm == Term::kSquared ? d[k] * d[k] : std::fabs(d[k]);
-    return add_terms<D>(terms);
-  }
-
-  template <int kCount>
-  static uint32_t near(LeafSearch& search, const double* y, const int64_t* tags, uint32_t among,
-                       double radius, NearPoints<kCount>& points) {
-    search.dim = D;
-    search.term = kTerm;
-    const auto kernel = kCount == 1 ? leaf_kernels().nearest : leaf_kernels().near;
-    return kernel(search, y, tags, among, radius, points.keys[0], points.tags[0]);
-  }
-};
-
-// The lengths of prim_robust. Those of floats are the same by its formula for doubles, since a
-// power of two changes no digit of their squares.
-template <int D>
-struct Lengths {
-  static double of(const double* d) {
-    static constexpr double zero[D] = {};
-    return robust_length(d, zero, D, Term::kSquared);
-  }
-
-  template <int kCount>
-  static uint32_t near(const LeafSearch& search, const double* y, const int64_t* tags,
-                       uint32_t among, double, NearPoints<kCount>& points) {
-    uint32_t changed = 0;
-    for (int lane = 0; lane < kLeafPoints; ++lane) {
-      if (!(search.lanes >> lane & 1)) continue;
-      for (int other = 0; other < kLeafPoints; ++other) {
-        if (!(among >> other & 1) || (search.own && other == lane)) continue;
-        double d[D];
-        for (int k = 0; k < D; ++k) {
-          d[k] = search.x[k * kLeafPoints + lane] - y[k * kLeafPoints + other];
-        }
-        std::pair<double, int64_t> now{of(d), tags[other]};
-        for (int k = 0; k < kCount; ++k) {
-          const std::pair<double, int64_t> old{points.keys[k][lane], points.tags[k][lane]};
-          if (!(now < old)) continue;
-          std::tie(points.keys[k][lane], points.tags[k][lane]) = now;
-          now = old;
-          changed |= uint32_t{1} << lane;
-        }
-      }
-    }
-    return changed;
-  }
-};
-
-// ---- Boruvka's algorithm on the leaves of a k-d tree ----
-
-template <int D, class Measure>
-class Boruvka {
- public:
-  Boruvka(const KdTree<D>& points, int threads) : points_(points), threads_(threads) {
-    const int64_t m = points.count(), room = points.leaves() * kLeafPoints;
-    near_.reserve(m, kNear);
-    next_.reserve(m);
-    component_.reserve(room);
-    nearest_.reserve(m);
-    bound_.reserve(m);
-    sole_.reserve(2 * points.first_leaf());
-  }
-
-  // Adds the edges of the minimum spanning tree, with numbers of points in the cloud.
-  void run(std::vector<Edge<double>>& tree) {
-    Monitor::Part part(0, 0.5);
-    for_each_leaf([&](int64_t leaf) { find_near(leaf); });
-    const int64_t m = points_.count();
-    std::iota(component_.data(), component_.data() + m, 0);
-    std::fill(component_.data() + m, component_.data() + points_.leaves() * kLeafPoints, kNone);
-    std::vector<std::atomic<double>> best(static_cast<size_t>(m));
-    best_ = best.data();
-    size_.assign(static_cast<size_t>(m), 1);
-    for (double left = 0.5; size_.size() > 1; left /= 2) {
-      part.set_range(1 - left, 1 - left / 2);
-      if (!round(tree)) return join_by_infinite_edges(tree);
-    }
-  }
-
- private:
-  static constexpr int32_t kNone = -1;   // no point, or no component
-  static constexpr int32_t kMixed = -2;  // several components
-
-  template <class F>
-  void for_each_leaf(const F& f) {
-    const int64_t leaves = points_.leaves();
-    parallel_for((leaves + kGrain - 1) / kGrain, threads_, [&](int64_t task, int) {
-      const int64_t end = std::min(leaves, (task + 1) * kGrain);
-      for (int64_t leaf = task * kGrain; leaf < end; ++leaf) f(leaf);
-    });
-  }
-
-  // ---- keys and bounds ----
-
-  double key(int64_t p, int64_t q) const {
-    double d[D];
-    for (int k = 0; k < D; ++k) d[k] = points_.coordinate(p, k) - points_.coordinate(q, k);
-    return Measure::of(d);
-  }
-
-  static double bound_between(const Box<D>& a, const Box<D>& b) {
-    double gap[D];
-    for (int k = 0; k < D; ++k) {
-      gap[k] = std::max(std::max(a.low[k] - b.high[k], b.low[k] - a.high[k]), 0.0);
-    }
-    return Measure::of(gap);
-  }
-
-  // Some points of one leaf, and their box.
-  struct Group {
-    int64_t leaf;
-    Box<D> box;
-    LeafSearch search;
-  };
-
-  Group group_of(int64_t leaf, uint32_t lanes) const {
-    Group group{leaf, Box<D>::empty(), {points_.coordinates(leaf), {}, 0, {}, lanes, false}};
-    for (; lanes; lanes &= lanes - 1) {
-      for (int k = 0; k < D; ++k) {
-        group.box.add(k, points_.coordinate(leaf * kLeaf + __builtin_ctz(lanes), k));
-      }
-    }
-    std::copy_n(group.box.low, D, group.search.box);
-    std::copy_n(group.box.high, D, group.search.box + D);
-    return group;
-  }
-
-  // Compares the group with the points `among` those of a leaf.
-  template <int kCount>
-  uint32_t compare(Group& group, int64_t leaf, uint32_t among, double radius,
-                   NearPoints<kCount>& near) const {
-    group.search.own = leaf == group.leaf;
-    return Measure::near(group.search, points_.coordinates(leaf), points_.tags() + leaf * kLeaf,
-                         among, radius, near);
-  }
-
-  // All points of a leaf.
-  uint32_t lanes_of(int64_t leaf) const { return (uint32_t{1} << points_.points_of(leaf)) - 1; }
-
-  // Calls visit(leaf) for all leaves that may have a point within radius() of the group, but for
-  // its own: nearer ones first, more or less. Those of component `own` alone are left out. A bound
-  // equal to the radius rules nothing out, since a point behind it may win by its number.
-  template <class Radius, class Visit>
-  void search(const Group& group, int32_t own, const Radius& radius, const Visit& visit) const {
-    for (int64_t node = points_.first_leaf() + group.leaf; node > 1; node /= 2) {
-      descend(node ^ 1, group.box, own, radius, visit);
-    }
-  }
-
-  template <class Radius, class Visit>
-  void descend(int64_t node, const Box<D>& box, int32_t own, const Radius& radius,
-               const Visit& visit) const {
-    struct Later {
-      int64_t node;
-      double bound;
-    };
-    Later stack[64];  // a node of each level
-    int depth = 0;
-    double bound = bound_between(box, points_.box(node));
-    const int32_t* sole = sole_.data();
-    for (;;) {
-      while (bound <= radius() && (own == kNone || sole[node] != own)) {
-        if (node >= points_.first_leaf()) {
-          visit(node - points_.first_leaf());
-          break;
-        }
-        int64_t near = 2 * node, far = near + 1;
-        double far_bound = bound_between(box, points_.box(far));
-        bound = bound_between(box, points_.box(near));
-        if (far_bound < bound) {
-          std::swap(near, far);
-          std::swap(bound, far_bound);
-        }
-        if (far_bound <= radius()) stack[depth++] = {far, far_bound};
-        node = near;
-      }
-      if (depth == 0) return;
-      --depth;
-      node = stack[depth].node;
-      bound = stack[depth].bound;
-    }
-  }
-
-  // ---- near points ----
-
-  // The kNear nearest points of each point of a leaf, by (key, number).
-  void find_near(int64_t leaf) {
-    NearPoints<kNear> near(kMost);
-    const uint32_t all = lanes_of(leaf);
-    Group whole = group_of(leaf, all);
-    compare(whole, leaf, all, kMost, near);
-    const double* reach = near.keys[kNear - 1];
-    const auto extreme = [&](uint32_t lanes, bool least) {
-      double result = reach[__builtin_ctz(lanes)];
-      for (; lanes; lanes &= lanes - 1) {
-        const double x = reach[__builtin_ctz(lanes)];
-        if (least ? x < result : x > result) result = x;
-      }
-      return result;
-    };
-    // Outliers, with a much longer reach than the other points of the leaf, search on their own.
-    for (uint32_t left = all; left;) {
-      const double limit = 16 * extreme(left, true);
-      uint32_t chosen = 0;
-      for (uint32_t lanes = left; lanes; lanes &= lanes - 1) {
-        if (reach[__builtin_ctz(lanes)] <= limit) chosen |= lanes & -lanes;
-      }
-      left &= ~chosen;
-      Group group = group_of(leaf, chosen);
-      double radius = extreme(chosen, false);
-      search(
-          group, kNone, [&] { return radius; },
-          [&](int64_t other) {
-            if (compare(group, other, lanes_of(other), radius, near)) {
-              radius = extreme(chosen, false);
-            }
-          });
-    }
-    for (uint32_t lanes = all; lanes; lanes &= lanes - 1) {
-      const int lane = __builtin_ctz(lanes);
-      const int64_t p = leaf * kLeaf + lane;
-      for (int k = 0; k < kNear; ++k) {
-        near_.data()[p * kNear + k] = place_of(near.tags[k][lane]);
-      }
-      next_.data()[p] = 0;
-      nearest_.data()[p] = near_.data()[p * kNear];
-      bound_.data()[p] = near.keys[0][lane];
-    }
-  }
-
-  // No place for the tag of no point.
-  static int32_t place_of(int64_t tag) {
-    return tag == std::numeric_limits<int64_t>::max() ? kNone : static_cast<int32_t>(tag);
-  }
-
-  // ---- rounds ----
-
-  // Each component but the largest gets its least edge to another one. False if there is none.
-  bool round(std::vector<Edge<double>>& tree) {
-    const size_t count = size_.size();
-    for (size_t c = 0; c < count; ++c) best_[c].store(kMost, std::memory_order_relaxed);
-    largest_ = static_cast<int32_t>(std::max_element(size_.begin(), size_.end()) - size_.begin());
-    for_each_leaf([&](int64_t leaf) { look_at_near(leaf); });
-    find_sole_components();
-    for_each_leaf([&](int64_t leaf) { look_around(leaf); });
-    return merge(tree);
-  }
-
-  void offer(int32_t component, double key) {
-    std::atomic<double>& best = best_[component];
-    double old = best.load(std::memory_order_relaxed);
-    while (key < old && !best.compare_exchange_weak(old, key, std::memory_order_relaxed)) {
-    }
-  }
-
-  // The nearest point of another component, where it is among the near ones.
-  void look_at_near(int64_t leaf) {
-    const int32_t* component = component_.data();
-    const int64_t end = leaf * kLeaf + points_.points_of(leaf);
-    for (int64_t p = leaf * kLeaf; p < end; ++p) {
-      const int32_t own = component[p];
-      if (own == largest_) continue;
-      int32_t& nearest = nearest_.data()[p];
-      if (nearest >= 0 && component[nearest] == own) {
-        const int32_t* near = near_.data() + p * kNear;
-        uint8_t& next = next_.data()[p];
-        nearest = kNone;
-        while (next < kNear && near[next] >= 0 && component[near[next]] == own) ++next;
-        if (next < kNear) {
-          nearest = near[next];
-          bound_.data()[p] = nearest < 0 ? kInf : key(p, nearest);
-        } else if (next == kNear) {
-          bound_.data()[p] = std::max(bound_.data()[p], key(p, near[kNear - 1]));
-          next = kNear + 1;
-        }
-      }
-      if (nearest >= 0) offer(own, bound_.data()[p]);
-    }
-  }
-
-  // For each node the component of all its points, if it is one.
-  void find_sole_components() {
-    int32_t* sole = sole_.data();
-    const int64_t first = points_.first_leaf();
-    for (int64_t leaf = 0; leaf < first; ++leaf) {
-      sole[first + leaf] = kNone;
-      if (leaf >= points_.leaves()) continue;
-      const int32_t* component = component_.data() + leaf * kLeaf;
-      const int64_t count = points_.points_of(leaf);
-      bool same = true;
-      for (int64_t lane = 1; lane < count; ++lane) same &= component[lane] == component[0];
-      sole[first + leaf] = same ? component[0] : kMixed;
-    }
-    for (int64_t node = first - 1; node > 0; --node) {
-      const int32_t a = sole[2 * node], b = sole[2 * node + 1];
-      sole[node] = a == b || b == kNone ? a : kMixed;
-    }
-  }
-
-  // The nearest point of another component for those that know none, but may have the least edge.
-  void look_around(int64_t leaf) {
-    const int32_t* component = component_.data() + leaf * kLeaf;
-    uint32_t left = 0;
-    for (int lane = 0; lane < points_.points_of(leaf); ++lane) {
-      const int64_t p = leaf * kLeaf + lane;
-      const int32_t own = component[lane];
-      if (own == largest_ || nearest_.data()[p] >= 0) continue;
-      if (bound_.data()[p] <= best_[own].load(std::memory_order_relaxed)) {
-        left |= uint32_t{1} << lane;
-      }
-    }
-    while (left) {
-      const int32_t own = component[__builtin_ctz(left)];
-      uint32_t chosen = 0;
-      for (uint32_t lanes = left; lanes; lanes &= lanes - 1) {
-        const int lane = __builtin_ctz(lanes);
-        if (component[lane] == own) chosen |= uint32_t{1} << lane;
-      }
-      left &= ~chosen;
-      look_around(group_of(leaf, chosen), own);
-    }
-  }
-
-  void look_around(Group group, int32_t own) {
-    const std::atomic<double>& best = best_[own];
-    const auto radius = [&] { return best.load(std::memory_order_relaxed); };
-    NearPoints<1> near(radius());
-    const auto visit = [&](int64_t other) {
-      uint32_t among = lanes_of(other);
-      if (sole_.data()[points_.first_leaf() + other] == kMixed) {
-        const int32_t* component = component_.data() + other * kLeaf;
-        uint32_t others = 0;
-        for (int lane = 0; lane < kLeaf; ++lane) others |= uint32_t(component[lane] != own) << lane;
-        among &= others;
-      }
-      uint32_t changed = compare(group, other, among, radius(), near);
-      for (; changed; changed &= changed - 1) offer(own, near.keys[0][__builtin_ctz(changed)]);
-    };
-    if (sole_.data()[points_.first_leaf() + group.leaf] == kMixed) visit(group.leaf);
-    search(group, own, radius, visit);
-    // All pairs whose keys are at most the best one have been looked at.
-    const double reached = radius();
-    for (uint32_t lanes = group.search.lanes; lanes; lanes &= lanes - 1) {
-      const int lane = __builtin_ctz(lanes);
-      const int64_t p = group.leaf * kLeaf + lane;
-      const bool found = place_of(near.tags[0][lane]) >= 0 && near.keys[0][lane] <= reached;
-      nearest_.data()[p] = found ? place_of(near.tags[0][lane]) : kNone;
-      bound_.data()[p] = found ? near.keys[0][lane] : std::nextafter(reached, kInf);
-    }
-  }
-
-  Edge<double> edge(int64_t p) const {
-    const int64_t i = points_.id(p), j = points_.id(nearest_.data()[p]);
-    return {bound_.data()[p], std::min(i, j), std::max(i, j)};
-  }
-
-  bool merge(std::vector<Edge<double>>& tree) {
-    const size_t count = size_.size();
-    const int64_t m = points_.count();
-    std::vector<int32_t> winner(count, kNone);
-    int32_t* component = component_.data();
-    for (int64_t p = 0; p < m; ++p) {
-      if (nearest_.data()[p] < 0) continue;
-      const int32_t c = component[p];
-      if (c == largest_) continue;
-      if (bound_.data()[p] != best_[c].load(std::memory_order_relaxed)) continue;
-      if (winner[c] < 0 || edge(p) < edge(winner[c])) winner[c] = static_cast<int32_t>(p);
-    }
-    UnionFind sets(static_cast<int64_t>(count));
-    bool merged = false;
-    for (size_t c = 0; c < count; ++c) {
-      const int32_t p = winner[c];
-      if (p < 0) continue;
-      const int64_t a = sets.find(component[p]), b = sets.find(component[nearest_.data()[p]]);
-      if (a == b) continue;  // the other component has chosen this edge, too
-      sets.unite(a, b);
-      tree.push_back(edge(p));
-      merged = true;
-    }
-    if (!merged) return false;
-    std::vector<int32_t> number(count, kNone);
-    std::vector<int64_t> size;
-    for (size_t c = 0; c < count; ++c) {
-      int32_t& root = number[sets.find(static_cast<int64_t>(c))];
-      if (root < 0) {
-        root = static_cast<int32_t>(size.size());
-        size.push_back(0);
-      }
-      size[root] += size_[c];
-    }
-    std::vector<int32_t>& renamed = winner;
-    for (size_t c = 0; c < count; ++c) {
-      renamed[c] = number[sets.find(static_cast<int64_t>(c))];
-    }
-    size_ = std::move(size);
-    for_each_leaf([&](int64_t leaf) {
-      for (int64_t p = leaf * kLeaf; p < leaf * kLeaf + points_.points_of(leaf); ++p) {
-        component[p] = renamed[component[p]];
-      }
-    });
-    return true;
-  }
-
-  // Where all keys between components are infinite, the least edges are those from the first point
-  // of the cloud to the first of each component without it.
-  void join_by_infinite_edges(std::vector<Edge<double>>& tree) {
-    std::vector<int32_t> first(size_.size(), std::numeric_limits<int32_t>::max());
-    for (int64_t p = 0; p < points_.count(); ++p) {
-      int32_t& least = first[component_.data()[p]];
-      least = std::min(least, points_.id(p));
-    }
-    for (const int32_t id : first) {
-      if (id > 0) tree.push_back({kInf, 0, id});
-    }
-  }
-
-  const KdTree<D>& points_;
-  const int threads_;
-  // For each place: the near ones, how many of them are known to be in the same component, the
-  // component, the nearest point of another one if it is known, and a bound below which there is
-  // no such point (its key, if it is known).
-  Buffer<int32_t> near_;
-  Buffer<uint8_t> next_;
-  Buffer<int32_t> component_;
-  Buffer<int32_t> nearest_;
-  Buffer<double> bound_;
-  Buffer<int32_t> sole_;  // of each node
-  // For each component: the least key to another one that is known, and the number of points.
-  std::atomic<double>* best_ = nullptr;
-  std::vector<int64_t> size_;
-  int32_t largest_ = 0;
-};
-
-// ---- the cloud ----
 
 // Joins copies of a point to the first of them by edges of length 0, as the tie rule wants, and
 // leaves the first of each in `points`. Returns how many there are.
@@ -529,12 +46,14 @@ int64_t join_copies(SpatialPoint<D>* points, int64_t n, std::vector<Edge<double>
   return m;
 }
 
+// Reads the points of a cloud and builds the k-d tree of the different ones. Edges to copies go to
+// `tree`. Returns the first bad point, if there is one.
 template <int D, class T>
-SpatialResult tree_of(const T* points, int64_t n, int64_t dim, Term term, int threads) {
-  SpatialResult result;
-  Monitor::Part part(0, 0.05);
+Finding load(const T* points, int64_t n, int64_t dim, int threads, KdTree<D>& spatial,
+             std::vector<Edge<double>>& tree) {
   Buffer<SpatialPoint<D>> buffer;
   SpatialPoint<D>* copy = buffer.reserve(n);
+  Monitor::Part part(0, 0.2);
   constexpr int64_t kLoad = 4096;
   FindingLog log;
   parallel_for((n + kLoad - 1) / kLoad, threads, [&](int64_t task, int) {
@@ -549,31 +68,40 @@ SpatialResult tree_of(const T* points, int64_t n, int64_t dim, Term term, int th
       if (zero != 0) log.add({Problem::kNonFinite, 0, i, -1}, i);
     }
   });
-  result.finding = log.first();
-  result.finding.cloud = 0;
-  if (result.finding.problem != Problem::kNone) return result;
-  result.tree.reserve(static_cast<size_t>(n - 1));
-  part.set_range(0.05, 0.1);
-  const int64_t m = join_copies(copy, n, result.tree);
-  if (m == 1) return result;
-  const size_t copies = result.tree.size();
-  part.set_range(0.1, 0.2);
-  KdTree<D> tree;
-  tree.build(copy, m, threads);
-  part.set_range(0.2, 1);
+  Finding found = log.first();
+  found.cloud = 0;
+  if (found.problem != Problem::kNone) return found;
+  part.set_range(0.2, 0.4);
+  const int64_t m = join_copies(copy, n, tree);
+  part.set_range(0.4, 1);
+  spatial.build(copy, m, threads);
+  return found;
+}
+
+template <int D, class T>
+SpatialResult tree_of(const T* points, int64_t n, int64_t dim, Term term, int threads) {
+  SpatialResult result;
+  std::vector<Edge<double>>& tree = result.tree;
+  tree.reserve(static_cast<size_t>(n - 1));
+  Monitor::Part part(0, 0.25);
+  KdTree<D> spatial;
+  result.finding = load(points, n, dim, threads, spatial, tree);
+  if (result.finding.problem != Problem::kNone || spatial.count() == 1) return result;
+  part.set_range(0.25, 1);
   if (term == Term::kAbsolute) {
-    Boruvka<D, Keys<D, Term::kAbsolute>>(tree, threads).run(result.tree);
+    Boruvka<D, Keys<D, Term::kAbsolute>>(spatial, threads).run(tree);
     return result;
   }
-  Boruvka<D, Keys<D, Term::kSquared>>(tree, threads).run(result.tree);
+  const auto copies = static_cast<std::ptrdiff_t>(tree.size());
+  Boruvka<D, Keys<D, Term::kSquared>>(spatial, threads).run(tree);
   const double least = double(underflow_limit<T>(dim));
   const double most = double(std::numeric_limits<T>::max());
-  result.in_range =
-      std::all_of(result.tree.begin() + static_cast<std::ptrdiff_t>(copies), result.tree.end(),
-                  [&](const Edge<double>& e) { return e.length >= least && e.length <= most; });
+  result.in_range = std::all_of(tree.begin() + copies, tree.end(), [&](const Edge<double>& e) {
+    return e.length >= least && e.length <= most;
+  });
   if (!result.in_range) {
-    result.tree.resize(copies);
-    Boruvka<D, Lengths<D>>(tree, threads).run(result.tree);
+    tree.resize(static_cast<size_t>(copies));
+    Boruvka<D, Lengths<D>>(spatial, threads).run(tree);
   }
   return result;
 }
