@@ -103,8 +103,8 @@ def test_no_compiler_fuses_operations_where_bits_are_promised(tmp_path: Path) ->
     for command, found in zip(core, functions, strict=True):
         fused = [name for name, code in found.items() if _FUSED.search(code)]
         if Path(command["file"]).stem.startswith("isa_"):
-            # Fast keys have a bound of their error; the exact keys are those of `refine`, and those of
-            # near points in leaves of a k-d tree.
+            # Fast keys have a bound of their error. The exact keys are those of `refine`, and those
+            # of near points in the leaves of a k-d tree.
             assert bool(fused) == (Path(command["file"]).stem == "isa_avx2")
             assert sum("refine" in name for name in found) == 2
             assert sum("near_leaf_of" in name for name in found) == 16

@@ -40,8 +40,8 @@ constexpr double kLoadShare = 0.02;
 
 Path dense_path_of(int64_t dim) { return dim >= kSmallDimension ? Path::kSmall : Path::kPacked; }
 
-// From how many points on the k-d tree is the fastest path; never under cosine, whose tree may have
-// lost squares, and never in a high dimension.
+// The least number of points for which the k-d tree is the fastest path. It takes no cosine, where
+// a square that is lost counts as 0 between different points, and no high dimension.
 int64_t spatial_points(Metric metric, int64_t dim) {
   if (metric == Metric::kCosine || dim > kSpatialDimension) {
     return std::numeric_limits<int64_t>::max();

@@ -20,8 +20,8 @@ constexpr int64_t kSmallDimension = 96;
 constexpr int64_t kLargePointsLow = 2048;
 constexpr int64_t kLargePoints = 1536;
 constexpr int64_t kLargePointsHigh = 1024;
-// From this many points of so many coordinates on, the k-d tree beats the dense matrix of keys; in
-// four dimensions it has to beat the path of kLargePointsLow, too.
+// The k-d tree beats the dense matrix of keys from this many points on, in one, two, three and four
+// dimensions.
 constexpr int64_t kSpatialPoints1 = 512;
 constexpr int64_t kSpatialPoints2 = 704;
 constexpr int64_t kSpatialPoints3 = 896;

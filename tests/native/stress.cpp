@@ -123,8 +123,8 @@ bool single_clouds() {
   return good;
 }
 
-// Clouds in low dimensions on several threads: by a k-d tree as by all pairs, on a lattice with copies
-// and where squares leave the range, too.
+// Clouds in low dimensions on several threads: by a k-d tree as by all pairs, on a lattice with
+// copies and where squares leave the range, too.
 bool low_dimensions() {
   std::mt19937 random(4);
   std::normal_distribution<double> normal;

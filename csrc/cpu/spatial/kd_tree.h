@@ -82,8 +82,8 @@ class KdTree {
   int32_t id(int64_t place) const { return static_cast<int32_t>(tags()[place] >> 32); }
   // The number of a point in its cloud, and its place in the lower half.
   const int64_t* tags() const { return tag_.data(); }
-  // kLeafPoints first coordinates of the leaf's points, then as many second ones, and so on. Where
-  // there is no point, they are infinite.
+  // kLeafPoints first coordinates of the leaf's points, then as many second ones, and so on. Those
+  // of places without a point, in the last leaf, are infinite.
   const double* coordinates(int64_t leaf) const { return x_.data() + leaf * kLeafPoints * D; }
   double coordinate(int64_t place, int d) const {
     return coordinates(place / kLeafPoints)[d * kLeafPoints + place % kLeafPoints];

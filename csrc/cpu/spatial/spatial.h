@@ -13,7 +13,7 @@ namespace tsloss {
 constexpr int64_t kSpatialDimension = 4;  // the highest for which the code exists
 
 struct SpatialResult {
-  Finding finding;  // the first bad point; then there is no tree
+  Finding finding;  // the first bad point, if any; the tree is then missing
   // False if a squared key of the tree is outside the range of T: then the tree is that of
   // prim_robust, and its edges carry robust lengths instead of keys.
   bool in_range = true;
