@@ -37,7 +37,7 @@ class Boruvka {
   // Adds the edges of the minimum spanning tree, with numbers of points in the cloud.
   void run(std::vector<Edge<double>>& tree) {
     Monitor::Part part(0, 0.5);
-    for_each_leaf([&](int64_t leaf) { find_near(leaf); });
+    for_each_leaf(0, 1, [&](int64_t leaf) { find_near(leaf); });
     const int64_t m = points_.count();
     std::iota(component_.data(), component_.data() + m, 0);
     std::fill(component_.data() + m, component_.data() + points_.leaves() * kLeafPoints, kNone);
@@ -58,12 +58,14 @@ class Boruvka {
   static constexpr int32_t kNone = -1;   // no point, or no component
   static constexpr int32_t kMixed = -2;  // several components
 
+  // The calls of `f` are from `begin` to `end` of the work of the current part, for the progress.
   template <class F>
-  void for_each_leaf(const F& f) {
+  void for_each_leaf(double begin, double end, const F& f) {
+    Monitor::Part part(begin, end);
     const int64_t leaves = points_.leaves();
     parallel_for((leaves + kGrain - 1) / kGrain, threads_, [&](int64_t task, int) {
-      const int64_t end = std::min(leaves, (task + 1) * kGrain);
-      for (int64_t leaf = task * kGrain; leaf < end; ++leaf) f(leaf);
+      const int64_t last = std::min(leaves, (task + 1) * kGrain);
+      for (int64_t leaf = task * kGrain; leaf < last; ++leaf) f(leaf);
     });
   }
 
@@ -217,9 +219,9 @@ class Boruvka {
     const size_t count = size_.size();
     for (size_t c = 0; c < count; ++c) best_[c].store(kMost, std::memory_order_relaxed);
     largest_ = static_cast<int32_t>(std::max_element(size_.begin(), size_.end()) - size_.begin());
-    for_each_leaf([&](int64_t leaf) { look_at_near(leaf); });
+    for_each_leaf(0, 0.4, [&](int64_t leaf) { look_at_near(leaf); });
     find_sole_components();
-    for_each_leaf([&](int64_t leaf) { look_around(leaf); });
+    for_each_leaf(0.4, 0.8, [&](int64_t leaf) { look_around(leaf); });
     return merge(tree);
   }
 
@@ -370,7 +372,7 @@ class Boruvka {
       renamed[c] = number[sets.find(static_cast<int64_t>(c))];
     }
     size_ = std::move(size);
-    for_each_leaf([&](int64_t leaf) {
+    for_each_leaf(0.8, 1, [&](int64_t leaf) {
       for (int64_t p = leaf * kLeaf; p < leaf * kLeaf + points_.points_of(leaf); ++p) {
         component[p] = renamed[component[p]];
       }
