@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import util
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from .workloads import Workload
-
 Array = np.ndarray[Any, Any]
+Role = Literal["ours", "baseline", "yardstick"]
+_PIP = {
+    "gph": "giotto-ph",
+    "sklearn": "scikit-learn",
+    "torch_topological": "torch-topological",
+    "tsloss_fast": "tsloss-fast",
+}
 
 
 @dataclass(frozen=True)
 class Call:
     """A prepared call.
 
-    ``run`` is what is timed: from a float32 torch tensor to the library's own result. ``deaths``
-    and ``gradient`` read that result, untimed, so that it can be compared before anything is
-    measured.
+    ``run`` is what is timed: from a torch tensor to the library's own result. ``read`` turns that
+    result, untimed, into what can be compared before anything is measured: ascending ``deaths``,
+    a ``value``, a ``gradient``, or several of them.
     """
 
     run: Callable[[], Any]
-    deaths: Callable[[Any], Array] | None = None
-    gradient: Callable[[Any], Array] | None = None
+    read: Callable[[Any], dict[str, Array]] = lambda result: {}
 
 
 @dataclass(frozen=True)
@@ -34,38 +38,36 @@ class Implementation:
     """A way to do the work of a workload.
 
     Attributes:
-        label: the name in tables and plots.
+        label: the name in tables and plots. What precedes a comma names a column of the table of
+            training steps, which shows the fastest of those that share it.
         about: one line on what is called and what it gives.
         prepare: ``(points, threads) -> Call``.
-        requires: importable module -> requirement for pip.
-        most_points: clouds with more points are not run, because a call would take too long.
+        requires: the modules that it imports.
         role: ``"ours"``; ``"baseline"`` computes the same; ``"yardstick"`` is work of known cost.
     """
 
     label: str
     about: str
     prepare: Callable[[torch.Tensor, int], Call]
-    requires: Mapping[str, str] = field(default_factory=dict)
-    most_points: int | None = None
-    role: Literal["ours", "baseline", "yardstick"] = "baseline"
+    requires: tuple[str, ...] = ()
+    role: Role = "baseline"
 
     def missing(self) -> str:
         """The pip requirements that are not installed, separated by spaces; empty if none."""
-        absent = [pip for module, pip in self.requires.items() if util.find_spec(module) is None]
-        return " ".join(absent)
-
-    def obstacle(self, workload: Workload, limits: bool = True) -> tuple[str, str] | None:
-        """Why it cannot be measured on ``workload``, as (status, reason), or None if it can."""
-        if missing := self.missing():
-            return "not installed", f"pip install {missing}"
-        if limits and self.most_points is not None and workload.points > self.most_points:
-            return "not run", f"too slow for this suite above {self.most_points} points"
-        return None
+        absent = [module for module in self.requires if util.find_spec(module) is None]
+        return " ".join(_PIP.get(module, module) for module in absent)
 
 
-def per_cloud(points: torch.Tensor) -> list[torch.Tensor]:
-    """The clouds of a batch, for libraries that take one at a time."""
-    return list(points) if points.ndim == 3 else [points]
+def implementation(
+    label: str, *requires: str, role: Role = "baseline"
+) -> Callable[[Callable[[torch.Tensor, int], Call]], Implementation]:
+    """Make an implementation of the function that prepares it; its docstring is the ``about``."""
+
+    def decorate(prepare: Callable[[torch.Tensor, int], Call]) -> Implementation:
+        about = " ".join((prepare.__doc__ or "").split())
+        return Implementation(label, about, prepare, requires, role)
+
+    return decorate
 
 
 def stack_deaths(deaths: list[Array], points: torch.Tensor) -> Array:

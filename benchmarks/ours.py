@@ -6,92 +6,103 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .baselines import FORWARD, MATRIX, exact_matrix
-from .differentiable import BACKWARD, LOSS, death_weights
+from .baselines import FORWARD, LOW, MATRIX, exact_matrix
+from .differentiable import BACKWARD, backward_of, step, step_value, steps, through_edges
 from .implementation import Array, Call, Implementation
+from .workloads import KINDS, Workload
 
 
-def _deaths(result: Any) -> Array:
-    return result.deaths.detach().double().numpy()  # type: ignore[no-any-return]
+def _read(result: Any) -> dict[str, Array]:
+    return {"deaths": result.deaths.detach().double().numpy()}
 
 
-def forward(points: torch.Tensor, threads: int) -> Call:
+def _ours(about: str, prepare: Callable[[Tensor, int], Call]) -> Implementation:
+    return Implementation("tsloss_fast", about, prepare, ("tsloss_fast",), role="ours")
+
+
+def forward(points: Tensor, threads: int) -> Call:
     from tsloss_fast import h0_persistence
 
-    return Call(lambda: h0_persistence(points), _deaths)
+    return Call(lambda: h0_persistence(points), _read)
 
 
-def forward_on(threads: int) -> Callable[[torch.Tensor, int], Call]:
+def forward_on(threads: int) -> Callable[[Tensor, int], Call]:
     """The forward pass on a thread count of its own; setting it costs about a microsecond."""
 
-    def prepare(points: torch.Tensor, _: int) -> Call:
+    def prepare(points: Tensor, _: int) -> Call:
         from tsloss_fast import h0_persistence
 
         def run() -> Any:
             torch.set_num_threads(threads)
             return h0_persistence(points)
 
-        return Call(run, _deaths)
+        return Call(run, _read)
 
     return prepare
 
 
-def from_matrix(points: torch.Tensor, threads: int) -> Call:
+def from_matrix(points: Tensor, threads: int) -> Call:
     from tsloss_fast import h0_persistence_from_distances
 
     matrix = torch.from_numpy(exact_matrix(points))
-    return Call(lambda: h0_persistence_from_distances(matrix), _deaths)
+    return Call(lambda: h0_persistence_from_distances(matrix), _read)
 
 
-def backward(points: torch.Tensor, threads: int) -> Call:
+def backward(points: Tensor, threads: int) -> Call:
     from tsloss_fast import h0_persistence
 
     points = points.clone().requires_grad_()
-    deaths = h0_persistence(points).deaths
-    weight = death_weights(deaths.detach())
-
-    def run() -> torch.Tensor:
-        return torch.autograd.grad(deaths, points, weight, retain_graph=True)[0]
-
-    return Call(run, gradient=lambda g: g.double().numpy())
+    return backward_of(h0_persistence(points).deaths, points)
 
 
-def loss(points: torch.Tensor, threads: int) -> Call:
-    from tsloss_fast import TSLoss, h0_persistence
+def sum_of_deaths(points: Tensor, threads: int) -> Call:
+    from tsloss_fast import h0_persistence
+
+    return step("deaths", lambda _, leaf: torch.sum(h0_persistence(leaf).deaths), points)
+
+
+def loss(points: Tensor, threads: int) -> Call:
+    from tsloss_fast import TSLoss
 
     criterion = TSLoss()
-    prompt = points.clone().requires_grad_()
 
-    def run() -> torch.Tensor | None:
-        prompt.grad = None
-        criterion(prompt).backward()
-        return prompt.grad
+    def value(_: Tensor, leaf: Tensor) -> Tensor:
+        total: Tensor = criterion(leaf)
+        return total
 
-    return Call(run, lambda _: _deaths(h0_persistence(points)), lambda g: g.double().numpy())
+    return step("loss", value, points)
 
 
-def _ours(about: str, prepare: Callable[[torch.Tensor, int], Call]) -> Implementation:
-    return Implementation(
-        "tsloss_fast", about, prepare, {"tsloss_fast": "tsloss-fast"}, role="ours"
-    )
+def pair(points: Tensor, threads: int) -> Call:
+    from tsloss_fast import h0_persistence
+
+    way = through_edges(lambda cloud: h0_persistence(cloud).edges)
+    return step("pair", lambda x, leaf: step_value("pair", x, leaf, way), points)
 
 
-_FORWARD = (_ours("h0_persistence(points)", forward), *FORWARD)
-_THREADS = (
-    _ours("h0_persistence(points) on two threads", forward_on(2)),
-    Implementation("tsloss_fast, one thread", "the same on one thread", forward_on(1)),
+_FORWARD = _ours("h0_persistence(points)", forward)
+_ONE_THREAD = Implementation(
+    "tsloss_fast, one thread", "the same on one thread", forward_on(1), role="yardstick"
 )
+_SUM = _ours("h0_persistence(points).deaths.sum().backward()", sum_of_deaths)
+_LOSS = _ours("TSLoss()(points).backward()", loss)
+_PAIR = _ours("h0_persistence of both, edge lengths and the loss in torch", pair)
 
 IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
-    "forward": _FORWARD,
-    "clusters": _FORWARD,
-    "tails": _FORWARD,
-    "signs": _FORWARD,
+    **dict.fromkeys(KINDS, (_FORWARD, *FORWARD)),
     "matrix": (_ours("h0_persistence_from_distances(matrix)", from_matrix), *MATRIX),
-    "vocabulary": _FORWARD,
-    "threads": _THREADS,
+    "threads": (_ours("h0_persistence(points) on two threads", forward_on(2)), _ONE_THREAD),
     "backward": (_ours("backward of h0_persistence(points).deaths", backward), *BACKWARD),
-    "loss": (_ours("TSLoss()(prompt).backward()", loss), *LOSS),
+    "deaths": (_SUM, *steps("deaths")),
+    "loss": (_LOSS, *steps("loss")),
+    "pair": (_PAIR, *steps("pair")),
 }
 """What is measured for each kind of workload, ours first."""
+
+
+def implementations(workload: Workload) -> tuple[Implementation, ...]:
+    """What is measured on a workload: in low dimensions only what needs no distance matrix to start
+    with, or is there to show what one costs."""
+    return (_FORWARD, *LOW) if workload.is_low else IMPLEMENTATIONS[workload.kind]

@@ -151,7 +151,7 @@ def _loss_and_record(
     return perf_counter() - start
 
 
-def measure(training: _Training, steps: int, threads: int) -> Price:
+def measure(training: _Training, steps: int) -> Price:
     """Train with the loss, and take the time of the step and of the loss in each library.
 
     Raises:
@@ -163,7 +163,7 @@ def measure(training: _Training, steps: int, threads: int) -> Price:
 
     ts_loss = TSLoss()
     losses: dict[str, Callable[[Tensor], Tensor]] = {_OURS: ts_loss}
-    losses |= {way: _by_edges(edges(threads)) for way, edges in _GUDHI.items()}
+    losses |= {way: _by_edges(edges) for way, edges in _GUDHI.items()}
     names = list(losses)
     times = defaultdict[str, list[float]](list)
     value = gradient = 0.0
@@ -260,7 +260,7 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
     prices = []
     for tokens, prefixes in _QUICK if options.quick else _ROWS:
         training = _Training(base, tokenizer, tokens, prefixes)
-        price = measure(training, options.steps, options.threads)
+        price = measure(training, options.steps)
         prices.append(price)
         cells = [price.name, duration(price.step)]
         for loss in (price.ours, price.gudhi):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
+
+from .workloads import Workload, parse
 
 # Above this relative difference a table marks the cell: the two do not agree, whoever is right.
 TOLERANCE = 1e-4
@@ -20,10 +21,11 @@ class Measurement:
         status: ``measured``, ``not installed``, ``not run`` (with the reason) or ``failed``.
         seconds: wall-clock time of a call, one number per sample.
         cpu_seconds: processor time of the same samples, over all threads.
-        difference: largest relative difference of a death (of the gradient: relative difference in
-            the Euclidean norm) from tsloss_fast; None if there is nothing to compare.
+        difference: largest relative difference of a death or value (of the gradient: relative
+            difference in the Euclidean norm) from tsloss_fast; None if nothing can be compared.
         error: the same against float64; None if it was too large to compute.
         mismatch: the results could not be compared (NaN, wrong number of bars), and why.
+        clouds: how many clouds of a batch were timed, where the times were scaled to all of them.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Measurement:
     difference: float | None = None
     error: float | None = None
     mismatch: str = ""
+    clouds: int | None = None
 
     @property
     def minimum(self) -> float | None:
@@ -57,14 +60,32 @@ class Row:
     """All implementations on one workload, ours first."""
 
     workload: str
-    kind: str
-    label: str
     load: float | None
     measurements: list[Measurement]
 
     @property
+    def work(self) -> Workload:
+        return parse(self.workload)
+
+    @property
+    def label(self) -> str:
+        return self.work.label
+
+    @property
     def ours(self) -> Measurement:
         return self.measurements[0]
+
+    def of_role(self, role: str) -> list[Measurement]:
+        """Return the measurements that can be compared with tsloss_fast, fastest first.
+
+        A wrong result is left out, however fast it was. Without a time of ours the list is empty.
+        """
+        found = [
+            m
+            for m in self.measurements
+            if m.role == role and not m.disagrees and self.ratio(m) is not None
+        ]
+        return sorted(found, key=lambda m: m.minimum or 0.0)
 
     def ratio(self, other: Measurement, statistic: str = "minimum") -> float | None:
         """How many times longer ``other`` takes than tsloss_fast."""
@@ -128,8 +149,3 @@ def results_from_json(text: str) -> Results:
         return Results(data["machine"], data["settings"], [row_from(r) for r in data["rows"]])
     except (KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"not the JSON file of a benchmark: {problem!r} is missing") from None
-
-
-def baselines_of(rows: Sequence[Row], role: str = "baseline") -> list[str]:
-    """The labels with this role, in the order in which they first appear."""
-    return list({m.label: None for row in rows for m in row.measurements if m.role == role})

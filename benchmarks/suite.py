@@ -7,15 +7,17 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TextIO
 
 from tsloss_fast._terminal import CommandParser, say
+from tsloss_fast.doctor import machine
 
 from . import report
-from .records import Results, Row
+from .records import Results, Row, results_from_json
 from .worker import WorkerError, supervise
-from .workloads import DEFAULT, ON_REQUEST, QUICK, Workload, select
+from .workloads import DEFAULT, FORM, ON_REQUEST, Workload, select
 
 
 def run(
@@ -24,10 +26,9 @@ def run(
     quick: bool = False,
     threads: int = 1,
     output: Path | None = None,
-    seconds: float = 0.5,
+    seconds: float | None = None,
     isa: str | None = None,
-    same_isa: bool = False,
-    limits: bool = True,
+    limit: float = 8.0,
     goals: bool = False,
     stream: TextIO | None = None,
 ) -> Results:
@@ -36,17 +37,15 @@ def run(
     Args:
         sizes: names such as ``20x2048`` or ``64x100x128`` (see ``workloads``); None is the default
             set.
-        quick: four sizes, in less than a minute, instead of the default set. Without effect if
-            ``sizes`` are given.
-        threads: thread count of every library, set before it loads.
+        quick: the training steps and four sizes, in less than a minute, instead of the default
+            set. Without effect if ``sizes`` are given.
+        threads: thread count of every library, set before it loads; a size may name its own.
         output: a Markdown file, or a folder for ``benchmark.md``; the raw numbers (``.json``) and
             the plot (``.png``, with matplotlib) get the same name. None writes nothing.
-        seconds: time for each implementation on each workload.
-        isa: instruction set of tsloss_fast (``TSLOSS_ISA``); the other libraries keep theirs,
-            which is what a user of this machine gets.
-        same_isa: hold torch and MKL to ``isa`` as well, to know how it would go on a machine that
-            has no more than that (fastcluster and GUDHI are not built for more than SSE2).
-        limits: False runs the slow libraries on the large clouds too; that can take hours.
+        seconds: time for each implementation on each workload; 0.5, or 0.2 if ``quick``.
+        isa: instruction set of tsloss_fast (``TSLOSS_ISA``, whose value is the default), to which
+            torch and the others are held as far as they can be. None leaves each its own.
+        limit: an implementation is left out where one call would take more seconds than this.
         goals: also report the developers' goals of ``goals.py``, and by how much each was missed.
         stream: where the table goes; standard output if None.
 
@@ -59,17 +58,20 @@ def run(
         OSError: the output cannot be written; found out before anything is measured.
     """
     workloads = select(sizes, quick)
+    seconds = (0.2 if quick else 0.5) if seconds is None else seconds
+    isa = os.environ.get("TSLOSS_ISA") or None if isa is None else isa
     if threads < 1:
         raise ValueError(f"threads is {threads}: expected a positive number")
     if not seconds > 0:
         raise ValueError(f"seconds is {seconds}: expected a positive time for each measurement")
+    if not limit > 0:
+        raise ValueError(f"limit is {limit}: expected a positive time for one call")
     _check_isa(isa)
-    if same_isa and isa is None:
-        raise ValueError("same_isa holds torch and MKL to isa, which is not given")
     stream = sys.stdout if stream is None else stream
     target = None if output is None else target_file(output, "benchmark.md")
 
-    results = Results({}, {"threads": threads, "seconds per measurement": seconds}, [])
+    settings = {"threads": threads, "seconds per measurement": seconds, "isa": isa}
+    results = Results({}, settings | {"date": date.today().isoformat()}, [])
     show = _Progress(stream, workloads)
     try:
         for found in supervise(
@@ -77,22 +79,66 @@ def run(
             seconds=seconds,
             threads=threads,
             isa=isa,
-            same_isa=same_isa,
-            limits=limits,
+            limit=limit,
             progress=show.at,
         ):
             if isinstance(found, Row):
                 results.rows.append(found)
                 show.finished(found)
             else:
-                results.machine = found
+                results.machine = results.machine or found
     finally:
         show.clear()
+    results.rows.sort(key=lambda row: workloads.index(row.work))
     if target is not None:
         _write(results, target, goals)
     stream.write("\n" + report.text(results, goals=goals))
     stream.flush()
     return results
+
+
+def show(
+    saved: Path,
+    *,
+    output: Path | None = None,
+    readme: Path | None = None,
+    goals: bool = False,
+    stream: TextIO | None = None,
+) -> Results:
+    """Report a run again from its JSON file.
+
+    Args:
+        saved: the ``.json`` of a run.
+        output: as of ``run``.
+        readme: a page whose table between ``<!-- benchmark -->`` and ``<!-- /benchmark -->`` is
+            replaced. There it says that it was measured on another machine, since for a reader it
+            was.
+        goals, stream: as of ``run``.
+
+    Raises:
+        ValueError: the file is not of a benchmark, or the page has no place for the table.
+        OSError: a file cannot be read or written.
+    """
+    results = results_from_json(saved.read_text(encoding="utf-8"))
+    if output is not None:
+        _write(results, target_file(output, "benchmark.md"), goals)
+    if readme is not None:
+        begin, end = "<!-- benchmark -->", "<!-- /benchmark -->"
+        head, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+        _, found, tail = rest.partition(end)
+        if not found:
+            raise ValueError(f"{readme} must hold {begin} and, after it, {end}")
+        table = f"{begin}\n```\n{report.text(results, elsewhere=True)}```\n{end}"
+        replace(readme, f"{head}{table}{tail}".encode())
+        results.files.append(str(readme))
+    stream = sys.stdout if stream is None else stream
+    stream.write(report.text(results, goals=goals, elsewhere=is_elsewhere(results)))
+    return results
+
+
+def is_elsewhere(results: Results) -> bool:
+    """Whether another machine than this one was measured."""
+    return any(results.machine.get(k) != machine()[k] for k in ("processor", "cores", "system"))
 
 
 def _check_isa(isa: str | None) -> None:
@@ -121,7 +167,12 @@ def _write(results: Results, target: Path, goals: bool) -> None:
         contents[picture] = png(results)
     except ImportError:
         results.settings["plot"] = "none, matplotlib is not installed (pip install matplotlib)"
-    text = report.markdown(results, picture.name if picture in contents else None, goals=goals)
+    text = report.markdown(
+        results,
+        picture.name if picture in contents else None,
+        goals=goals,
+        elsewhere=is_elsewhere(results),
+    )
     contents[target] = text.encode()
     for path, content in contents.items():
         replace(path, content)
@@ -177,13 +228,12 @@ class _Progress:
     def finished(self, row: Row) -> None:
         self.clear()
         self._done += 1
-        ratios = [(row.ratio(m), m.label) for m in row.measurements if m.role == "baseline"]
-        measured = sorted((ratio, label) for ratio, label in ratios if ratio is not None)
-        next_best = "".join(
-            f", next {label} at {report.multiple(ratio)}" for ratio, label in measured[:1]
+        others = row.of_role("baseline")
+        best = (
+            f", next {others[0].label} at {report.multiple(row.ratio(others[0]))}" if others else ""
         )
         ours = report.duration(row.ours.minimum) if row.ours.seconds else row.ours.status
-        self._stream.write(f"{self._count()} {row.label}: {ours}{next_best}\n")
+        self._stream.write(f"{self._count()} {row.label}: {ours}{best}\n")
         self._stream.flush()
 
     def clear(self) -> None:
@@ -202,34 +252,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: tsloss bench --quick --output benchmark.md",
     )
     parser.add_argument(
-        "sizes", nargs="*", help=f"[KIND-][BATCHx]POINTSxDIMENSION; default: {' '.join(DEFAULT)}; "
-        f"on request: {' '.join(ON_REQUEST)}",
+        "sizes", nargs="*", help=f"{FORM}, for example 20x2048 or loss-10x576; without any, "
+        f"{len(DEFAULT)} sizes are measured; on request: {' '.join(ON_REQUEST)}",
     )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help=f"only {' '.join(QUICK)}")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every library (1)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="time per measurement (0.5)")
-    parser.add_argument("--output", type=Path, help="Markdown file or folder; also .json and .png")
-    parser.add_argument("--isa", help="instruction set of tsloss_fast: baseline, avx2 or avx512")
     parser.add_argument(
-        "--same-isa", action="store_true", help="hold torch and MKL to that instruction set too"
+        "--quick", action="store_true", help="only the training steps and four sizes, in a minute"
     )
-    parser.add_argument("--all", action="store_true", help="run slow libraries on large clouds too")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every library (1)")
+    parser.add_argument(
+        "--seconds", type=float, help="time per measurement (0.5, with --quick 0.2)"
+    )
+    parser.add_argument("--output", type=Path, help="Markdown file or folder; also .json and .png")
+    parser.add_argument(
+        "--isa", help="hold tsloss_fast, and the others as far as possible, to baseline or avx2"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=8.0,
+        help="leave out what would take more seconds for one call (8; inf leaves out nothing)",
+    )  # fmt: skip
+    parser.add_argument("--show", type=Path, metavar="JSON", help="report a saved run again")
+    parser.add_argument(
+        "--readme", type=Path, metavar="PAGE", help="with --show: also replace the table there"
+    )
     parser.add_argument(
         "--goals", action="store_true", help="also compare with the goals that the developers set"
     )
     options = parser.parse_args(argv)
     try:
-        results = run(
-            options.sizes or None,
-            quick=options.quick,
-            threads=options.threads,
-            output=options.output,
-            seconds=options.seconds,
-            isa=options.isa,
-            same_isa=options.same_isa,
-            limits=not options.all,
-            goals=options.goals,
-        )
+        if options.readme is not None and options.show is None:
+            raise ValueError("--readme is given without --show, the saved run that it shows")
+        if options.show is not None:
+            results = show(
+                options.show, output=options.output, readme=options.readme, goals=options.goals
+            )
+        else:
+            results = run(
+                options.sizes or None,
+                quick=options.quick,
+                threads=options.threads,
+                output=options.output,
+                seconds=options.seconds,
+                isa=options.isa,
+                limit=options.limit,
+                goals=options.goals,
+            )
     except (ValueError, WorkerError, OSError) as problem:
         say(f"{parser.prog}: {problem}", file=sys.stderr)
         return 2

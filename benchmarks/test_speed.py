@@ -15,37 +15,40 @@ import pytest
 import torch
 
 from .implementation import Array, Implementation
-from .measure import compare, exact_deaths, read
-from .ours import IMPLEMENTATIONS
+from .measure import compare, exact, predicted
+from .ours import implementations
 from .records import Measurement
-from .workloads import DEFAULT, Workload, parse
+from .workloads import CLOUDS, LARGE, STEPS, Workload, parse
 
 _THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+_LIMIT = 8.0  # seconds of one call
 _CASES = [
     pytest.param(workload, implementation, id=f"{workload.name}-{implementation.label}")
-    for workload in map(parse, DEFAULT)
-    for implementation in IMPLEMENTATIONS[workload.kind]
+    for workload in map(parse, (*STEPS, *CLOUDS, *LARGE))
+    for implementation in implementations(workload)
 ]
 
 
 @lru_cache(maxsize=1)
-def _expected(workload: Workload) -> tuple[torch.Tensor, Array | None, dict[str, Array]]:
-    """The points, their deaths in float64, and what tsloss_fast finds."""
+def _expected(workload: Workload) -> tuple[torch.Tensor, dict[str, Array], dict[str, Array]]:
+    """The points, their exact results in float64, and what tsloss_fast finds."""
     points = workload.cloud()
-    call = IMPLEMENTATIONS[workload.kind][0].prepare(points, _THREADS)
-    return points, exact_deaths(points), read(call, call.run())
+    call = implementations(workload)[0].prepare(points, _THREADS)
+    return points, exact(workload, points), call.read(call.run())
 
 
 @pytest.mark.benchmark(min_rounds=3, max_time=0.5, disable_gc=True, warmup=False)
 @pytest.mark.parametrize(("workload", "implementation"), _CASES)
 def test_speed(workload: Workload, implementation: Implementation, benchmark: Any) -> None:
-    if obstacle := implementation.obstacle(workload):
-        pytest.skip(": ".join((implementation.label, *obstacle)))
+    if missing := implementation.missing():
+        pytest.skip(f"{implementation.label} is not installed (pip install {missing})")
     torch.set_num_threads(_THREADS)
-    points, exact, ours = _expected(workload)
+    points, known, ours = _expected(workload)
+    if len(points) >= 1024 and predicted(implementation, points, _THREADS, _LIMIT) > _LIMIT:
+        pytest.skip(f"{implementation.label} would take more than {_LIMIT:g} s for a call")
     call = implementation.prepare(points, _THREADS)
     cell = Measurement(implementation.label, implementation.role)
-    compare(cell, read(call, call.run()), ours, exact)
+    compare(cell, call.read(call.run()), ours, known)
     benchmark.group = workload.label
     benchmark.name = implementation.label
     benchmark.extra_info.update(

@@ -17,13 +17,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import IO, Any
 
 from tsloss_fast.doctor import machine
 
 from .environment import pinned
 from .measure import load_average, measure
-from .ours import IMPLEMENTATIONS
+from .ours import implementations
 from .records import Measurement, Row, row_from
 from .workloads import Workload, parse
 
@@ -65,10 +66,10 @@ def main() -> None:
         try:
             row = measure(
                 workload,
-                IMPLEMENTATIONS[workload.kind],
+                implementations(workload),
                 seconds=task["seconds"],
                 threads=task["threads"],
-                limits=task["limits"],
+                limit=task["limit"],
                 failures=task["failures"].get(name),
                 progress=progress,
             )
@@ -82,9 +83,9 @@ def failed_row(workload: Workload, reason: str) -> Row:
     """A row that shows that the whole workload could not be measured, and why."""
     cells = [
         Measurement(i.label, i.role, i.about, status="failed", reason=reason)
-        for i in IMPLEMENTATIONS[workload.kind]
+        for i in implementations(workload)
     ]
-    return Row(workload.name, workload.kind, workload.label, load_average(), cells)
+    return Row(workload.name, load_average(), cells)
 
 
 def supervise(
@@ -93,29 +94,44 @@ def supervise(
     seconds: float,
     threads: int,
     isa: str | None,
-    same_isa: bool,
-    limits: bool,
+    limit: float,
     progress: Callable[[Workload, str], None],
 ) -> Iterator[dict[str, str] | Row]:
-    """Yield the machine, then a row for each workload, whatever happens to the process."""
+    """Yield the machine, then a row for each workload, whatever happens to the process.
+
+    Workloads on the same number of threads share a process, so rows come in another order.
+    """
+
+    def count_of(workload: Workload) -> int:
+        return workload.threads or threads
+
+    for count, group in groupby(sorted(workloads, key=count_of), key=count_of):
+        yield from _supervise(list(group), seconds, count, isa, limit, progress)
+
+
+def _supervise(
+    workloads: Sequence[Workload],
+    seconds: float,
+    threads: int,
+    isa: str | None,
+    limit: float,
+    progress: Callable[[Workload, str], None],
+) -> Iterator[dict[str, str] | Row]:
     remaining = {w.name: w for w in workloads}
     failures: dict[str, dict[str, str]] = {}
-    known_machine = False
     while remaining:
         task = {
             "workloads": list(remaining),
             "seconds": seconds,
             "threads": threads,
-            "limits": limits,
+            "limit": limit,
             "failures": failures,
         }
         at, label = "", ""
-        with Process(task, {**os.environ, **pinned(threads, isa, same_isa=same_isa)}) as process:
+        with Process(task, {**os.environ, **pinned(threads, isa)}) as process:
             for event in process.events():
                 if "machine" in event:
-                    if not known_machine:
-                        yield event["machine"]
-                    known_machine = True
+                    yield event["machine"]
                 elif "row" in event:
                     row = row_from(event["row"])
                     del remaining[row.workload]

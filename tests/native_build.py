@@ -1,4 +1,5 @@
-"""Builds the native core with one of the programs of tests/native under a sanitizer.
+"""Builds the native core with one of the programs of tests/native: under a sanitizer, or for
+another processor.
 
 As a script, builds in a folder and runs what `make fuzz` and `make valgrind` are for.
 """
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,12 @@ KERNELS = {
 }
 _FLAGS = {f"isa_{name}": flags for name, (_, flags) in KERNELS.items()}
 _FLAGS["byte_codes"] = ["-march=x86-64-v4", "-mavx512vnni"]
+# Only the files of kernels may fuse a multiplication and an addition, as in CMakeLists.txt. The
+# programs may not, because their oracles compute the same bits.
+_UNFUSED = "-ffp-contract=off"
+AARCH64 = "aarch64-linux-gnu-g++"
+# The CMake of the environment comes first: it need not be on PATH.
+CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 COVERAGE = "-fsanitize=fuzzer-no-link"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FUZZ = ["fuzz.cpp", "fuzz_forward.cpp", "fuzz_others.cpp", "fuzz_loss.cpp", "fuzz_shards.cpp"]
@@ -99,7 +107,7 @@ def configure(folder: Path, *definitions: str) -> subprocess.CompletedProcess[st
     definitions = (f"pybind11_DIR={pybind11.get_cmake_dir()}", *definitions)
     return subprocess.run(
         [
-            *("cmake", "-S", str(ROOT), "-B", str(folder)),
+            *(CMAKE or "cmake", "-S", str(ROOT), "-B", str(folder)),
             *(f"-D{definition}" for definition in definitions),
             f"-DPython_EXECUTABLE={sys.executable}",
         ],
@@ -114,7 +122,7 @@ def build_core(
 ) -> Core:
     folder.mkdir(parents=True, exist_ok=True)
     command = [compiler, "-std=gnu++17", "-O1", "-g1", "-Wno-psabi", "-fopenmp-simd", *flags]
-    command += ["-fno-omit-frame-pointer", "-DTSLOSS_X86", "-Wno-deprecated-declarations"]
+    command += ["-fno-omit-frame-pointer", "-DTSLOSS_X86", "-Wno-deprecated-declarations", _UNFUSED]
     command += [f"-I{low_thresholds(folder)}"] if low else []
     command += [f"-I{ROOT / 'csrc'}", f"-I{NATIVE}"]
     sources = sorted((ROOT / "csrc/cpu").rglob("*.cpp"))
@@ -122,17 +130,44 @@ def build_core(
     return Core(command, folder, _compile(command, sources, folder))
 
 
+def build_core_for_aarch64(folder: Path) -> Core:
+    """Cross-compile the library of CMakeLists.txt, so that its flags are those of the product.
+
+    Thresholds are low. Programs are linked statically, so that an emulator needs no other file.
+    """
+    low = low_thresholds(folder)
+    done = configure(
+        folder,
+        "CMAKE_SYSTEM_NAME=Linux",
+        "CMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"CMAKE_CXX_COMPILER={AARCH64}",
+        f"CMAKE_CXX_FLAGS=-iquote {low}",  # before the folders of -I
+        f"TSLOSS_WERROR={os.environ.get('TSLOSS_WERROR', 'OFF')}",
+        "TSLOSS_CUDA=OFF",
+        # CMake looks for headers of Python, which the library does not use.
+        f"Python_INCLUDE_DIR={sysconfig.get_path('include')}",
+    )
+    assert done.returncode == 0, done.stderr
+    build = [CMAKE or "cmake", "--build", str(folder), "--target", "tsloss_core", "-j2"]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr
+    command = [AARCH64, "-std=gnu++17", "-O1", "-Wno-psabi", _UNFUSED, "-static"]
+    command += [f"-I{low}", f"-I{ROOT / 'csrc'}", f"-I{NATIVE}"]
+    return Core(command, folder, [str(folder / "libtsloss_core.a")])
+
+
 def _compile(command: list[str], sources: Sequence[Path], folder: Path) -> list[str]:
     """Only what is older than what it may include."""
     headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inl")]
     read = [*headers, *folder.glob("low/cpu/*"), *sources[0].parent.glob("*.h")]
     newest = max(path.stat().st_mtime for path in read)
+    fast = "fast-honor-pragmas" if "clang" in Path(command[0]).name else "fast"
 
     def one(source: Path) -> str:
         target = folder / f"{source.stem}.o"
         if target.exists() and target.stat().st_mtime > max(newest, source.stat().st_mtime):
             return str(target)
-        flags = list(_FLAGS.get(source.stem, []))
+        flags = [*_FLAGS[source.stem], f"-ffp-contract={fast}"] if source.stem in _FLAGS else []
         if source.stem in _FLAGS and COVERAGE in command:
             # With coverage of what UndefinedBehaviorSanitizer adds to kernels, Clang takes minutes.
             flags.append("-fno-sanitize=undefined")

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from native_build import configure
+from native_build import CMAKE, configure
 from source_tree import ROOT
 
 from tsloss_fast import _core
@@ -78,22 +78,26 @@ def _assembly_by_function(command: str) -> dict[str, str]:
     # Enough for GCC to fuse what it may, and quickly done.
     words = [*words, "-O1", "-fexpensive-optimizations", "-S", "-o", "-"]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    parts = re.split(r"\.type\t(\w+), @function", said)
+    parts = re.split(r"\.type\t(\w+), ?@function", said)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (ROOT / "csrc/cpu").is_dir() or not shutil.which("cmake") or not shutil.which("g++"),
-    reason="needs the source tree, cmake and g++",
+    not (ROOT / "csrc/cpu").is_dir() or not CMAKE, reason="needs the source tree and cmake"
 )
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the instructions of x86-64")
-def test_no_compiler_fuses_operations_where_bits_are_promised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_no_compiler_fuses_operations_where_bits_are_promised(
+    compiler: str, tmp_path: Path
+) -> None:
     """The build is that of the package, but for a processor that can fuse operations in every
     function, as those of aarch64 machines can."""
     pytest.importorskip("pybind11")
-    march = "CMAKE_CXX_FLAGS=-march=x86-64-v3 -w"
-    done = configure(tmp_path, march, "CMAKE_EXPORT_COMPILE_COMMANDS=ON", "TSLOSS_CUDA=OFF")
+    if not shutil.which(compiler):
+        pytest.skip(f"needs {compiler}")
+    chosen = f"CMAKE_CXX_COMPILER={compiler}", "CMAKE_CXX_FLAGS=-march=x86-64-v3 -w"
+    done = configure(tmp_path, *chosen, "CMAKE_EXPORT_COMPILE_COMMANDS=ON", "TSLOSS_CUDA=OFF")
     assert done.returncode == 0, done.stderr
     commands = json.loads((tmp_path / "compile_commands.json").read_text(encoding="utf-8"))
     core = [c for c in commands if "tsloss_core.dir" in c["command"] and "-v4" not in c["command"]]
@@ -103,12 +107,12 @@ def test_no_compiler_fuses_operations_where_bits_are_promised(tmp_path: Path) ->
     for command, found in zip(core, functions, strict=True):
         fused = [name for name, code in found.items() if _FUSED.search(code)]
         if Path(command["file"]).stem.startswith("isa_"):
-            # Fast keys have a bound of their error. The exact keys are those of `refine`, and those
-            # of near points in the leaves of a k-d tree.
+            # Fast keys have a bound of their error; the exact keys are those of `refine`
+            # and of near points in the leaves of a k-d tree, and `route` sums the gradient.
             assert bool(fused) == (Path(command["file"]).stem == "isa_avx2")
-            assert sum("refine" in name for name in found) == 2
-            assert sum("near_leaf_of" in name for name in found) == 16
-            assert not [name for name in fused if "refine" in name or "near_leaf" in name]
+            for exact, count in (("refine_of", 4), ("route", 2), ("near_leaf_of", 16)):
+                assert sum(exact in name for name in found) == count
+                assert not [name for name in fused if exact in name]
         else:
             assert found
             assert not fused, command["file"]

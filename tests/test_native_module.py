@@ -261,13 +261,16 @@ def native_calls() -> dict[str, tuple[Callable[..., object], dict[str, torch.Ten
     }
 
 
+@pytest.mark.parametrize("way", ["tensors", "capsules"])
 @pytest.mark.parametrize("name", native_calls())
-def test_every_array_is_checked_before_its_memory_is_touched(name: str) -> None:
+def test_every_array_is_checked_before_its_memory_is_touched(name: str, way: str) -> None:
     """Each argument in turn has a wrong type, shape or layout, has no memory, or is a string."""
     call, arrays = native_calls()[name]
 
     def called(**changed: object) -> object:
         given = {k: v.clone() for k, v in arrays.items()} | changed
+        if way == "tensors":
+            return call(**given)
         tensors = {k: to_dlpack(v) for k, v in given.items() if isinstance(v, torch.Tensor)}
         return call(**given | tensors)
 
@@ -292,17 +295,108 @@ def test_every_array_is_checked_before_its_memory_is_touched(name: str) -> None:
 
 
 def test_addresses_come_from_no_other_place() -> None:
-    """A tensor reaches the native code as a capsule, which the binding checks, and never as a
-    number."""
+    """A tensor reaches the native code itself or as a capsule, which the binding checks, and never
+    as a number."""
     package = Path(tsloss_fast.__file__).parent
     named = [p for p in package.rglob("*.py") if ".data_ptr" in p.read_text(encoding="utf-8")]
     assert [p.name for p in named] == []
-    stub = STUB.read_text(encoding="utf-8")
-    assert "Capsule" in stub
     if (ROOT / "csrc").is_dir():
         for file in (ROOT / "csrc/bindings").iterdir():
             taken = re.findall(r"reinterpret_cast<([^>]*)>", file.read_text(encoding="utf-8"))
             assert taken == (["void*"] if file.name == "cuda.cpp" else []), file  # the stream
+
+
+def test_a_version_of_torch_without_a_table_for_other_libraries_gives_the_same_bits() -> None:
+    """Tensors then come as capsules, and the core makes none."""
+    code = """
+import torch
+from tsloss_fast import TSLoss, _core, h0_persistence, h0_persistence_from_distances
+
+def results():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(2, 9, 5, generator=generator, requires_grad=True)
+    found = [*h0_persistence(points.detach()), *h0_persistence(points, lengths=[9, 4])]
+    found += h0_persistence_from_distances(torch.cdist(points.detach(), points.detach()))
+    for loss in (TSLoss()(points), h0_persistence(points, "manhattan").deaths.square().sum()):
+        found += [loss.detach(), *torch.autograd.grad(loss, points)]
+    return found
+
+assert _core.everyday_h0(torch.zeros(3, 2), "euclidean") is not None, "torch has no table"
+expected = results()
+_core.use_torch(table=None)
+assert _core.everyday_h0(torch.zeros(3, 2), "euclidean") is None
+print(all(map(torch.equal, results(), expected)), len(expected))
+"""
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        pytest.skip("this version of torch has no table, and every test runs without")
+    assert run_python(code).stdout.split() == ["True", "10"]
+
+
+def everyday_inputs() -> dict[str, tuple[object, object]]:
+    short = torch.zeros(3, 2)
+    short.untyped_storage().resize_(16)
+    points = torch.zeros(3, 2)
+    return {
+        "no tensor": ([[0.0]], "euclidean"),
+        "an array": (points.numpy(), "euclidean"),
+        "half type": (points.half(), "euclidean"),
+        "integers": (points.long(), "euclidean"),
+        "one dimension": (points[0], "euclidean"),
+        "not contiguous": (points.mT, "euclidean"),
+        "a storage too short": (short, "euclidean"),
+        "no memory": (torch.zeros(3, 2, device="meta"), "euclidean"),
+        "a negative view": (torch._neg_view(points), "euclidean"),
+        "not finite": (points.log(), "euclidean"),
+        "an overflow": (torch.tensor([[-3e38], [3e38]]), "euclidean"),
+        "another metric": (points, "chebyshev"),
+        "no name": (points, []),
+        "a gradient": (points.clone().requires_grad_(), "euclidean"),
+    }
+
+
+@pytest.mark.parametrize("kind", everyday_inputs())
+def test_the_short_way_leaves_all_that_is_unusual_to_the_general_one(kind: str) -> None:
+    assert _core.everyday_h0(*everyday_inputs()[kind]) is None
+
+
+def test_the_short_way_is_left_under_transforms_tracers_and_modes() -> None:
+    points = torch.zeros(3, 2)
+    seen: list[object] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(_core.everyday_h0(points, "euclidean"))
+        return x
+
+    torch.func.vmap(look)(points)
+    torch.jit.trace(look, (points,), check_trace=False)
+    with torch.autograd.forward_ad.dual_level():
+        look(points)
+    with torch.utils._python_dispatch.TorchDispatchMode():
+        look(points)
+    with torch.overrides.TorchFunctionMode():
+        look(points)
+    assert seen == [None] * 5
+    look(points)
+    assert seen[-1] is not None
+
+
+def test_the_short_way_has_the_bits_of_the_general_one() -> None:
+    if _core.everyday_h0(torch.zeros(3, 2), "euclidean") is None:
+        pytest.skip("this version of torch has no table for other libraries")
+    generator = torch.Generator().manual_seed(0)
+    for shape in [(0, 3), (1, 3), (5, 0), (7, 3), (2, 3, 9, 20), (0, 4, 2), (3, 0, 2)]:
+        for dtype in (torch.float32, torch.float64):
+            for metric in ("euclidean", "sqeuclidean", "cosine", "manhattan"):
+                points = torch.randn(shape, generator=generator, dtype=dtype)
+                if metric == "cosine" and shape[-1] == 0:
+                    continue
+                short = _core.everyday_h0(points, metric)
+                general = h0_persistence(points, metric, check_finite=True)
+                assert type(short) is type(general)
+                for one, other in zip(short, general, strict=True):
+                    assert one.dtype == other.dtype
+                    assert one.shape == other.shape
+                    assert torch.equal(one, other)
 
 
 def test_numpy_arrays_of_any_layout_are_taken() -> None:

@@ -53,7 +53,6 @@ _SYMMETRY = {
 # Bound here, because every call asks them: to look up an attribute of a module costs more.
 transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 _jit_tracer: Callable[[], Any] = torch._C._get_tracing_state
 _keys_of = torch._C._dispatch_keys
 
@@ -201,18 +200,7 @@ def can_bypass_dispatcher(x: Any) -> bool:
     It holds for an ordinary float32 or float64 tensor on the CPU, while no tracer, transform or
     mode is active that has to see operators.
     """
-    if is_compiling():
-        return False
-    return (
-        type(x) in PLAIN
-        and ((dtype := x.dtype) is torch.float32 or dtype is torch.float64)
-        and _keys_of(x).raw_repr() in _DENSE_ON_CPU
-        and not transforms_active()
-        and forward_ad._current_level < 0
-        and not _dispatch_modes()
-        and not _function_modes()
-        and _jit_tracer() is None
-    )
+    return not is_compiling() and _core.is_plain(x)
 
 
 def may_look(x: Tensor) -> bool:
@@ -382,13 +370,33 @@ def check_lengths(
         raise ValueError(f"lengths: expected numbers on {device}, got a meta tensor without values")
     numbers = numbers.to(device)
     if limit is not None and device.type == "cpu" and may_look(numbers):
-        _core.check_lengths(capsule(numbers.contiguous()), limit)
+        _core.check_lengths(numbers.contiguous(), limit)
     return numbers
 
 
 # Tensors on their way to the core.
 
 capsule: Callable[[Tensor], Any] = torch._C._to_dlpack  # is torch.utils.dlpack.to_dlpack
+# Newer versions of torch have the table, which spares each tensor of a call the capsule.
+_core.use_torch(
+    table=getattr(Tensor, "__dlpack_c_exchange_api__", None),
+    tensor=Tensor,
+    parameter=torch.nn.Parameter,
+    float32=torch.float32,
+    float64=torch.float64,
+    integers=torch.empty(0, dtype=torch.int64, device="cpu"),
+    to_capsule=capsule,
+    dispatch_keys=_keys_of,
+    transforms_active=transforms_active,
+    dispatch_modes=_dispatch_modes,
+    function_modes=torch._C._len_torch_function_stack,
+    jit_tracer=_jit_tracer,
+    is_grad_enabled=torch.is_grad_enabled,
+    get_num_threads=torch.get_num_threads,
+    forward_ad=forward_ad,
+    dense_keys=_DENSE_ON_CPU,
+    metrics=METRICS,
+)
 
 
 def check_storage(t: Tensor, name: str) -> None:

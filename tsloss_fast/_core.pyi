@@ -1,9 +1,11 @@
-"""Native kernels. Tensors come as DLPack capsules, which are checked before they are read."""
+"""Native kernels. Tensors, or their DLPack capsules, are checked before they are read."""
 
 from collections.abc import Callable
 from typing import Any
 
-Capsule = Any  # of torch.utils.dlpack.to_dlpack
+from torch import Tensor
+
+Array = Any  # a torch.Tensor, or what torch.utils.dlpack.to_dlpack makes of it
 
 version: str  # that of the metadata it was built with
 compiler: str
@@ -13,50 +15,56 @@ cuda_toolkit: str  # "13.0.88"; "" without CUDA kernels
 
 Finding = tuple[int, int, int, int]  # problem, cloud, i, j; see csrc/tsloss.h
 
+def use_torch(**objects: Any) -> None: ...  # see csrc/bindings/torch.cpp
+def is_plain(x: object) -> bool: ...
+def plain_h0(
+    points: Tensor, metric: int, threads: int
+) -> tuple[Tensor, Tensor, Finding | None] | None: ...
+def everyday_h0(points: object, metric: str) -> Any: ...  # H0Persistence, or None
 def h0_forward(
     metric: int,
-    points: Capsule,
-    lengths: Capsule | None,
-    offsets: Capsule | None,
-    deaths: Capsule,
-    edges: Capsule,
+    points: Array,
+    lengths: Array | None,
+    offsets: Array | None,
+    deaths: Array,
+    edges: Array,
     threads: int,
 ) -> Finding | None: ...
 def h0_backward(
     metric: int,
-    grad_deaths: Capsule,
-    points: Capsule,
-    offsets: Capsule | None,
-    deaths: Capsule,
-    edges: Capsule,
-    grad_points: Capsule,
+    grad_deaths: Array,
+    points: Array,
+    offsets: Array | None,
+    deaths: Array,
+    edges: Array,
+    grad_points: Array,
     threads: int,
 ) -> None: ...
 def h0_from_distances(
-    distances: Capsule,
-    lengths: Capsule | None,
+    distances: Array,
+    lengths: Array | None,
     symmetry_tolerance: float,
-    deaths: Capsule,
-    edges: Capsule,
+    deaths: Array,
+    edges: Array,
     threads: int,
 ) -> Finding | None: ...
-def check_lengths(lengths: Capsule, points: int) -> None: ...
-def check_offsets(offsets: Capsule, rows: int, bars: int) -> None: ...
+def check_lengths(lengths: Array, points: int) -> None: ...
+def check_offsets(offsets: Array, rows: int, bars: int) -> None: ...
 def scale_free_loss(
-    deaths: Capsule,
-    lengths: Capsule | None,
+    deaths: Array,
+    lengths: Array | None,
     connectivity: float,
     redundancy: float,
     rho: float,
-    loss: Capsule,
-    loss_grad: Capsule,
-    spread: Capsule | None = None,
-    spread_grad: Capsule | None = None,
-    shortness: Capsule | None = None,
-    shortness_grad: Capsule | None = None,
+    loss: Array,
+    loss_grad: Array,
+    spread: Array | None = None,
+    spread_grad: Array | None = None,
+    shortness: Array | None = None,
+    shortness_grad: Array | None = None,
 ) -> int: ...
-def single_linkage(edges: Capsule, merges: Capsule) -> None: ...
-def pairwise_keys(metric: int, points: Capsule, keys: Capsule, threads: int) -> None: ...
+def single_linkage(edges: Array, merges: Array) -> None: ...
+def pairwise_keys(metric: int, points: Array, keys: Array, threads: int) -> None: ...
 
 class ShardFilter:
     """See csrc/cpu/shards/shards.h."""
@@ -71,35 +79,33 @@ class ShardFilter:
         robust: bool,
         threads: int,
     ) -> None: ...
-    def set_forest(self, keys: Capsule, edges: Capsule) -> None: ...
-    def load(self, slot: int, rows: Capsule, ids: Capsule) -> None: ...
+    def set_forest(self, keys: Array, edges: Array) -> None: ...
+    def load(self, slot: int, rows: Array, ids: Array) -> None: ...
     def near(self, a: int, b: int) -> int: ...
     def between(self, a: int, b: int) -> int: ...
-    def result(self, keys: Capsule, edges: Capsule) -> None: ...
+    def result(self, keys: Array, edges: Array) -> None: ...
     @property
     def lost_digits(self) -> bool: ...
 
 def load_shard(
-    metric: int, points: Capsule, rows: Capsule, ids: Capsule, joined: Capsule, threads: int
+    metric: int, points: Array, rows: Array, ids: Array, joined: Array, threads: int
 ) -> tuple[int, int, int, float, bool]: ...
-def spanning_forest(n: int, keys: Capsule, edges: Capsule) -> int: ...
-def merge_order(edges: Capsule, order: Capsule, rank: Capsule) -> None: ...
-def exact_keys(
-    metric: int, robust: bool, rows: Capsule, a: Capsule, b: Capsule, keys: Capsule
-) -> None: ...
-def keys_in_range(dtype: int, metric: int, dim: int, keys: Capsule) -> bool: ...
+def spanning_forest(n: int, keys: Array, edges: Array) -> int: ...
+def merge_order(edges: Array, order: Array, rank: Array) -> None: ...
+def exact_keys(metric: int, robust: bool, rows: Array, a: Array, b: Array, keys: Array) -> None: ...
+def keys_in_range(dtype: int, metric: int, dim: int, keys: Array) -> bool: ...
 def finish_tree(
     metric: int,
     robust: bool,
-    keys: Capsule,
-    edges: Capsule,
-    deaths: Capsule,
-    sorted_edges: Capsule,
+    keys: Array,
+    edges: Array,
+    deaths: Array,
+    sorted_edges: Array,
 ) -> Finding | None: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...
-def filter_keeps(points: Capsule, factor: float, kept: Capsule) -> None: ...
+def filter_keeps(points: Array, factor: float, kept: Array) -> None: ...
 def set_progress(callback: Callable[[float], object] | None) -> None: ...
 def set_overrides(
     path: int = 0,
@@ -111,34 +117,34 @@ def set_overrides(
 ) -> None: ...
 
 # In builds with CUDA kernels alone (has_cuda).
-def cuda_workspace(pass_: int, metric: int, values: Capsule) -> int: ...
+def cuda_workspace(pass_: int, metric: int, values: Array) -> int: ...
 def cuda_h0_forward(
     metric: int,
-    points: Capsule,
-    lengths: Capsule | None,
-    deaths: Capsule,
-    edges: Capsule,
-    findings: Capsule,
-    workspace: Capsule,
+    points: Array,
+    lengths: Array | None,
+    deaths: Array,
+    edges: Array,
+    findings: Array,
+    workspace: Array,
     stream: int,
 ) -> None: ...
 def cuda_h0_backward(
     metric: int,
-    grad_deaths: Capsule,
-    points: Capsule,
-    deaths: Capsule,
-    edges: Capsule,
-    grad_points: Capsule,
-    workspace: Capsule,
+    grad_deaths: Array,
+    points: Array,
+    deaths: Array,
+    edges: Array,
+    grad_points: Array,
+    workspace: Array,
     stream: int,
 ) -> None: ...
 def cuda_h0_from_distances(
-    distances: Capsule,
-    lengths: Capsule | None,
+    distances: Array,
+    lengths: Array | None,
     symmetry_tolerance: float,
-    deaths: Capsule,
-    edges: Capsule,
-    findings: Capsule,
-    workspace: Capsule,
+    deaths: Array,
+    edges: Array,
+    findings: Array,
+    workspace: Array,
     stream: int,
 ) -> None: ...

@@ -1,7 +1,7 @@
 """The operators on the CPU, and through a copy on the CPU for every device without kernels.
 
-Tensors reach the core as DLPack capsules. The binding checks their types, shapes, layout and
-device; it looks at the numbers of `lengths` and `offsets` as well.
+The binding checks the types, shapes, layout and device of the tensors that it is given, and the
+numbers of `lengths` and `offsets` as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ._batch import (
     METRICS,
     PLAIN,
     PRECOMPUTED,
-    capsule,
     check_storage,
     dense,
     raise_finding,
@@ -44,22 +43,30 @@ def h0(
     """Deaths (..., M) and edges (..., M, 2) of a batch, whose fields are the arguments."""
     matrices = metric == PRECOMPUTED
     what = "distances" if matrices else "points"
-    values = dense(values, what)
-    *batch, n, _ = values.shape if offsets is None else (int(bars) + 1, None)  # type: ignore[arg-type]
-    bars = n - 1 if n else 0
-    deaths = values.new_empty(*batch, bars)
-    edges = values.new_empty(*batch, bars, 2, dtype=torch.int64)
-    sizes = None if lengths is None else capsule(dense(lengths, "lengths"))
-    starts = None if offsets is None else capsule(dense(offsets, "offsets"))
-    x, d, e, threads = capsule(values), capsule(deaths), capsule(edges), torch.get_num_threads()
-    if matrices:
-        finding = _core.h0_from_distances(x, sizes, tolerance, d, e, threads)
-        check_finite = check_finite or (finding is not None and finding[0] != 1)
+    threads = torch.get_num_threads()
+    plain = None
+    if lengths is None and offsets is None and not matrices:
+        # Most calls: the core makes the tensors as well, which takes half the time.
+        plain = _core.plain_h0(values, METRICS[metric], threads)
+    if plain is not None:
+        deaths, edges, finding = plain
     else:
-        finding = _core.h0_forward(METRICS[metric], x, sizes, starts, d, e, threads)
+        values = dense(values, what)
+        *batch, n, _ = values.shape if offsets is None else (int(bars) + 1, None)  # type: ignore[arg-type]
+        bars = n - 1 if n else 0
+        deaths = values.new_empty(*batch, bars)
+        edges = values.new_empty(*batch, bars, 2, dtype=torch.int64)
+        sizes = None if lengths is None else dense(lengths, "lengths")
+        starts = None if offsets is None else dense(offsets, "offsets")
+        if matrices:
+            finding = _core.h0_from_distances(values, sizes, tolerance, deaths, edges, threads)
+            check_finite = check_finite or (finding is not None and finding[0] != 1)
+        else:
+            code = METRICS[metric]
+            finding = _core.h0_forward(code, values, sizes, starts, deaths, edges, threads)
     if finding is not None and check_finite:
         if offsets is None:
-            raise_finding(finding, math.prod(batch), what, values.dtype)
+            raise_finding(finding, math.prod(deaths.shape[:-1]), what, values.dtype)
         raise_finding(finding, len(offsets) - 1, what, values.dtype, options=("check_finite",))
     return deaths, edges
 
@@ -78,12 +85,12 @@ def h0_backward(
     grad_points = torch.empty_like(points)
     _core.h0_backward(
         METRICS[metric],
-        capsule(grad_deaths.contiguous()),
-        capsule(points),
-        None if offsets is None else capsule(offsets.contiguous()),
-        capsule(deaths.contiguous()),
-        capsule(edges.contiguous()),
-        capsule(grad_points),
+        grad_deaths.contiguous(),
+        points,
+        None if offsets is None else offsets.contiguous(),
+        deaths.contiguous(),
+        edges.contiguous(),
+        grad_points,
         torch.get_num_threads(),
     )
     return grad_points
@@ -99,7 +106,7 @@ def single_linkage(edges: Tensor) -> Tensor:
             "Slice each one to its lengths[b] - 1 bars first"
         )
     merges = edges.new_empty((*edges.shape[:-1], 3))
-    _core.single_linkage(capsule(edges), capsule(merges))
+    _core.single_linkage(edges, merges)
     return merges
 
 
@@ -107,7 +114,7 @@ def pairwise_keys(points: Tensor, metric: str = "euclidean") -> Tensor:
     """The keys (..., N, N) that the tree is built on, from points (..., N, D); for tests."""
     points = dense(points, "points")
     keys = points.new_zeros((*points.shape[:-1], points.shape[-2]))
-    _core.pairwise_keys(METRICS[metric], capsule(points), capsule(keys), torch.get_num_threads())
+    _core.pairwise_keys(METRICS[metric], points, keys, torch.get_num_threads())
     return keys
 
 
@@ -116,7 +123,7 @@ def filter_keeps(points: Tensor, factor: float = 1.0) -> Tensor:
     own squared distance times ``factor``; for tests."""
     points = dense(points, "points")
     kept = points.new_zeros((len(points), len(points)), dtype=torch.uint8)
-    _core.filter_keeps(capsule(points), factor, capsule(kept))
+    _core.filter_keeps(points, factor, kept)
     return kept.bool()
 
 

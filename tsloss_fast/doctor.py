@@ -30,6 +30,7 @@ _MEASURED = (
     "torch-topological",
     "fastcluster",
     "scikit-learn",
+    "quitefastmst",
 )
 
 
@@ -120,15 +121,27 @@ def _cuda() -> tuple[str, str]:
     return kernels, ", ".join(names)
 
 
+def _isa_of_mkl(processor: str) -> str:
+    """Return what `MKL_CBWR` does here: on other processors than Intel's, MKL heeds only one of its
+    values."""
+    asked = os.environ.get("MKL_CBWR")
+    if asked is None:
+        return "its choice"
+    if asked == "COMPATIBLE" or "Intel" in processor:
+        return asked
+    return f"its choice (it heeds MKL_CBWR={asked} on Intel's processors alone)"
+
+
 def machine() -> dict[str, str]:
     """Return what a ratio depends on: processor, cores, instruction sets, system, versions."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processor = _processor()
     facts = {
-        "processor": _processor(),
+        "processor": processor,
         "cores": str(available),
         "instruction set of tsloss_fast": str(_core.isa()),
         "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
-        "instruction set of MKL": os.environ.get("MKL_CBWR", "its choice"),
+        "instruction set of MKL": _isa_of_mkl(processor),
         "threads of torch": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _autograd, _core, _routing
 from ._batch import (
@@ -92,6 +93,7 @@ def given_barcode(h0: Any, points: Sequence[int]) -> tuple[Tensor, Tensor]:
     return deaths, edges
 
 
+_core.use_torch(h0_persistence=H0Persistence)
 for _result in (H0Persistence, H0PersistenceVarlen):
     # So that `torch.export.save` writes them, and `torch.load(weights_only=True)` reads them.
     torch.utils._pytree._register_namedtuple(
@@ -176,6 +178,12 @@ def h0_persistence(
                 [ 0.0000,  0.0000]])
     """
     try:
+        if lengths is None and check_finite is None and not is_compiling():
+            # The same by one function of the core, since all that the general way does for such a
+            # call takes longer than a small cloud.
+            found: H0Persistence | None = _core.everyday_h0(points, metric)
+            if found is not None:
+                return found
         batch = points_batch(points, metric, lengths, check_finite)
         deaths, edges = _autograd.h0(batch)
     except (RuntimeError, MemoryError) as error:

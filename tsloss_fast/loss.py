@@ -21,7 +21,6 @@ from ._batch import (
     Lengths,
     as_tensor,
     can_bypass_dispatcher,
-    capsule,
     check_jagged,
     check_lengths,
     check_metric,
@@ -427,12 +426,12 @@ class _FusedLoss(torch.autograd.Function):
             results += [torch.empty_like(t) for _ in range(2) for t in results[:2]]
         weights = loss.weights
         coincident = _core.scale_free_loss(
-            capsule(deaths),
-            None if lengths is None else capsule(lengths.contiguous()),
+            deaths,
+            None if lengths is None else lengths.contiguous(),
             weights["connectivity"],
             weights["redundancy"],
             loss.rho,
-            *map(capsule, results),
+            *results,
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(points)

@@ -1,5 +1,4 @@
-// Tensors as DLPack capsules: the layout that `torch.utils.dlpack.to_dlpack` promises, so that the
-// core needs no header of torch. Source: the DLPack specification, the unversioned DLTensor.
+// A tensor as an array: its numbers, once their type, shape and layout are checked.
 #include <algorithm>
 #include <string>
 
@@ -8,19 +7,6 @@
 namespace tsloss {
 namespace bindings {
 namespace {
-
-struct DLTensor {
-  void* data;
-  Device device;
-  int32_t axes;
-  struct {
-    uint8_t kind, bits;
-    uint16_t lanes;
-  } type;
-  const int64_t* sizes;
-  const int64_t* strides;  // null: one after the other
-  uint64_t byte_offset;
-};
 
 std::string name_of(Type type) {
   if (type == kBrain) return "bfloat16";
@@ -48,18 +34,15 @@ bool is_contiguous(const DLTensor& t) {
 
 }  // namespace
 
-Array::Array(py::handle capsule, const char* name, std::optional<Device> device) : name_(name) {
-  if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    throw py::type_error(std::string(name) + ": expected the DLPack capsule of a tensor, got " +
-                         Py_TYPE(capsule.ptr())->tp_name);
-  }
-  const auto* t = static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-  data_ = static_cast<char*>(t->data) + t->byte_offset;
-  device_ = t->device;
-  type_ = {t->type.kind, t->type.bits};
-  axes_ = t->axes;
-  sizes_ = t->sizes;
-  contiguous_ = is_contiguous(*t);
+Array::Array(py::handle tensor, const char* name, std::optional<Device> device) : name_(name) {
+  DLTensor t;
+  capsule_ = describe(tensor, name, t);
+  data_ = static_cast<char*>(t.data) + t.byte_offset;
+  device_ = t.device;
+  type_ = t.type;
+  axes_ = t.axes;
+  sizes_ = t.sizes;
+  contiguous_ = is_contiguous(t);
   if (device && !(device_ == *device)) {
     throw py::type_error(std::string(name) + ": expected a tensor on the device of the call, got " +
                          "one on another device");
@@ -134,14 +117,14 @@ Batch::Batch(const Array& points, py::handle lengths, py::handle offsets)
   }
 }
 
-void* Batch::bars(py::handle capsule, const char* name, Type type) const {
-  const Array array(capsule, name, device_);
+void* Batch::bars(py::handle tensor, const char* name, Type type) const {
+  const Array array(tensor, name, device_);
   if (shape.offsets) return array.at(type, {bar_offsets.back()});
   return array.at(type, {shape.batch, shape.bars()});
 }
 
-int64_t* Batch::edges(py::handle capsule) const {
-  const Array array(capsule, "edges", device_);
+int64_t* Batch::edges(py::handle tensor) const {
+  const Array array(tensor, "edges", device_);
   if (shape.offsets) return array.at<int64_t>({bar_offsets.back(), 2});
   return array.at<int64_t>({shape.batch, shape.bars(), 2});
 }

@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/runtime/monitor.h"
 #include "tsloss.h"
 
 namespace tsloss {
@@ -33,16 +34,35 @@ struct Device {
 };
 constexpr Device kCpu{1, 0};
 
-// A tensor that Python passes as a DLPack capsule, which keeps its memory for the time of the call.
+// A tensor as DLPack describes it.
+struct DLTensor {
+  void* data;
+  Device device;
+  int32_t axes;
+  Type type;
+  uint16_t lanes;
+  const int64_t* sizes;
+  const int64_t* strides;  // null: one after the other
+  uint64_t byte_offset;
+};
+
+// Describes a tensor or its DLPack capsule. Returns a capsule that keeps the description alive, if
+// it takes one. Throws a TypeError that begins with the name for anything else.
+py::object describe(py::handle tensor, const char* name, DLTensor& found);
+
+// A tensor that Python passes, itself or as its DLPack capsule; the caller keeps it for the time of
+// the call.
 // Every address that the core gets comes from `at`, which checks type, shape, device and layout: a
 // wrong one would not raise an error in C++ but corrupt memory.
 class Array {
  public:
   // Without a device, any will do.
-  Array(py::handle capsule, const char* name, std::optional<Device> device = kCpu);
+  Array(py::handle tensor, const char* name, std::optional<Device> device = kCpu);
 
   Type type() const { return type_; }
   Device device() const { return device_; }
+  int axes() const { return axes_; }
+  bool contiguous() const { return contiguous_; }
   // float32 or float64.
   Dtype real() const;
   // An axis counted from the last, 0. TypeError if there is none.
@@ -61,6 +81,7 @@ class Array {
 
  private:
   const char* name_;
+  py::object capsule_;
   void* data_;
   Device device_;
   Type type_;
@@ -90,8 +111,8 @@ struct Batch {
 
   Batch(const Array& points, py::handle lengths, py::handle offsets);
   // The addresses of numbers (..., N-1), or (M,) with offsets, and of edges (..., N-1, 2).
-  void* bars(py::handle capsule, const char* name, Type type) const;
-  int64_t* edges(py::handle capsule) const;
+  void* bars(py::handle tensor, const char* name, Type type) const;
+  int64_t* edges(py::handle tensor) const;
 
  private:
   Device device_;
@@ -103,6 +124,15 @@ py::object finding_or_none(const Finding& f);
 // Called every tenth of a second in a long call: Ctrl-C stops it, with KeyboardInterrupt.
 bool poll(void*, double fraction);
 
+// A call of the core without the GIL, which Ctrl-C stops.
+template <class Call>
+auto watched(const Call& call) {
+  py::gil_scoped_release release;
+  Monitor monitor(poll, nullptr);
+  return call();
+}
+
+void bind_torch(py::module_& m);
 void bind_shards(py::module_& m);
 void bind_cuda(py::module_& m);
 

@@ -14,14 +14,6 @@ namespace {
 // The progress callback of the calls that this thread makes, or null.
 thread_local PyObject* progress = nullptr;
 
-// A call of the core without the GIL, which Ctrl-C stops.
-template <class Call>
-auto watched(const Call& call) {
-  py::gil_scoped_release release;
-  tsloss::Monitor monitor(poll, nullptr);
-  return call();
-}
-
 }  // namespace
 
 bool poll(void*, double fraction) {
@@ -205,6 +197,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       },
       py::arg("points"), py::arg("factor"), py::arg("kept"));
 
+  bind_torch(m);
   bind_shards(m);
 
   m.def(

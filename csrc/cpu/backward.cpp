@@ -1,9 +1,10 @@
 // The gradient of the deaths, routed through the tree edges: O(N D), never N^2.
 //
-// The tree is walked from a root: an edge is met when its lower end is new and its upper end was
-// used just before. So a row of the points comes from far memory about once, a row of the gradient
-// goes there once, and a hub stays in the nearest cache while its leaves pass by. Threads share the
-// coordinates, never the edges: no atomics, and the same sums for any number of threads.
+// The tree is walked from a root, so that the lower end of an edge is new and its upper end was
+// used just before. A row of the points is then read from far memory about once, a row of the
+// gradient is written there once, and a vertex of high degree stays in the nearest cache while its
+// leaves are visited. Threads divide the coordinates among them and never the edges, so no atomics
+// are needed and the sums are the same for any number of threads.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -23,13 +24,13 @@ namespace {
 
 constexpr double kParallelNumbers = 1 << 17;  // below this one thread is faster
 constexpr int64_t kVertexGrain = 8;
-constexpr int64_t kLeastSlice = 64;  // coordinates of a thread
-constexpr int64_t kKeptVertices = 1 << 16;
+constexpr int64_t kLeastSlice = 64;         // coordinates that a thread works on at least
+constexpr int64_t kKeptVertices = 1 << 16;  // larger adjacencies are freed after each call
 
 // Compressed adjacency of one tree.
 struct Incidence {
-  std::vector<Ends> ends;      // of the edges, as they were when they were checked
-  std::vector<int64_t> start;  // n + 1
+  std::vector<Ends> ends;      // ends of the edges, as they were when they were checked
+  std::vector<int64_t> start;  // by vertex, n + 1: where its edges begin in `edge`
   std::vector<int64_t> edge;   // 2 (n - 1) edge numbers, ascending at each vertex
 
   void build(const int64_t* edges, int64_t bars, int64_t n) {
@@ -52,8 +53,8 @@ struct Incidence {
 
   int64_t other(int64_t e, int64_t v) const { return ends[e].i == v ? ends[e].j : ends[e].i; }
 
-  // Vertices below their parents, leaves of one parent side by side, and the edge that leads up
-  // (-1: a root).
+  // Fills `order` with the vertices so that each follows its parent, the leaves of one parent stand
+  // side by side, and each has the edge that leads to its parent (-1 for a root).
   void walk(int64_t n) {
     order.clear();
     seen.assign(static_cast<size_t>(n), 0);
@@ -81,7 +82,7 @@ struct Incidence {
     int64_t edge;
   };
   std::vector<int64_t> next;
-  std::vector<Step> order;  // of walk
+  std::vector<Step> order;  // what walk() fills
   std::vector<Step> stack;
   std::vector<char> seen;
 };
@@ -93,12 +94,13 @@ struct Cloud {
   const T* grad;
   const T* points;
   const T* deaths;
-  const double* units;  // cosine: points / |points|, else null
+  const double* units;  // points / |points| under the cosine metric, otherwise null
   const double* norms;
 };
 
-// d(1 - cos)/dx = ((u - v) - (1 - cos) u) / |x| for unit vectors u of x and v of y, with 1 - cos =
-// |u - v|^2 / 2 taken in double: no digits are lost for nearly parallel vectors.
+// Adds the gradient of a cosine distance: d(1 - cos)/dx = ((u - v) - (1 - cos) u) / |x| for the
+// unit vectors u of x and v of y. The distance is computed as |u - v|^2 / 2 in double, so no digits
+// are lost for nearly parallel vectors.
 template <class T>
 void add_cosine(const Cloud<T>& c, int64_t v, int64_t other, double g, T* out) {
   const double* a = c.units + v * c.dim;
@@ -107,25 +109,26 @@ void add_cosine(const Cloud<T>& c, int64_t v, int64_t other, double g, T* out) {
   for (int64_t k = 0; k < c.dim; ++k) death += (a[k] - b[k]) * (a[k] - b[k]);
   death *= 0.5;
   const double norm = c.norms[v], w = g / norm;
-  const bool divide = std::isinf(w);  // 0 times it would be NaN
+  const bool divide = std::isinf(w);  // 0 times an infinite factor would be NaN
   for (int64_t k = 0; k < c.dim; ++k) {
     const double slope = (a[k] - b[k]) - death * a[k];
     out[k] += static_cast<T>(divide ? slope / norm * g : w * slope);
   }
 }
 
-// Of the metrics that are functions of differences: what an edge adds to its lower end, it takes
-// from its upper one. Coordinates [begin, end) of the whole cloud.
+// Routes the gradient under the metrics that are functions of coordinate differences: an edge adds
+// to its lower end what it subtracts from its upper end.
 template <class T>
 class Router {
  public:
   Router(const Cloud<T>& cloud, const Incidence& tree, T* out)
       : c_(cloud), steps_(tree.order), out_(out) {}
 
+  // Routes coordinates [begin, end) of all points.
   void run(int64_t begin, int64_t end) const {
     const int64_t n = static_cast<int64_t>(steps_.size());
     for (int64_t p = 0, asked = 0; p < n;) {
-      for (; asked < p + 4 * kSiblings; ++asked) ask(asked, begin, end);
+      for (; asked < p + 4 * kSiblings; ++asked) prefetch(asked, begin, end);
       const int64_t parent = steps_[p].parent;
       if (parent < 0) {
         std::fill(at(steps_[p].vertex) + begin, at(steps_[p].vertex) + end, T{0});
@@ -158,7 +161,8 @@ class Router {
 
   T* at(int64_t v) const { return out_ + v * c_.dim; }
 
-  // The factor of the difference. False: it is not as simple as that.
+  // Sets the factor of the difference. Returns false where no single factor gives the gradient to
+  // full precision; route_one() does then.
   bool weigh(int64_t e, T* weight) const {
     if (c_.metric == Metric::kManhattan) return false;
     if (c_.metric == Metric::kSqeuclidean) {
@@ -166,10 +170,14 @@ class Router {
       return !std::isinf(*weight) || std::isinf(c_.grad[e]);
     }
     const T g = c_.grad[e], d = c_.deaths[e];
-    constexpr T kLeast = std::numeric_limits<T>::min();  // below it digits are lost
-    *weight = d == 0 ? T{0} : g / d;                     // 0: coincident points
-    return d == 0 || (std::fabs(d) >= kLeast && (std::fabs(*weight) >= kLeast || g == 0) &&
-                      (!std::isinf(*weight) || std::isinf(g)));
+    if (d == 0) {  // coincident points have gradient 0
+      *weight = T{0};
+      return true;
+    }
+    constexpr T kLeast = std::numeric_limits<T>::min();  // smaller numbers have lost digits
+    *weight = g / d;
+    return std::fabs(d) >= kLeast && (std::fabs(*weight) >= kLeast || g == 0) &&
+           (!std::isinf(*weight) || std::isinf(g));
   }
 
   void route_one(const Step& s, int64_t begin, int64_t end) const {
@@ -192,8 +200,8 @@ class Router {
     }
   }
 
-  // A row is too short for the processor to notice that it is being read through.
-  void ask(int64_t p, int64_t begin, int64_t end) const {
+  // Rows are too short for the processor to detect a sequential read and prefetch by itself.
+  void prefetch(int64_t p, int64_t begin, int64_t end) const {
     if (p >= static_cast<int64_t>(steps_.size())) return;
     const T* row = c_.points + steps_[p].vertex * c_.dim;
     for (int64_t k = begin; k < end; k += 64 / static_cast<int64_t>(sizeof(T))) {
@@ -220,7 +228,8 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
     const int64_t first = shape.first_point(b), first_bar = shape.first_bar(b);
     Cloud<T> c{metric,  shape.dim, grad + first_bar, points + first * shape.dim, deaths + first_bar,
                nullptr, nullptr};
-    // Kept between calls: fresh pages for it would cost as much as the sums of a small cloud.
+    // The adjacency is kept between calls, because fresh pages for it would cost as much as the
+    // sums of a small cloud.
     static thread_local Incidence kept;
     Incidence local;
     Incidence& tree = n <= kKeptVertices ? kept : local;
@@ -240,7 +249,7 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
     double* norm = norms[slot].reserve(n);
     parallel_for(tasks, inner, [&](int64_t task, int) {
       for (int64_t v = task * kVertexGrain; v < std::min(n, (task + 1) * kVertexGrain); ++v) {
-        // Vertices without edges are padding, whose numbers are not even looked at.
+        // Vertices without edges are padding, whose coordinates are never read.
         if (tree.start[v] == tree.start[v + 1]) continue;
         norm[v] = normalise(c.points + v * c.dim, c.dim, unit + v * c.dim);
         if (norm[v] == 0) std::fill_n(unit + v * c.dim, c.dim, 0.0);
@@ -254,7 +263,7 @@ void backward(Metric metric, const BatchShape& shape, const T* grad, const T* po
         std::fill_n(row, c.dim, T{0});
         for (int64_t k = tree.start[v]; k < tree.start[v + 1]; ++k) {
           const int64_t e = tree.edge[k];
-          // Of a cloud without angles, too, the gradient is NaN.
+          // NaN deaths mark a cloud with a bad point, whose gradient must be NaN too.
           const double g = std::isnan(c.deaths[e]) ? double(c.deaths[e]) : double(c.grad[e]);
           add_cosine(c, v, tree.other(e, v), g, row);
         }

@@ -1,5 +1,5 @@
-// Edges come back from the caller, and other threads may write to them: each is read once, and its
-// indices are checked before they are used.
+// Edges come back from the caller, and other threads may write to them. So each index is read once,
+// and checked before it is used.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Ends {
 }
 
 inline Ends read_edge(const int64_t* edge, int64_t points) {
-  // Atomic loads, which the compiler may not repeat.
+  // The loads are atomic because the compiler may not repeat those.
   const Ends ends{__atomic_load_n(edge, __ATOMIC_RELAXED),
                   __atomic_load_n(edge + 1, __ATOMIC_RELAXED)};
   if (ends.i < 0 || ends.i >= points || ends.j < 0 || ends.j >= points) refuse_edge(ends, points);

@@ -1,4 +1,4 @@
-// Distance matrices -> deaths and critical edges.
+// Deaths and critical edges of distance matrices.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -14,7 +14,7 @@ namespace tsloss {
 namespace {
 
 constexpr int64_t kParallelEntries = 1 << 18;
-constexpr int64_t kOneRead = 256;  // smaller matrices stay in a near cache between two reads
+constexpr int64_t kOneRead = 256;  // smaller matrices stay in a near cache and are read twice
 constexpr int64_t kBlock = 32;     // a 32 x 32 block and its mirror image stay in L1
 
 struct Checked {
@@ -24,7 +24,7 @@ struct Checked {
   bool infinite = false;  // there are infinite distances
 };
 
-// The entries (i, j) and (j, i) of one block row, j >= i, that are not plainly good.
+// Checks the entries (i, j) and (j, i) of one block, j >= i, and notes what is wrong with them.
 template <class T>
 void check_entries(const T* d, int64_t stride, int64_t i_begin, int64_t i_end, int64_t j_begin,
                    int64_t j_end, double tolerance, Checked& out) {
@@ -58,6 +58,8 @@ void check_entries(const T* d, int64_t stride, int64_t i_begin, int64_t i_end, i
   }
 }
 
+// Checks rows [ib, ib + kBlock) of the upper triangle and their mirror images. Most 8 x 8 blocks
+// are good, which a kernel finds at once; the others are checked entry by entry.
 template <class T>
 Checked check_block_row(const T* d, int64_t stride, int64_t n, int64_t ib, double tolerance) {
   Checked out;
@@ -77,7 +79,7 @@ Checked check_block_row(const T* d, int64_t stride, int64_t n, int64_t ib, doubl
   return out;
 }
 
-// Checks the valid n x n part in one blocked pass; `other` is the first of all problems.
+// Checks the valid n x n part in one blocked pass. `other` is then the first problem of any kind.
 template <class T>
 Checked check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, int threads) {
   const int64_t tasks = (n + kBlock - 1) / kBlock;
@@ -96,7 +98,7 @@ Checked check_matrix(const T* d, int64_t stride, int64_t n, double tolerance, in
   return all;
 }
 
-// Says that there are infinite distances, and where the first is.
+// The place of the first infinite distance, as a problem, if there is one.
 template <class T>
 Finding find_infinite(const T* d, int64_t stride, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
@@ -116,17 +118,17 @@ struct Scratch {
   std::vector<Edge<T>> edges;
 };
 
-// Random numbers that are different in each call, so that no matrix can be made to fit them.
+// Random numbers that differ from call to call, so that no matrix can be constructed to fit them.
 Random unknown_numbers() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
   return Random{static_cast<uint64_t>(now) ^ reinterpret_cast<uintptr_t>(&now)};
 }
 
-// The tree by one read of a matrix that is symmetric to the last bit, each row being checked just
-// before it is used. False: it is not, or something is wrong with it.
+// Finds the tree with one read of a matrix that is symmetric to the last bit: each row is checked
+// just before it is used. Returns false if the matrix is not symmetric, or has another problem.
 template <class T>
 bool tree_by_one_read(const T* d, int64_t stride, int64_t n, Scratch<T>& s, bool* infinite) {
-  // Most matrices that are not, show it here.
+  // Most matrices that are not symmetric show it in the first rows.
   const Checked top = check_block_row(d, stride, n, 0, 0.0);
   if (!top.symmetric || top.not_a_number.problem != Problem::kNone ||
       top.other.problem != Problem::kNone) {
@@ -150,7 +152,8 @@ bool tree_by_one_read(const T* d, int64_t stride, int64_t n, Scratch<T>& s, bool
   return whole && std::equal(rows, rows + n, columns);
 }
 
-// The tree of one matrix in s.edges, unless something other than an infinite distance is wrong.
+// Checks a matrix first, and then finds its tree, in s.edges, unless something other than an
+// infinite distance is wrong.
 template <class T>
 Checked tree_by_two_reads(const T* d, int64_t stride, int64_t n, double tolerance, int threads,
                           Scratch<T>& s) {
@@ -167,8 +170,8 @@ Checked tree_by_two_reads(const T* d, int64_t stride, int64_t n, double toleranc
     stride = n;
   }
   if (prim_dense(d, stride, n, T{1}, s.prim, s.edges.data()) != Prim::kIncomplete) return checked;
-  // An entry is negative now that was not when it was checked: another thread writes to the matrix.
-  // A copy does not change.
+  // An entry has become negative since it was checked, so another thread writes to the matrix. The
+  // tree is that of a copy, which does not change.
   T* copy = s.copy.reserve(n, n);
   for (int64_t i = 0; i < n; ++i) std::copy_n(d + i * stride, n, copy + i * n);
   return tree_by_two_reads<T>(copy, n, n, tolerance, threads, s);
@@ -206,7 +209,7 @@ Finding from_distances(const BatchShape& shape, const T* distances, double toler
     std::sort(s.edges.begin(), s.edges.end());
     out.write(s.edges);
   });
-  // Problems other than NaN and infinity come first, since check_finite=False does not allow them.
+  // Problems other than NaN and infinity come first, since check_finite=False does not permit them.
   return refused.first().problem != Problem::kNone ? refused.first() : not_finite.first();
 }
 

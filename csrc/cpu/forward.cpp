@@ -131,7 +131,7 @@ class CloudSolver {
     bool good;
     if (path == Path::kLarge) {
       if (filters_by_codes(term_, dim_)) {
-        const Finding found = in_place() ? Finding{} : load_all();
+        const Finding found = in_place(path) ? Finding{} : load_all();
         if (found.problem != Problem::kNone) return found;
       }
       Monitor::Part part(kLoadShare, 1);
@@ -142,7 +142,7 @@ class CloudSolver {
       if (!result.filters) path = dense_path_of(dim_);
     }
     if (path != Path::kLarge) {
-      const Finding found = in_place() || loaded_ ? Finding{} : load_all();
+      const Finding found = in_place(path) || loaded_ ? Finding{} : load_all();
       if (found.problem != Problem::kNone) return found;
       Monitor::Part part(kLoadShare, 1);
       good = dense_tree(rows(), n_, dim_, term_, path == Path::kPacked, threads_, scratch_.dense,
@@ -166,10 +166,13 @@ class CloudSolver {
   }
 
  private:
-  // Whether the points can be read where they are: aligned rows without padding.
-  bool in_place() const {
+  // Whether the points can be read where they are: rows without padding. The large path packs its
+  // rows from aligned ones, and would read unaligned ones more often than a copy does.
+  bool in_place(Path path) const {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(points_);
+    const bool reads_any = path != Path::kLarge && n_ <= kUnalignedPoints;
     return std::is_same_v<T, W> && metric_ != Metric::kCosine && dim_ == stride_ &&
-           reinterpret_cast<uintptr_t>(points_) % kAlignment == 0;
+           address % (reads_any ? alignof(T) : kAlignment) == 0;
   }
 
   Rows<W> rows() const {

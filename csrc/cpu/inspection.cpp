@@ -1,4 +1,4 @@
-// Test hooks: the keys that trees are built from, and the mask of the pairs that the filter keeps.
+// Test hooks: the keys that trees are built from, and which pairs the filter of codes keeps.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -17,41 +17,34 @@ template <class T>
 void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
   LargeScratch<T> scratch;
   LargePoints<T> points(cloud, 1, scratch);
-  points.m = cloud.n;
-  points.ids.resize(static_cast<size_t>(points.m));
-  std::iota(points.ids.begin(), points.ids.end(), 0);
-  points.order = points.ids;
-  for (int64_t i = 0; i < points.m; ++i) {
-    for (int64_t k = 0; k < points.stride; ++k) {
-      points.largest = std::max(points.largest, std::fabs(cloud.rows[i][k]));
+  FilterContext<T>& context = points.context;
+  const PackedRows<T>& packed = points.ordered.packed;
+  points.ordered.order.resize(static_cast<size_t>(cloud.n));
+  std::iota(points.ordered.order.begin(), points.ordered.order.end(), 0);
+  for (int64_t i = 0; i < cloud.n; ++i) {
+    for (int64_t k = 0; k < context.stride; ++k) {
+      context.largest = std::max(context.largest, std::fabs(cloud.rows[i][k]));
     }
   }
   points.gather();
-  for (int64_t i = 0; i < points.m; i += kTileRows) {
-    const int rows = static_cast<int>(std::min(kTileRows, points.m - i));
-    for (int64_t t = 0; t < points.packed.blocks(); ++t) {
-      alignas(64) int32_t dots[kTileRows * kTileColumns];
-      points.packed.dot(i, points.packed, t, dots);
-      const TileRowTerms terms = points.packed.row_terms(i, rows, points.packed.largest_norm(t));
+  for (int64_t i = 0; i < cloud.n; i += kTileRows) {
+    const int rows = static_cast<int>(std::min(kTileRows, cloud.n - i));
+    for (int64_t t = 0; t < packed.blocks(); ++t) {
+      const typename PackedRows<T>::Codes codes(packed, i, rows, packed, t, packed.largest_norm(t));
       for (int r = 0; r < rows; ++r) {
         alignas(64) float bound[kTileColumns];
         const float none = -std::numeric_limits<float>::infinity();
         std::fill_n(bound, kTileColumns, none);
-        const int64_t end = std::min(points.m - t * kTileColumns, kTileColumns);
+        const int64_t end = std::min(cloud.n - t * kTileColumns, kTileColumns);
         for (int64_t j = 0; j < end; ++j) {
           const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
-          bound[j] = points.scaling.bound(
+          bound[j] = context.scaling.bound(
               static_cast<T>(points.exact_key(static_cast<int32_t>(i + r), q) * factor));
         }
-        uint64_t mask;
-        TileBounds b = points.packed.tile_bounds(terms, t);
-        b.row_scale += r;
-        b.row_low += r;
-        b.row_bound = &none;
-        b.column_bound = bound;
-        filter().survivors(dots + r * kTileColumns, b, 1, &mask);
+        uint64_t masks[kTileRows];
+        codes.survivors(r, 1, &none, bound, masks);
         for (int64_t j = 0; j < end; ++j) {
-          kept[(i + r) * points.m + t * kTileColumns + j] = (mask >> j) & 1;
+          kept[(i + r) * cloud.n + t * kTileColumns + j] = (masks[r] >> j) & 1;
         }
       }
     }

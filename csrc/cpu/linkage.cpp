@@ -1,4 +1,6 @@
+// Single linkage: the clusters that the edges of a tree merge, in ascending order of death.
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 

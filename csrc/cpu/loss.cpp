@@ -1,5 +1,5 @@
-// The scale-free loss of deaths and its derivatives, in one pass: a handful of numbers, for which
-// the overhead of one tensor operation after the other would be most of the time of a loss.
+// The scale-free loss of deaths and its derivatives, in one pass. There are few deaths, so separate
+// tensor operations would spend most of the time of a loss on their overhead.
 #include <algorithm>
 #include <cmath>
 
@@ -9,7 +9,7 @@
 namespace tsloss {
 namespace {
 
-// The mean of a value over the clouds, and the derivatives of this mean by the deaths.
+// The mean of a value over the clouds, and the derivatives of this mean with respect to the deaths.
 template <class T>
 class Mean {
  public:
@@ -32,6 +32,7 @@ class Mean {
   double sum_ = 0;
 };
 
+// Returns the number of clouds whose bars are all 0; see scale_free_loss.
 template <class T>
 int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, double redundancy,
                 double rho, Mean<T> total, Mean<T> spread_of, Mean<T> shortness_of) {
@@ -48,13 +49,15 @@ int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, d
       ++coincident;
       continue;
     }
-    // Deaths of about 1, whose sum and its inverse stay in the range of double. The scale is exact.
+    // Deaths are scaled to about 1, so that their sum and its inverse stay in the range of double.
+    // A power of two scales them exactly.
     const PowerOfTwo scale(std::isfinite(largest) ? -std::ilogb(largest) : 0);
     double mean = 0;
     for (int64_t k = 0; k < count; ++k) mean += scale(double(deaths[k]));
     mean /= double(count);
-    // With r = d / m, s = max(0, 1 - r / rho): d mean((r - 1)^2) / d d_k
-    //   = 2 / (M m) (r_k - 1 - mean((r - 1) r)), and likewise for s^2.
+    // Let r = d / m and s = max(0, 1 - r / rho), for M deaths d with mean m. The derivative of
+    // mean((r - 1)^2) with respect to d_k is 2 / (M m) (r_k - 1 - mean((r - 1) r)), and that of
+    // mean(s^2) is 2 / (M m) (mean(s r) - s_k) / rho.
     double spread = 0, pull = 0, shortness = 0, lift = 0;
     for (int64_t k = 0; k < count; ++k) {
       const double r = scale(double(deaths[k])) / mean;

@@ -1,4 +1,4 @@
-// The deaths and edges of one cloud of a padded batch, and the log of what was wrong.
+// Where the deaths and edges of one cloud of a batch are written, and the log of problems.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,8 @@ class Output {
     std::fill(edges_ + 2 * used, edges_ + 2 * bars_, int64_t{-1});
   }
 
-  // A path: a spanning tree that the gradient can be routed through (as NaN).
+  // Writes NaN deaths, with the edges of a path, since the gradient (NaN as well) is routed through
+  // some spanning tree.
   void fill_nan(int64_t valid_points) {
     for (int64_t k = 0; k + 1 < valid_points; ++k) {
       deaths_[k] = std::numeric_limits<T>::quiet_NaN();
@@ -49,7 +50,7 @@ class Output {
   int64_t bars_;
 };
 
-// Keeps the finding of the lowest cloud, whatever the order in which threads meet them.
+// Keeps the finding of the lowest cloud, independently of the order in which threads add them.
 class FindingLog {
  public:
   void add(Finding found, int64_t cloud) {

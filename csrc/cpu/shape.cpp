@@ -1,4 +1,4 @@
-// Checks of the numbers that say where the clouds of a batch are.
+// Checks of the lengths and offsets that say where the clouds of a batch are.
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -35,7 +35,8 @@ std::vector<int64_t> bar_offsets_of(int64_t batch, const int64_t* offsets, int64
           std::to_string(offsets[c + 1]) + " for cloud " + std::to_string(c));
     }
     const size_t at = static_cast<size_t>(c);
-    // A difference of ascending numbers between 0 and `rows`, if the later ones ascend too.
+    // The difference cannot overflow: if the later offsets ascend too, both are between 0 and
+    // `rows`.
     bars[at + 1] = bars[at] + std::max<int64_t>(offsets[c + 1] - offsets[c] - 1, 0);
   }
   return bars;

@@ -15,6 +15,9 @@ enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3, kSpatial
 
 // From this dimension on, tiles vectorised over the dimension beat packed panels.
 constexpr int64_t kSmallDimension = 96;
+// Up to this many points, rows that do not begin at a cache line are read where they are: the loads
+// that cross a line cost less than a copy.
+constexpr int64_t kUnalignedPoints = 64;
 // From this many points on, "sample, order, filter, repair" beats the dense matrix of keys, or
 // loses little on the worst clouds: below kCodedDimension, below kSmallDimension, and above.
 constexpr int64_t kLargePointsLow = 2048;

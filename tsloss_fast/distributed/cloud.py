@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._batch import METRICS, capsule
+from .._batch import METRICS
 
 LANES = 16
 _BLOCK_MULTIPLE = 48  # of the core's tiles
@@ -60,7 +60,7 @@ class Edges:
     def forest(self, points: int) -> Edges:
         """The minimum spanning forest of these edges, ascending."""
         keys, ends = self.keys.clone(), self.ends.clone()
-        count = _core.spanning_forest(points, capsule(keys), capsule(ends))
+        count = _core.spanning_forest(points, keys, ends)
         return Edges(keys[:count].clone(), ends[:count].clone())
 
     def without(self, other: Edges, points: int) -> Edges:
@@ -148,10 +148,10 @@ def load(points: Tensor, metric: str, first: int) -> Loaded:
     joined = torch.empty((max(n - 1, 0), 2), dtype=torch.int64, device="cpu")
     problem, bad, count, largest, lattice = _core.load_shard(
         METRICS[metric],
-        capsule(points),
-        capsule(block.rows),
-        capsule(block.ids),
-        capsule(joined),
+        points,
+        block.rows,
+        block.ids,
+        joined,
         torch.get_num_threads(),
     )
     ends = joined[: n - count] + first

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._batch import METRICS, capsule
+from .._batch import METRICS
 from .cloud import Block, Cloud, Edges, empty_edges
 
 
@@ -59,10 +59,10 @@ class NativeFilter:
     def set_forest(self, points: int, forest: Edges) -> None:
         assert len(forest) == points - 1
         self._blocks.clear()
-        self._core.set_forest(capsule(forest.keys), capsule(forest.ends))
+        self._core.set_forest(forest.keys, forest.ends)
 
     def load(self, slot: int, block: Block) -> None:
-        self._core.load(slot, capsule(block.rows), capsule(block.ids))
+        self._core.load(slot, block.rows, block.ids)
         self._blocks[slot] = block
 
     def near(self, a: int, b: int) -> Edges:
@@ -73,7 +73,7 @@ class NativeFilter:
 
     def _result(self, count: int) -> Edges:
         found = empty_edges(count)
-        self._core.result(capsule(found.keys), capsule(found.ends))
+        self._core.result(found.keys, found.ends)
         return found
 
     def edges(self, block: Block, a: Tensor, b: Tensor) -> Edges:
@@ -83,10 +83,10 @@ class NativeFilter:
         _core.exact_keys(
             METRICS[self._metric],
             self._robust,
-            capsule(block.rows),
-            capsule(a),
-            capsule(b),
-            capsule(keys),
+            block.rows,
+            a,
+            b,
+            keys,
         )
         i, j = block.ids[a], block.ids[b]
         return Edges(keys, torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _autograd, _core
-from .._batch import HALF, METRICS, capsule, raise_finding
+from .._batch import HALF, METRICS, raise_finding
 from ..functional import H0Persistence
 from .arguments import disagreement, local_rows, local_shard
 from .cloud import Cloud, Edges, MemoryShard, Shard, row_dtype, rows_of_block
@@ -188,7 +188,7 @@ def solve(
     bars = len(edges)
     deaths = torch.empty(bars, dtype=dtype, device="cpu")
     ends = torch.empty_like(edges.ends)
-    arrays = map(capsule, (edges.keys, edges.ends, deaths, ends))
+    arrays = (edges.keys, edges.ends, deaths, ends)
     finding = _core.finish_tree(METRICS[metric], tree.robust, *arrays)
     if finding is not None:
         _raise(peers, finding, dtype)

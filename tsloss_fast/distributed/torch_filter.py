@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._batch import capsule
 from .cloud import LANES, Block, Cloud, Edges, stride_of
 
 _TILE = 2048
@@ -39,7 +38,7 @@ class _Placed:
 
 
 class TorchFilter:
-    """See csrc/cpu/shards/shards.h. Blocks may lie on any device; the work is done on ``device``."""
+    """See csrc/cpu/shards/shards.h. Blocks may lie on any device; ``device`` does the work."""
 
     def __init__(self, cloud: Cloud, robust: bool, device: torch.device) -> None:
         self._cloud, self._robust, self._device = cloud, robust, device
@@ -243,7 +242,7 @@ def _merge_order(forest: Edges, points: int) -> tuple[Tensor, Tensor]:
     of the edge by which the one before is met; see csrc/cpu/tree/forest.h."""
     order = torch.empty(points, dtype=torch.int32, device="cpu")
     rank = torch.empty_like(order)
-    _core.merge_order(capsule(forest.ends), capsule(order), capsule(rank))
+    _core.merge_order(forest.ends, order, rank)
     return order.long(), rank.long()
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._batch import METRICS, capsule
+from .._batch import METRICS
 from .cloud import Block, Cloud, Edges, Shard, empty_block
 from .filters import make_filter
 from .merge import merge
@@ -55,7 +55,7 @@ def spanning_tree(
         cloud.code,
         METRICS[cloud.metric],
         cloud.dim,
-        capsule(tree.keys),
+        tree.keys,
     )
     # As in one process: an angle whose square is lost is 0.
     lengths = cloud.metric in ("euclidean", "sqeuclidean")

@@ -1,8 +1,8 @@
 // The kernels that exist once per instruction set, behind one table per floating-point type and one
 // for the codes of the low-precision filter.
 //
-// Rows handed to a kernel are 64-byte aligned and padded with zeros to a multiple of kLanes
-// numbers, so no kernel has a tail loop over the dimension.
+// Rows handed to a kernel are padded with zeros to a multiple of kLanes numbers, so no kernel has a
+// tail loop over the dimension. They need not be aligned, but vectors of 64 bytes then take longer.
 #pragma once
 
 #include <cstdint>
@@ -81,8 +81,10 @@ struct Kernels {
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
   // every instruction set. Infinite where the sum would be NaN.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
-  // Whether n numbers, unaligned, hold no NaN and no infinity.
-  bool (*all_finite)(const T* x, int64_t n);
+  // Copies n numbers to `row`, which is filled up with zeros to a multiple of kLanes, and returns
+  // whether they hold no NaN and no infinity. What is checked is what is written, whatever other
+  // threads do to x meanwhile. `row` may be x.
+  bool (*copy_row)(const T* x, int64_t n, T* row);
   // out[c] = weights[c] * (x[c] - y), which is taken from out_y, for c < count <= kSiblings in
   // order; n numbers each, unaligned.
   void (*route)(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n,

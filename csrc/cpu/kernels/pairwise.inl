@@ -1,10 +1,10 @@
 // Distance kernels, written with the compiler's vector types and compiled once per instruction set:
-// the including file defines TSLOSS_NAMESPACE and the width kVectorBytes.
+// TSLOSS_NAMESPACE and kVectorBytes are those of kernels.inl.
 //
-// Direct difference, never the Gram form: all terms are >= 0, so the relative error of a sum is
-// bounded (kChunk / lanes + a few) * epsilon whatever the offset of the cloud, and coincident
-// points give exactly 0. Nothing here may come from the standard library: a template compiled for
-// AVX-512 could be the copy that the linker keeps for everybody.
+// The kernels compute direct differences, never the Gram form: all terms are >= 0, so the relative
+// error of a sum is bounded (kChunk / lanes + a few) * epsilon whatever the offset of the cloud,
+// and coincident points give exactly 0. No kernel may use a template of the standard library: the
+// linker could keep the copy that was compiled for AVX-512 and use it everywhere.
 
 namespace tsloss {
 namespace TSLOSS_NAMESPACE {
@@ -13,14 +13,52 @@ namespace {
 template <class T>
 struct Simd {
   typedef T Vec __attribute__((vector_size(kVectorBytes), may_alias));
+  // The same, at any address of a number: processors with AVX load it as fast.
+  typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
   static constexpr int64_t kWidth = kVectorBytes / sizeof(T);
 };
 
-// Long sums are cut into chunks: it bounds the rounding error and keeps the rows of a tile in L1.
-constexpr int64_t kChunk = 2048;
+template <class T>
+inline __attribute__((always_inline)) typename Simd<T>::Vec load(const T* x) {
+  return *reinterpret_cast<const typename Simd<T>::Loose*>(x);
+}
+
+// Keeps a vector in its register: GCC 12 would read it from memory again for each use.
+template <class V>
+inline __attribute__((always_inline)) void keep(V& x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__SSE2__)
+  asm("" : "+x"(x));
+#else
+  (void)x;
+#endif
+}
+
+// Clearing the sign bit is one instruction; a comparison and a choice are three.
+template <class T>
+inline __attribute__((always_inline)) typename Simd<T>::Vec magnitude(typename Simd<T>::Vec x) {
+  using Bits = typename Simd<Index<T>>::Vec;
+  constexpr Index<T> kMagnitude = sizeof(T) == 4 ? static_cast<Index<T>>(0x7fffffff)
+                                                 : static_cast<Index<T>>(0x7fffffffffffffff);
+  return (typename Simd<T>::Vec)((Bits)x & kMagnitude);
+}
+
+// Adds (x - y)^2 or |x - y| to a sum.
+template <class T, Term kTerm>
+inline __attribute__((always_inline)) void accumulate(typename Simd<T>::Vec& sum,
+                                                      typename Simd<T>::Vec x,
+                                                      typename Simd<T>::Vec y) {
+  const typename Simd<T>::Vec d = x - y;
+  sum += kTerm == Term::kSquared ? d * d : magnitude<T>(d);
+}
+
+// A sum is cut into chunks of the dimension, which bounds its rounding error, and lets the rows of
+// a block stay in the L1 cache while all its pairs go over them.
+constexpr int64_t kChunk = kVectorBytes == 64 ? 2048 : 1024;
 
 // Adds the lanes of each of kCount accumulators, halving, in an order that depends on the width
-// alone.
+// alone, to sums.
 template <class T, int kCount>
 inline __attribute__((always_inline)) void reduce(const typename Simd<T>::Vec (&acc)[kCount],
                                                   T* sums) {
@@ -62,104 +100,181 @@ inline __attribute__((always_inline)) void fold_all(typename Simd<T>::Vec* acc) 
   if constexpr (kHalf > 1) fold_all<T, kHalf / 2>(acc);
 }
 
-// The same as reduce, and the same bits, for a multiple of kWidth accumulators: the lanes of all of
-// them are added at once, by folding pairs of accumulators into one until a vector of sums is left.
+// The same sums as those of reduce, to the bit, for a multiple of kWidth accumulators: the lanes of
+// all of them are added at once, by folding pairs of accumulators until a vector of sums is left.
 template <class T, int kCount>
 inline __attribute__((always_inline)) void reduce_tile(typename Simd<T>::Vec (&acc)[kCount],
-                                                       T* sums) {
+                                                       T (&sums)[kCount]) {
   constexpr int kWidth = static_cast<int>(Simd<T>::kWidth);
   static_assert(kCount % kWidth == 0);
 #pragma GCC unroll 8
   for (int group = 0; group < kCount; group += kWidth) {
     fold_all<T, kWidth / 2>(acc + group);
-    typename Simd<T>::Vec* out = reinterpret_cast<typename Simd<T>::Vec*>(sums + group);
-    *out += acc[group];
+    *reinterpret_cast<typename Simd<T>::Vec*>(sums + group) = acc[group];
   }
 }
 
-// sums[i * kNJ + j] = distance key of (a[i], b[j]). A tile of 4x4 (AVX-512, 32 registers) or 2x4
-// (16 registers) pairs: each loaded row serves 4 or 2 pairs, and there are enough independent
-// accumulators to hide the latency of the multiply-add.
+// Room for kCount sums: reduce_tile takes whole vectors of them.
+template <class T, int kCount>
+constexpr int kRoom =
+    (kCount + int(Simd<T>::kWidth) - 1) / int(Simd<T>::kWidth) * int(Simd<T>::kWidth);
+
+// sums[i * kNJ + j] = the part of the key of (a[i], b[j]) in the coordinates [begin, end). A tile
+// of 4x4 (AVX-512, 32 registers) or 2x4 (16 registers) pairs: each loaded row serves 4 or 2 pairs,
+// and there are enough independent accumulators to hide the latency of the multiply-add.
 template <class T, Term kTerm, int kNI, int kNJ>
 inline __attribute__((always_inline)) void tile(const T* const (&a)[kNI], const T* const (&b)[kNJ],
-                                                int64_t dim, T (&sums)[kNI * kNJ]) {
+                                                int64_t begin, int64_t end,
+                                                T (&sums)[kRoom<T, kNI * kNJ>]) {
   using Vec = typename Simd<T>::Vec;
-  constexpr int64_t kWidth = Simd<T>::kWidth;
-  for (int p = 0; p < kNI * kNJ; ++p) sums[p] = 0;
-  for (int64_t begin = 0; begin < dim; begin += kChunk) {
-    const int64_t end = begin + kChunk < dim ? begin + kChunk : dim;
-    Vec acc[kNI * kNJ];
-#pragma GCC unroll 16
-    for (int p = 0; p < kNI * kNJ; ++p) acc[p] = Vec{};
-    for (int64_t k = begin; k < end; k += kWidth) {
-      Vec y[kNJ];
+  Vec acc[kRoom<T, kNI * kNJ>] = {};
+  for (int64_t k = begin; k < end; k += Simd<T>::kWidth) {
+    Vec y[kNJ];
 #pragma GCC unroll 4
-      for (int j = 0; j < kNJ; ++j) y[j] = *reinterpret_cast<const Vec*>(b[j] + k);
-#pragma GCC unroll 4
-      for (int i = 0; i < kNI; ++i) {
-        const Vec x = *reinterpret_cast<const Vec*>(a[i] + k);
-#pragma GCC unroll 4
-        for (int j = 0; j < kNJ; ++j) {
-          const Vec d = x - y[j];
-          if constexpr (kTerm == Term::kSquared) {
-            acc[i * kNJ + j] += d * d;
-          } else {
-            acc[i * kNJ + j] += d < 0 ? -d : d;
-          }
-        }
-      }
+    for (int j = 0; j < kNJ; ++j) {
+      y[j] = load(b[j] + k);
+      keep(y[j]);
     }
-    reduce_tile<T, kNI * kNJ>(acc, sums);
+#pragma GCC unroll 4
+    for (int i = 0; i < kNI; ++i) {
+      const Vec x = load(a[i] + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < kNJ; ++j) accumulate<T, kTerm>(acc[i * kNJ + j], x, y[j]);
+    }
   }
+  reduce_tile<T>(acc, sums);
 }
 
+// The same of the pairs i < j of kN rows, in that order.
+template <class T, Term kTerm, int kN>
+inline __attribute__((always_inline)) void triangle(const T* const (&a)[kN], int64_t begin,
+                                                    int64_t end,
+                                                    T (&sums)[kRoom<T, kN*(kN - 1) / 2>]) {
+  using Vec = typename Simd<T>::Vec;
+  Vec acc[kRoom<T, kN*(kN - 1) / 2>] = {};
+  for (int64_t k = begin; k < end; k += Simd<T>::kWidth) {
+    Vec x[kN];
+#pragma GCC unroll 4
+    for (int i = 0; i < kN; ++i) {
+      x[i] = load(a[i] + k);
+      keep(x[i]);
+    }
+    int p = 0;
+#pragma GCC unroll 4
+    for (int i = 0; i < kN; ++i) {
+#pragma GCC unroll 4
+      for (int j = i + 1; j < kN; ++j) accumulate<T, kTerm>(acc[p++], x[i], x[j]);
+    }
+  }
+  reduce_tile<T>(acc, sums);
+}
+
+constexpr int kGroup = 4;  // rows of a tile, or its columns
 constexpr int kTileHeight = kVectorBytes == 64 ? 4 : 2;
-constexpr int kTileWidth = 4;
+
+// The keys of a block, built up chunk by chunk.
+template <class T, Term kTerm>
+class KeyBlock {
+ public:
+  KeyBlock(const Rows<T>& rows, T* keys, int64_t stride)
+      : rows_(rows), keys_(keys), stride_(stride) {}
+
+  // The coordinates of all that follows.
+  void set_chunk(int64_t begin, int64_t end) {
+    begin_ = begin;
+    end_ = end;
+  }
+
+  // The pairs of kNI rows from i on with kNJ rows from j on.
+  template <int kNI, int kNJ>
+  inline __attribute__((always_inline)) void between(int64_t i, int64_t j) {
+    const T* a[kNI];
+    const T* b[kNJ];
+    for (int r = 0; r < kNI; ++r) a[r] = rows_[i + r];
+    for (int c = 0; c < kNJ; ++c) b[c] = rows_[j + c];
+    alignas(128) T sums[kRoom<T, kNI * kNJ>];
+    tile<T, kTerm, kNI, kNJ>(a, b, begin_, end_, sums);
+    typedef T Four __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
+    static_assert(kNJ == 4);
+    for (int r = 0; r < kNI; ++r) {
+      Four* out = reinterpret_cast<Four*>(keys_ + (i + r) * stride_ + j);
+      Four& row = *reinterpret_cast<Four*>(sums + 4 * r);
+      if (begin_ > 0) row += *out;
+      *out = row;
+    }
+    if (end_ < rows_.dim) return;
+    if constexpr (kNI == 4) {
+      typedef T Tile __attribute__((vector_size(16 * sizeof(T)), may_alias));
+      Tile& all = *reinterpret_cast<Tile*>(sums);
+      all = __builtin_shufflevector(all, all, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+      for (int c = 0; c < 4; ++c) {
+        *reinterpret_cast<Four*>(keys_ + (j + c) * stride_ + i) =
+            *reinterpret_cast<Four*>(sums + 4 * c);
+      }
+    } else {
+      for (int c = 0; c < 4; ++c) {
+        for (int r = 0; r < kNI; ++r) keys_[(j + c) * stride_ + i + r] = sums[4 * r + c];
+      }
+    }
+  }
+
+  // The pairs of kN rows from i on.
+  template <int kN>
+  inline __attribute__((always_inline)) void within(int64_t i) {
+    const T* a[kN];
+    for (int r = 0; r < kN; ++r) a[r] = rows_[i + r];
+    alignas(64) T sums[kRoom<T, kN*(kN - 1) / 2>];
+    triangle<T, kTerm, kN>(a, begin_, end_, sums);
+    int p = 0;
+    for (int r = 0; r < kN; ++r) {
+      for (int c = r + 1; c < kN; ++c) {
+        T& key = keys_[(i + r) * stride_ + i + c];
+        T& mirror = keys_[(i + c) * stride_ + i + r];
+        mirror = key = begin_ == 0 ? sums[p++] : key + sums[p++];
+      }
+    }
+  }
+
+  // The pairs of four rows from i on with `count` rows from j on.
+  void columns(int64_t i, int64_t j, int64_t count) {
+    if (count == kGroup) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kGroup; r += kTileHeight) between<kTileHeight, kGroup>(i + r, j);
+      return;
+    }
+    if (count & 2) between<2, kGroup>(j, i);
+    if (count & 1) between<1, kGroup>(j + (count & 2), i);
+  }
+
+  // The pairs of `count` rows from i on.
+  void diagonal(int64_t i, int64_t count) {
+    if (count == 4) within<4>(i);
+    if (count == 3) within<3>(i);
+    if (count == 2) within<2>(i);
+    if (begin_ == 0) {
+      for (int64_t r = i; r < i + count; ++r) keys_[r * stride_ + r] = 0;
+    }
+  }
+
+ private:
+  const Rows<T>& rows_;
+  T* keys_;
+  int64_t stride_;
+  int64_t begin_ = 0, end_ = 0;
+};
 
 template <class T, Term kTerm>
 __attribute__((noinline)) void block_of(const Rows<T>& rows, int64_t i_begin, int64_t i_end,
                                         int64_t j_begin, int64_t j_end, T* keys, int64_t stride) {
-  for (int64_t i0 = i_begin; i0 < i_end; i0 += kTileHeight) {
-    const T* a[kTileHeight];
-    // A tile that sticks out repeats the last row and throws the result away.
-    for (int i = 0; i < kTileHeight; ++i) a[i] = rows[i0 + i < i_end ? i0 + i : i_end - 1];
-    const int64_t diagonal = i0 / kTileWidth * kTileWidth;
-    for (int64_t j0 = j_begin > diagonal ? j_begin : diagonal; j0 < j_end; j0 += kTileWidth) {
-      const T* b[kTileWidth];
-      for (int j = 0; j < kTileWidth; ++j) b[j] = rows[j0 + j < j_end ? j0 + j : j_end - 1];
-      alignas(128) T sums[kTileHeight * kTileWidth];
-      tile<T, kTerm, kTileHeight, kTileWidth>(a, b, rows.dim, sums);
-      if (j0 >= i0 + kTileHeight && i0 + kTileHeight <= i_end && j0 + kTileWidth <= j_end) {
-        T* out = keys + i0 * stride + j0;
-        T* mirror = keys + j0 * stride + i0;
-        if constexpr (kTileHeight == 4) {
-          typedef T Tile __attribute__((vector_size(16 * sizeof(T)), may_alias));
-          Tile* all = reinterpret_cast<Tile*>(sums);
-          for (int i = 0; i < 4; ++i)
-            __builtin_memcpy(out + i * stride, sums + 4 * i, 4 * sizeof(T));
-          *all = __builtin_shufflevector(*all, *all, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
-                                         11, 15);
-          for (int j = 0; j < 4; ++j) {
-            __builtin_memcpy(mirror + j * stride, sums + 4 * j, 4 * sizeof(T));
-          }
-        } else {
-          for (int i = 0; i < kTileHeight; ++i) {
-            for (int j = 0; j < kTileWidth; ++j) {
-              out[i * stride + j] = sums[i * kTileWidth + j];
-              mirror[j * stride + i] = sums[i * kTileWidth + j];
-            }
-          }
-        }
-        continue;
-      }
-      for (int i = 0; i < kTileHeight && i0 + i < i_end; ++i) {
-        for (int j = 0; j < kTileWidth && j0 + j < j_end; ++j) {
-          if (j0 + j < i0 + i) continue;  // the pair belongs to its mirror image
-          const T key = sums[i * kTileWidth + j];
-          keys[(i0 + i) * stride + j0 + j] = key;
-          keys[(j0 + j) * stride + i0 + i] = key;
-        }
-      }
+  KeyBlock<T, kTerm> block(rows, keys, stride);
+  for (int64_t begin = 0; begin < rows.dim; begin += kChunk) {
+    block.set_chunk(begin, begin + kChunk < rows.dim ? begin + kChunk : rows.dim);
+    // Four columns stay in the L1 cache while rows go by.
+    for (int64_t j = j_begin; j < j_end; j += kGroup) {
+      const int64_t count = j + kGroup < j_end ? kGroup : j_end - j;
+      const int64_t above = i_end < j ? i_end : j;
+      for (int64_t i = i_begin; i < above; i += kGroup) block.columns(i, j, count);
+      if (j >= i_begin && j < i_end) block.diagonal(j, count);
     }
   }
 }
@@ -180,7 +295,6 @@ template <class T, Term kTerm>
 __attribute__((noinline)) void pairs_of(const Rows<T>& rows, const Pair* pairs, int64_t count,
                                         T* keys) {
   using Vec = typename Simd<T>::Vec;
-  constexpr int64_t kWidth = Simd<T>::kWidth;
   constexpr int kAtOnce = 4;
   for (int64_t p = 0; p < count; p += kAtOnce) {
     const T* a[kAtOnce];
@@ -194,16 +308,10 @@ __attribute__((noinline)) void pairs_of(const Rows<T>& rows, const Pair* pairs, 
     for (int64_t begin = 0; begin < rows.dim; begin += kChunk) {
       const int64_t end = begin + kChunk < rows.dim ? begin + kChunk : rows.dim;
       Vec acc[kAtOnce] = {};
-      for (int64_t k = begin; k < end; k += kWidth) {
+      for (int64_t k = begin; k < end; k += Simd<T>::kWidth) {
 #pragma GCC unroll 4
         for (int q = 0; q < kAtOnce; ++q) {
-          const Vec d =
-              *reinterpret_cast<const Vec*>(a[q] + k) - *reinterpret_cast<const Vec*>(b[q] + k);
-          if constexpr (kTerm == Term::kSquared) {
-            acc[q] += d * d;
-          } else {
-            acc[q] += d < 0 ? -d : d;
-          }
+          accumulate<T, kTerm>(acc[q], load(a[q] + k), load(b[q] + k));
         }
       }
       reduce<T, kAtOnce>(acc, sums);
@@ -224,17 +332,22 @@ void pairs(const Rows<T>& rows, Term term, const Pair* list, int64_t count, T* k
 template <class T, Term kTerm>
 __attribute__((noinline)) void rectangle_of(const T* const* rows, const T* const* columns,
                                             int64_t dim, T* keys) {
-  for (int64_t r = 0; r < kTileRows; r += kTileHeight) {
-    const T* a[kTileHeight];
-    for (int i = 0; i < kTileHeight; ++i) a[i] = rows[r + i];
-    for (int64_t c = 0; c < kTileColumns; c += kTileWidth) {
-      const T* b[kTileWidth];
-      for (int j = 0; j < kTileWidth; ++j) b[j] = columns[c + j];
-      alignas(64) T sums[kTileHeight * kTileWidth];
-      tile<T, kTerm, kTileHeight, kTileWidth>(a, b, dim, sums);
-      for (int i = 0; i < kTileHeight; ++i) {
-        for (int j = 0; j < kTileWidth; ++j) {
-          keys[(r + i) * kTileColumns + c + j] = sums[i * kTileWidth + j];
+  for (int64_t begin = 0; begin < dim; begin += kChunk) {
+    const int64_t end = begin + kChunk < dim ? begin + kChunk : dim;
+    for (int64_t c = 0; c < kTileColumns; c += kGroup) {
+      const T* b[kGroup];
+      for (int j = 0; j < kGroup; ++j) b[j] = columns[c + j];
+      for (int64_t r = 0; r < kTileRows; r += kTileHeight) {
+        const T* a[kTileHeight];
+        for (int i = 0; i < kTileHeight; ++i) a[i] = rows[r + i];
+        alignas(64) T sums[kRoom<T, kTileHeight * kGroup>];
+        tile<T, kTerm, kTileHeight, kGroup>(a, b, begin, end, sums);
+        for (int i = 0; i < kTileHeight; ++i) {
+          for (int j = 0; j < kGroup; ++j) {
+            T& key = keys[(r + i) * kTileColumns + c + j];
+            const T part = sums[i * kGroup + j];
+            key = begin == 0 ? part : key + part;
+          }
         }
       }
     }

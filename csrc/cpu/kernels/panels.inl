@@ -41,12 +41,7 @@ __attribute__((noinline)) void panel_micro(const T* a, const T* const (&b)[kVect
         const Vec x = a[k * kPanel + r] - Vec{};
 #pragma GCC unroll 3
         for (int v = 0; v < kVectors; ++v) {
-          const Vec d = x - y[v];
-          if constexpr (kTerm == Term::kSquared) {
-            acc[r][v] += d * d;
-          } else {
-            acc[r][v] += d < 0 ? -d : d;
-          }
+          accumulate<T, kTerm>(acc[r][v], x, y[v]);
         }
       }
     }

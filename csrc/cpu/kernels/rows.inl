@@ -1,6 +1,17 @@
 // Kernels over single rows: the relaxation step of Prim, the final lengths, the gradient.
 // Included after pairwise.inl by the file of each instruction set; the same rules hold.
 
+// The flags of the file let the compiler fuse a multiplication and an addition. A function whose
+// results have the same bits on every processor forbids it: GCC reads the attribute, Clang the
+// pragma, which stands in the body.
+#if defined(__clang__)
+#define TSLOSS_UNFUSED
+#define TSLOSS_UNFUSED_BODY _Pragma("clang fp contract(off)")
+#else
+#define TSLOSS_UNFUSED __attribute__((optimize("fp-contract=off")))
+#define TSLOSS_UNFUSED_BODY
+#endif
+
 namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
@@ -94,57 +105,96 @@ int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
   return count;
 }
 
-// Sixteen accumulators in double and no fused multiply-add: these keys, which decide the tree and
-// are reported, are the same bits on every instruction set. A key is never NaN, which could not be
-// sorted: a point that has become NaN since it was checked is infinitely far away.
-template <class T>
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((optimize("fp-contract=off")))
+// As many numbers as a vector of doubles holds. GCC 12 converts vectors of float in halves, which
+// takes almost twice as long as the instruction that converts them whole.
+inline __attribute__((always_inline)) Simd<double>::Vec load_wide(const double* x) {
+  return load(x);
+}
+inline __attribute__((always_inline)) Simd<double>::Vec load_wide(const float* x) {
+#if defined(__AVX512F__)
+  return (Simd<double>::Vec)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(x));
+#elif defined(__AVX2__)
+  return (Simd<double>::Vec)_mm256_cvtps_pd(_mm_loadu_ps(x));
+#else
+  Simd<double>::Vec wide;
+  for (int64_t l = 0; l < Simd<double>::kWidth; ++l) wide[l] = x[l];
+  return wide;
 #endif
-double refine(const T* x, const T* y, int64_t n, Term term) {
-#if defined(__clang__)
-#pragma clang fp contract(off)
-#endif
-  typedef double Vec8 __attribute__((vector_size(64), may_alias));
-  typedef T Narrow8 __attribute__((vector_size(8 * sizeof(T)), may_alias));
-  const auto difference = [](const T* a, const T* b) __attribute__((always_inline)) {
-    return __builtin_convertvector(*reinterpret_cast<const Narrow8*>(a), Vec8) -
-           __builtin_convertvector(*reinterpret_cast<const Narrow8*>(b), Vec8);
-  };
-  Vec8 acc = {}, next = {};  // two chains of additions, each of which would wait for itself
-  if (term == Term::kSquared) {
-    for (int64_t k = 0; k < n; k += 16) {
-      const Vec8 d = difference(x + k, y + k), e = difference(x + k + 8, y + k + 8);
-      const Vec8 first = d * d, second = e * e;
-      acc += first;
-      next += second;
-    }
-  } else {
-    for (int64_t k = 0; k < n; k += 16) {
-      const Vec8 d = difference(x + k, y + k), e = difference(x + k + 8, y + k + 8);
-      acc += d < 0 ? -d : d;
-      next += e < 0 ? -e : e;
+}
+
+// Sixteen accumulators in double, in vectors of the processor's own width, and no fused
+// multiply-add: these keys, which decide the tree and are reported, are the same bits on every
+// instruction set. A key is never NaN, which could not be sorted: a point that has become NaN since
+// it was checked is infinitely far away.
+template <class T, Term kTerm>
+TSLOSS_UNFUSED double refine_of(const T* x, const T* y, int64_t n) {
+  TSLOSS_UNFUSED_BODY
+  constexpr int kWidth = static_cast<int>(Simd<double>::kWidth);
+  constexpr int kVectors = 16 / kWidth;
+  Simd<double>::Vec acc[kVectors] = {};
+  for (int64_t k = 0; k < n; k += 16) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const Simd<double>::Vec d = load_wide(x + k + v * kWidth) - load_wide(y + k + v * kWidth);
+      if constexpr (kTerm == Term::kSquared) {
+        const Simd<double>::Vec square = d * d;
+        acc[v] += square;
+      } else {
+        acc[v] += magnitude<double>(d);
+      }
     }
   }
-  acc += next;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors / 2; ++v) acc[v] += acc[v + kVectors / 2];
+  const auto lane = [&](int l)
+                        __attribute__((always_inline)) { return acc[l / kWidth][l % kWidth]; };
   const double key =
-      ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+      ((lane(0) + lane(4)) + (lane(2) + lane(6))) + ((lane(1) + lane(5)) + (lane(3) + lane(7)));
   return key >= 0 ? key : __builtin_inf();
 }
 
-// 0 * finite = 0, 0 * inf = 0 * NaN = NaN: a sum that stays in vectors.
 template <class T>
-bool all_finite(const T* x, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t k = 0; k < n; ++k) sum += T{0} * x[k];
-  return sum == 0;
+double refine(const T* x, const T* y, int64_t n, Term term) {
+  return term == Term::kSquared ? refine_of<T, Term::kSquared>(x, y, n)
+                                : refine_of<T, Term::kAbsolute>(x, y, n);
+}
+
+// 0 * finite = 0 and 0 * inf = 0 * NaN = NaN, so the sum of the products says whether all are
+// finite.
+template <class T>
+bool copy_row(const T* x, int64_t n, T* row) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int64_t kWidth = Simd<T>::kWidth;
+  constexpr int kVectors = 4;  // chains of additions, each of which would wait for itself
+  Vec sum[kVectors] = {};
+  const auto copy = [&](int64_t k, Vec& part) __attribute__((always_inline)) {
+    const Vec v = load(x + k);
+    part += v * T{0};
+    *reinterpret_cast<typename Simd<T>::Loose*>(row + k) = v;
+  };
+  int64_t k = 0;
+  for (; k + kVectors * kWidth <= n; k += kVectors * kWidth) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) copy(k + v * kWidth, sum[v]);
+  }
+  for (; k + kWidth <= n; k += kWidth) copy(k, sum[0]);
+  sum[0] += sum[1] + (sum[2] + sum[3]);
+  T rest = 0;
+  for (; k < n; ++k) {
+    const T v = x[k];
+    rest += v * T{0};
+    row[k] = v;
+  }
+  for (; k % kLanes != 0; ++k) row[k] = 0;
+  for (int64_t l = 0; l < kWidth; ++l) rest += sum[0][l];
+  return rest == 0;
 }
 
 // The vertex above, and what it gets, stay in registers while the vertices below pass by.
 template <class T>
-void route(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n, T* const* out,
-           T* out_y) {
+TSLOSS_UNFUSED void route(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n,
+                          T* const* out, T* out_y) {
+  TSLOSS_UNFUSED_BODY
   typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
   using Vec = typename Simd<T>::Vec;
   constexpr int64_t kWidth = Simd<T>::kWidth;
@@ -180,9 +230,9 @@ void route(const T* const* x, int64_t count, const T* y, const T* weights, int64
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {block<T>,      pairs<T>, rectangle<T>,  pack<T>,          panel_tile<T>, mirror<T>,
-          hits<T>,       relax<T>, find_least<T>, mirrored<T>,      hash_row<T>,   refine<T>,
-          all_finite<T>, route<T>, rounding<T>,   panel_rounding<T>};
+  return {block<T>,    pairs<T>, rectangle<T>,  pack<T>,          panel_tile<T>, mirror<T>,
+          hits<T>,     relax<T>, find_least<T>, mirrored<T>,      hash_row<T>,   refine<T>,
+          copy_row<T>, route<T>, rounding<T>,   panel_rounding<T>};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The different points of a cloud.
+// The different points of a cloud: copies of a point are found before the tree is built.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,9 @@
 
 namespace tsloss {
 
-// Folds the two halves of a 128-bit product: every bit of a word reaches every bit of the hash, as
-// signs, the top bits of numbers, have to.
+// A hash of the bytes of a row. It folds the two halves of a 128-bit product, so that every bit of
+// a word affects every bit of the hash; a plain product would lose the top bits, which are the
+// signs.
 inline uint64_t hash_row(const void* row, int64_t bytes) {
   const char* at = static_cast<const char*>(row);
   uint64_t h[4] = {1, 2, 3, 4};
@@ -36,15 +37,15 @@ inline uint64_t hash_row(const void* row, int64_t bytes) {
 
 template <class T>
 struct Distinct {
-  Finding finding;           // the first bad point, if any; then the rest is unknown
-  std::vector<int32_t> ids;  // the first of each point, ascending
-  T largest = 0;             // |coordinate|
+  Finding finding;           // the first bad point, if any; then the other members are not set
+  std::vector<int32_t> ids;  // the first copy of each point, ascending
+  T largest = 0;             // the largest |coordinate|
   bool lattice = false;      // see is_lattice_row
 };
 
-// Copies of a point are joined to the first of them by edges of length 0, which is what the tie
-// rule wants; only the first goes on. load(i, x) writes point i, padded, to an aligned row and says
-// what is wrong with it.
+// Finds the different points, and joins the copies of each to the first of them by edges of length
+// 0, which are those of the tree by the tie rule. load(i, x) writes point i to an aligned and
+// padded row, and returns the problem of the point, if there is one.
 template <class T, class Load>
 Distinct<T> find_distinct(int64_t n, int64_t stride, int threads, const Load& load,
                           std::vector<Edge<double>>& joined) {
@@ -68,7 +69,7 @@ Distinct<T> find_distinct(int64_t n, int64_t stride, int threads, const Load& lo
       }
 #pragma omp simd reduction(max : most)
       for (int64_t k = 0; k < stride; ++k) {
-        x[k] += T{0};  // -0 is 0
+        x[k] += T{0};  // turns -0 into 0, which is an equal coordinate
         const T size = std::fabs(x[k]);
         most = size > most ? size : most;
       }
@@ -91,7 +92,8 @@ Distinct<T> find_distinct(int64_t n, int64_t stride, int threads, const Load& lo
     size_t end = begin + 1;
     while (end < sorted.size() && sorted[end].first == sorted[begin].first) ++end;
     const size_t next = end;
-    // Different points of the same hash take turns at being the first.
+    // Points of one hash need not be equal: each round joins the copies of the first point and
+    // leaves the other points to the next round.
     while (end - begin > 1) {
       const int32_t original = sorted[begin].second;
       load(original, first);

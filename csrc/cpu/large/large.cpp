@@ -1,23 +1,63 @@
 #include "cpu/large/large.h"
 
-#include <deque>
-#include <memory>
 #include <numeric>
 
 #include "cpu/large/distinct.h"
-#include "cpu/large/large_pass.h"
 #include "cpu/large/large_points.h"
 #include "cpu/large/nearest.h"
+#include "cpu/large/tile_filter.h"
 #include "cpu/runtime/monitor.h"
+#include "cpu/runtime/random.h"
+#include "cpu/tree/collector.h"
 
 namespace tsloss {
 namespace {
+
+// The sink of one thread's filter: the links that could be in the tree.
+template <class T>
+class LinkSink {
+ public:
+  LinkSink(const LargePoints<T>& points, const KnownForest<T>& known)
+      : points_(points),
+        known_(known),
+        collector_(points.cloud.n, points.cloud.dim, points.band,
+                   [&points](int32_t i, int32_t j) { return points.exact_key(i, j); }) {}
+
+  const std::vector<Link<T>>& links() const { return collector_.links(); }
+
+  void add(int64_t p, int64_t q, int32_t rank, T key) {
+    const Link<T> l = points_.link(key, p, q);
+    if (known_.within(points_, l, rank)) collector_.add(l);
+  }
+
+  void measure(const std::vector<Candidate>& candidates) {
+    const std::vector<int32_t>& id = points_.ordered.order;
+    pairs_.clear();
+    for (const Candidate& c : candidates) pairs_.push_back({id[c.p], id[c.q]});
+    keys_.resize(pairs_.size());
+    points_.context.table.pairs(points_.cloud.rows, points_.cloud.term, pairs_.data(),
+                                static_cast<int64_t>(pairs_.size()), keys_.data());
+    for (size_t k = 0; k < candidates.size(); ++k) {
+      add(candidates[k].p, candidates[k].q, candidates[k].rank, keys_[k]);
+    }
+  }
+
+ private:
+  const LargePoints<T>& points_;
+  const KnownForest<T>& known_;
+  Collector<T> collector_;
+  std::vector<Pair> pairs_;
+  std::vector<T> keys_;
+};
 
 template <class T>
 class Large {
  public:
   Large(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch)
-      : points_(cloud, threads, scratch), sets_(0) {
+      : points_(cloud, threads, scratch),
+        context_(points_.context),
+        packed_(points_.ordered.packed),
+        sets_(0) {
     random_.state = overrides().seed;
   }
 
@@ -26,17 +66,13 @@ class Large {
     Monitor::Part part(0, 0.02);
     result.finding = find_duplicates(result.tree);
     if (result.finding.problem != Problem::kNone) return result;
-    points_.m = static_cast<int64_t>(points_.ids.size());
-    if (points_.m == 1) return result;
+    if (points_.size() == 1) return result;
     points_.choose_band();
 
-    points_.order.resize(points_.ids.size());
-    std::iota(points_.order.begin(), points_.order.end(), 0);
-    for (size_t k = points_.order.size() - 1; k > 0; --k) {
-      std::swap(points_.order[k], points_.order[random_() % (k + 1)]);
-    }
+    std::vector<int32_t>& order = points_.ordered.order;
+    for (size_t k = order.size() - 1; k > 0; --k) std::swap(order[k], order[random_() % (k + 1)]);
     points_.gather();
-    if (points_.coded && dense_is_possible() && blurred()) {
+    if (context_.coded && dense_is_possible() && blurred()) {
       result.filters = false;
       result.tree.clear();
       return result;
@@ -49,20 +85,21 @@ class Large {
     known_.set(points_, forest, tied_);
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
-    if (points_.coded && hits > double(points_.m) / 8 && points_.cloud.dim < kSmallDimension) {
+    if (context_.coded && hits > double(points_.size()) / 8 &&
+        points_.cloud.dim < kSmallDimension) {
       // Codes cannot distinguish these points, and distances cost little more.
-      points_.coded = false;
+      context_.coded = false;
       points_.choose_band();
       known_.set(points_, forest, tied_);
     }
     if (wish > 0 || hits > kHitsForWave) {
       const auto improve = [&](int64_t one_in) {
         forest = wave(forest, one_in);
-        keep_forest(forest, sets_, points_.m);
+        keep_forest(forest, sets_, points_.cloud.n);
         known_.set(points_, forest, tied_);
       };
       // A sample no better than chance lets whole tiles through, so the first wave takes few tiles.
-      if (hits > double(points_.m) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
+      if (hits > double(points_.size()) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
       improve(wish > 0 ? wish : kWaveOneIn);
     }
     part.set_range(0.2, 1);
@@ -73,19 +110,20 @@ class Large {
 
  private:
   using Links = std::vector<Link<T>>;
+  using Tile = typename TileFilter<T>::Tile;
 
   // Joins identical points in `tree`, and checks every point when it is loaded.
   Finding find_duplicates(std::vector<Edge<double>>& tree) {
     const auto load = [&](int64_t i, T* x) {
-      if (!points_.coded) return points_.cloud.load(i, x);
-      std::copy_n(points_.cloud.rows[i], points_.stride, x);
-      return points_.table.all_finite(x, points_.stride) ? Problem::kNone : Problem::kNonFinite;
+      if (!context_.coded) return points_.cloud.load(i, x);
+      const bool finite = context_.table.copy_row(points_.cloud.rows[i], context_.stride, x);
+      return finite ? Problem::kNone : Problem::kNonFinite;
     };
     Distinct<T> distinct =
-        find_distinct<T>(points_.cloud.n, points_.stride, points_.threads, load, tree);
-    points_.lattice = distinct.lattice;
-    points_.largest = distinct.largest;
-    points_.ids = std::move(distinct.ids);
+        find_distinct<T>(points_.cloud.n, context_.stride, context_.threads, load, tree);
+    context_.lattice = distinct.lattice;
+    context_.largest = distinct.largest;
+    points_.ordered.order = std::move(distinct.ids);
     return distinct.finding;
   }
 
@@ -97,31 +135,23 @@ class Large {
   Links sample() {
     const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
-    std::vector<Links> found(static_cast<size_t>(points_.threads));
-    std::deque<Nearest<T>> searches;
-    for (int slot = 0; slot < points_.threads; ++slot) {
-      searches.emplace_back(points_.packed, points_.packed, points_.coded, points_.cloud.term);
-    }
-    parallel_for(points_.packed.panels(), points_.threads, [&](int64_t ip, int slot) {
-      if (ip * kPanel >= points_.m) return;
-      Random random{seed + uint64_t(ip)};
-      // The tiles at the diagonal are always searched, so that each point has a neighbour.
-      const auto chosen = [&](int64_t t) {
+    const auto chooser = [&](int64_t ip) {
+      // Each pair of panels is met once. The tiles at the diagonal are always searched, so that
+      // each point has a neighbour.
+      return [=, random = Random{seed + uint64_t(ip)}](int64_t t) mutable {
+        if (t < ip / kTilePanels) return false;
         return random() % uint64_t(one_in) == 0 || ip + 1 >= kTilePanels * t;
       };
-      searches[slot].row(ip, ip / kTilePanels, chosen, [&](int64_t p, int64_t q, float near) {
-        found[slot].push_back(points_.link(T(near), p, q));
-      });
+    };
+    std::vector<Links> found(static_cast<size_t>(context_.threads));
+    find_near(context_, packed_, packed_, chooser, [&](int slot, int64_t p, int64_t q, float near) {
+      found[slot].push_back(points_.link(T(near), p, q));
     });
     Links links;
     for (Links& part : found) links.insert(links.end(), part.begin(), part.end());
-    for (const auto& search : searches) {
-      search.columns(
-          [&](int64_t p, int64_t q, float near) { links.push_back(points_.link(T(near), p, q)); });
-    }
     Links scratch;
     sort_by_key(links, scratch);
-    keep_forest(links, sets_, points_.m);
+    keep_forest(links, sets_, points_.cloud.n);
     points_.evaluate(links);
     connect(links);
     std::sort(links.begin(), links.end());
@@ -131,12 +161,13 @@ class Large {
   // Joins the components of a forest: by a minimum spanning tree of one point of each if there are
   // few components, otherwise by a path.
   void connect(Links& forest) {
-    sets_.reset(points_.m);
+    sets_.reset(points_.cloud.n);
     for (const Link<T>& l : forest) sets_.unite(sets_.find(l.i), sets_.find(l.j));
     std::vector<int32_t> roots;
-    for (int32_t v = 0; v < points_.m; ++v) {
+    for (const int32_t v : points_.ordered.order) {
       if (sets_.find(v) == v) roots.push_back(v);
     }
+    std::sort(roots.begin(), roots.end());
     constexpr size_t kFew = 256;
     Links bridges;
     for (size_t a = 0; a + 1 < roots.size(); ++a) {
@@ -147,14 +178,13 @@ class Large {
     points_.evaluate(bridges);
     Links scratch;
     sort_by_key(bridges, scratch);
-    UnionFind small(points_.m);
-    keep_forest(bridges, small, points_.m);
+    keep_forest(bridges, sets_, points_.cloud.n);
     forest.insert(forest.end(), bridges.begin(), bridges.end());
   }
 
   bool in_range(const Links& forest) const {
     return std::all_of(forest.begin(), forest.end(), [&](const Link<T>& l) {
-      return l.key >= underflow_limit<T>(points_.stride) &&
+      return l.key >= underflow_limit<T>(context_.stride) &&
              l.key < std::numeric_limits<T>::infinity();
     });
   }
@@ -163,7 +193,7 @@ class Large {
 
   // Whether the dense path's N^2 keys take little memory.
   bool dense_is_possible() const {
-    return overrides().path != Path::kLarge && points_.m > points_.cloud.n / 2 &&
+    return overrides().path != Path::kLarge && points_.size() > points_.cloud.n / 2 &&
            (points_.cloud.n <= kFewPoints || points_.cloud.n <= 2 * points_.cloud.dim);
   }
 
@@ -174,73 +204,73 @@ class Large {
     Random random{random_()};
     int64_t tested = 0, found = 0;
     for (int k = 0; k < kTiles; ++k) {
-      const int64_t i = random() % uint64_t(points_.m / kTileRows) * kTileRows;
-      const int64_t t = random() % uint64_t(points_.m / kTileColumns);
+      const int64_t i = random() % uint64_t(points_.size() / kTileRows) * kTileRows;
+      const int64_t t = random() % uint64_t(points_.size() / kTileColumns);
       if (i / kTileColumns == t) continue;
-      alignas(64) int32_t dots[kTileRows * kTileColumns];
       alignas(64) float near[kTileRows * kTileColumns];
       alignas(64) const float none[kTileColumns] = {};
       float least[kTileRows];
       uint64_t masks[kTileRows];
-      points_.packed.approximate(i, points_.packed, t, kTileRows, near);
+      packed_.approximate(i, packed_, t, kTileRows, near);
       for (int64_t r = 0; r < kTileRows; ++r) {
         const float* row = near + r * kTileColumns;
         least[r] = std::max(*std::min_element(row, row + kTileColumns), 0.0f);
       }
-      points_.packed.dot(i, points_.packed, t, dots);
-      const TileRowTerms terms =
-          points_.packed.row_terms(i, kTileRows, points_.packed.largest_norm(t));
-      TileBounds b = points_.packed.tile_bounds(terms, t);
-      b.row_bound = least;
-      b.column_bound = none;
-      found += filter().survivors(dots, b, kTileRows, masks);
+      const typename PackedRows<T>::Codes codes(packed_, i, kTileRows, packed_, t,
+                                                packed_.largest_norm(t));
+      found += codes.survivors(0, kTileRows, least, none, masks);
       tested += kTileRows * kTileColumns;
     }
-    return double(found) > (points_.m <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
+    return double(found) >
+           (points_.size() <= kFewPoints ? kBlurredFew : kBlurredMany) * double(tested);
   }
 
   // Number of pairs for each point that would pass the filter, estimated from a few tiles.
   double expected_hits() {
-    const int64_t kBlocks = points_.m < 4096 ? 4 : 8, kTiles = kBlocks;
+    const int64_t kBlocks = points_.size() < 4096 ? 4 : 8, kTiles = kBlocks;
     Random random{random_()};
-    LargePass<T> pass(points_, known_, true);
+    TileFilter<T> filter(context_, points_.ordered, points_.ordered);
+    int64_t tested = 0, hits = 0;
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
-      const int64_t t =
-          std::max(random() % points_.packed.blocks(), random() % points_.packed.blocks());
-      pass.block(t, std::max<int64_t>(2, t * kTilePanels / kTiles), random);
+      const int64_t t = std::max(random() % packed_.blocks(), random() % packed_.blocks());
+      const int64_t one_in = std::max<int64_t>(2, t * kTilePanels / kTiles);
+      Random draw = random;
+      filter.for_each_panel(t, [&](const Tile& panel) {
+        if (panel.each || draw() % uint64_t(one_in) != 0) return;
+        tested += panel.rows * kTileColumns;
+        hits += filter.count(panel);
+      });
       random();
     }
-    if (pass.tested() == 0) return 0;
-    return double(pass.hits()) / double(pass.tested()) * double(points_.m) / 2;
+    return tested == 0 ? 0 : double(hits) / double(tested) * double(points_.size()) / 2;
   }
 
   // Filters one in `one_in` of the tiles. Returns the contenders: the links of those tiles and of
   // the forest that could be in the tree.
   Links wave(const Links& forest, int64_t one_in) {
     const uint64_t seed = random_();
-    std::vector<std::unique_ptr<LargePass<T>>> passes(static_cast<size_t>(points_.threads));
-    parallel_for(points_.packed.blocks(), points_.threads, [&](int64_t task, int slot) {
-      if (!passes[slot]) passes[slot] = std::make_unique<LargePass<T>>(points_, known_, false);
-      const int64_t t = points_.packed.blocks() - 1 - task;  // the longest first
-      passes[slot]->block(t, one_in, Random{seed + uint64_t(t)});
-    });
     Links links;
     if (one_in > 1) links = forest;
-    for (auto& pass : passes) {
-      if (!pass) continue;
-      pass->flush();
-      links.insert(links.end(), pass->links().begin(), pass->links().end());
-      pass.reset();
-    }
-    if (points_.lattice) {
-      keep_exact_forest(links, sets_, points_.m);
+    filter_pairs(
+        context_, points_.ordered, points_.ordered, [&] { return LinkSink<T>(points_, known_); },
+        [&](int64_t t) {
+          // The panels at the diagonal are always filtered.
+          return [=, random = Random{seed + uint64_t(t)}](const Tile& panel) mutable {
+            return one_in == 1 || panel.each || random() % uint64_t(one_in) == 0;
+          };
+        },
+        [&](const LinkSink<T>& sink) {
+          links.insert(links.end(), sink.links().begin(), sink.links().end());
+        });
+    if (context_.lattice) {
+      keep_exact_forest(links, sets_, points_.cloud.n);
       return links;
     }
     Links scratch;
     sort_by_key(links, scratch);
-    keep_contenders(links, sets_, points_.m, points_.band);
-    tied_ = static_cast<int64_t>(links.size()) > 2 * points_.m;
+    keep_contenders(links, sets_, points_.cloud.n, points_.band);
+    tied_ = static_cast<int64_t>(links.size()) > 2 * points_.size();
     return links;
   }
 
@@ -249,26 +279,27 @@ class Large {
     std::vector<Edge<double>> edges(contenders.size());
     constexpr int64_t kGrain = 256;
     const int64_t count = static_cast<int64_t>(edges.size());
-    parallel_for((count + kGrain - 1) / kGrain, points_.threads, [&](int64_t task, int) {
+    parallel_for((count + kGrain - 1) / kGrain, context_.threads, [&](int64_t task, int) {
       for (int64_t k = task * kGrain; k < std::min(count, (task + 1) * kGrain); ++k) {
         const Link<T>& l = contenders[k];
         edges[k] = {points_.exact_key(l.i, l.j), l.i, l.j};
       }
     });
-    keep_exact_forest(edges, sets_, points_.m);
-    if (static_cast<int64_t>(edges.size()) + 1 < points_.m) {
+    keep_exact_forest(edges, sets_, points_.cloud.n);
+    if (static_cast<int64_t>(edges.size()) + 1 < points_.size()) {
       // Contenders span the points unless another thread writes to these during the call: then a
       // key may have left the bound that it once was. The forest of the bounds always spans them.
       for (const Link<T>& l : known_.links) {
         edges.push_back({points_.exact_key(l.i, l.j), l.i, l.j});
       }
-      keep_exact_forest(edges, sets_, points_.m);
+      keep_exact_forest(edges, sets_, points_.cloud.n);
     }
-    for (const Edge<double>& e : edges)
-      tree.push_back({e.length, points_.ids[e.i], points_.ids[e.j]});
+    tree.insert(tree.end(), edges.begin(), edges.end());
   }
 
   LargePoints<T> points_;
+  FilterContext<T>& context_;
+  const PackedRows<T>& packed_;
   KnownForest<T> known_;
   Random random_;
   bool tied_ = false;  // the last wave left many links that only exact keys tell apart

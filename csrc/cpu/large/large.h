@@ -31,8 +31,8 @@ struct LargeResult {
   // The tree is missing if there is a bad point, or if one of the flags is false.
   Finding finding;       // the first bad point
   bool in_range = true;  // squares stay in the range of T
-  // The filter rules pairs out. It is false where nearly all pairs pass and N^2 keys take little
-  // more memory than the points.
+  // False if the filter would let nearly all pairs pass, and N^2 keys take little more memory than
+  // the points, so that the dense path is faster.
   bool filters = true;
   std::vector<Edge<double>> tree;  // exact keys, in no order
 };

@@ -1,6 +1,6 @@
-// The rows of a large cloud in a given order, packed into panels of 16 and blocks of 48: as the
-// low-precision codes of the filter, or as coordinates. A tile is half a panel of some packed rows
-// against a block of the same or of other ones.
+// The rows of a large cloud in a given order, packed into panels of 16 and blocks of 48, either as
+// the low-precision codes of the filter or as coordinates. A tile is half a panel of packed rows
+// against a block of the same or of other packed rows.
 #pragma once
 
 #include <algorithm>
@@ -15,15 +15,16 @@
 
 namespace tsloss {
 
-// Covers the rounding of norms and of the filter's few operations; see codes.inl.
+// This covers the rounding of norms and of the few operations of the filter; see codes.inl.
 constexpr float kSlack = 1.0f / (1 << 17);
-// Squares of numbers below 1e-19 vanish in float; the cloud is scaled to about 1.
+// These cover what squares lose in float, where those of numbers below 1e-19 vanish. The largest
+// coordinate is scaled to about 1.
 constexpr float kTinyNorm = 1e-18f;
 constexpr float kTinySquare = 1e-34f;
 
-// The affine map that rows go through before they are coded: it subtracts their approximate mean
-// and scales the largest coordinate to about 1 by a power of two. Any centre and scale give right
-// results, provided that all rows share them; these lose few digits.
+// The affine map that is applied to rows before they are coded. It subtracts their approximate
+// mean, and scales the largest coordinate to about 1 by a power of two. Results are right with any
+// centre and scale that all rows share; these lose few digits.
 template <class T>
 class CentredScaling {
  public:
@@ -42,7 +43,7 @@ class CentredScaling {
 
   void apply(const T* x, float* t) const {
     const int64_t stride = static_cast<int64_t>(centre_.size());
-    // Within these limits the scaling is exact in T; beyond them it needs a wider exponent.
+    // Within these limits the scale is in the range of T. Other scales need a wider exponent.
     if (std::abs(exponent_) < (sizeof(T) == 4 ? 60 : 500)) {
       const T scale = std::ldexp(T{1}, exponent_);
       for (int64_t k = 0; k < stride; ++k) t[k] = static_cast<float>((x[k] - centre_[k]) * scale);
@@ -54,7 +55,7 @@ class CentredScaling {
     }
   }
 
-  // A bound on keys, in the units of the scaled rows, rounded up.
+  // Converts a bound on keys to the units of the scaled rows, rounded up.
   float bound(T key) const {
     const long double scaled = std::ldexp(static_cast<long double>(key), 2 * exponent_);
     return static_cast<float>(scaled) * (1 + 0x1p-20f) + kTinySquare;
@@ -63,13 +64,6 @@ class CentredScaling {
  private:
   std::vector<T> centre_;
   int exponent_ = 0;
-};
-
-// The terms of the filter's lower bound that belong to the 8 rows of a tile; see TileBounds.
-struct TileRowTerms {
-  float twice[kTileRows];
-  float row_low[kTileRows];
-  float largest_row;
 };
 
 template <class T>
@@ -94,7 +88,7 @@ class PackedRows {
   int64_t blocks() const { return panels() / kTilePanels; }
   int64_t padded() const { return blocks() * kTileColumns; }
 
-  // row(p) returns point p, aligned and padded.
+  // Packs the codes of m points. row(p) returns point p, aligned and padded.
   template <class Row>
   void encode(int64_t m, const CentredScaling<T>& scaling, int threads, const Row& row) {
     m_ = m;
@@ -104,7 +98,7 @@ class PackedRows {
     char* second = coder_.two_copies ? scratch_.code_columns.reserve(bytes) : first;
     code_rows_ = first;
     code_columns_ = second;
-    // Every product of two codes, summed over the dimension, stays within 32 bits.
+    // Codes are so small that the sum of their products over the dimension stays within 32 bits.
     const int largest =
         coder_.code_bytes == 1
             ? 127
@@ -133,7 +127,7 @@ class PackedRows {
     });
   }
 
-  // load(p, x) writes point p, padded, to an aligned row.
+  // Packs the coordinates of m points. load(p, x) writes point p to an aligned and padded row.
   template <class Load>
   void pack(int64_t m, int threads, const Load& load) {
     m_ = m;
@@ -149,7 +143,7 @@ class PackedRows {
     });
   }
 
-  // ---- tiles: rows from i on, which is a multiple of 8, against block t of `columns` ----
+  // ---- tiles: 8 rows from i on, a multiple of 8, against block t of `columns` ----
 
   // Inner products of codes, [8][48].
   void dot(int64_t i, const PackedRows& columns, int64_t t, int32_t* dots) const {
@@ -168,33 +162,58 @@ class PackedRows {
                             kTilePanels, keys);
   }
 
+  // The largest norm of the codes of block t.
   float largest_norm(int64_t t) const {
     const int64_t begin = t * kTileColumns, end = std::min(m_, begin + kTileColumns);
     return *std::max_element(coded_norm_.data() + begin, coded_norm_.data() + end);
   }
 
-  // `largest_column` is the largest_norm of the tile's block.
-  TileRowTerms row_terms(int64_t i, int rows, float largest_column) const {
-    TileRowTerms s = {};
-    float largest = 0;
-    for (int r = 0; r < rows; ++r) {
-      const int64_t p = i + r;
-      largest = std::max(largest, coded_norm_.data()[p] + residue_.data()[p]);
-      s.twice[r] = 2 * scale_.data()[p];
-      s.row_low[r] = low_.data()[p] - 2 * residue_.data()[p] * largest_column * (1 + kSlack);
+  // Lower bounds of the squared distances of a tile, from its codes.
+  class Codes {
+   public:
+    // `largest_column` is the largest_norm of the block of columns.
+    Codes(const PackedRows& a, int64_t i, int rows, const PackedRows& b, int64_t t,
+          float largest_column) {
+      a.dot(i, b, t, dots_);
+      float largest = 0;
+      for (int r = 0; r < rows; ++r) {
+        const int64_t p = i + r;
+        const float residue = a.residue_.data()[p];
+        largest = std::max(largest, a.coded_norm_.data()[p] + residue);
+        twice_[r] = 2 * a.scale_.data()[p];
+        row_low_[r] = a.low_.data()[p] - 2 * residue * largest_column * (1 + kSlack);
+      }
+      const int64_t c = t * kTileColumns;
+      bounds_ = {nullptr,
+                 nullptr,
+                 nullptr,
+                 b.scale_.data() + c,
+                 b.low_.data() + c,
+                 b.residue_.data() + c,
+                 2 * largest * (1 + kSlack),
+                 nullptr};
     }
-    s.largest_row = 2 * largest * (1 + kSlack);
-    return s;
-  }
 
-  // The filter's input for block t beside the rows of `terms`. The caller sets the bounds.
-  TileBounds tile_bounds(const TileRowTerms& terms, int64_t t) const {
-    const int64_t c = t * kTileColumns;
-    return {terms.twice,     terms.row_low,       nullptr,           scale_.data() + c,
-            low_.data() + c, residue_.data() + c, terms.largest_row, nullptr};
-  }
+    // Tests `rows` rows from `first` on. Sets masks[r] to the columns of row r whose lower bound is
+    // at most the larger of row_bound[r - first] and the column's bound. Returns their number.
+    int survivors(int first, int rows, const float* row_bound, const float* column_bound,
+                  uint64_t* masks) const {
+      TileBounds b = bounds_;
+      b.row_scale = twice_ + first;
+      b.row_low = row_low_ + first;
+      b.row_bound = row_bound;
+      b.column_bound = column_bound;
+      return filter().survivors(dots_ + first * kTileColumns, b, rows, masks + first);
+    }
 
-  // Squared distances, [8][48], up to the error of the codes.
+   private:
+    alignas(64) int32_t dots_[kTileRows * kTileColumns];
+    float twice_[kTileRows];
+    float row_low_[kTileRows];
+    TileBounds bounds_;
+  };
+
+  // Sets `near` to squared distances, [8][48], up to the error of the codes.
   void approximate(int64_t i, const PackedRows& columns, int64_t t, int rows, float* near) const {
     alignas(64) int32_t dots[kTileRows * kTileColumns];
     dot(i, columns, t, dots);

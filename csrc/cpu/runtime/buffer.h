@@ -14,7 +14,8 @@ namespace tsloss {
 
 constexpr int64_t kAlignment = 64;
 
-// Memory that cannot be had, and how much that was; the text stands in the exception itself.
+// The exception of an allocation that failed, whose message names its size. The text is part of the
+// exception, since there may be no memory for it.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(double bytes) noexcept {
@@ -26,7 +27,8 @@ class OutOfMemory : public std::bad_alloc {
   char text_[96];
 };
 
-// Product of sizes: that of things of `unit` bytes, which cannot be had where it does not fit.
+// The product of two sizes. If it overflows, throws OutOfMemory for that many things of `unit`
+// bytes.
 inline int64_t checked_mul(int64_t a, int64_t b, int64_t unit = 1) {
   if (a != 0 && b > std::numeric_limits<int64_t>::max() / a) {
     throw OutOfMemory(double(a) * double(b) * double(unit));
@@ -38,7 +40,7 @@ inline int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-// Grows, never shrinks; the contents are not kept across a growth.
+// Memory that grows and never shrinks. When it grows, the contents are lost.
 template <class T>
 class Buffer {
  public:
@@ -57,8 +59,7 @@ class Buffer {
       if (!data_) throw OutOfMemory(double(bytes));
       capacity_ = count;
 #if defined(__linux__)
-      // Fresh memory comes in pages of 4 KiB, at a microsecond or more each, unless asked
-      // otherwise.
+      // Without this advice, fresh memory comes in pages of 4 KiB, at a microsecond or more each.
       if (large_) madvise(data_, static_cast<size_t>(bytes), MADV_HUGEPAGE);
 #endif
     }

@@ -1,4 +1,4 @@
-// Long calls can be watched and stopped: the thread that made the call polls between tasks.
+// Progress and cancellation of long calls: the thread that made the call polls between tasks.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ struct Interrupted {};
 
 class Monitor {
  public:
-  // Returns false to stop the call. `fraction` of the work is done.
+  // Called with the fraction of the work that is done. Returns false to stop the call.
   using Poll = bool (*)(void* context, double fraction);
 
   Monitor(Poll poll, void* context)
@@ -75,7 +75,7 @@ class Monitor {
     const Clock::time_point now = Clock::now();
     if (now - last_ < std::chrono::milliseconds(overrides().poll_milliseconds)) return;
     last_ = now;
-    // A path that is abandoned for another has reported too much, and progress must not go back.
+    // A path that was abandoned for another has reported too much, and progress must not go back.
     reached_ = std::max(reached_, begin_ + (end_ - begin_) * fraction);
     stopped_ = !poll_(context_, reached_);
     if (stopped_) throw Interrupted();

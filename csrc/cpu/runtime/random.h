@@ -1,4 +1,4 @@
-// Pseudo-random numbers, the same on every machine.
+// Pseudo-random numbers, which are the same on every machine.
 #pragma once
 
 #include <cstdint>

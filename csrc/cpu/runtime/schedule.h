@@ -1,4 +1,5 @@
-// Which clouds of a batch get all threads one after the other, and which one thread each.
+// How the clouds of a batch are divided among threads: some get all threads, one cloud after the
+// other, and the rest get one thread each.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +12,10 @@
 
 namespace tsloss {
 
-// Calls one(cloud, slot, threads) for each cloud of the batch, once. Where clouds differ in size,
-// the largest come first: by all threads while one of them is more than a thread's share of what is
-// left and `worth(cloud)`, the rest by a thread each.
+// Calls one(cloud, slot, threads) once for each cloud of the batch. Where clouds differ in size,
+// the largest come first. A cloud gets all threads if its cost is more than a thread's share of
+// what is left and `worth(cloud)` holds; from the first cloud on that does not, each gets one
+// thread.
 template <class Cost, class Worth, class One>
 void for_each_cloud(const BatchShape& shape, int threads, const Cost& cost, const Worth& worth,
                     const One& one) {

@@ -22,8 +22,8 @@
 namespace tsloss {
 namespace {
 
-// How a thread rounds, and whether it takes numbers below the normal ones for 0
-// (torch.set_flush_denormal): its control register, without the flags of what has happened.
+// The floating-point mode of a thread: how it rounds, and whether it treats subnormal numbers as 0
+// (torch.set_flush_denormal). This is its control register without the flags of past exceptions.
 #if defined(__SSE2__)
 using FloatMode = unsigned;
 FloatMode float_mode() { return _mm_getcsr() & ~0x3fu; }
@@ -42,7 +42,7 @@ FloatMode float_mode() { return 0; }
 void set_float_mode(FloatMode) {}
 #endif
 
-// How long the caller waits for others before it looks around.
+// How long the caller waits for the other threads before it reports progress again.
 constexpr std::chrono::milliseconds kPatience{50};
 
 class ThreadPool;
@@ -81,7 +81,7 @@ class ThreadPool {
     work(0);
     must_not_be_forked();
     std::unique_lock<std::mutex> lock(state_);
-    invited_ = 0;  // whoever has not come by now is not needed
+    invited_ = 0;  // all tasks are taken, so workers that have not woken yet are not needed
     while (!idle_.wait_for(lock, kPatience, [&] { return active_ == 0; })) {
       lock.unlock();
       watch();
@@ -93,7 +93,8 @@ class ThreadPool {
   }
 
  private:
-  // Fewer workers than wished for is not an error: the caller can do it all.
+  // Starts workers until there are `wanted`. Having fewer is not an error, since the caller alone
+  // can do all tasks.
   void grow(int wanted) {
     try {
       while (static_cast<int>(workers_.size()) < wanted) workers_.emplace_back([this] { serve(); });
@@ -108,7 +109,7 @@ class ThreadPool {
       --invited_;
       ++active_;
       const int slot = slots_++;
-      // The mode of the caller: else the bits would depend on which thread has which task.
+      // Otherwise the bits of the results would depend on which thread runs which task.
       set_float_mode(mode_);
       lock.unlock();
       work(slot);
@@ -117,7 +118,7 @@ class ThreadPool {
     }
   }
 
-  // The caller has nothing left to do, but others have: it says how far they are.
+  // Reports progress while the caller waits for tasks of other threads.
   void watch() {
     try {
       Monitor::tick(double(done_.load(std::memory_order_relaxed)) / double(end_));
@@ -127,14 +128,14 @@ class ThreadPool {
     must_not_be_forked();
   }
 
-  // A progress callback may fork. The child has not the threads that hold the rest of the work, and
-  // a mutex may be locked by one of them: it leaves the call before it asks for either.
+  // A progress callback may fork. The child lacks the threads that hold the rest of the work, and
+  // one of them may have locked a mutex, so the child must leave the call before it waits for
+  // either.
   void must_not_be_forked() const {
     if (current_pool() != this)
       throw std::runtime_error(
           "the process was forked within this call, by its progress callback: the call cannot go "
-          "on "
-          "in the child. Fork before it, or leave the child with os._exit");
+          "on in the child. Fork before it, or leave the child with os._exit");
   }
 
   void stop(std::exception_ptr error) {
@@ -161,7 +162,7 @@ class ThreadPool {
   }
 
   std::mutex entry_;  // held by the caller of the job that runs
-  std::mutex state_;  // guards all below but next_ and done_
+  std::mutex state_;  // guards the members below except next_ and done_
   std::condition_variable wake_;
   std::condition_variable idle_;
   std::vector<std::thread> workers_;
@@ -177,8 +178,8 @@ class ThreadPool {
   std::exception_ptr error_;
 };
 
-// Never destroyed: its threads outlive static destruction. A forked child has none of the threads
-// and perhaps a locked mutex, so it starts with a pool of its own.
+// The pool is never destroyed, because its threads outlive static destruction. A forked child has
+// none of the threads and perhaps a locked mutex, so it starts with a pool of its own.
 ThreadPool* pool = new ThreadPool;
 [[maybe_unused]] const int registered =
     pthread_atfork(nullptr, nullptr, [] { pool = new ThreadPool; });

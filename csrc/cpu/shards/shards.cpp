@@ -8,9 +8,7 @@
 #include "cpu/large/distinct.h"
 #include "cpu/rows.h"
 #include "cpu/runtime/thread_pool.h"
-#include "cpu/shards/shard_forest.h"
 #include "cpu/tree/forest.h"
-#include "cpu/tuning.h"
 
 namespace tsloss {
 namespace {
@@ -20,7 +18,7 @@ Shard load_as(Metric metric, const T* points, int64_t n, int64_t dim, W* rows, i
   const int64_t stride = round_up(std::max<int64_t>(dim, 1), kLanes);
   Shard shard;
   constexpr int64_t kGrain = 48;
-  // The points are read once, since another thread may write to them; all else is about the rows.
+  // The points are read once, since another thread may write to them. The rest works on the rows.
   std::vector<Problem> problems(static_cast<size_t>(n));
   parallel_for((n + kGrain - 1) / kGrain, threads, [&](int64_t task, int) {
     for (int64_t i = task * kGrain; i < std::min(n, (task + 1) * kGrain); ++i) {
@@ -38,18 +36,10 @@ Shard load_as(Metric metric, const T* points, int64_t n, int64_t dim, W* rows, i
   shard.lattice = distinct.lattice;
   shard.ids.assign(distinct.ids.begin(), distinct.ids.end());
   const int64_t count = static_cast<int64_t>(shard.ids.size());
-  for (int64_t k = 0; k < count; ++k) {  // upwards, and no row is needed below its own place
+  for (int64_t k = 0; k < count; ++k) {  // ids[k] >= k, so ascending copies overwrite no id's row
     if (shard.ids[k] != k) std::copy_n(rows + shard.ids[k] * stride, stride, rows + k * stride);
   }
   return shard;
-}
-
-template <class T>
-void keys_as(Term term, bool robust, const T* rows, int64_t stride, int64_t count, const int64_t* a,
-             const int64_t* b, double* keys) {
-  for (int64_t k = 0; k < count; ++k) {
-    keys[k] = key_of(rows + a[k] * stride, rows + b[k] * stride, stride, term, robust);
-  }
 }
 
 template <class T>
@@ -88,8 +78,9 @@ Shard load_shard(Dtype dtype, Metric metric, const void* points, int64_t n, int6
 int64_t spanning_forest(int64_t n, int64_t count, double* keys, int64_t* edges) {
   std::vector<Edge<double>> links(static_cast<size_t>(count));
   for (int64_t k = 0; k < count; ++k) {
+    // NaN cannot be sorted, so it becomes infinite.
     const double key = keys[k] >= 0 ? keys[k] : std::numeric_limits<double>::infinity();
-    links[k] = {key, edges[2 * k], edges[2 * k + 1]};  // NaN could not be sorted
+    links[k] = {key, edges[2 * k], edges[2 * k + 1]};
   }
   UnionFind sets(0);
   keep_exact_forest(links, sets, n);
@@ -102,28 +93,24 @@ int64_t spanning_forest(int64_t n, int64_t count, double* keys, int64_t* edges) 
 }
 
 void merge_order(int64_t n, const int64_t* edges, int32_t* order, int32_t* rank) {
-  std::vector<Link<double>> links;
-  for (int64_t k = 0; k + 1 < n; ++k) {
-    links.push_back(
-        {0, static_cast<int32_t>(edges[2 * k]), static_cast<int32_t>(edges[2 * k + 1])});
-  }
+  std::vector<Edge<double>> tree;
+  for (int64_t k = 0; k + 1 < n; ++k) tree.push_back({0, edges[2 * k], edges[2 * k + 1]});
   UnionFind sets(0);
   std::vector<int32_t> points, ranks;
-  std::vector<double> gap;
-  merge_order(links, sets, n, points, gap, ranks);
+  merge_order(tree, sets, n, points, ranks);
   std::copy(points.begin(), points.end(), order);
   std::copy(ranks.begin(), ranks.end(), rank);
-  rank[0] = 0;
 }
 
 void exact_keys(Dtype dtype, Metric metric, bool robust, const void* rows, int64_t stride,
                 int64_t count, const int64_t* a, const int64_t* b, double* keys) {
-  const Term term = term_of(metric);
-  if (dtype == Dtype::kFloat64) {
-    keys_as(term, robust, static_cast<const double*>(rows), stride, count, a, b, keys);
-  } else {
-    keys_as(term, robust, static_cast<const float*>(rows), stride, count, a, b, keys);
-  }
+  const auto as = [&](auto number) {
+    const auto* x = static_cast<const decltype(number)*>(rows);
+    for (int64_t k = 0; k < count; ++k) {
+      keys[k] = key_of(x + a[k] * stride, x + b[k] * stride, stride, term_of(metric), robust);
+    }
+  };
+  dtype == Dtype::kFloat64 ? as(0.0) : as(0.0f);
 }
 
 bool keys_in_range(Dtype dtype, Metric metric, int64_t dim, int64_t count, const double* keys) {

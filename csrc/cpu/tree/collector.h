@@ -1,7 +1,8 @@
-// Links that could be in the tree, kept within bounds: when there are too many, those that cannot
-// win are thrown out.
+// A collection of the links that could be in the tree, in bounded memory: when there are too many,
+// those that cannot be in the tree are dropped.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -12,6 +13,7 @@
 
 namespace tsloss {
 
+// A link that carries its exact key as an edge, beside its fast key.
 template <class T>
 struct ExactLink : Edge<double> {
   T key;
@@ -26,18 +28,19 @@ std::vector<ExactLink<T>> with_exact_keys(const std::vector<Link<T>>& links, con
   return out;
 }
 
+// Number of links at which a collection is reduced: less than half the memory of the points, or 4
+// links a point.
+inline size_t collector_limit(int64_t n, int64_t dim) {
+  return static_cast<size_t>(n * std::max<int64_t>(4, dim / 8) + 4096);
+}
+
 template <class T>
 class Collector {
  public:
-  // Holds less than half the memory of the points, or 4 links a point.
-  // `exact(i, j)` gives the key that decides; a band of 1 says that keys are exact already.
+  // `exact(i, j)` returns the exact key of a pair. A band of 1 means that keys are exact already.
   template <class Exact>
   Collector(int64_t n, int64_t dim, T band, Exact exact)
-      : n_(n),
-        band_(band),
-        limit_(static_cast<size_t>(n * std::max<int64_t>(4, dim / 8) + 4096)),
-        sets_(0),
-        exact_(exact) {}
+      : n_(n), band_(band), limit_(collector_limit(n, dim)), sets_(0), exact_(exact) {}
 
   void add(const Link<T>& link) {
     links_.push_back(link);
@@ -51,7 +54,7 @@ class Collector {
     if (band_ == 1) return keep_exact_forest(links_, sets_, n_);
     sort_by_key(links_, scratch_);
     keep_contenders(links_, sets_, n_, band_);
-    // Ties in masses: only exact keys can tell them apart.
+    // Many links are tied within the band, and only exact keys can decide between them.
     if (links_.size() > limit_ / 2) decide();
     scratch_.clear();
   }

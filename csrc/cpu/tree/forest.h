@@ -1,4 +1,4 @@
-// Minimum spanning forests of lists of edges, and what is read off them.
+// Minimum spanning forests of lists of edges, and the order of the points that a tree defines.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 namespace tsloss {
 
+// An edge of a candidate list, with a fast key.
 template <class T>
 struct Link {
   T key;
@@ -20,15 +21,16 @@ struct Link {
   int32_t j;
 };
 
-// The order that decides between edges whose keys are exact, as that of Edge.
+// The order that decides between links whose keys are exact. Edge has the same one.
 template <class T>
 bool operator<(const Link<T>& a, const Link<T>& b) {
   if (a.key != b.key) return a.key < b.key;
   return a.i != b.i ? a.i < b.i : a.j < b.j;
 }
 
-// By key alone, ascending; equal keys keep their order. Keys are >= 0, so their bits sort like
-// integers: a radix sort, several times faster than a comparison sort for the lists at hand.
+// Sorts by key alone, ascending; links with equal keys keep their order. Keys are >= 0, so their
+// bits sort like integers, and a radix sort is several times faster than a comparison sort for
+// lists of this size.
 template <class T>
 void sort_by_key(std::vector<Link<T>>& links, std::vector<Link<T>>& scratch) {
   if (links.size() < 512) {
@@ -62,8 +64,9 @@ void sort_by_key(std::vector<Link<T>>& links, std::vector<Link<T>>& scratch) {
   }
 }
 
-// Kruskal: keeps of the sorted links those of the minimum spanning forest. Among equal keys the
-// first in the list wins. The ends of a link, below n, are those of its members `end`, `other`.
+// Keeps the links of the minimum spanning forest, by Kruskal's algorithm. The links must be sorted;
+// among equal keys the first in the list wins. The ends of a link, below n, are its members `end`
+// and `other`.
 template <class E, class End = decltype(E::i)>
 void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n, End E::* end = &E::i,
                  End E::* other = &E::j) {
@@ -79,16 +82,17 @@ void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n, End E::* end
   links.erase(links.begin() + static_cast<std::ptrdiff_t>(kept), links.end());
 }
 
-// The same of links in any order whose keys are exact: by the tie rule.
+// Keeps the minimum spanning forest of links in any order whose keys are exact. Ties are broken by
+// the indices.
 template <class E>
 void keep_exact_forest(std::vector<E>& links, UnionFind& sets, int64_t n) {
   std::sort(links.begin(), links.end());
   keep_forest(links, sets, n);
 }
 
-// Keeps of the sorted links those that could be in the minimum spanning forest if every key is
-// known up to a factor of sqrt(band) either way: a link goes if its ends are already connected by
-// links that are shorter beyond doubt.
+// Keeps the contenders: those of the sorted links that could be in the minimum spanning forest if
+// every key is known up to a factor of sqrt(band) either way. A link is dropped if its ends are
+// already connected by links that are certainly shorter.
 template <class T>
 void keep_contenders(std::vector<Link<T>>& links, UnionFind& sets, int64_t n, T band) {
   sets.reset(n);
@@ -104,18 +108,17 @@ void keep_contenders(std::vector<Link<T>>& links, UnionFind& sets, int64_t n, T 
   links.swap(kept);
 }
 
-// The order in which single linkage lines the points up: every cluster is an interval. gap[p] is
-// the height at which the points at p - 1 and p meet, and rank[p] the place in `tree` of the edge
-// by which they do; those of 0 are infinite. The longest edge on the tree path between the points
-// at p < q has the largest of rank[p + 1 .. q], and the largest of gap[p + 1 .. q].
-template <class T>
-void merge_order(const std::vector<Link<T>>& tree, UnionFind& sets, int64_t n,
-                 std::vector<int32_t>& order, std::vector<T>& gap, std::vector<int32_t>& rank) {
-  constexpr T kInf = std::numeric_limits<T>::infinity();
+// The order in which single linkage lines the points up: every cluster is an interval. rank[p] is
+// the place in `tree`, which is sorted, of the edge that joined the points at p - 1 and p; rank[0]
+// is 0. The longest edge on the tree path between the points at p < q has the largest of
+// rank[p + 1 .. q].
+template <class E>
+void merge_order(const std::vector<E>& tree, UnionFind& sets, int64_t n,
+                 std::vector<int32_t>& order, std::vector<int32_t>& rank) {
   sets.reset(n);
   const size_t count = static_cast<size_t>(n);
   std::vector<int32_t> head(count), tail(count), next(count, -1);
-  std::vector<int32_t> before(count, -1);  // the rank
+  std::vector<int32_t> before(count, 0);  // the rank
   for (size_t v = 0; v < count; ++v) head[v] = tail[v] = static_cast<int32_t>(v);
   int64_t root = 0;
   for (size_t k = 0; k < tree.size(); ++k) {
@@ -127,13 +130,10 @@ void merge_order(const std::vector<Link<T>>& tree, UnionFind& sets, int64_t n,
     tail[root] = tail[other];
   }
   order.clear();
-  gap.clear();
   rank.clear();
   for (int32_t v = head[root]; v >= 0; v = next[v]) {
-    const bool first = before[v] < 0;
     order.push_back(v);
-    gap.push_back(first ? kInf : tree[before[v]].key);
-    rank.push_back(first ? std::numeric_limits<int32_t>::max() : before[v]);
+    rank.push_back(before[v]);
   }
 }
 

@@ -1,6 +1,6 @@
-// Minimum spanning trees of one cloud. Among equal lengths the edge with the smaller (smaller
-// index, larger index) wins, so the tree is unique whatever the algorithm, the threads or the
-// memory.
+// Minimum spanning trees of one cloud. Among edges of equal length the one with the smaller
+// (smaller index, larger index) wins. So the tree is unique, and depends neither on the algorithm
+// nor on the number of threads.
 #pragma once
 
 #include <cmath>
@@ -31,8 +31,8 @@ inline Term term_of(Metric metric) {
   return metric == Metric::kManhattan ? Term::kAbsolute : Term::kSquared;
 }
 
-// The length of an edge under the metric, from its key, or, if keys are not in range, from the
-// length that robust_length gives.
+// The length of an edge under the metric. It is computed from the edge's key, or, if keys are not
+// in range, from the result of robust_length.
 inline double length_of(Metric metric, double key, bool in_range) {
   if (!in_range) return metric == Metric::kSqeuclidean ? key * key : key;
   if (metric == Metric::kEuclidean) return std::sqrt(key);
@@ -49,24 +49,24 @@ struct PrimScratch {
 };
 
 enum class Prim {
-  kIncomplete,  // `look` said no, or there are negative keys; the edges are undefined
+  kIncomplete,  // `look` returned false, or there are negative keys; the edges are undefined
   kInfinite,    // a tree edge is infinite, or has a key that is NaN
-  kCertain,     // keys that are wrong by a factor of sqrt(band) give the same tree
-  kContested,   // there are other edges within the band
+  kCertain,     // exact keys give the same tree as these, which lie within the band of them
+  kContested,   // edges outside the tree lie within the band, and exact keys must decide
 };
 
-// Prim over a full symmetric matrix of keys: O(n^2). edges has n - 1 entries in order of discovery:
-// the vertex that an edge brings in, and its height, follow from it. `band` = 1 says that keys are
-// exact.
-// `look(u)` is called before row u is read, once for each; if it returns false, the end is
-// kIncomplete. The edges are a tree even if the keys are NaN or change meanwhile.
+// Prim's algorithm over a full symmetric matrix of keys, in O(n^2). `edges` gets n - 1 entries in
+// order of discovery, from which the vertex that an edge adds and its height follow. A `band` of 1
+// means that keys are exact.
+// `look(u)` is called once for each row u, just before the row is read; if it returns false, the
+// result is kIncomplete. The edges are a tree even if the keys are NaN or change meanwhile.
 template <class T>
 Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>& scratch,
                 Edge<T>* edges, const std::function<bool(int64_t u)>& look = {});
 
-// The same tree, one pair at a time, for clouds whose squares leave the range of T: by lengths that
-// neither overflow nor underflow, which edges then carry rather than squared keys, in double; or by
-// exact keys after all, where a square that is lost counts as 0.
+// Prim's algorithm one pair at a time, for clouds whose squares leave the range of T. Edges carry
+// lengths in double, computed without overflow and underflow, instead of squared keys; or, if
+// `by_keys`, exact keys, where a square that underflows counts as 0.
 template <class T>
 void prim_robust(const Rows<T>& rows, int64_t n, Term term, bool by_keys, int threads,
                  Edge<double>* edges);
@@ -75,17 +75,24 @@ void prim_robust(const Rows<T>& rows, int64_t n, Term term, bool by_keys, int th
 template <class T>
 double robust_length(const T* x, const T* y, int64_t dim, Term term);
 
-// How far fast keys may be from exact ones: if their relative error is eta = `units` units of
-// rounding, a pair whose exact key is at most that of another has a fast key at most
-// (1 + eta) / (1 - eta) times the other's, which is below `band`. Exact keys of double are sums in
-// double themselves (of 16 lanes), and so have an error of their own.
+// The exact key of one pair of rows, or its robust_length.
+template <class T>
+double key_of(const T* x, const T* y, int64_t stride, Term term, bool robust) {
+  if (robust) return robust_length(x, y, stride, term);
+  return kernels<T>().refine(x, y, stride, term);
+}
+
+// How far fast keys may be from exact ones. If their relative error is eta = `units` units of
+// rounding, a pair whose exact key is at most that of another has a fast key of at most
+// (1 + eta) / (1 - eta) times the other's, which is below the band. Exact keys of double are
+// themselves sums in double (of 16 lanes), and so have an error of their own.
 template <class T>
 T band_of(int64_t units, int64_t dim) {
   if (sizeof(T) == 8) units += dim / 16 + 8;
   return 1 + T(units + 4) * std::numeric_limits<T>::epsilon();
 }
 
-// Squares below this have lost digits to underflow, whatever the number of terms.
+// Sums of `dim` squares that are below this limit may have lost digits to underflow.
 template <class T>
 T underflow_limit(int64_t dim) {
   const int exponent = sizeof(T) == 4 ? -110 : -960;

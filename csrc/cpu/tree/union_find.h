@@ -1,5 +1,5 @@
-// Disjoint sets with union by size and path halving: near-constant time an operation (Tarjan,
-// 1975).
+// Disjoint sets with union by size and path halving, which take nearly constant time an operation
+// (Tarjan, 1975).
 #pragma once
 
 #include <cstdint>
