@@ -20,7 +20,7 @@ from .report import duration
 from .suite import print_and_write
 
 _TUNING = Path(__file__).parents[1] / "csrc" / "cpu" / "tuning.h"
-_SMALL, _PACKED, _LARGE = 1, 2, 3
+_SMALL, _PACKED, _LARGE, _SPATIAL = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,16 @@ CONTESTS = (
         "kLargePointsLow",
         ("packed", {"path": _PACKED}),
         ("large", {"path": _LARGE}),
-        tuple((n, d) for d in (3, 16) for n in (1024, 1536, 2048, 2560)),
+        tuple((n, d) for d in (5, 16) for n in (1024, 1536, 2048, 2560)),
+    ),
+    *(
+        Contest(
+            f"kSpatialPoints{d}",
+            ("packed", {"path": _PACKED}),
+            ("k-d tree", {"path": _SPATIAL}),
+            tuple((n, d) for n in (384, 512, 704, 896, 1024, 1280)),
+        )
+        for d in (1, 2, 3, 4)
     ),
     Contest(
         "kLargePoints",

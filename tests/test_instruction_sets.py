@@ -113,10 +113,10 @@ def test_no_compiler_fuses_operations_where_bits_are_promised(
     for command, found in zip(core, functions, strict=True):
         fused = [name for name, code in found.items() if _FUSED.search(code)]
         if Path(command["file"]).stem.startswith("isa_"):
-            # Fast keys have a bound of their error; the exact keys are those of `refine`,
-            # and `route` sums the gradient.
+            # Fast keys have a bound of their error; the exact keys are those of `refine`
+            # and of near points in the leaves of a k-d tree, and `route` sums the gradient.
             assert bool(fused) == (Path(command["file"]).stem == "isa_avx2")
-            for exact, count in (("refine_of", 4), ("route", 2)):
+            for exact, count in (("refine_of", 4), ("route", 2), ("near_leaf_of", 16)):
                 assert sum(exact in name for name in found) == count
                 assert not [name for name in fused if exact in name]
         else:

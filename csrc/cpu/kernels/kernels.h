@@ -95,6 +95,30 @@ struct Kernels {
   int64_t (*panel_rounding)(int64_t dim);
 };
 
+// Near points in a low dimension, by exact keys; see spatial/.
+constexpr int64_t kLeafPoints = 16;
+constexpr int kNear = 5;  // of a point
+
+// The points of a leaf, of which those of `lanes` search for near points in other leaves.
+struct LeafSearch {
+  const double* x;  // [dim][kLeafPoints], as those of the other leaf
+  double box[8];    // the least coordinates of the searching points, then the largest ones
+  int dim;          // 1 to 4
+  Term term;
+  uint32_t lanes;
+  bool own;  // the other leaf is the same one: a point is not near to itself
+};
+
+struct LeafKernels {
+  // Inserts the points of a leaf at `y` that are in `among`, and within `radius` of the searching
+  // points' box, into lists of the kNear nearest ones, keys[kNear][kLeafPoints], ordered by (key,
+  // tag). Returns the lanes whose lists may have changed. And the same with lists of one.
+  uint32_t (*near)(const LeafSearch& search, const double* y, const int64_t* tags, uint32_t among,
+                   double radius, double* keys, int64_t* found);
+  uint32_t (*nearest)(const LeafSearch& search, const double* y, const int64_t* tags,
+                      uint32_t among, double radius, double* keys, int64_t* found);
+};
+
 // Rows as integer codes in panels [panel][group][16][codes a group]; see codes.inl.
 struct Coder {
   int64_t group;       // codes that one 32-bit lane multiplies and adds at once
@@ -151,6 +175,7 @@ extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
 extern const Coder kCoder;
 extern const Filter kFilter;
+extern const LeafKernels kLeaves;
 }  // namespace baseline
 #ifdef TSLOSS_X86
 namespace avx2 {
@@ -158,12 +183,14 @@ extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
 extern const Coder kCoder;
 extern const Filter kFilter;
+extern const LeafKernels kLeaves;
 }  // namespace avx2
 namespace avx512 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
 extern const Coder kCoder;
 extern const Filter kFilter;
+extern const LeafKernels kLeaves;
 }  // namespace avx512
 namespace avx512vnni {
 extern const Coder kByteCoder;
@@ -174,6 +201,7 @@ extern const Coder kByteCoder;
 template <class T>
 const Kernels<T>& kernels();
 const Filter& filter();
+const LeafKernels& leaf_kernels();
 const Coder& coder(int64_t dim);
 
 }  // namespace tsloss
