@@ -35,10 +35,10 @@ class Contest:
 
 CONTESTS = (
     Contest(
-        "kSmallDimension",
+        "kTileDimension",
         ("packed", {"path": _PACKED}),
         ("small", {"path": _SMALL}),
-        tuple((n, d) for n in (64, 256) for d in (16, 32, 64, 96, 128, 192)),
+        tuple((n, d) for n in (20, 64, 256) for d in (16, 32, 64, 96, 128, 192)),
     ),
     Contest(
         "kLargePointsLow",
@@ -86,7 +86,7 @@ CONTESTS = (
         ((1024, 768), (4096, 768), (4096, 128)),
     ),
 )
-_QUICK = (Contest("kSmallDimension", CONTESTS[0].first, CONTESTS[0].second, ((40, 16), (40, 96))),)
+_QUICK = (Contest("kTileDimension", CONTESTS[0].first, CONTESTS[0].second, ((40, 16), (40, 96))),)
 
 
 def measure(contests: Sequence[Contest], seconds: float) -> Iterator[str]:

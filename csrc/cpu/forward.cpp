@@ -38,7 +38,9 @@ constexpr int64_t kLoadNumbers = 1 << 16;  // of a task that copies points
 // The share of the progress that belongs to the copy of the points.
 constexpr double kLoadShare = 0.02;
 
-Path dense_path_of(int64_t dim) { return dim >= kSmallDimension ? Path::kSmall : Path::kPacked; }
+Path dense_path_of(int64_t n, int64_t dim) {
+  return dim >= std::min(n, kTileDimension) ? Path::kSmall : Path::kPacked;
+}
 
 // The least number of points for which the k-d tree is the fastest path. It takes no cosine, where
 // a square that is lost counts as 0 between different points, and no high dimension.
@@ -59,7 +61,7 @@ Path path_of(Metric metric, int64_t n, int64_t dim) {
                         : dim < kSmallDimension ? kLargePoints
                                                 : kLargePointsHigh;
   if (n >= large) return Path::kLarge;
-  return dense_path_of(dim);
+  return dense_path_of(n, dim);
 }
 
 // Memory of one thread for one cloud at a time. It is kept between calls, because fresh pages cost
@@ -140,7 +142,7 @@ class CloudSolver {
       if (result.finding.problem != Problem::kNone) return result.finding;
       good = result.in_range;
       scratch_.tree = std::move(result.tree);
-      if (!result.filters) path = dense_path_of(dim_);
+      if (!result.filters) path = dense_path_of(n_, dim_);
     }
     if (path != Path::kLarge) {
       const Finding found = in_place(path) || loaded_ ? Finding{} : load_all();

@@ -13,7 +13,10 @@ namespace tsloss {
 // Paths through the forward pass; kAuto chooses by the thresholds below.
 enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3, kSpatial = 4 };
 
-// From this dimension on, tiles vectorised over the dimension beat packed panels.
+// From this dimension on, and in clouds of no more points than dimensions, tiles vectorised over
+// the dimension beat packed panels.
+constexpr int64_t kTileDimension = 128;
+// Below this dimension distances are cheap beside the rest of the large path.
 constexpr int64_t kSmallDimension = 96;
 // Up to this many points, rows that do not begin at a cache line are read where they are: the loads
 // that cross a line cost less than a copy.
