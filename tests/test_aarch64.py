@@ -28,6 +28,7 @@ from oracles import METRICS, Array
 from source_tree import ROOT
 from test_expected_hashes import FILE, SHAPES, cloud, digest, name
 from test_expected_hashes import METRICS as HASHED_METRICS
+from test_extremes import fused_loss
 from test_paths import DENSE, KINDS, LARGE_WAYS
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
@@ -149,11 +150,7 @@ class Batch:
             results["linkage"] = merges
         if self.layout != RAGGED:
             terms = ("loss", "spread", "shortness")
-            values = [deaths.new_empty(1) for _ in terms]
-            grads = [torch.empty_like(deaths) for _ in terms]
-            outputs = [to_dlpack(t) for pair in zip(values, grads, strict=True) for t in pair]
-            sizes = None if self.lengths is None else to_dlpack(self.lengths)
-            coincident = _core.scale_free_loss(to_dlpack(deaths), sizes, *LOSS, *outputs)
+            values, grads, coincident = fused_loss(deaths, self.lengths, LOSS)
             results["number of coincident clouds"] = torch.tensor([coincident])
             results |= zip(terms, values, strict=True)
             results |= zip((f"derivative of {term}" for term in terms), grads, strict=True)

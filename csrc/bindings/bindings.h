@@ -132,7 +132,13 @@ auto watched(const Call& call) {
   return call();
 }
 
+// Uninitialised tensors: like another, and with one number of a type on the CPU. Throw what torch
+// raises.
+py::object empty_like(py::handle tensor);
+py::object new_scalar(Type type);
+
 void bind_torch(py::module_& m);
+void bind_loss(py::module_& m);
 void bind_shards(py::module_& m);
 void bind_cuda(py::module_& m);
 

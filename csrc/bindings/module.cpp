@@ -135,32 +135,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("offsets"), py::arg("rows"), py::arg("bars"));
 
   m.def(
-      "scale_free_loss",
-      [](py::handle deaths, py::handle lengths, double connectivity, double redundancy, double rho,
-         py::handle loss, py::handle loss_grad, py::handle spread, py::handle spread_grad,
-         py::handle shortness, py::handle shortness_grad) {
-        const Array d(deaths, "deaths");
-        const Dtype dtype = d.real();
-        BatchShape shape{d.leading(1), d.size(0) + 1};
-        if (!lengths.is_none()) {
-          shape.lengths = Array(lengths, "lengths").at<int64_t>({shape.batch});
-        }
-        const auto output = [&](py::handle value, py::handle grad) {
-          if (value.is_none()) return tsloss::DerivedValue{};
-          return tsloss::DerivedValue{Array(value, "value").at(d.type(), {1}),
-                                      Array(grad, "grad").at(d.type(), {shape.batch, d.size(0)})};
-        };
-        return tsloss::scale_free_loss(dtype, shape, d.at(d.type(), {shape.batch, d.size(0)}),
-                                       connectivity, redundancy, rho, output(loss, loss_grad),
-                                       output(spread, spread_grad),
-                                       output(shortness, shortness_grad));
-      },
-      py::arg("deaths"), py::arg("lengths"), py::arg("connectivity"), py::arg("redundancy"),
-      py::arg("rho"), py::arg("loss"), py::arg("loss_grad"), py::arg("spread") = py::none(),
-      py::arg("spread_grad") = py::none(), py::arg("shortness") = py::none(),
-      py::arg("shortness_grad") = py::none());
-
-  m.def(
       "single_linkage",
       [](py::handle edges, py::handle merges) {
         const Array tree(edges, "edges");
@@ -198,6 +172,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("points"), py::arg("factor"), py::arg("kept"));
 
   bind_torch(m);
+  bind_loss(m);
   bind_shards(m);
 
   m.def(

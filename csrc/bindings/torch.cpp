@@ -25,11 +25,12 @@ struct ExchangeTable {
 struct Torch {
   const ExchangeTable* table = nullptr;
   uint64_t dense_keys[2] = {};  // dispatch keys of tensors with memory of their own
-  // Types of ordinary tensors, types of numbers, an int64 tensor on the CPU, and a module.
+  // Types of ordinary tensors, types of numbers, tensors on the CPU, and a module.
   PyObject *tensor = nullptr, *parameter = nullptr, *float32 = nullptr, *float64 = nullptr;
-  PyObject *integers = nullptr, *forward_ad = nullptr;
+  PyObject *integers = nullptr, *single = nullptr, *double_ = nullptr, *forward_ad = nullptr;
   // Functions.
-  PyObject *to_capsule = nullptr, *dispatch_keys = nullptr, *transforms_active = nullptr;
+  PyObject *empty_like = nullptr, *to_capsule = nullptr, *dispatch_keys = nullptr,
+           *transforms_active = nullptr;
   PyObject *dispatch_modes = nullptr, *function_modes = nullptr, *jit_tracer = nullptr;
   PyObject *is_grad_enabled = nullptr, *get_num_threads = nullptr;
   // The numbers of the metrics, and the type of a barcode.
@@ -60,7 +61,10 @@ void use_torch(py::kwargs given) {
       {"float32", &torch.float32},
       {"float64", &torch.float64},
       {"integers", &torch.integers},
+      {"single", &torch.single},
+      {"double", &torch.double_},
       {"forward_ad", &torch.forward_ad},
+      {"empty_like", &torch.empty_like},
       {"to_capsule", &torch.to_capsule},
       {"dispatch_keys", &torch.dispatch_keys},
       {"transforms_active", &torch.transforms_active},
@@ -237,6 +241,14 @@ py::object describe(py::handle tensor, const char* name, DLTensor& found) {
   }
   found = *static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   return capsule;
+}
+
+py::object empty_like(py::handle tensor) {
+  return checked(PyObject_CallOneArg(torch.empty_like, tensor.ptr()));
+}
+
+py::object new_scalar(Type type) {
+  return empty_like(type == kDouble ? torch.double_ : torch.single);
 }
 
 void bind_torch(py::module_& m) {
