@@ -134,16 +134,10 @@ class Batch:
         """Other results of native/calls.cpp, in its order."""
         results = {}
         if self.metric != MATRICES:
-            grad = torch.empty_like(self.values)
-            _core.h0_backward(
-                number_of(self.metric),
-                to_dlpack(self.grad_deaths),
-                to_dlpack(self.values),
-                None if self.offsets is None else to_dlpack(self.offsets),
-                *map(to_dlpack, (deaths, edges, grad)),
-                1,
+            metric = number_of(self.metric)
+            results["gradient"] = _core.h0_backward(
+                metric, self.grad_deaths, self.values, self.offsets, deaths, edges, 1
             )
-            results["gradient"] = grad
         if self.layout == WHOLE:
             merges = torch.empty(*self.bars, 3, dtype=torch.int64)
             _core.single_linkage(to_dlpack(edges), to_dlpack(merges))

@@ -205,7 +205,7 @@ def native_calls() -> dict[str, tuple[Callable[..., object], dict[str, torch.Ten
         ),
         "h0_backward": (
             partial(_core.h0_backward, metric=0, offsets=None, threads=1),
-            {"grad_deaths": deaths, "points": x, **bars, "grad_points": x},
+            {"grad_deaths": deaths, "points": x, **bars},
         ),
         "h0_from_distances": (
             partial(_core.h0_from_distances, symmetry_tolerance=0.0, threads=1),
@@ -272,7 +272,8 @@ def native_calls() -> dict[str, tuple[Callable[..., object], dict[str, torch.Ten
 
 
 # Arguments that the core makes a tensor from, which no capsule can be.
-LIKE = {"gradient": {"points"}}
+LIKE = {"gradient": {"points"}, "h0_backward": {"points"}}
+ANY_LAYOUT = [("h0_backward", "grad_deaths")]
 
 
 def capsule(value: object) -> object:
@@ -298,7 +299,7 @@ def test_every_array_is_checked_before_its_memory_is_touched(name: str, way: str
         emptied = good.clone()
         emptied.untyped_storage().resize_(0)
         wrong: list[object] = [good.to(torch.int16), emptied, "no capsule"]
-        if good.dim():
+        if good.dim() and (name, argument) not in ANY_LAYOUT:
             wrong.append(torch.stack([good, good], -1)[..., 0])
         if (name, argument) != ("exact_keys", "rows"):  # any block of rows will do
             if good.dim() > 1 and good.shape[-1] != good.shape[-2]:
@@ -380,13 +381,47 @@ def everyday_inputs() -> dict[str, tuple[object, object]]:
         "an overflow": (torch.tensor([[-3e38], [3e38]]), "euclidean"),
         "another metric": (points, "chebyshev"),
         "no name": (points, []),
-        "a gradient": (points.clone().requires_grad_(), "euclidean"),
     }
 
 
 @pytest.mark.parametrize("kind", everyday_inputs())
 def test_the_short_way_leaves_all_that_is_unusual_to_the_general_one(kind: str) -> None:
     assert _core.everyday_h0(*everyday_inputs()[kind]) is None
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "manhattan"])
+def test_the_gradient_of_the_deaths_may_have_any_layout(metric: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 9, 4, generator=generator, requires_grad=True)
+    deaths = h0_persistence(x, metric).deaths
+    wide = torch.randn(2, 4, 3, 24, generator=generator)
+    layouts = (
+        torch.ones(()).expand(2, 3, 8),
+        wide[:, 0, :, :8],
+        wide[:, 1, :, ::3],
+        wide[:, :3, 0, 0:8],
+        wide[0, :3, :2, :8].transpose(0, 1),
+        torch.randn(8, 3, 2, generator=generator).permute(2, 1, 0),
+        wide[:, 0, :1, 1:2].expand(2, 3, 8),
+    )
+    for grad in layouts:
+        assert not grad.is_contiguous()
+        (got,) = torch.autograd.grad(deaths, x, grad, retain_graph=True)
+        (expected,) = torch.autograd.grad(deaths, x, grad.contiguous(), retain_graph=True)
+        assert torch.equal(got, expected)
+        assert got.any()
+
+
+def test_the_short_way_gives_a_gradient_where_one_is_asked_for() -> None:
+    points = torch.randn(5, 3, requires_grad=True)
+    for shaped in (points, points.mT):
+        assert _core.everyday_h0(shaped, "euclidean").deaths.requires_grad
+    assert _core.everyday_h0(points[0], "euclidean") is None
+    with pytest.raises(ValueError, match="NaN"):
+        _core.everyday_h0(points.log(), "euclidean")
+    with torch.no_grad():
+        found = _core.everyday_h0(points, "euclidean")  # None without the table
+        assert found is None or not found.deaths.requires_grad
 
 
 def test_the_short_way_is_left_under_transforms_tracers_and_modes() -> None:

@@ -33,13 +33,12 @@ def h0_forward(
 def h0_backward(
     metric: int,
     grad_deaths: Array,
-    points: Array,
+    points: Tensor,
     offsets: Array | None,
     deaths: Array,
     edges: Array,
-    grad_points: Array,
     threads: int,
-) -> None: ...
+) -> Tensor: ...
 def h0_from_distances(
     distances: Array,
     lengths: Array | None,

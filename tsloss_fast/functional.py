@@ -93,7 +93,7 @@ def given_barcode(h0: Any, points: Sequence[int]) -> tuple[Tensor, Tensor]:
     return deaths, edges
 
 
-_core.use_torch(h0_persistence=H0Persistence)
+_core.use_torch(h0_persistence=H0Persistence, differentiable_h0=_autograd.differentiable_h0)
 for _result in (H0Persistence, H0PersistenceVarlen):
     # So that `torch.export.save` writes them, and `torch.load(weights_only=True)` reads them.
     torch.utils._pytree._register_namedtuple(

@@ -405,8 +405,8 @@ class TSLoss(nn.Module):
 
 
 class _FusedLoss(torch.autograd.Function):
-    """The exact loss and its terms in one call of the core, and their gradient in another: ten small
-    tensor operations and their backward passes take longer than the barcode.
+    """The exact loss and its terms in one call of the core, and their gradient in another: ten
+    small tensor operations and their backward passes take longer than the barcode.
 
     Between the calls an object of the core keeps the barcode and its slopes, until the graph is
     freed. As saved tensors they would take longer, too.

@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "bindings/bindings.h"
-#include "cpu/runtime/buffer.h"
 
 namespace tsloss {
 namespace bindings {

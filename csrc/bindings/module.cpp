@@ -75,23 +75,27 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "h0_backward",
       [](int metric, py::handle grad_deaths, py::handle points, py::handle offsets,
-         py::handle deaths, py::handle edges, py::handle grad_points, int threads) {
+         py::handle deaths, py::handle edges, int threads) {
         const Array x(points, "points");
         const Dtype dtype = x.real();
         const Batch batch(x, py::none(), offsets);
         const int64_t rows = x.leading(1), dim = x.size(0);
         const void* from = x.at(x.type(), {rows, dim});
-        const void* grad = batch.bars(grad_deaths, "grad_deaths", x.type());
+        tsloss::Buffer<char> room;
+        const Array grads = Array(grad_deaths, "grad_deaths").packed(room);
+        const void* grad = batch.bars(grads, x.type());
         const void* of_deaths = batch.bars(deaths, "deaths", x.type());
         const int64_t* of_edges = batch.edges(edges);
+        py::object grad_points = empty_like(points);
         void* to = Array(grad_points, "grad_points").at(x.type(), {rows, dim});
         watched([&] {
           tsloss::h0_backward(dtype, static_cast<Metric>(metric), batch.shape, grad, from,
                               of_deaths, of_edges, to, threads);
         });
+        return grad_points;
       },
       py::arg("metric"), py::arg("grad_deaths"), py::arg("points"), py::arg("offsets"),
-      py::arg("deaths"), py::arg("edges"), py::arg("grad_points"), py::arg("threads"));
+      py::arg("deaths"), py::arg("edges"), py::arg("threads"));
 
   m.def(
       "h0_from_distances",
