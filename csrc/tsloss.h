@@ -111,6 +111,16 @@ int64_t scale_free_loss(Dtype dtype, const BatchShape& shape, const void* deaths
                         const DerivedValue& loss, const DerivedValue& spread = {},
                         const DerivedValue& shortness = {});
 
+// `count` numbers, and the address of the number that they are multiplied by.
+struct Weighted {
+  const void* numbers = nullptr;
+  const void* weight = nullptr;
+};
+
+// sum = the weighted sum of one or more arrays of `count` numbers, from the first to the last, each
+// product and each sum rounded to the type.
+void weighted_sum(Dtype dtype, int64_t count, const Weighted* parts, int parts_count, void* sum);
+
 // edges (batch, points-1, 2) in death order -> merges (batch, points-1, 3): the ids of the two
 // merged clusters (smaller first) and the size of the result, as in SciPy's linkage matrix. O(N log
 // N).

@@ -28,6 +28,7 @@ from oracles import METRICS, Array
 from source_tree import ROOT
 from test_expected_hashes import FILE, SHAPES, cloud, digest, name
 from test_expected_hashes import METRICS as HASHED_METRICS
+from test_extremes import fused_loss
 from test_paths import DENSE, KINDS, LARGE_WAYS
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
@@ -133,27 +134,17 @@ class Batch:
         """Other results of native/calls.cpp, in its order."""
         results = {}
         if self.metric != MATRICES:
-            grad = torch.empty_like(self.values)
-            _core.h0_backward(
-                number_of(self.metric),
-                to_dlpack(self.grad_deaths),
-                to_dlpack(self.values),
-                None if self.offsets is None else to_dlpack(self.offsets),
-                *map(to_dlpack, (deaths, edges, grad)),
-                1,
+            metric = number_of(self.metric)
+            results["gradient"] = _core.h0_backward(
+                metric, self.grad_deaths, self.values, self.offsets, deaths, edges, 1
             )
-            results["gradient"] = grad
         if self.layout == WHOLE:
             merges = torch.empty(*self.bars, 3, dtype=torch.int64)
             _core.single_linkage(to_dlpack(edges), to_dlpack(merges))
             results["linkage"] = merges
         if self.layout != RAGGED:
             terms = ("loss", "spread", "shortness")
-            values = [deaths.new_empty(1) for _ in terms]
-            grads = [torch.empty_like(deaths) for _ in terms]
-            outputs = [to_dlpack(t) for pair in zip(values, grads, strict=True) for t in pair]
-            sizes = None if self.lengths is None else to_dlpack(self.lengths)
-            coincident = _core.scale_free_loss(to_dlpack(deaths), sizes, *LOSS, *outputs)
+            values, grads, coincident = fused_loss(deaths, self.lengths, LOSS)
             results["number of coincident clouds"] = torch.tensor([coincident])
             results |= zip(terms, values, strict=True)
             results |= zip((f"derivative of {term}" for term in terms), grads, strict=True)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from clouds import gaussian
-from oracles import bits
-from torch.utils.dlpack import to_dlpack
+from oracles import METRICS, bits
 
 from tsloss_fast import TSLoss, _core, h0_persistence, h0_persistence_from_distances
 
@@ -75,19 +74,36 @@ def test_a_huge_gradient_of_a_squared_bar_has_no_infinity_where_points_agree(
     assert gradient.tolist() == [[-half, 0, 0], [half, 0, 0]]
 
 
-def fused_loss(deaths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The exact loss of deaths, its derivatives, and the number of coincident clouds."""
-    loss, grad = deaths.new_empty(()), torch.empty_like(deaths)
-    arrays = map(to_dlpack, (loss, grad))
-    coincident = _core.scale_free_loss(to_dlpack(deaths), None, 1.0, 1.0, 0.5, *arrays)
-    return loss, grad, coincident
+def fused_loss(
+    deaths: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    loss: tuple[float, float, float] = (1.0, 1.0, 0.5),
+) -> tuple[tuple[torch.Tensor, ...], list[torch.Tensor], int]:
+    """The exact loss of deaths (B, M) and its two terms, their derivatives, and the number of
+    coincident clouds. `loss`: the weights of the terms, and rho.
+
+    The core gives the derivatives at the points: here at the tips of a star, of which each edge has
+    the slope 1 under the Manhattan metric.
+    """
+    batch, bars = deaths.shape
+    points = torch.cat([deaths.new_zeros(batch, 1, 1), deaths.new_ones(batch, bars, 1)], 1)
+    tips = torch.arange(1, bars + 1)
+    star = torch.stack([torch.zeros_like(tips), tips], -1).expand(batch, bars, 2).contiguous()
+    manhattan, one = METRICS.index("manhattan"), deaths.new_ones(())
+    kept, values, coincident, _ = _core.fused_loss(
+        manhattan, points, lengths, deaths, star, *loss, terms=True, threads=1
+    )
+    grads = [
+        kept.gradient(points, (None,) * k + (one,) + (None,) * (2 - k), threads=1) for k in range(3)
+    ]
+    return values, [grad[:, 1:, 0].contiguous() for grad in grads], coincident
 
 
 @pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-200, 1e307])
 def test_the_loss_of_deaths_at_the_ends_of_float64_is_that_of_others(scale: float) -> None:
     deaths = torch.tensor([[1.0, 2.0, 2.0, 3.0, 8.0]], dtype=torch.float64)
-    expected, slopes, _ = fused_loss(deaths)
-    loss, gradient, coincident = fused_loss(deaths * scale)
+    (expected, *_), (slopes, *_), _ = fused_loss(deaths)
+    (loss, *_), (gradient, *_), coincident = fused_loss(deaths * scale)
     assert coincident == 0
     torch.testing.assert_close(loss, expected, rtol=1e-14, atol=0)
     if scale > 1e-300:
@@ -99,7 +115,7 @@ def test_the_loss_of_deaths_at_the_ends_of_float64_is_that_of_others(scale: floa
 def test_the_loss_of_deaths_that_are_no_numbers_is_none() -> None:
     for bad in (torch.nan, torch.inf):
         deaths = torch.full((1, 3), bad)
-        loss, _, coincident = fused_loss(deaths)
+        (loss, *_), _, coincident = fused_loss(deaths)
         assert loss.isnan()
         assert coincident == 0
 

@@ -32,6 +32,8 @@ _BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 class Backend(Protocol):
     """A computation of deaths and edges, and of the first derivatives of the deaths."""
 
+    ignores_deaths: bool  # in the gradient, so that they may be changed in place
+
     def h0(self, values: Tensor, /, *arguments: Any) -> tuple[Tensor, Tensor]: ...
 
     def h0_backward(
@@ -48,6 +50,8 @@ class Backend(Protocol):
 
 class _Dispatched:
     """The operators, which torch dispatches to the device of their tensors."""
+
+    ignores_deaths = False
 
     def h0(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         # Without its registered gradient, which costs time even where none is asked for.
@@ -81,6 +85,12 @@ def h0(batch: Batch, known: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor
     if differentiable:
         return H0.apply(values, arguments, _dispatched, known)  # type: ignore[no-any-return, no-untyped-call]
     return _dispatched.h0(values, *arguments) if known is None else known
+
+
+def differentiable_h0(points: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """`h0` with a gradient, of points (..., N, D) that can bypass the dispatcher."""
+    arguments = (None, None, None, metric, 0.0, True)
+    return apply_directly(H0, points, arguments, _ops_cpu)  # type: ignore[no-any-return]
 
 
 def apply_directly(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -121,7 +131,7 @@ def _keep(
         ctx.save_for_backward(None, None, output[1], None)
     else:
         deaths, edges = output
-        kept = None if getattr(backend, "ignores_deaths", False) else deaths
+        kept = None if backend.ignores_deaths else deaths
         ctx.save_for_backward(values, kept, edges, offsets)
 
 

@@ -33,13 +33,12 @@ def h0_forward(
 def h0_backward(
     metric: int,
     grad_deaths: Array,
-    points: Array,
+    points: Tensor,
     offsets: Array | None,
     deaths: Array,
     edges: Array,
-    grad_points: Array,
     threads: int,
-) -> None: ...
+) -> Tensor: ...
 def h0_from_distances(
     distances: Array,
     lengths: Array | None,
@@ -50,19 +49,24 @@ def h0_from_distances(
 ) -> Finding | None: ...
 def check_lengths(lengths: Array, points: int) -> None: ...
 def check_offsets(offsets: Array, rows: int, bars: int) -> None: ...
-def scale_free_loss(
-    deaths: Array,
+def fused_loss(
+    metric: int,
+    points: Array,
     lengths: Array | None,
+    deaths: Array | None,
+    edges: Array | None,
     connectivity: float,
     redundancy: float,
     rho: float,
-    loss: Array,
-    loss_grad: Array,
-    spread: Array | None = None,
-    spread_grad: Array | None = None,
-    shortness: Array | None = None,
-    shortness_grad: Array | None = None,
-) -> int: ...
+    terms: bool,
+    threads: int,
+) -> tuple[FusedLoss, tuple[Tensor, ...], int, Finding | None]: ...
+
+class FusedLoss:
+    def gradient(
+        self, points: Tensor, upstream: tuple[Array | None, ...], threads: int
+    ) -> Tensor | None: ...
+
 def single_linkage(edges: Array, merges: Array) -> None: ...
 def pairwise_keys(metric: int, points: Array, keys: Array, threads: int) -> None: ...
 

@@ -28,6 +28,7 @@ from ._batch import (
 _BUILD = "build tsloss_fast from source where the CUDA toolkit is: TSLOSS_CUDA=ON pip install ."
 _WITH_MEMORY = ("cpu", "cuda", "mps", "xpu")  # the devices whose storages have a size in bytes
 _PASSED_THROUGH = ("tsloss_fast", "torch")
+ignores_deaths = False  # in the gradient; see `_autograd.Backend`
 _warned: set[str] = set()  # the types of device for which the warning has been given
 
 
@@ -81,19 +82,15 @@ def h0_backward(
 ) -> Tensor:
     """The gradient at the points of `h0`, from that of the deaths."""
     # A hook on saved tensors may have given anything back.
-    points = dense(points.resolve_neg(), "points")
-    grad_points = torch.empty_like(points)
-    _core.h0_backward(
+    return _core.h0_backward(
         METRICS[metric],
-        grad_deaths.contiguous(),
-        points,
+        grad_deaths,
+        dense(points.resolve_neg(), "points"),
         None if offsets is None else offsets.contiguous(),
         deaths.contiguous(),
         edges.contiguous(),
-        grad_points,
         torch.get_num_threads(),
     )
-    return grad_points
 
 
 def single_linkage(edges: Tensor) -> Tensor:

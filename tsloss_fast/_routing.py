@@ -7,20 +7,33 @@ forward mode. All functions take clouds ``(..., N, D)`` and edges ``(..., M, 2)`
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from ._batch import may_look
 
 
 def _ends(x: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The points at both ends of each edge, (..., M, D) each, zero for padding, and the validity
     mask."""
     valid = edges[..., :1] >= 0
-    index = edges.clamp(min=0)
-    shape = (*edges.shape[:-1], x.shape[-1])
-    first = x.gather(-2, index[..., :1].expand(shape))
-    second = x.gather(-2, index[..., 1:].expand(shape))
+    first, second = _rows(x, edges.clamp(min=0))
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     return torch.where(valid, first, zero), torch.where(valid, second, zero), valid
+
+
+def _rows(x: Tensor, edges: Tensor) -> list[Tensor]:
+    """The points at the first and at the second end of each edge, none of which is padding."""
+    *batch, n, d = x.shape
+    if not batch:
+        return [x.index_select(0, end) for end in edges.unbind(-1)]
+    # Numbers among the points of all clouds.
+    first = torch.arange(math.prod(batch), device=x.device) * n
+    edges = edges + first.reshape(*batch, 1, 1)
+    rows, shape = x.flatten(0, -2), (*edges.shape[:-1], d)
+    return [rows.index_select(0, end.flatten()).reshape(shape) for end in edges.unbind(-1)]
 
 
 def _nonzero(x: Tensor) -> Tensor:
@@ -33,6 +46,14 @@ def _norm(x: Tensor) -> Tensor:
     scale."""
     if x.shape[-1] == 0:
         return x.sum(-1, keepdim=True)
+    if x.is_cpu and x.numel() and may_look(x):
+        # Most lengths are in a range where neither squares nor derivatives leave that of the type,
+        # and the same bits come without the factors below.
+        norm = x.square().sum(-1, keepdim=True).sqrt()
+        shortest, longest = (end.item() for end in norm.detach().aminmax())
+        numbers = torch.finfo(x.dtype)
+        if shortest > numbers.tiny ** (1 / 6) and longest < numbers.max ** (1 / 6):
+            return norm
     # A power of two, so that scaling is exact: equal lengths stay equal.
     largest = _nonzero(x.detach().abs().amax(-1, keepdim=True))
     scale = largest / (2 * torch.frexp(largest).mantissa)
@@ -45,9 +66,12 @@ def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
     return x / _nonzero(norm), norm
 
 
-def edge_lengths(x: Tensor, edges: Tensor, metric: str) -> Tensor:
-    """Differentiable lengths (..., M) of the edges under the metric; 0 for padding."""
-    first, second, _ = _ends(x, edges)
+def edge_lengths(x: Tensor, edges: Tensor, metric: str, padded: bool = True) -> Tensor:
+    """Differentiable lengths (..., M) of the edges under the metric; 0 for padding.
+
+    `padded`: whether there may be any, which takes time.
+    """
+    first, second = _ends(x, edges)[:2] if padded else _rows(x, edges)
     if metric == "cosine":
         first, second = _unit(first)[0], _unit(second)[0]
         return (first - second).square().sum(-1) / 2

@@ -93,7 +93,7 @@ def given_barcode(h0: Any, points: Sequence[int]) -> tuple[Tensor, Tensor]:
     return deaths, edges
 
 
-_core.use_torch(h0_persistence=H0Persistence)
+_core.use_torch(h0_persistence=H0Persistence, differentiable_h0=_autograd.differentiable_h0)
 for _result in (H0Persistence, H0PersistenceVarlen):
     # So that `torch.export.save` writes them, and `torch.load(weights_only=True)` reads them.
     torch.utils._pytree._register_namedtuple(
@@ -320,21 +320,25 @@ def edge_lengths(
         raise shape_error("points", x.shape, "(N, D) or (..., N, D)")
     if ends.shape[-1:] != (2,) or ends.shape[:-2] != x.shape[:-2] or ends.dim() != x.dim():
         raise shape_error("edges", ends.shape, f"{(*x.shape[:-2], 'M', 2)} beside these points")
-    if ends.device.type == "cpu" and may_look(ends):
-        padding = ends < 0
-        outside = (ends < -1) | (ends >= x.shape[-2])
-        bad = (outside.any(-1) | (padding[..., 0] != padding[..., 1])).nonzero()
-        if len(bad):
-            raise ValueError(
-                f"edges: expected numbers from 0 to {x.shape[-2] - 1}, or -1 at both ends of an "
-                f"edge for padding, got {tuple(ends[tuple(bad[0])].tolist())} for {x.shape[-2]} "
-                "points"
-            )
+    padded = True  # perhaps
+    if ends.is_cpu and ends.numel() and may_look(ends):
+        least, most = (end.item() for end in ends.aminmax())
+        padded = least < 0
+        if padded or most >= x.shape[-2]:
+            padding = ends < 0
+            outside = (ends < -1) | (ends >= x.shape[-2])
+            bad = (outside.any(-1) | (padding[..., 0] != padding[..., 1])).nonzero()
+            if len(bad):
+                raise ValueError(
+                    f"edges: expected numbers from 0 to {x.shape[-2] - 1}, or -1 at both ends of "
+                    f"an edge for padding, got {tuple(ends[tuple(bad[0])].tolist())} for "
+                    f"{x.shape[-2]} points"
+                )
     if 0 in x.shape:
         wide = x.to(type_of_deaths(x.dtype)).sum() * 0
         return _like(points, wide.expand(ends.shape[:-1]))
-    lengths = _routing.edge_lengths(x.to(type_of_deaths(x.dtype)), ends.to(x.device), metric)
-    return _like(points, lengths)
+    wide = x.to(type_of_deaths(x.dtype))
+    return _like(points, _routing.edge_lengths(wide, ends.to(x.device), metric, padded))
 
 
 def _like(given: Any, found: _Found) -> _Found:

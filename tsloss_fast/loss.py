@@ -18,15 +18,18 @@ from torch import Tensor, nn
 
 from . import _autograd, _core, _ops_cpu, _routing, barcode
 from ._batch import (
+    METRICS,
     Lengths,
     as_tensor,
     can_bypass_dispatcher,
     check_jagged,
     check_lengths,
     check_metric,
+    dense,
     has_cuda_kernels,
     may_look,
     points_batch,
+    raise_finding,
     raise_memory_error,
     refuse_partitioned,
     shape_error,
@@ -402,8 +405,12 @@ class TSLoss(nn.Module):
 
 
 class _FusedLoss(torch.autograd.Function):
-    """The exact loss and its terms in one call of the core: ten small tensor operations and their
-    backward passes take longer than the barcode."""
+    """The exact loss and its terms in one call of the core, and their gradient in another: ten
+    small tensor operations and their backward passes take longer than the barcode.
+
+    Between the calls an object of the core keeps the barcode and its slopes, until the graph is
+    freed. As saved tensors they would take longer, too.
+    """
 
     @staticmethod
     def forward(
@@ -414,54 +421,48 @@ class _FusedLoss(torch.autograd.Function):
         h0: Any,
         with_terms: bool,
     ) -> Any:
-        if h0 is None:
-            try:
-                h0 = _ops_cpu.h0(points, lengths, None, None, loss.metric, 0.0, True)
-            except (RuntimeError, MemoryError) as error:
-                raise_memory_error(error, "TSLoss", points)
-        deaths, edges = h0
-        # The loss and, if they are asked for, its two terms; beside each its slope by the deaths.
-        results = [deaths.new_empty(()), torch.empty_like(deaths)]
-        if with_terms:
-            results += [torch.empty_like(t) for _ in range(2) for t in results[:2]]
-        weights = loss.weights
-        coincident = _core.scale_free_loss(
-            deaths,
-            None if lengths is None else lengths.contiguous(),
-            weights["connectivity"],
-            weights["redundancy"],
-            loss.rho,
-            *results,
-        )
+        weights, (deaths, edges) = loss.weights, h0 or (None, None)
+        try:
+            kept, values, coincident, finding = _core.fused_loss(
+                METRICS[loss.metric],
+                dense(points, "points") if h0 is None else points,
+                None if lengths is None else dense(lengths, "lengths"),
+                deaths,
+                edges,
+                weights["connectivity"],
+                weights["redundancy"],
+                loss.rho,
+                with_terms,
+                torch.get_num_threads(),
+            )
+        except (RuntimeError, MemoryError) as error:
+            raise_memory_error(error, "TSLoss", points)
+        if finding is not None:
+            raise_finding(finding, math.prod(points.shape[:-2]), "points", points.dtype)
+        if coincident:
+            loss._warn_coincident(coincident, math.prod(points.shape[:-2]))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(points)
-        # Neither inputs nor outputs, so they may be kept without the cost of saved tensors: N - 1
-        # numbers and edges a cloud, until the graph is freed.
-        ctx.kept = loss, lengths, deaths, edges, results[1::2]
-        if coincident:
-            loss._warn_coincident(coincident, math.prod(deaths.shape[:-1]))
-        return tuple(results[::2]) if with_terms else results[0]
+        ctx.kept = loss, lengths, kept
+        return values if with_terms else values[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (points,), grad = ctx.saved_tensors, None
-        loss, lengths, deaths, edges, slopes = ctx.kept
+        (points,) = ctx.saved_tensors
+        loss, lengths, kept = ctx.kept
         create_graph = torch.is_grad_enabled()
-        for one, slope in zip(grads, slopes, strict=True):
-            if one is None:
-                continue
-            if create_graph or not can_bypass_dispatcher(one):
-                routed = _FusedLoss.by_operations(loss, points, lengths, grads, create_graph)
-                return routed, None, None, None, None
-            grad = slope * one if grad is None else grad + slope * one
-        if grad is not None:
-            grad = _ops_cpu.h0_backward(grad, points, deaths, edges, None, loss.metric)
-        return grad, None, None, None, None
+        if create_graph or not all(g is None or can_bypass_dispatcher(g) for g in grads):
+            routed = _FusedLoss.by_operations(loss, points, lengths, grads, create_graph)
+        else:
+            # A hook on saved tensors may have given anything back.
+            x = dense(points.resolve_neg(), "points")
+            routed = kept.gradient(x, grads, torch.get_num_threads())
+        return routed, None, None, None, None
 
     @staticmethod
     def by_operations(
         loss: TSLoss, points: Tensor, lengths: Tensor | None, grads: Any, create_graph: bool
-    ) -> Tensor:
+    ) -> Tensor | None:
         """The gradient at the points by differentiable operations, to any order."""
         with torch.enable_grad():
             x = points if points.requires_grad else points.detach().requires_grad_()
@@ -473,6 +474,8 @@ class _FusedLoss(torch.autograd.Function):
                 for v, g in zip(values, grads, strict=False)
                 if v is not None and g is not None
             ]
+            if not known:  # no gradient has come from above
+                return None
             outputs, weights = zip(*known, strict=True)
             (routed,) = torch.autograd.grad(outputs, x, weights, create_graph=create_graph)
         return routed

@@ -1,5 +1,6 @@
 // A tensor as an array: its numbers, once their type, shape and layout are checked.
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "bindings/bindings.h"
@@ -42,6 +43,7 @@ Array::Array(py::handle tensor, const char* name, std::optional<Device> device) 
   type_ = t.type;
   axes_ = t.axes;
   sizes_ = t.sizes;
+  strides_ = t.strides;
   contiguous_ = is_contiguous(t);
   if (device && !(device_ == *device)) {
     throw py::type_error(std::string(name) + ": expected a tensor on the device of the call, got " +
@@ -95,6 +97,26 @@ void* Array::at(Type type, std::initializer_list<int64_t> shape) const {
   return data_;
 }
 
+Array Array::packed(Buffer<char>& room) const {
+  Array result = *this;
+  if (contiguous_ || !data_) return result;
+  const int64_t width = type_.bits / 8, count = leading(0);
+  char* to = room.reserve(count, width);
+  result.data_ = to;
+  result.contiguous_ = true;
+  std::vector<int64_t> index(static_cast<size_t>(axes_));
+  for (int64_t written = 0, from = 0; written < count; ++written) {
+    std::memcpy(to + written * width, static_cast<char*>(data_) + from * width, width);
+    for (int k = axes_ - 1; k >= 0; --k) {
+      from += strides_[k];
+      if (++index[k] < sizes_[k]) break;
+      from -= sizes_[k] * strides_[k];
+      index[k] = 0;
+    }
+  }
+  return result;
+}
+
 Batch::Batch(const Array& points, py::handle lengths, py::handle offsets)
     : device_(points.device()) {
   shape.dim = points.size(0);
@@ -117,8 +139,7 @@ Batch::Batch(const Array& points, py::handle lengths, py::handle offsets)
   }
 }
 
-void* Batch::bars(py::handle tensor, const char* name, Type type) const {
-  const Array array(tensor, name, device_);
+void* Batch::bars(const Array& array, Type type) const {
   if (shape.offsets) return array.at(type, {bar_offsets.back()});
   return array.at(type, {shape.batch, shape.bars()});
 }

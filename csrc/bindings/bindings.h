@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/runtime/buffer.h"
 #include "cpu/runtime/monitor.h"
 #include "tsloss.h"
 
@@ -76,6 +77,10 @@ class Array {
   template <class T>
   T* at(std::initializer_list<int64_t> shape) const;
 
+  // The same array, whose numbers are copied to `room` unless they stand one after the other: the
+  // gradient of a sum is one number, repeated.
+  Array packed(Buffer<char>& room) const;
+
   // Throws a TypeError with the expected and the given tensor.
   [[noreturn]] void refuse(const std::string& expected) const;
 
@@ -87,6 +92,7 @@ class Array {
   Type type_;
   int axes_;
   const int64_t* sizes_;
+  const int64_t* strides_;
   bool contiguous_;
 };
 
@@ -111,7 +117,10 @@ struct Batch {
 
   Batch(const Array& points, py::handle lengths, py::handle offsets);
   // The addresses of numbers (..., N-1), or (M,) with offsets, and of edges (..., N-1, 2).
-  void* bars(py::handle tensor, const char* name, Type type) const;
+  void* bars(const Array& array, Type type) const;
+  void* bars(py::handle tensor, const char* name, Type type) const {
+    return bars(Array(tensor, name, device_), type);
+  }
   int64_t* edges(py::handle tensor) const;
 
  private:
@@ -132,7 +141,13 @@ auto watched(const Call& call) {
   return call();
 }
 
+// Uninitialised tensors: like another, and with one number of a type on the CPU. Throw what torch
+// raises.
+py::object empty_like(py::handle tensor);
+py::object new_scalar(Type type);
+
 void bind_torch(py::module_& m);
+void bind_loss(py::module_& m);
 void bind_shards(py::module_& m);
 void bind_cuda(py::module_& m);
 

@@ -75,23 +75,27 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "h0_backward",
       [](int metric, py::handle grad_deaths, py::handle points, py::handle offsets,
-         py::handle deaths, py::handle edges, py::handle grad_points, int threads) {
+         py::handle deaths, py::handle edges, int threads) {
         const Array x(points, "points");
         const Dtype dtype = x.real();
         const Batch batch(x, py::none(), offsets);
         const int64_t rows = x.leading(1), dim = x.size(0);
         const void* from = x.at(x.type(), {rows, dim});
-        const void* grad = batch.bars(grad_deaths, "grad_deaths", x.type());
+        tsloss::Buffer<char> room;
+        const Array grads = Array(grad_deaths, "grad_deaths").packed(room);
+        const void* grad = batch.bars(grads, x.type());
         const void* of_deaths = batch.bars(deaths, "deaths", x.type());
         const int64_t* of_edges = batch.edges(edges);
+        py::object grad_points = empty_like(points);
         void* to = Array(grad_points, "grad_points").at(x.type(), {rows, dim});
         watched([&] {
           tsloss::h0_backward(dtype, static_cast<Metric>(metric), batch.shape, grad, from,
                               of_deaths, of_edges, to, threads);
         });
+        return grad_points;
       },
       py::arg("metric"), py::arg("grad_deaths"), py::arg("points"), py::arg("offsets"),
-      py::arg("deaths"), py::arg("edges"), py::arg("grad_points"), py::arg("threads"));
+      py::arg("deaths"), py::arg("edges"), py::arg("threads"));
 
   m.def(
       "h0_from_distances",
@@ -135,32 +139,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("offsets"), py::arg("rows"), py::arg("bars"));
 
   m.def(
-      "scale_free_loss",
-      [](py::handle deaths, py::handle lengths, double connectivity, double redundancy, double rho,
-         py::handle loss, py::handle loss_grad, py::handle spread, py::handle spread_grad,
-         py::handle shortness, py::handle shortness_grad) {
-        const Array d(deaths, "deaths");
-        const Dtype dtype = d.real();
-        BatchShape shape{d.leading(1), d.size(0) + 1};
-        if (!lengths.is_none()) {
-          shape.lengths = Array(lengths, "lengths").at<int64_t>({shape.batch});
-        }
-        const auto output = [&](py::handle value, py::handle grad) {
-          if (value.is_none()) return tsloss::DerivedValue{};
-          return tsloss::DerivedValue{Array(value, "value").at(d.type(), {1}),
-                                      Array(grad, "grad").at(d.type(), {shape.batch, d.size(0)})};
-        };
-        return tsloss::scale_free_loss(dtype, shape, d.at(d.type(), {shape.batch, d.size(0)}),
-                                       connectivity, redundancy, rho, output(loss, loss_grad),
-                                       output(spread, spread_grad),
-                                       output(shortness, shortness_grad));
-      },
-      py::arg("deaths"), py::arg("lengths"), py::arg("connectivity"), py::arg("redundancy"),
-      py::arg("rho"), py::arg("loss"), py::arg("loss_grad"), py::arg("spread") = py::none(),
-      py::arg("spread_grad") = py::none(), py::arg("shortness") = py::none(),
-      py::arg("shortness_grad") = py::none());
-
-  m.def(
       "single_linkage",
       [](py::handle edges, py::handle merges) {
         const Array tree(edges, "edges");
@@ -198,6 +176,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       py::arg("points"), py::arg("factor"), py::arg("kept"));
 
   bind_torch(m);
+  bind_loss(m);
   bind_shards(m);
 
   m.def(

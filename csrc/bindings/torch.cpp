@@ -25,15 +25,17 @@ struct ExchangeTable {
 struct Torch {
   const ExchangeTable* table = nullptr;
   uint64_t dense_keys[2] = {};  // dispatch keys of tensors with memory of their own
-  // Types of ordinary tensors, types of numbers, an int64 tensor on the CPU, and a module.
+  // Types of ordinary tensors, types of numbers, tensors on the CPU, and a module.
   PyObject *tensor = nullptr, *parameter = nullptr, *float32 = nullptr, *float64 = nullptr;
-  PyObject *integers = nullptr, *forward_ad = nullptr;
+  PyObject *integers = nullptr, *single = nullptr, *double_ = nullptr, *forward_ad = nullptr;
   // Functions.
-  PyObject *to_capsule = nullptr, *dispatch_keys = nullptr, *transforms_active = nullptr;
+  PyObject *empty_like = nullptr, *to_capsule = nullptr, *dispatch_keys = nullptr,
+           *transforms_active = nullptr;
   PyObject *dispatch_modes = nullptr, *function_modes = nullptr, *jit_tracer = nullptr;
   PyObject *is_grad_enabled = nullptr, *get_num_threads = nullptr;
-  // The numbers of the metrics, and the type of a barcode.
-  PyObject *metrics = nullptr, *h0_persistence = nullptr;
+  // The numbers of the metrics, the type of a barcode, and a function of points and metric that
+  // gives the deaths with their gradient, and the edges.
+  PyObject *metrics = nullptr, *h0_persistence = nullptr, *differentiable_h0 = nullptr;
 } torch;
 
 // Names that are looked up in every call.
@@ -60,7 +62,10 @@ void use_torch(py::kwargs given) {
       {"float32", &torch.float32},
       {"float64", &torch.float64},
       {"integers", &torch.integers},
+      {"single", &torch.single},
+      {"double", &torch.double_},
       {"forward_ad", &torch.forward_ad},
+      {"empty_like", &torch.empty_like},
       {"to_capsule", &torch.to_capsule},
       {"dispatch_keys", &torch.dispatch_keys},
       {"transforms_active", &torch.transforms_active},
@@ -71,6 +76,7 @@ void use_torch(py::kwargs given) {
       {"get_num_threads", &torch.get_num_threads},
       {"metrics", &torch.metrics},
       {"h0_persistence", &torch.h0_persistence},
+      {"differentiable_h0", &torch.differentiable_h0},
   };
   for (const auto& [name, field] : fields) {
     if (given.contains(name)) *field = given[name].cast<py::object>().release().ptr();
@@ -198,8 +204,18 @@ py::object plain_h0(py::handle points, int metric, int threads) {
   return py::make_tuple(found.deaths, found.edges, finding_or_none(found.finding));
 }
 
-// Returns the result of h0_persistence if the points are plain, no gradient is asked for and
-// nothing is wrong; else None, and the general way gives the result or the error.
+// A named tuple of deaths and edges.
+py::object result_of(py::object deaths, py::object edges) {
+  auto* type = (PyTypeObject*)torch.h0_persistence;
+  py::object result = checked(type->tp_alloc(type, 2));
+  PyTuple_SET_ITEM(result.ptr(), 0, deaths.release().ptr());
+  PyTuple_SET_ITEM(result.ptr(), 1, edges.release().ptr());
+  return result;
+}
+
+// Returns the result of h0_persistence if the points are plain and nothing is wrong; else None, and
+// the general way gives the result or the error. Where a gradient is asked for, errors are raised
+// here.
 py::object everyday_h0(py::handle points, py::handle metric) {
   if (!is_plain(points)) return py::none();
   PyObject* code = PyDict_GetItemWithError(torch.metrics, metric.ptr());
@@ -208,16 +224,20 @@ py::object everyday_h0(py::handle points, py::handle metric) {
     return py::none();
   }
   const py::object differentiable = checked(PyObject_GetAttr(points.ptr(), names().requires_grad));
-  if (differentiable.ptr() == Py_True && !gives_nothing(torch.is_grad_enabled)) return py::none();
+  if (differentiable.ptr() == Py_True && !gives_nothing(torch.is_grad_enabled)) {
+    DLTensor t;
+    const py::object capsule = describe(points, "points", t);
+    if (t.axes < 2) return py::none();
+    const py::object found = checked(
+        PyObject_CallFunctionObjArgs(torch.differentiable_h0, points.ptr(), metric.ptr(), nullptr));
+    const auto [deaths, edges] = found.cast<std::pair<py::object, py::object>>();
+    return result_of(deaths, edges);
+  }
   const py::object threads = checked(PyObject_CallNoArgs(torch.get_num_threads));
   Barcode found = barcode_of(points, static_cast<int>(PyLong_AsLong(code)),
                              static_cast<int>(PyLong_AsLong(threads.ptr())));
   if (!found.deaths || found.finding.problem != Problem::kNone) return py::none();
-  auto* type = (PyTypeObject*)torch.h0_persistence;  // a named tuple
-  const py::object result = checked(type->tp_alloc(type, 2));
-  PyTuple_SET_ITEM(result.ptr(), 0, found.deaths.release().ptr());
-  PyTuple_SET_ITEM(result.ptr(), 1, found.edges.release().ptr());
-  return result;
+  return result_of(std::move(found.deaths), std::move(found.edges));
 }
 
 }  // namespace
@@ -237,6 +257,14 @@ py::object describe(py::handle tensor, const char* name, DLTensor& found) {
   }
   found = *static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   return capsule;
+}
+
+py::object empty_like(py::handle tensor) {
+  return checked(PyObject_CallOneArg(torch.empty_like, tensor.ptr()));
+}
+
+py::object new_scalar(Type type) {
+  return empty_like(type == kDouble ? torch.double_ : torch.single);
 }
 
 void bind_torch(py::module_& m) {

@@ -87,7 +87,27 @@ int64_t loss_of(const BatchShape& shape, const T* deaths, double connectivity, d
   return coincident;
 }
 
+template <class T>
+void weighted_sum_of(int64_t count, const Weighted* parts, int parts_count, T* sum) {
+  for (int p = 0; p < parts_count; ++p) {
+    const T* numbers = static_cast<const T*>(parts[p].numbers);
+    const T weight = *static_cast<const T*>(parts[p].weight);
+    for (int64_t k = 0; k < count; ++k) {
+      const T product = numbers[k] * weight;
+      sum[k] = p == 0 ? product : sum[k] + product;
+    }
+  }
+}
+
 }  // namespace
+
+void weighted_sum(Dtype dtype, int64_t count, const Weighted* parts, int parts_count, void* sum) {
+  if (dtype == Dtype::kFloat64) {
+    weighted_sum_of(count, parts, parts_count, static_cast<double*>(sum));
+  } else {
+    weighted_sum_of(count, parts, parts_count, static_cast<float*>(sum));
+  }
+}
 
 int64_t scale_free_loss(Dtype dtype, const BatchShape& shape, const void* deaths,
                         double connectivity, double redundancy, double rho,
