@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -154,8 +155,20 @@ class Pairs {
     return {key, std::min(a, b), std::max(a, b)};
   }
 
-  // Gives the links their exact keys, and keeps those of the minimum spanning forest.
-  void decide(Links& links, int threads) {
+  // Keeps the links of the minimum spanning forest. If more than `enough` links have fast keys that
+  // do not rule them out, exact keys decide; otherwise all of these are kept.
+  void reduce(Links& links, size_t enough, int threads) {
+    if (context_.band > 1) {
+      sort_by_key(links, scratch_);
+      keep_contenders(links, sets_, points(), double(context_.band));
+      if (links.size() <= enough) return;
+      measure(links, threads);
+    }
+    keep_exact_forest(links);
+  }
+
+  // Gives the links their exact keys.
+  void measure(Links& links, int threads) const {
     constexpr int64_t kGrain = 256;
     const int64_t count = static_cast<int64_t>(links.size());
     parallel_for((count + kGrain - 1) / kGrain, threads, [&](int64_t task, int) {
@@ -163,25 +176,29 @@ class Pairs {
         links[k].key = exact_key(links[k].i, links[k].j - shift());
       }
     });
+  }
+
+  // Keeps the links of the minimum spanning forest, ascending. Their keys are exact, and ties are
+  // decided by the numbers of the points in the cloud, which are below 2^31.
+  void keep_exact_forest(Links& links) {
     sort_by_key(links, scratch_);
-    // Ties are decided by the numbers of the points in the cloud.
+    std::vector<std::pair<int64_t, Link<double>>> tied;
     for (auto begin = links.begin(); begin != links.end();) {
       const auto end = std::find_if(begin, links.end(),
                                     [&](const Link<double>& l) { return l.key != begin->key; });
       if (end - begin > 1) {
-        std::sort(begin, end,
-                  [&](const Link<double>& a, const Link<double>& b) { return edge(a) < edge(b); });
+        tied.clear();
+        std::transform(begin, end, std::back_inserter(tied), [&](const Link<double>& l) {
+          const Edge<double> e = edge(l);
+          return std::pair(e.i << 32 | e.j, l);
+        });
+        std::sort(tied.begin(), tied.end(),
+                  [](const auto& a, const auto& b) { return a.first < b.first; });
+        std::transform(tied.begin(), tied.end(), begin, [](const auto& t) { return t.second; });
       }
       begin = end;
     }
     keep_forest(links, sets_, points());
-  }
-
-  // The same, of links with fast keys: few of them need exact keys.
-  void decide_contenders(Links& links, int threads) {
-    sort_by_key(links, scratch_);
-    keep_contenders(links, sets_, points(), double(context_.band));
-    decide(links, threads);
   }
 
   std::vector<Edge<double>> edges(const Links& links) const {

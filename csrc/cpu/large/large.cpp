@@ -131,7 +131,8 @@ class Large {
     std::vector<Link<double>> exact;
     for (const Link<float>& l : links) exact.push_back({0, l.i, l.j});
     Pairs<T> pairs(context_, points_, points_);
-    pairs.decide(exact, context_.threads);
+    pairs.measure(exact, context_.threads);
+    pairs.keep_exact_forest(exact);
     return pairs.edges(exact);
   }
 

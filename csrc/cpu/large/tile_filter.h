@@ -294,7 +294,7 @@ class TileFilter {
       if (!(edge < bound)) return;
     }
     found_.push_back({key, static_cast<int32_t>(p), static_cast<int32_t>(pairs_.shift() + q)});
-    if (found_.size() >= limit_) pairs_.decide_contenders(found_, 1);
+    if (found_.size() >= limit_) pairs_.reduce(found_, limit_ / 2, 1);
   }
 
   // Keys of all pairs of a tile, [8][48], computed from the rows. Missing rows repeat the last one.
@@ -381,7 +381,7 @@ Found filter_pairs(const FilterContext<T>& context, const OrderedPoints<T>& rows
     filter.reset();
   }
   Pairs<T> pairs(context, rows, columns);
-  pairs.decide_contenders(links, context.threads);
+  pairs.reduce(links, 0, context.threads);
   result.edges = pairs.edges(links);
   return result;
 }

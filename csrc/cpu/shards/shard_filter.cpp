@@ -78,7 +78,8 @@ class Shards final : public ShardFilter {
     for (int64_t p = 0; p < a.size(); ++p) {
       if (!joined[p] && a.id(p) != b.id(0)) join(p, 0);
     }
-    pairs.decide(links, context_.threads);
+    pairs.measure(links, context_.threads);
+    pairs.keep_exact_forest(links);
     result_ = pairs.edges(links);
   }
 
