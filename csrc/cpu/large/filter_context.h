@@ -160,7 +160,7 @@ class Pairs {
   void reduce(Links& links, size_t enough, int threads) {
     if (context_.band > 1) {
       sort_by_key(links, scratch_);
-      keep_contenders(links, sets_, points(), double(context_.band));
+      keep_contenders(links, sets_, points(), context_.band);
       if (links.size() <= enough) return;
       measure(links, threads);
     }
