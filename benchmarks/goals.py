@@ -22,7 +22,7 @@ class Goal:
     """An upper bound of ``(ours - spare) / against``, of shortest times.
 
     Attributes:
-        avx512, avx2: the bound by the instruction set of the run; None if there is no goal for it.
+        avx512, avx2: the bound for a run with that instruction set, or None for no goal.
         spare: seconds for the overhead of a call.
         aim: a lower ratio that is hoped for; missing it does not miss the goal.
     """

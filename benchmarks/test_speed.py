@@ -31,7 +31,7 @@ _CASES = [
 
 @lru_cache(maxsize=1)
 def _expected(workload: Workload) -> tuple[torch.Tensor, dict[str, Array], dict[str, Array]]:
-    """The points, their exact results in float64, and what tsloss_fast finds."""
+    """The points, their exact results in float64, and the results of tsloss_fast."""
     points = workload.cloud()
     call = implementations(workload)[0].prepare(points, _THREADS)
     return points, exact(workload, points), call.read(call.run())

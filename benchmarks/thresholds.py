@@ -20,7 +20,7 @@ from .report import duration
 from .suite import print_and_write
 
 _TUNING = Path(__file__).parents[1] / "csrc" / "cpu" / "tuning.h"
-_SMALL, _PACKED, _LARGE = 1, 2, 3
+_SMALL, _PACKED, _LARGE, _SPATIAL = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,25 @@ class Contest:
 
 CONTESTS = (
     Contest(
-        "kSmallDimension",
+        "kTileDimension",
         ("packed", {"path": _PACKED}),
         ("small", {"path": _SMALL}),
-        tuple((n, d) for n in (64, 256) for d in (16, 32, 64, 96, 128, 192)),
+        tuple((n, d) for n in (20, 64, 256) for d in (16, 32, 64, 96, 128, 192)),
     ),
     Contest(
         "kLargePointsLow",
         ("packed", {"path": _PACKED}),
         ("large", {"path": _LARGE}),
-        tuple((n, d) for d in (3, 16) for n in (1024, 1536, 2048, 2560)),
+        tuple((n, d) for d in (5, 16) for n in (1024, 1536, 2048, 2560)),
+    ),
+    *(
+        Contest(
+            f"kSpatialPoints{d}",
+            ("packed", {"path": _PACKED}),
+            ("k-d tree", {"path": _SPATIAL}),
+            tuple((n, d) for n in (384, 512, 704, 896, 1024, 1280)),
+        )
+        for d in (1, 2, 3, 4)
     ),
     Contest(
         "kLargePoints",
@@ -77,7 +86,7 @@ CONTESTS = (
         ((1024, 768), (4096, 768), (4096, 128)),
     ),
 )
-_QUICK = (Contest("kSmallDimension", CONTESTS[0].first, CONTESTS[0].second, ((40, 16), (40, 96))),)
+_QUICK = (Contest("kTileDimension", CONTESTS[0].first, CONTESTS[0].second, ((40, 16), (40, 96))),)
 
 
 def measure(contests: Sequence[Contest], seconds: float) -> Iterator[str]:

@@ -97,7 +97,7 @@ def supervise(
     limit: float,
     progress: Callable[[Workload, str], None],
 ) -> Iterator[dict[str, str] | Row]:
-    """Yield the machine, then a row for each workload, whatever happens to the process.
+    """Yield the machine, then a row for each workload, even if the process dies.
 
     Workloads on the same number of threads share a process, so rows come in another order.
     """

@@ -20,7 +20,7 @@ from .report import duration
 from .suite import print_and_write
 
 _AUTO, _SMALL, _PACKED = 0, 1, 2
-_SMALL_DIMENSION = 96  # kSmallDimension of csrc/cpu/tuning.h
+_TILE_DIMENSION = 128  # kTileDimension of csrc/cpu/tuning.h
 
 
 def _clusters(count: int, width: float) -> Callable[[int, int, torch.Generator], Tensor]:
@@ -61,7 +61,7 @@ CLOUDS: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
 
 def measure(n: int, d: int, seconds: float) -> Iterator[str]:
     """Markdown lines: the time of both paths on each cloud of n points in d dimensions."""
-    dense = _SMALL if d >= _SMALL_DIMENSION else _PACKED
+    dense = _SMALL if d >= _TILE_DIMENSION else _PACKED
     yield f"## {n} points in {d} dimensions\n"
     yield "| cloud | dense path | chosen path | chosen / dense |"
     yield "|---|---:|---:|---:|"

@@ -76,7 +76,8 @@ std::vector<int64_t> bar_offsets_of(int64_t batch, const int64_t* offsets, int64
 // points (batch, points, dim) -> deaths (batch, points-1) ascending, edges (batch, points-1, 2)
 // with edges[.., 0] < edges[.., 1], ordered by (death, smaller index, larger index). Padding:
 // deaths 0, edges -1. O(N^2 D) time; O(N D) memory per cloud, plus N^2 keys for clouds of a few
-// hundred points (see cpu/tuning.h).
+// hundred points (see cpu/tuning.h). In up to four dimensions clouds of more points take O(N log N)
+// time in practice, and O(N) memory, except under cosine.
 Finding h0_forward(Dtype dtype, Metric metric, const BatchShape& shape, const void* points,
                    void* deaths, int64_t* edges, int threads);
 

@@ -42,10 +42,15 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FUZZ = ["fuzz.cpp", "fuzz_forward.cpp", "fuzz_others.cpp", "fuzz_loss.cpp", "fuzz_shards.cpp"]
 # Thresholds of csrc/cpu/tuning.h at which clouds of a few points take every path.
 LOW = {
+    "kTileDimension": "24",
     "kSmallDimension": "24",
     "kLargePointsLow": "128",
     "kLargePoints": "112",
     "kLargePointsHigh": "97",
+    "kSpatialPoints1": "24",
+    "kSpatialPoints2": "40",
+    "kSpatialPoints3": "40",
+    "kSpatialPoints4": "56",
     "kCodedDimension": "12",
     "kHitsForWave": "6",
     "kFewPoints": "128",

@@ -71,7 +71,7 @@ def test_edges_and_deaths_have_the_expected_hash(shape: tuple[int, int, int], me
     points = cloud(*shape).astype(np.float32)
     for isa in _core.supported_isas():
         _core.set_isa(isa)
-        for path in ((), (1,), (2,), (3, 0, 0, 0), (3, 0, 0, 1), (3, 2, 3, 1, 99)):
+        for path in ((), (1,), (2,), (3, 0, 0, 0), (3, 0, 0, 1), (3, 2, 3, 1, 99), (4,)):
             _core.set_overrides(*path)
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)

@@ -50,6 +50,7 @@ else:
         ("manhattan", 20000, 300, ""),
         ("euclidean", 12000, 700, "path=1"),
         ("euclidean", 6000, 100, "path=2"),
+        ("euclidean", 3000000, 3, ""),
     ],
 )
 def test_an_interrupt_stops_a_long_call_within_a_second(
@@ -102,6 +103,8 @@ def test_progress_goes_from_none_to_all_and_an_exception_in_it_stops_the_call() 
         ("euclidean", 1, 9000, 40, {"path": 3}),
         ("euclidean", 3, 2000, 40, {"path": 3, "wave_one_in": 4}),
         ("cosine", 40, 200, 8, {}),
+        ("euclidean", 1, 30000, 3, {}),
+        ("sqeuclidean", 3, 5000, 2, {"path": 4}),
     ],
 )
 def test_progress_never_falls_and_comes_near_its_end(

@@ -1,7 +1,8 @@
 """Every path through the forward pass gives the same bits, and Kruskal's tree in float64.
 
-The paths: tiles over the dimension, packed panels, and "sample, order, filter, repair" with the
-distances themselves or low-precision codes as the filter; each on every instruction set.
+The paths: tiles over the dimension, packed panels, "sample, order, filter, repair" with the
+distances themselves or low-precision codes as the filter, and a k-d tree in low dimensions; each on
+every instruction set.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tsloss_fast import H0Persistence, _core, h0_persistence
 
 pytestmark = [needs_long_double, pytest.mark.usefixtures("core_defaults")]
 
-SMALL, PACKED, LARGE = 1, 2, 3
+SMALL, PACKED, LARGE, SPATIAL = 1, 2, 3, 4
 DIMENSIONS = (1, 2, 15, 16, 17, 63, 64, 65)
 
 
@@ -39,6 +40,7 @@ class Way:
 
 
 DENSE = (Way("small", SMALL), Way("packed", PACKED))
+KD_TREE = Way("k-d tree", SPATIAL)
 LARGE_WAYS = (
     Way("large by distances", LARGE, coded=0),
     Way("large by codes", LARGE, coded=1),
@@ -52,7 +54,7 @@ def every_way(points: Array, metric: str = "euclidean") -> Iterator[tuple[str, H
     x = torch.from_numpy(points)
     for isa in _core.supported_isas():
         _core.set_isa(isa)
-        for way in DENSE + LARGE_WAYS:
+        for way in (*DENSE, *LARGE_WAYS, *([KD_TREE] if points.shape[1] <= 4 else [])):
             way.take()
             yield f"{isa}, {way.name}", h0_persistence(x, metric)
 

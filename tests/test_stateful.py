@@ -105,7 +105,7 @@ class Barcodes(RuleBasedStateMachine):
     def take_instruction_set(self, name: str) -> None:
         _core.set_isa(name)
 
-    @rule(path=st.integers(0, 3), coded=st.integers(-1, 1), wave=st.integers(-1, 3), seed=seeds)
+    @rule(path=st.integers(0, 4), coded=st.integers(-1, 1), wave=st.integers(-1, 3), seed=seeds)
     def take_path(self, path: int, coded: int, wave: int, seed: int) -> None:
         _core.set_overrides(path, wave_one_in=wave, coded=coded, seed=seed)
 

@@ -1,6 +1,6 @@
-// What the binding knows of torch, without a header of it: how a tensor is described, and how one
-// is made. Source: the DLPack specification, the unversioned DLTensor and DLPackExchangeAPI,
-// version 1.
+// The binding uses torch without a header of it: this file describes tensors, makes tensors, and
+// asks which modes of torch are active. Source: the DLPack specification, the unversioned DLTensor
+// and DLPackExchangeAPI, version 1.
 #include "bindings/bindings.h"
 
 #include <initializer_list>
@@ -120,7 +120,7 @@ bool is_plain(py::handle x) {
   return value == torch.dense_keys[0] || value == torch.dense_keys[1];
 }
 
-// What a method without arguments returns; null, with the error set, if it raises.
+// Calls a method without arguments. The result is null, with the error set, if the method raises.
 py::object call(py::handle object, PyObject* method) {
   return py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), method));
 }
@@ -148,7 +148,7 @@ py::object new_empty(py::handle like, const DLTensor& batch, std::initializer_li
       names().new_empty, pointers, count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
 }
 
-// A barcode, and what is wrong with its points.
+// A barcode, and the finding about its points.
 struct Barcode {
   py::object deaths;  // null if the points are none that the function takes
   py::object edges;
@@ -198,8 +198,8 @@ py::object plain_h0(py::handle points, int metric, int threads) {
   return py::make_tuple(found.deaths, found.edges, finding_or_none(found.finding));
 }
 
-// What h0_persistence gives, if the points are plain, no gradient is asked for and nothing is
-// wrong; else None, and the general way gives the result or the error.
+// Returns the result of h0_persistence if the points are plain, no gradient is asked for and
+// nothing is wrong; else None, and the general way gives the result or the error.
 py::object everyday_h0(py::handle points, py::handle metric) {
   if (!is_plain(points)) return py::none();
   PyObject* code = PyDict_GetItemWithError(torch.metrics, metric.ptr());

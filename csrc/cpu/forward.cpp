@@ -20,6 +20,7 @@
 #include "cpu/runtime/monitor.h"
 #include "cpu/runtime/schedule.h"
 #include "cpu/runtime/thread_pool.h"
+#include "cpu/spatial/spatial.h"
 #include "cpu/tree/tree.h"
 #include "cpu/tuning.h"
 #include "tsloss.h"
@@ -34,18 +35,33 @@ Overrides& overrides() {
 namespace {
 
 constexpr int64_t kLoadNumbers = 1 << 16;  // of a task that copies points
-// The part of the progress that copying the points is.
+// The share of the progress that belongs to the copy of the points.
 constexpr double kLoadShare = 0.02;
 
-Path dense_path_of(int64_t dim) { return dim >= kSmallDimension ? Path::kSmall : Path::kPacked; }
+Path dense_path_of(int64_t n, int64_t dim) {
+  return dim >= std::min(n, kTileDimension) ? Path::kSmall : Path::kPacked;
+}
 
-Path path_of(int64_t n, int64_t dim) {
-  if (overrides().path != Path::kAuto) return overrides().path;
+// The least number of points for which the k-d tree is the fastest path. It takes no cosine, where
+// a square that is lost counts as 0 between different points, and no high dimension.
+int64_t spatial_points(Metric metric, int64_t dim) {
+  if (metric == Metric::kCosine || dim > kSpatialDimension) {
+    return std::numeric_limits<int64_t>::max();
+  }
+  constexpr int64_t kPoints[] = {kSpatialPoints1, kSpatialPoints1, kSpatialPoints2, kSpatialPoints3,
+                                 kSpatialPoints4};
+  return overrides().path == Path::kSpatial ? 0 : kPoints[dim];
+}
+
+Path path_of(Metric metric, int64_t n, int64_t dim) {
+  const Path wish = overrides().path;
+  if (wish != Path::kAuto && wish != Path::kSpatial) return wish;
+  if (n >= spatial_points(metric, dim)) return Path::kSpatial;
   const int64_t large = dim < kCodedDimension   ? kLargePointsLow
                         : dim < kSmallDimension ? kLargePoints
                                                 : kLargePointsHigh;
   if (n >= large) return Path::kLarge;
-  return dense_path_of(dim);
+  return dense_path_of(n, dim);
 }
 
 // Memory of one thread for one cloud at a time. It is kept between calls, because fresh pages cost
@@ -67,8 +83,9 @@ struct Scratch {
   }
 };
 
-// The scratch of this thread for the time of a scope; then kept for the next call, or freed if it
-// has grown large. The destructor allocates nothing: it runs when memory has run out, too.
+// Lends the scratch of this thread for the time of a scope, after which it is kept for the next
+// call, or freed if it has grown large. The destructor allocates nothing: it runs when memory has
+// run out, too.
 template <class T>
 class Borrowed {
  public:
@@ -104,10 +121,16 @@ class CloudSolver {
         threads_(threads),
         scratch_(scratch) {}
 
-  // The tree in scratch.tree, unless something is wrong.
+  // Writes the tree to scratch.tree, unless something is wrong.
   Finding solve() {
     if (n_ < 2) return n_ == 1 ? load_all() : Finding{};
-    Path path = path_of(n_, dim_);
+    Path path = path_of(metric_, n_, dim_);
+    if (path == Path::kSpatial) {
+      SpatialResult result = spatial_tree(points_, n_, dim_, term_, threads_);
+      keys_in_range_ = result.in_range;
+      scratch_.tree = std::move(result.tree);
+      return result.finding;
+    }
     bool good;
     if (path == Path::kLarge) {
       if (filters_by_codes(term_, dim_)) {
@@ -119,7 +142,7 @@ class CloudSolver {
       if (result.finding.problem != Problem::kNone) return result.finding;
       good = result.in_range;
       scratch_.tree = std::move(result.tree);
-      if (!result.filters) path = dense_path_of(dim_);
+      if (!result.filters) path = dense_path_of(n_, dim_);
     }
     if (path != Path::kLarge) {
       const Finding found = in_place(path) || loaded_ ? Finding{} : load_all();
@@ -134,7 +157,7 @@ class CloudSolver {
     const Finding found = load_all();
     if (found.problem != Problem::kNone) return found;
     scratch_.tree.resize(static_cast<size_t>(n_ - 1));
-    // An angle whose square is lost is 0, whatever the path.
+    // An angle whose square is lost is 0 on every path.
     keys_in_range_ = metric_ == Metric::kCosine;
     prim_robust(rows(), n_, term_, keys_in_range_, threads_, scratch_.tree.data());
     return {};
@@ -186,10 +209,10 @@ class CloudSolver {
         [this](int64_t i, W* row) { return load_point(metric_, points_, dim_, stride_, i, row); }};
   }
 
-  // False if a squared key in the tree cannot be trusted. If all can, none outside the tree can
-  // matter: the tree path between two points has no edge longer than their distance, so a pair
-  // whose key sank below the limit has such a path, and one whose key rose to infinity is longer
-  // than every tree edge.
+  // Returns false if a squared key in the tree cannot be trusted. If all can, none outside the
+  // tree can matter: the tree path between two points has no edge longer than their distance, so a
+  // pair whose key sank below the limit has such a path, and one whose key rose to infinity is
+  // longer than every tree edge.
   bool in_range() {
     const double limit = double(underflow_limit<W>(dim_));
     for (const Edge<double>& e : scratch_.tree) {

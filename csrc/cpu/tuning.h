@@ -11,9 +11,12 @@
 namespace tsloss {
 
 // Paths through the forward pass; kAuto chooses by the thresholds below.
-enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3 };
+enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3, kSpatial = 4 };
 
-// From this dimension on, tiles vectorised over the dimension beat packed panels.
+// From this dimension on, and in clouds of no more points than dimensions, tiles vectorised over
+// the dimension beat packed panels.
+constexpr int64_t kTileDimension = 128;
+// Below this dimension distances are cheap beside the rest of the large path.
 constexpr int64_t kSmallDimension = 96;
 // Up to this many points, rows that do not begin at a cache line are read where they are: the loads
 // that cross a line cost less than a copy.
@@ -23,6 +26,12 @@ constexpr int64_t kUnalignedPoints = 64;
 constexpr int64_t kLargePointsLow = 2048;
 constexpr int64_t kLargePoints = 1536;
 constexpr int64_t kLargePointsHigh = 1024;
+// The k-d tree beats the dense matrix of keys from this many points on, in one, two, three and four
+// dimensions.
+constexpr int64_t kSpatialPoints1 = 512;
+constexpr int64_t kSpatialPoints2 = 704;
+constexpr int64_t kSpatialPoints3 = 896;
+constexpr int64_t kSpatialPoints4 = 1024;
 // From this dimension on, low-precision codes are a cheaper filter than the distances. If they turn
 // out not to filter, distances take over again below kSmallDimension.
 constexpr int64_t kCodedDimension = 48;

@@ -171,7 +171,7 @@ class Ways:
     """One instruction set, by every path through the core, whose bits have to be the same."""
 
     # path, sample_one_in, wave_one_in, coded, seed: the arguments of _core.set_overrides.
-    PATHS = ((), (1,), (2,), (3, 0, 0, 0), (3, 2, 3, 1, 7), (3, 1000000, -1, 1, 8))
+    PATHS = ((), (1,), (2,), (3, 0, 0, 0), (3, 2, 3, 1, 7), (3, 1000000, -1, 1, 8), (4,))
 
     def __init__(self, isa: str, device: str = "cpu") -> None:
         self.isa, self.device = isa, device

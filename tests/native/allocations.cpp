@@ -255,6 +255,8 @@ void all_cases(int threads) {
   forward_and_backward<double>("panels", l2, 40, 5, 1, way(Path::kPacked), threads);
   forward_and_backward<float>("codes", l2, 100, 20, 1, way(Path::kLarge, 1, 2), threads);
   forward_and_backward<double>("distances", l2, 100, 3, 1, way(Path::kLarge, 0, 2), threads);
+  forward_and_backward<float>("k-d tree", l2, 100, 3, 1, way(Path::kSpatial), threads);
+  forward_and_backward<float>("robust k-d tree", l2, 100, 2, 1e-30, way(Path::kSpatial), threads);
   forward_and_backward<float>("robust", l2, 30, 20, 1e-30, way(Path::kAuto), threads);
   forward_and_backward<float>("cosine", Metric::kCosine, 30, 7, 1, way(Path::kAuto), threads);
   forward_and_backward<double>("manhattan", Metric::kManhattan, 110, 4, 1, way(Path::kAuto),

@@ -22,7 +22,7 @@ struct Way {
   static Way read(Input& in) {
     const auto isas = tsloss::supported_isas();
     Way way;
-    way.overrides.path = static_cast<tsloss::Path>(in.below(4));
+    way.overrides.path = static_cast<tsloss::Path>(in.below(5));
     way.overrides.coded = static_cast<int>(in.below(3)) - 1;
     way.overrides.sample_one_in = in.below(2) ? 1000000 : in.below(4);
     way.overrides.wave_one_in = in.below(6) - 1;

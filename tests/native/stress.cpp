@@ -123,6 +123,35 @@ bool single_clouds() {
   return good;
 }
 
+// Clouds in low dimensions on several threads: by a k-d tree as by all pairs, on a lattice with
+// copies and where squares leave the range, too.
+bool low_dimensions() {
+  std::mt19937 random(4);
+  std::normal_distribution<double> normal;
+  bool good = true;
+  for (int64_t dim = 1; dim <= 4; ++dim) {
+    const int64_t n = 700;
+    std::vector<double> lattice(static_cast<size_t>(n * dim)), cloud = lattice, tiny = lattice;
+    for (double& v : lattice) v = random() % 9;
+    for (double& v : cloud) v = normal(random);
+    for (double& v : tiny) v = 1e-30 * normal(random);
+    const BatchShape shape{1, n, dim, nullptr};
+    for (const std::vector<double>* points : {&lattice, &cloud, &tiny}) {
+      for (const Metric metric : {Metric::kEuclidean, Metric::kManhattan}) {
+        overrides().path = Path::kPacked;
+        const Results<float> expected = compute<float>(metric, shape, *points, 1);
+        overrides().path = Path::kSpatial;
+        for (const char* name : supported_isas()) {
+          set_isa(name);
+          good = good && compute<float>(metric, shape, *points, 3) == expected;
+        }
+        overrides() = {};
+      }
+    }
+  }
+  return good;
+}
+
 // One cloud in shards, by distances, codes and lengths, from three threads at once: the tree of the
 // whole cloud.
 template <class T>
@@ -164,7 +193,7 @@ bool shards() {
 
 int main(int argc, char** argv) {
   const int repetitions = argc > 1 ? std::atoi(argv[1]) : 40;
-  const bool good = random_batches(repetitions) && single_clouds() && shards();
+  const bool good = random_batches(repetitions) && single_clouds() && low_dimensions() && shards();
   std::puts(good ? "same bits for any number of threads" : "DIFFERENT BITS");
   return good ? 0 : 1;
 }

@@ -13,7 +13,7 @@ namespace {
 
 // A tile block of two panels of rows stays in a 1 MB L2 cache.
 constexpr int64_t kBlockBytes = int64_t{128} << 10;
-// For the progress: Prim's pass over a key takes about as long as so many coordinates.
+// Prim's pass over a key takes about as long as so many coordinates; the progress counts by it.
 constexpr int64_t kPrimAsDimensions = 16;
 
 template <class T>
@@ -123,7 +123,8 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
     keys_by_panels(rows, n, dim, term, threads, scratch.panels, keys, stride);
   } else {
     keys_by_rows(rows, n, term, threads, keys, stride);
-    // Prim reads whole vectors. What stands behind a row could change nothing, but is defined.
+    // Prim reads whole vectors. The numbers behind a row cannot change the tree, but they must be
+    // defined.
     for (int64_t i = 0; i < n; ++i) std::fill(keys + i * stride + n, keys + (i + 1) * stride, T{0});
   }
   part.set_range(share, (share + 1) / 2);  // unless the tree is contested, this is all

@@ -16,14 +16,16 @@ struct DenseScratch {
   std::vector<Edge<T>> edges;
 };
 
-// Tiles over the dimension (vectorised over it), or packed panels (vectorised over points).
+// Compute all keys: by tiles that are vectorised over the dimension, or by packed panels that are
+// vectorised over points.
 template <class T>
 void keys_by_rows(const Rows<T>& rows, int64_t n, Term term, int threads, T* keys, int64_t stride);
 template <class T>
 void keys_by_panels(const Rows<T>& rows, int64_t n, int64_t dim, Term term, int threads,
                     Buffer<T>& panels, T* keys, int64_t stride);
 
-// Exact keys of the tree, in no order. False if a distance is not finite, or its square not.
+// Gives the tree with its exact keys, in no order. Returns false if a distance or its square is
+// not finite.
 template <class T>
 bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool packed, int threads,
                 DenseScratch<T>& scratch, std::vector<Edge<double>>& tree);

@@ -13,7 +13,7 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
                 Edge<T>* edges, const std::function<bool(int64_t u)>& look) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   const Kernels<T>& table = kernels<T>();
-  // Where the rows are padded, so are the vertices: a loop without a tail.
+  // The vertices are padded as the rows are, so that loops over them have no tail.
   const int64_t width = std::min(stride, round_up(n, kLanes));
   T* best = scratch.best.reserve(width);
   T* bottleneck = band > 1 ? scratch.bottleneck.reserve(width) : nullptr;
@@ -27,7 +27,7 @@ Prim prim_dense(const T* keys, int64_t stride, int64_t n, T band, PrimScratch<T>
   std::fill_n(from, width, Index<T>{0});
   int32_t u = 0;
   T height = 0;
-  // Pairs within the band of their bottleneck, of which the tree has `own`.
+  // Counts the pairs within the band of their bottleneck; `own` of them are in the tree.
   alignas(64) T close[kLanes] = {};
   int64_t own = 0;
   bool infinite = false;

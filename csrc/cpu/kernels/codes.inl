@@ -28,8 +28,8 @@ using Float = Simd<float>::Vec;
 using Int = Simd<int32_t>::Vec;
 constexpr int64_t kFloats = Simd<float>::kWidth;
 
-// Two products of 16-bit codes added, in each 32-bit lane. 16 bits is the widest code whose
-// products every x86 processor can sum: twice the multiply-adds of float an instruction.
+// Adds two products of 16-bit codes in each 32-bit lane. 16 bits is the widest code whose products
+// every x86 processor can sum: twice the multiply-adds of float an instruction.
 typedef int16_t Short __attribute__((vector_size(kVectorBytes), may_alias));
 
 inline __attribute__((always_inline)) Int multiply_pairs(Short x, Short y) {

@@ -1,4 +1,4 @@
-// Which instruction set runs: the best the processor has, or the one TSLOSS_ISA names.
+// Chooses the instruction set: the best that the processor has, or the one that TSLOSS_ISA names.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +18,7 @@ struct Isa {
   const Kernels<float>* kernels_float;
   const Kernels<double>* kernels_double;
   const Filter* filter;
+  const LeafKernels* leaves;
   const Coder* coder;
   const Coder* wide_coder;
 };
@@ -33,14 +34,15 @@ bool has_avx512() {
 // Best last.
 const Isa kIsas[] = {
     {"baseline", [] { return true; }, &baseline::kFloat, &baseline::kDouble, &baseline::kFilter,
-     &baseline::kCoder, &baseline::kCoder},
+     &baseline::kLeaves, &baseline::kCoder, &baseline::kCoder},
 #ifdef TSLOSS_X86
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2::kFloat, &avx2::kDouble, &avx2::kFilter, &avx2::kCoder, &avx2::kCoder},
-    {"avx512", has_avx512, &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512::kCoder,
-     &avx512::kCoder},
+     &avx2::kFloat, &avx2::kDouble, &avx2::kFilter, &avx2::kLeaves, &avx2::kCoder, &avx2::kCoder},
+    {"avx512", has_avx512, &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512::kLeaves,
+     &avx512::kCoder, &avx512::kCoder},
     {"avx512_vnni", [] { return has_avx512() && __builtin_cpu_supports("avx512vnni"); },
-     &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512vnni::kByteCoder, &avx512::kCoder},
+     &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512::kLeaves, &avx512vnni::kByteCoder,
+     &avx512::kCoder},
 #endif
 };
 
@@ -89,6 +91,7 @@ const Kernels<double>& kernels<double>() {
 }
 
 const Filter& filter() { return *current()->filter; }
+const LeafKernels& leaf_kernels() { return *current()->leaves; }
 const Coder& coder(int64_t dim) {
   const Isa* isa = current();
   return isa->coder->code_bytes == 1 && dim > kByteDimension ? *isa->wide_coder : *isa->coder;

@@ -54,13 +54,13 @@ struct Kernels {
                 T* keys);
   // keys[8][48] of 8 rows against 48; the same bits as block.
   void (*rectangle)(const T* const* rows, const T* const* columns, int64_t dim, Term term, T* keys);
-  // Up to 16 rows -> one panel [dim][16]; missing lanes repeat the last row.
+  // Packs up to 16 rows into one panel [dim][16]; missing lanes repeat the last row.
   void (*pack)(const Rows<T>& rows, int64_t n, int64_t dim, T* panel);
   // keys[8][48] of half a panel `a` against `panels` (1 to 3) panels from `b` on.
   void (*panel_tile)(const T* a, const T* b, int64_t dim, Term term, int64_t panels, T* keys);
   // out[c * stride + r] = keys[r][c] for 8 rows and `columns` columns; both padded to 8.
   void (*mirror)(const T* keys, int64_t columns, T* out, int64_t stride);
-  // masks[r] = which of the 48 keys of row r are <= max(row_bound[r], column_bound[j]).
+  // Sets bit j of masks[r] if key j of the 48 of row r is <= max(row_bound[r], column_bound[j]).
   int (*hits)(const T* keys, const T* row_bound, const T* column_bound, int rows, uint64_t* masks);
   // One step of dense Prim, and the vertices that it may add; see prim_dense.cpp.
   // `keys` need not be aligned; `close` is kLanes counters. Without `bottleneck` nothing is
@@ -68,27 +68,51 @@ struct Kernels {
   T (*relax)(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
              T* bottleneck, T* close);
   int64_t (*find_least)(const T* best, int64_t n, T least, int32_t* found);
-  // Whether 8 x 8 numbers are finite, >= 0 and the mirror image of those at `mirror`.
+  // Returns whether 8 x 8 numbers are finite, >= 0 and the mirror image of those at `mirror`.
   bool (*mirrored)(const T* block, const T* mirror, int64_t stride);
-  // Adds row u, of n numbers, to hashes of rows and columns; see matrix.inl. The bits of the
-  // result: there is an infinite number (1), and one that is NaN or negative (2).
+  // Adds row u, of n numbers, to hashes of rows and columns; see matrix.inl. The result has bit 1
+  // if there is an infinite number, and bit 2 if one is NaN or negative.
   int (*hash_row)(const T* row, int64_t n, int64_t u, const void* weights, uint64_t* columns,
                   uint64_t* sum);
   // sum (x - y)^2 or |x - y| in double, over n numbers (a multiple of kLanes); the same bits on
   // every instruction set. Infinite where the sum would be NaN.
   double (*refine)(const T* x, const T* y, int64_t n, Term term);
   // Copies n numbers to `row`, which is filled up with zeros to a multiple of kLanes, and returns
-  // whether they hold no NaN and no infinity. What is checked is what is written, whatever other
-  // threads do to x meanwhile. `row` may be x.
+  // whether they hold no NaN and no infinity. Each number is read once, so the check sees what is
+  // written even if other threads write to x. `row` may be x.
   bool (*copy_row)(const T* x, int64_t n, T* row);
-  // out[c] = weights[c] * (x[c] - y), which is taken from out_y, for c < count <= kSiblings in
-  // order; n numbers each, unaligned.
+  // Writes out[c] = weights[c] * (x[c] - y) and subtracts it from out_y, for c < count <=
+  // kSiblings in order. All have n numbers at any address.
   void (*route)(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n,
                 T* const* out, T* out_y);
   // The relative error of a key is at most this many units of rounding (2^-24 or 2^-53), for
   // block, pairs and rectangle, and for panel_tile.
   int64_t (*rounding)(int64_t dim);
   int64_t (*panel_rounding)(int64_t dim);
+};
+
+// Near points in a low dimension, by exact keys; see spatial/.
+constexpr int64_t kLeafPoints = 16;
+constexpr int kNear = 5;  // of a point
+
+// The points of a leaf, of which those of `lanes` search for near points in other leaves.
+struct LeafSearch {
+  const double* x;  // [dim][kLeafPoints], as those of the other leaf
+  double box[8];    // the least coordinates of the searching points, then the largest ones
+  int dim;          // 1 to 4
+  Term term;
+  uint32_t lanes;
+  bool own;  // the other leaf is the same one: a point is not near to itself
+};
+
+struct LeafKernels {
+  // Inserts the points of a leaf at `y` that are in `among`, and within `radius` of the searching
+  // points' box, into lists of the kNear nearest ones, keys[kNear][kLeafPoints], ordered by (key,
+  // tag). Returns the lanes whose lists may have changed. And the same with lists of one.
+  uint32_t (*near)(const LeafSearch& search, const double* y, const int64_t* tags, uint32_t among,
+                   double radius, double* keys, int64_t* found);
+  uint32_t (*nearest)(const LeafSearch& search, const double* y, const int64_t* tags,
+                      uint32_t among, double radius, double* keys, int64_t* found);
 };
 
 // Rows as integer codes in panels [panel][group][16][codes a group]; see codes.inl.
@@ -112,7 +136,7 @@ struct Coder {
               int32_t* dots);
 };
 
-// What the filter knows of the rows and columns of a tile; see codes.inl.
+// Bounds and norms of the rows and columns of a tile, by which the filter decides; see codes.inl.
 struct TileBounds {
   const float* row_scale;     // 2 * scale
   const float* row_low;       // |row|^2 less its share of the error
@@ -124,7 +148,7 @@ struct TileBounds {
   const float* column_bound;  // max(..., column_bound)
 };
 
-// The least approximate squared distance seen by each lane, and by which point.
+// The least approximate squared distance that each lane has met, and the point that it belongs to.
 struct Minima {
   float* row_value;       // [8][16]
   int32_t* row_index;     // column position
@@ -133,9 +157,10 @@ struct Minima {
 };
 
 struct Filter {
-  // masks[r] = which columns of row r may be within the bound. Returns the number of set bits.
+  // Sets bit j of masks[r] if column j of row r may be within the bound. Returns the number of set
+  // bits.
   int (*survivors)(const int32_t* dots, const TileBounds& bounds, int rows, uint64_t* masks);
-  // distances[8][48] ~ squared distances, from norms instead of the low ones.
+  // Approximates the squared distances [8][48], from norms instead of the low ones.
   void (*distances)(const int32_t* dots, const TileBounds& bounds, int rows, float* distances);
   void (*minima)(const float* distances, int rows, int32_t first_row, int32_t first_column,
                  const Minima& minima);
@@ -146,6 +171,7 @@ extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
 extern const Coder kCoder;
 extern const Filter kFilter;
+extern const LeafKernels kLeaves;
 }  // namespace baseline
 #ifdef TSLOSS_X86
 namespace avx2 {
@@ -153,12 +179,14 @@ extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
 extern const Coder kCoder;
 extern const Filter kFilter;
+extern const LeafKernels kLeaves;
 }  // namespace avx2
 namespace avx512 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
 extern const Coder kCoder;
 extern const Filter kFilter;
+extern const LeafKernels kLeaves;
 }  // namespace avx512
 namespace avx512vnni {
 extern const Coder kByteCoder;
@@ -169,6 +197,7 @@ extern const Coder kByteCoder;
 template <class T>
 const Kernels<T>& kernels();
 const Filter& filter();
+const LeafKernels& leaf_kernels();
 const Coder& coder(int64_t dim);
 
 }  // namespace tsloss

@@ -16,4 +16,5 @@ constexpr int kVectorBytes = TSLOSS_VECTOR_BYTES;
 #include "cpu/kernels/panels.inl"
 #include "cpu/kernels/codes.inl"
 #include "cpu/kernels/rows.inl"
+#include "cpu/kernels/leaves.inl"
 // clang-format on

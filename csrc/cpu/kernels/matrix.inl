@@ -23,7 +23,8 @@ struct UnsignedOf<double> {
 static_assert(alignof(Eight<float>) == alignof(float) && alignof(Eight<double>) <= sizeof(double),
               "rows of a matrix begin anywhere");
 
-// Row r becomes column r of 8 x 8 numbers: three rounds of exchanges between pairs of vectors.
+// Makes row r the column r of 8 x 8 numbers, by three rounds of exchanges between pairs of
+// vectors.
 template <class T>
 inline __attribute__((always_inline)) void transpose(Eight<T> (&x)[8]) {
   Eight<T> y[8];
@@ -36,8 +37,8 @@ inline __attribute__((always_inline)) void transpose(Eight<T> (&x)[8]) {
   }
 }
 
-// Whether 8 x 8 numbers are finite and >= 0 and equal to their mirror image, which is read in the
-// same go.
+// Returns whether 8 x 8 numbers are finite and >= 0 and equal to their mirror image, which is read
+// at the same time.
 template <class T>
 bool mirrored(const T* block, const T* mirror, int64_t stride) {
   Eight<T> x[8];
@@ -56,7 +57,7 @@ bool mirrored(const T* block, const T* mirror, int64_t stride) {
 typedef uint64_t Word __attribute__((vector_size(kVectorBytes), may_alias));
 typedef uint32_t HalfWord __attribute__((vector_size(kVectorBytes), may_alias));
 
-// Products of the lower halves of the lanes.
+// Multiplies the lower halves of the lanes.
 inline __attribute__((always_inline)) Word multiply_halves(Word x, Word y) {
 #if defined(__AVX512F__)
   return (Word)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)y);

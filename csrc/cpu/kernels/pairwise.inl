@@ -2,8 +2,8 @@
 // TSLOSS_NAMESPACE and kVectorBytes are those of kernels.inl.
 //
 // The kernels compute direct differences, never the Gram form: all terms are >= 0, so the relative
-// error of a sum is bounded (kChunk / lanes + a few) * epsilon whatever the offset of the cloud,
-// and coincident points give exactly 0. No kernel may use a template of the standard library: the
+// error of a sum is bounded by (kChunk / lanes + a few) * epsilon at any offset of the cloud, and
+// coincident points give exactly 0. No kernel may use a template of the standard library: the
 // linker could keep the copy that was compiled for AVX-512 and use it everywhere.
 
 namespace tsloss {
@@ -13,7 +13,7 @@ namespace {
 template <class T>
 struct Simd {
   typedef T Vec __attribute__((vector_size(kVectorBytes), may_alias));
-  // The same, at any address of a number: processors with AVX load it as fast.
+  // A vector at any address of a number: processors with AVX load it as fast.
   typedef T Loose __attribute__((vector_size(kVectorBytes), may_alias, aligned(sizeof(T))));
   static constexpr int64_t kWidth = kVectorBytes / sizeof(T);
 };
@@ -100,7 +100,7 @@ inline __attribute__((always_inline)) void fold_all(typename Simd<T>::Vec* acc) 
   if constexpr (kHalf > 1) fold_all<T, kHalf / 2>(acc);
 }
 
-// The same sums as those of reduce, to the bit, for a multiple of kWidth accumulators: the lanes of
+// Gives the same sums as reduce, to the bit, for a multiple of kWidth accumulators: the lanes of
 // all of them are added at once, by folding pairs of accumulators until a vector of sums is left.
 template <class T, int kCount>
 inline __attribute__((always_inline)) void reduce_tile(typename Simd<T>::Vec (&acc)[kCount],
@@ -145,7 +145,7 @@ inline __attribute__((always_inline)) void tile(const T* const (&a)[kNI], const 
   reduce_tile<T>(acc, sums);
 }
 
-// The same of the pairs i < j of kN rows, in that order.
+// sums = the parts of the keys of the pairs i < j of kN rows, in that order.
 template <class T, Term kTerm, int kN>
 inline __attribute__((always_inline)) void triangle(const T* const (&a)[kN], int64_t begin,
                                                     int64_t end,

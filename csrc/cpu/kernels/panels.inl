@@ -8,7 +8,8 @@ namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
 
-// Sums are cut here: the accumulators of a long sum would lose digits.
+// A sum is cut into chunks of so many coordinates, since the accumulators of a long sum would lose
+// digits.
 constexpr int64_t kPanelChunk = 64;
 
 // The register tile. AVX-512: 8 rows x 3 vectors = 24 accumulators of 32 registers, 24

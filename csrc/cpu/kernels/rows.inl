@@ -32,9 +32,10 @@ inline __attribute__((always_inline)) T least_lane(typename Simd<T>::Vec x) {
 // (length, smaller index, larger index) between two candidate edges of j is a comparison of their
 // other ends. Vertices in the tree have best = -1.
 //
-// With kContest, for a vertex in the tree (bottleneck >= 0) the longest edge on the path to u is
-// kept, which in Prim's order is the largest height since it came in: pairs whose key is within
-// `band` times it are counted, for they might belong to the tree if keys were exact.
+// If kContest is set, each vertex in the tree (bottleneck >= 0) keeps the longest edge on its path
+// to u, which in Prim's order is the largest height since the vertex came in. Pairs whose key is
+// within `band` times that edge are counted, because they might belong to the tree if keys were
+// exact.
 template <class T, bool kContest>
 T relax_of(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T>* from,
            T* bottleneck, T* close) {
@@ -87,7 +88,7 @@ T relax(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Index<T
   return relax_of<T, false>(keys, n, u, height, band, best, from, bottleneck, close);
 }
 
-// The vertices whose best is `least`, of which there is almost always one: their positions.
+// Finds the positions of the vertices whose best is `least`. There is almost always one.
 template <class T>
 int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
   constexpr int64_t kWidth = Simd<T>::kWidth;
@@ -105,8 +106,8 @@ int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
   return count;
 }
 
-// As many numbers as a vector of doubles holds. GCC 12 converts vectors of float in halves, which
-// takes almost twice as long as the instruction that converts them whole.
+// Loads as many numbers as a vector of doubles holds. GCC 12 converts vectors of float in halves,
+// which takes almost twice as long as the instruction that converts them whole.
 inline __attribute__((always_inline)) Simd<double>::Vec load_wide(const double* x) {
   return load(x);
 }
@@ -122,10 +123,10 @@ inline __attribute__((always_inline)) Simd<double>::Vec load_wide(const float* x
 #endif
 }
 
-// Sixteen accumulators in double, in vectors of the processor's own width, and no fused
-// multiply-add: these keys, which decide the tree and are reported, are the same bits on every
-// instruction set. A key is never NaN, which could not be sorted: a point that has become NaN since
-// it was checked is infinitely far away.
+// The sum has sixteen accumulators in double, in vectors of the processor's own width, and no
+// fused multiply-add. So these keys, which decide the tree and are reported, have the same bits on
+// every instruction set. A key is never NaN, which could not be sorted: a point that has become
+// NaN since it was checked is infinitely far away.
 template <class T, Term kTerm>
 TSLOSS_UNFUSED double refine_of(const T* x, const T* y, int64_t n) {
   TSLOSS_UNFUSED_BODY
@@ -190,7 +191,7 @@ bool copy_row(const T* x, int64_t n, T* row) {
   return rest == 0;
 }
 
-// The vertex above, and what it gets, stay in registers while the vertices below pass by.
+// The parent vertex and its sum stay in registers while its children are read one after the other.
 template <class T>
 TSLOSS_UNFUSED void route(const T* const* x, int64_t count, const T* y, const T* weights, int64_t n,
                           T* const* out, T* out_y) {
