@@ -206,7 +206,7 @@ def test_a_thousand_copies_of_ten_points(isa: str, coded: int) -> None:
 
 @pytest.mark.slow
 def test_masses_of_ties_are_decided_within_bounded_memory() -> None:
-    """All of 3000 * 2999 / 2 distances tie: far more links than the collector keeps."""
+    """All of 3000 * 2999 / 2 distances tie: far more links than the filter keeps."""
     points = torch.eye(3000)
     _core.set_overrides(LARGE)
     h0 = h0_persistence(points)

@@ -6,7 +6,6 @@
 
 #include "cpu/dense/dense.h"
 #include "cpu/large/large.h"
-#include "cpu/large/large_points.h"
 #include "cpu/rows.h"
 #include "tsloss.h"
 
@@ -16,17 +15,19 @@ namespace {
 template <class T>
 void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
   LargeScratch<T> scratch;
-  LargePoints<T> points(cloud, 1, scratch);
-  FilterContext<T>& context = points.context;
-  const PackedRows<T>& packed = points.ordered.packed;
-  points.ordered.order.resize(static_cast<size_t>(cloud.n));
-  std::iota(points.ordered.order.begin(), points.ordered.order.end(), 0);
+  FilterContext<T> context(cloud.dim, cloud.term, true, 1);
+  OrderedPoints<T> points(cloud.dim, scratch);
+  const PackedRows<T>& packed = points.packed;
+  points.rows = cloud.rows;
+  points.order.resize(static_cast<size_t>(cloud.n));
+  std::iota(points.order.begin(), points.order.end(), 0);
   for (int64_t i = 0; i < cloud.n; ++i) {
     for (int64_t k = 0; k < context.stride; ++k) {
       context.largest = std::max(context.largest, std::fabs(cloud.rows[i][k]));
     }
   }
-  points.gather();
+  context.pack(points, cloud.load);
+  const Pairs<T> pairs(context, points, points);
   for (int64_t i = 0; i < cloud.n; i += kTileRows) {
     const int rows = static_cast<int>(std::min(kTileRows, cloud.n - i));
     for (int64_t t = 0; t < packed.blocks(); ++t) {
@@ -37,9 +38,8 @@ void keeps_of(const LargeCloud<T>& cloud, double factor, uint8_t* kept) {
         std::fill_n(bound, kTileColumns, none);
         const int64_t end = std::min(cloud.n - t * kTileColumns, kTileColumns);
         for (int64_t j = 0; j < end; ++j) {
-          const int32_t q = static_cast<int32_t>(t * kTileColumns + j);
           bound[j] = context.scaling.bound(
-              static_cast<T>(points.exact_key(static_cast<int32_t>(i + r), q) * factor));
+              static_cast<T>(pairs.exact_key(i + r, t * kTileColumns + j) * factor));
         }
         uint64_t masks[kTileRows];
         codes.survivors(r, 1, &none, bound, masks);

@@ -6,7 +6,7 @@
 #include "cpu/rows.h"
 #include "cpu/runtime/monitor.h"
 #include "cpu/runtime/thread_pool.h"
-#include "cpu/tree/collector.h"
+#include "cpu/tree/forest.h"
 
 namespace tsloss {
 namespace {
@@ -24,41 +24,41 @@ bool is_lattice(const Rows<T>& rows, int64_t n) {
   return true;
 }
 
-// Returns Prim's tree, and all other pairs that could be in the tree of the exact keys.
+// Puts the minimum spanning tree by exact keys in the place of Prim's tree by fast ones, whose
+// edges have their exact keys. A pair within the band of the longest edge on its path gets its
+// exact key.
 template <class T>
-std::vector<Link<T>> contenders(const T* keys, int64_t stride, int64_t n, T band,
-                                const std::vector<Edge<T>>& edges, const Rows<T>& rows, Term term) {
+void decide(const T* keys, int64_t stride, int64_t n, T band, const Rows<T>& rows, Term term,
+            std::vector<Edge<double>>& tree) {
   const auto refine = kernels<T>().refine;
-  Collector<T> collector(n, rows.dim, band, [&](int32_t i, int32_t j) {
-    return refine(rows[i], rows[j], rows.dim, term);
-  });
-  std::vector<char> inside(static_cast<size_t>(n), 0);
-  std::vector<int32_t> order{0};
-  std::vector<T> bottleneck{0};
-  inside[0] = 1;
-  for (const Edge<T>& e : edges) {
-    const int32_t u = static_cast<int32_t>(inside[e.i] ? e.j : e.i);
-    inside[u] = 1;
-    if (e.length == 0) {
-      collector.add({T{0}, static_cast<int32_t>(e.i), static_cast<int32_t>(e.j)});
-    }
-    const T* row = keys + u * stride;
-    for (size_t a = 0; a < order.size(); ++a) {
-      bottleneck[a] = std::max(bottleneck[a], e.length);
-      const T key = row[order[a]];
-      if (key > 0 && key <= bottleneck[a] * band) {
-        collector.add({key, std::min(u, order[a]), std::max(u, order[a])});
-      }
-    }
-    order.push_back(u);
-    bottleneck.push_back(0);
-    Monitor::tick(double(order.size()) / double(n));
-  }
-  std::vector<Link<T>> links = collector.links(), scratch;
-  sort_by_key(links, scratch);
   UnionFind sets(n);
-  keep_contenders(links, sets, n, band);
-  return links;
+  keep_exact_forest(tree, sets, n);
+  std::vector<int32_t> order, rank;
+  merge_order(tree, sets, n, order, rank);
+  std::vector<Edge<double>> found;
+  for (int64_t q = 1; q < n; ++q) {
+    const T* row = keys + order[q] * stride;
+    int32_t longest = 0;  // the largest rank from p (exclusive) to q
+    T height = 0;
+    for (int64_t p = q - 1; p >= 0; --p) {
+      if (rank[p + 1] >= longest) {
+        longest = rank[p + 1];
+        height = static_cast<T>(tree[longest].length) * band;
+      }
+      // Edges of length 0 are those of the tree already: their fast keys are exact.
+      const T key = row[order[p]];
+      if (!(key > 0 && key <= height)) continue;
+      const int64_t i = std::min(order[p], order[q]), j = std::max(order[p], order[q]);
+      const Edge<double>& bound = tree[longest];
+      if (i == bound.i && j == bound.j) continue;
+      const Edge<double> edge{refine(rows[i], rows[j], rows.dim, term), i, j};
+      if (edge < bound) found.push_back(edge);
+    }
+    if (static_cast<int64_t>(found.size()) >= 4 * n) keep_exact_forest(found, sets, n);
+    Monitor::tick(double(q) / double(n));
+  }
+  tree.insert(tree.end(), found.begin(), found.end());
+  keep_exact_forest(tree, sets, n);
 }
 
 }  // namespace
@@ -134,20 +134,14 @@ bool dense_tree(const Rows<T>& rows, int64_t n, int64_t dim, Term term, bool pac
   const T band = band_of<T>(units, rows.dim);
   const Prim found = prim_dense(keys, stride, n, band, scratch.prim, edges.data());
   if (found == Prim::kInfinite || found == Prim::kIncomplete) return false;
-  const auto exact = [&](int64_t i, int64_t j) -> Edge<double> {
-    return {table.refine(rows[i], rows[j], rows.dim, term), i, j};
-  };
   tree.clear();
-  if (found == Prim::kCertain || is_lattice(rows, n)) {
-    for (const Edge<T>& e : edges) tree.push_back(exact(e.i, e.j));
-    return true;
+  for (const Edge<T>& e : edges) {
+    tree.push_back({table.refine(rows[e.i], rows[e.j], rows.dim, term), e.i, e.j});
   }
-  part.set_range((share + 1) / 2, 1);
-  for (const Link<T>& l : contenders(keys, stride, n, band, edges, rows, term)) {
-    tree.push_back(exact(l.i, l.j));
+  if (found == Prim::kContested && !is_lattice(rows, n)) {
+    part.set_range((share + 1) / 2, 1);
+    decide(keys, stride, n, band, rows, term, tree);
   }
-  UnionFind sets(n);
-  keep_exact_forest(tree, sets, n);
   return true;
 }
 

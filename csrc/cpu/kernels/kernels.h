@@ -21,11 +21,6 @@ struct Rows {
   const T* operator[](int64_t i) const { return data + i * stride; }
 };
 
-struct Pair {
-  int32_t i;
-  int32_t j;
-};
-
 // Panels hold 16 points each, coordinate by coordinate, so that one load brings the same coordinate
 // of many points. A tile is half a panel of rows against three panels of columns.
 constexpr int64_t kPanel = 16;
@@ -54,8 +49,9 @@ struct Kernels {
   // (x - y)^2 or |x - y|; each pair is summed in the same order wherever it stands.
   void (*block)(const Rows<T>& rows, Term term, int64_t i_begin, int64_t i_end, int64_t j_begin,
                 int64_t j_end, T* keys, int64_t key_stride);
-  // keys[k] of the pair pairs[k]; the same bits as block.
-  void (*pairs)(const Rows<T>& rows, Term term, const Pair* pairs, int64_t count, T* keys);
+  // keys[k] of the rows a[k] and b[k]; the same bits as block.
+  void (*pairs)(const T* const* a, const T* const* b, int64_t count, int64_t dim, Term term,
+                T* keys);
   // keys[8][48] of 8 rows against 48; the same bits as block.
   void (*rectangle)(const T* const* rows, const T* const* columns, int64_t dim, Term term, T* keys);
   // Packs up to 16 rows into one panel [dim][16]; missing lanes repeat the last row.

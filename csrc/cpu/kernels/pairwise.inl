@@ -292,21 +292,21 @@ void block(const Rows<T>& rows, Term term, int64_t i_begin, int64_t i_end, int64
 // Pairs that have nothing to do with each other, four at a time: enough accumulators to hide the
 // latency, and rows are asked of the memory long before they are needed by the caller.
 template <class T, Term kTerm>
-__attribute__((noinline)) void pairs_of(const Rows<T>& rows, const Pair* pairs, int64_t count,
-                                        T* keys) {
+__attribute__((noinline)) void pairs_of(const T* const* rows, const T* const* columns,
+                                        int64_t count, int64_t dim, T* keys) {
   using Vec = typename Simd<T>::Vec;
   constexpr int kAtOnce = 4;
   for (int64_t p = 0; p < count; p += kAtOnce) {
     const T* a[kAtOnce];
     const T* b[kAtOnce];
     for (int q = 0; q < kAtOnce; ++q) {
-      const Pair& pair = pairs[p + q < count ? p + q : count - 1];
-      a[q] = rows[pair.i];
-      b[q] = rows[pair.j];
+      const int64_t pair = p + q < count ? p + q : count - 1;
+      a[q] = rows[pair];
+      b[q] = columns[pair];
     }
     T sums[kAtOnce] = {};
-    for (int64_t begin = 0; begin < rows.dim; begin += kChunk) {
-      const int64_t end = begin + kChunk < rows.dim ? begin + kChunk : rows.dim;
+    for (int64_t begin = 0; begin < dim; begin += kChunk) {
+      const int64_t end = begin + kChunk < dim ? begin + kChunk : dim;
       Vec acc[kAtOnce] = {};
       for (int64_t k = begin; k < end; k += Simd<T>::kWidth) {
 #pragma GCC unroll 4
@@ -321,11 +321,12 @@ __attribute__((noinline)) void pairs_of(const Rows<T>& rows, const Pair* pairs, 
 }
 
 template <class T>
-void pairs(const Rows<T>& rows, Term term, const Pair* list, int64_t count, T* keys) {
+void pairs(const T* const* rows, const T* const* columns, int64_t count, int64_t dim, Term term,
+           T* keys) {
   if (term == Term::kSquared) {
-    pairs_of<T, Term::kSquared>(rows, list, count, keys);
+    pairs_of<T, Term::kSquared>(rows, columns, count, dim, keys);
   } else {
-    pairs_of<T, Term::kAbsolute>(rows, list, count, keys);
+    pairs_of<T, Term::kAbsolute>(rows, columns, count, dim, keys);
   }
 }
 

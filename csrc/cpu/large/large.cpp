@@ -1,63 +1,27 @@
 #include "cpu/large/large.h"
 
+#include <iterator>
 #include <numeric>
 
 #include "cpu/large/distinct.h"
-#include "cpu/large/large_points.h"
 #include "cpu/large/nearest.h"
 #include "cpu/large/tile_filter.h"
 #include "cpu/runtime/monitor.h"
 #include "cpu/runtime/random.h"
-#include "cpu/tree/collector.h"
 
 namespace tsloss {
 namespace {
-
-// The sink of one thread's filter: the links that could be in the tree.
-template <class T>
-class LinkSink {
- public:
-  LinkSink(const LargePoints<T>& points, const KnownForest<T>& known)
-      : points_(points),
-        known_(known),
-        collector_(points.cloud.n, points.cloud.dim, points.band,
-                   [&points](int32_t i, int32_t j) { return points.exact_key(i, j); }) {}
-
-  const std::vector<Link<T>>& links() const { return collector_.links(); }
-
-  void add(int64_t p, int64_t q, int32_t rank, T key) {
-    const Link<T> l = points_.link(key, p, q);
-    if (known_.within(points_, l, rank)) collector_.add(l);
-  }
-
-  void measure(const std::vector<Candidate>& candidates) {
-    const std::vector<int32_t>& id = points_.ordered.order;
-    pairs_.clear();
-    for (const Candidate& c : candidates) pairs_.push_back({id[c.p], id[c.q]});
-    keys_.resize(pairs_.size());
-    points_.context.table.pairs(points_.cloud.rows, points_.cloud.term, pairs_.data(),
-                                static_cast<int64_t>(pairs_.size()), keys_.data());
-    for (size_t k = 0; k < candidates.size(); ++k) {
-      add(candidates[k].p, candidates[k].q, candidates[k].rank, keys_[k]);
-    }
-  }
-
- private:
-  const LargePoints<T>& points_;
-  const KnownForest<T>& known_;
-  Collector<T> collector_;
-  std::vector<Pair> pairs_;
-  std::vector<T> keys_;
-};
 
 template <class T>
 class Large {
  public:
   Large(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch)
-      : points_(cloud, threads, scratch),
-        context_(points_.context),
-        packed_(points_.ordered.packed),
+      : cloud_(cloud),
+        context_(cloud.dim, cloud.term, cloud.rows.data != nullptr, threads),
+        points_(cloud.dim, scratch),
+        packed_(points_.packed),
         sets_(0) {
+    points_.rows = cloud.rows;
     random_.state = overrides().seed;
   }
 
@@ -67,63 +31,69 @@ class Large {
     result.finding = find_duplicates(result.tree);
     if (result.finding.problem != Problem::kNone) return result;
     if (points_.size() == 1) return result;
-    points_.choose_band();
 
-    std::vector<int32_t>& order = points_.ordered.order;
+    std::vector<int32_t>& order = points_.order;
     for (size_t k = order.size() - 1; k > 0; --k) std::swap(order[k], order[random_() % (k + 1)]);
-    points_.gather();
+    pack();
     if (context_.coded && dense_is_possible() && blurred()) {
       result.filters = false;
       result.tree.clear();
       return result;
     }
     part.set_range(0.02, 0.08);
-    std::vector<Link<T>> forest = sample();
-    if (!(result.in_range = in_range(forest))) return result;
+    Edges first = sample();
+    if (!(result.in_range = in_range(first))) return result;
 
     part.set_range(0.08, 0.2);
-    known_.set(points_, forest, tied_);
+    set_forest(std::move(first));
     const int64_t wish = overrides().wave_one_in;
     const double hits = wish == 0 ? expected_hits() : 0;
-    if (context_.coded && hits > double(points_.size()) / 8 &&
-        points_.cloud.dim < kSmallDimension) {
+    if (context_.coded && hits > double(points_.size()) / 8 && cloud_.dim < kSmallDimension) {
       // Codes cannot distinguish these points, and distances cost little more.
       context_.coded = false;
-      points_.choose_band();
-      known_.set(points_, forest, tied_);
+      set_forest(std::move(context_.forest));
     }
     if (wish > 0 || hits > kHitsForWave) {
-      const auto improve = [&](int64_t one_in) {
-        forest = wave(forest, one_in);
-        keep_forest(forest, sets_, points_.cloud.n);
-        known_.set(points_, forest, tied_);
-      };
       // A sample no better than chance lets whole tiles through, so the first wave takes few tiles.
-      if (hits > double(points_.size()) / 8) improve(wish > 0 ? wish : kFirstWaveOneIn);
-      improve(wish > 0 ? wish : kWaveOneIn);
+      if (hits > double(points_.size()) / 8) set_forest(wave(wish > 0 ? wish : kFirstWaveOneIn));
+      set_forest(wave(wish > 0 ? wish : kWaveOneIn));
     }
     part.set_range(0.2, 1);
-    forest = wave(forest, 1);
-    finish(forest, result.tree);
+    const Edges last = wave(1);
+    result.tree.insert(result.tree.end(), last.begin(), last.end());
     return result;
   }
 
  private:
-  using Links = std::vector<Link<T>>;
+  using Edges = std::vector<Edge<double>>;
   using Tile = typename TileFilter<T>::Tile;
 
+  // Packs the points in their current order, as codes or as coordinates.
+  void pack() {
+    context_.pack(points_, [&](int64_t p, T* x) { cloud_.load(points_.order[p], x); });
+  }
+
+  // Puts the points in the order of a forest, which bounds their pairs from now on.
+  void set_forest(Edges forest) {
+    points_.order = context_.set_forest(std::move(forest), cloud_.n);
+    points_.rank = context_.rank;
+    points_.position.resize(points_.rank.size());
+    std::iota(points_.position.begin(), points_.position.end(), 0);
+    pack();
+  }
+
   // Joins identical points in `tree`, and checks every point when it is loaded.
-  Finding find_duplicates(std::vector<Edge<double>>& tree) {
+  Finding find_duplicates(Edges& tree) {
     const auto load = [&](int64_t i, T* x) {
-      if (!context_.coded) return points_.cloud.load(i, x);
-      const bool finite = context_.table.copy_row(points_.cloud.rows[i], context_.stride, x);
+      if (!context_.coded) return cloud_.load(i, x);
+      const bool finite = context_.table.copy_row(cloud_.rows[i], context_.stride, x);
       return finite ? Problem::kNone : Problem::kNonFinite;
     };
     Distinct<T> distinct =
-        find_distinct<T>(points_.cloud.n, context_.stride, context_.threads, load, tree);
+        find_distinct<T>(cloud_.n, context_.stride, context_.threads, load, tree);
     context_.lattice = distinct.lattice;
     context_.largest = distinct.largest;
-    points_.ordered.order = std::move(distinct.ids);
+    points_.order = std::move(distinct.ids);
     return distinct.finding;
   }
 
@@ -132,7 +102,7 @@ class Large {
   // A spanning tree to filter by. Approximate distances in some of the tiles give each point a few
   // near neighbours; the tree is the minimum spanning forest of those pairs plus bridges between
   // its components. Any spanning tree is right, but one with shorter edges filters better.
-  Links sample() {
+  Edges sample() {
     const int64_t one_in = overrides().sample_one_in > 0 ? overrides().sample_one_in : kSampleOneIn;
     const uint64_t seed = random_();
     const auto chooser = [&](int64_t ip) {
@@ -143,49 +113,33 @@ class Large {
         return random() % uint64_t(one_in) == 0 || ip + 1 >= kTilePanels * t;
       };
     };
-    std::vector<Links> found(static_cast<size_t>(context_.threads));
-    find_near(context_, packed_, packed_, chooser, [&](int slot, int64_t p, int64_t q, float near) {
-      found[slot].push_back(points_.link(T(near), p, q));
-    });
-    Links links;
-    for (Links& part : found) links.insert(links.end(), part.begin(), part.end());
-    Links scratch;
+    std::vector<Link<float>> links = find_near(context_, packed_, packed_, chooser), scratch;
     sort_by_key(links, scratch);
-    keep_forest(links, sets_, points_.cloud.n);
-    points_.evaluate(links);
-    connect(links);
-    std::sort(links.begin(), links.end());
-    return links;
-  }
-
-  // Joins the components of a forest: by a minimum spanning tree of one point of each if there are
-  // few components, otherwise by a path.
-  void connect(Links& forest) {
-    sets_.reset(points_.cloud.n);
-    for (const Link<T>& l : forest) sets_.unite(sets_.find(l.i), sets_.find(l.j));
+    keep_forest(links, sets_, points_.size());
+    // Bridges join the components: all pairs of one point of each if there are few components,
+    // otherwise a path.
     std::vector<int32_t> roots;
-    for (const int32_t v : points_.ordered.order) {
-      if (sets_.find(v) == v) roots.push_back(v);
+    for (int32_t p = 0; p < points_.size(); ++p) {
+      if (sets_.find(p) == p) roots.push_back(p);
     }
-    std::sort(roots.begin(), roots.end());
     constexpr size_t kFew = 256;
-    Links bridges;
     for (size_t a = 0; a + 1 < roots.size(); ++a) {
       for (size_t b = a + 1; b < (roots.size() <= kFew ? roots.size() : a + 2); ++b) {
-        bridges.push_back({T{0}, roots[a], roots[b]});
+        links.push_back({0, roots[a], roots[b]});
       }
     }
-    points_.evaluate(bridges);
-    Links scratch;
-    sort_by_key(bridges, scratch);
-    keep_forest(bridges, sets_, points_.cloud.n);
-    forest.insert(forest.end(), bridges.begin(), bridges.end());
+    std::vector<Link<double>> exact;
+    for (const Link<float>& l : links) exact.push_back({0, l.i, l.j});
+    Pairs<T> pairs(context_, points_, points_);
+    pairs.measure(exact, context_.threads);
+    pairs.keep_exact_forest(exact);
+    return pairs.edges(exact);
   }
 
-  bool in_range(const Links& forest) const {
-    return std::all_of(forest.begin(), forest.end(), [&](const Link<T>& l) {
-      return l.key >= underflow_limit<T>(context_.stride) &&
-             l.key < std::numeric_limits<T>::infinity();
+  bool in_range(const Edges& forest) const {
+    return std::all_of(forest.begin(), forest.end(), [&](const Edge<double>& e) {
+      return e.length >= double(underflow_limit<T>(context_.stride)) &&
+             e.length <= double(std::numeric_limits<T>::max());
     });
   }
 
@@ -193,8 +147,8 @@ class Large {
 
   // Whether the dense path's N^2 keys take little memory.
   bool dense_is_possible() const {
-    return overrides().path != Path::kLarge && points_.size() > points_.cloud.n / 2 &&
-           (points_.cloud.n <= kFewPoints || points_.cloud.n <= 2 * points_.cloud.dim);
+    return overrides().path != Path::kLarge && points_.size() > cloud_.n / 2 &&
+           (cloud_.n <= kFewPoints || cloud_.n <= 2 * cloud_.dim);
   }
 
   // Whether the dense path is faster, because the codes cannot distinguish many pairs of a row from
@@ -229,7 +183,7 @@ class Large {
   double expected_hits() {
     const int64_t kBlocks = points_.size() < 4096 ? 4 : 8, kTiles = kBlocks;
     Random random{random_()};
-    TileFilter<T> filter(context_, points_.ordered, points_.ordered);
+    TileFilter<T> filter(context_, points_, points_);
     int64_t tested = 0, hits = 0;
     for (int64_t k = 0; k < kBlocks; ++k) {
       // Blocks are drawn by their number of tiles: the later one of two.
@@ -246,72 +200,32 @@ class Large {
     return tested == 0 ? 0 : double(hits) / double(tested) * double(points_.size()) / 2;
   }
 
-  // Filters one in `one_in` of the tiles. Returns the contenders: the links of those tiles and of
-  // the forest that could be in the tree.
-  Links wave(const Links& forest, int64_t one_in) {
+  // Filters one in `one_in` of the tiles. Returns the minimum spanning tree of what they hold and
+  // of the forest. It spans the points even if another thread writes to these during the call.
+  Edges wave(int64_t one_in) {
     const uint64_t seed = random_();
-    Links links;
-    if (one_in > 1) links = forest;
-    filter_pairs(
-        context_, points_.ordered, points_.ordered, [&] { return LinkSink<T>(points_, known_); },
-        [&](int64_t t) {
-          // The panels at the diagonal are always filtered.
-          return [=, random = Random{seed + uint64_t(t)}](const Tile& panel) mutable {
-            return one_in == 1 || panel.each || random() % uint64_t(one_in) == 0;
-          };
-        },
-        [&](const LinkSink<T>& sink) {
-          links.insert(links.end(), sink.links().begin(), sink.links().end());
-        });
-    if (context_.lattice) {
-      keep_exact_forest(links, sets_, points_.cloud.n);
-      return links;
-    }
-    Links scratch;
-    sort_by_key(links, scratch);
-    keep_contenders(links, sets_, points_.cloud.n, points_.band);
-    tied_ = static_cast<int64_t>(links.size()) > 2 * points_.size();
-    return links;
-  }
-
-  // Finds the tree among the contenders by their exact keys.
-  void finish(const Links& contenders, std::vector<Edge<double>>& tree) {
-    std::vector<Edge<double>> edges(contenders.size());
-    constexpr int64_t kGrain = 256;
-    const int64_t count = static_cast<int64_t>(edges.size());
-    parallel_for((count + kGrain - 1) / kGrain, context_.threads, [&](int64_t task, int) {
-      for (int64_t k = task * kGrain; k < std::min(count, (task + 1) * kGrain); ++k) {
-        const Link<T>& l = contenders[k];
-        edges[k] = {points_.exact_key(l.i, l.j), l.i, l.j};
-      }
+    const Found found = filter_pairs(context_, points_, points_, [&](int64_t t) {
+      // The panels at the diagonal are always filtered.
+      return [=, random = Random{seed + uint64_t(t)}](const Tile& panel) mutable {
+        return one_in == 1 || panel.each || random() % uint64_t(one_in) == 0;
+      };
     });
-    keep_exact_forest(edges, sets_, points_.cloud.n);
-    if (static_cast<int64_t>(edges.size()) + 1 < points_.size()) {
-      // Contenders span the points unless another thread writes to these during the call: then a
-      // key may have left the bound that it once was. The forest of the bounds always spans them.
-      for (const Link<T>& l : known_.links) {
-        edges.push_back({points_.exact_key(l.i, l.j), l.i, l.j});
-      }
-      keep_exact_forest(edges, sets_, points_.cloud.n);
-    }
-    tree.insert(tree.end(), edges.begin(), edges.end());
+    Edges edges;
+    std::merge(found.edges.begin(), found.edges.end(), context_.forest.begin(),
+               context_.forest.end(), std::back_inserter(edges));
+    keep_forest(edges, sets_, cloud_.n);
+    return edges;
   }
 
-  LargePoints<T> points_;
-  FilterContext<T>& context_;
+  const LargeCloud<T>& cloud_;
+  FilterContext<T> context_;
+  OrderedPoints<T> points_;  // the different points; places are positions
   const PackedRows<T>& packed_;
-  KnownForest<T> known_;
   Random random_;
-  bool tied_ = false;  // the last wave left many links that only exact keys tell apart
   UnionFind sets_;
 };
 
 }  // namespace
-
-bool filters_by_codes(Term term, int64_t dim) {
-  const int wish = overrides().coded;
-  return term == Term::kSquared && (wish >= 0 ? wish == 1 : dim >= kCodedDimension);
-}
 
 template <class T>
 LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch) {

@@ -1,12 +1,11 @@
 // The exact minimum spanning tree of a large cloud without N^2 memory; see ../README.md.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <vector>
 
-#include "cpu/large/packed_rows.h"
+#include "cpu/large/filter_context.h"
 #include "cpu/tree/tree.h"
 
 namespace tsloss {
@@ -39,19 +38,5 @@ struct LargeResult {
 
 template <class T>
 LargeResult large_tree(const LargeCloud<T>& cloud, int threads, LargeScratch<T>& scratch);
-
-// Whether the filter works on codes, which are made from cloud.rows.
-bool filters_by_codes(Term term, int64_t dim);
-
-// The band of the keys that the filter's survivors get; see band_of. It is 1 for exact keys.
-template <class T>
-T band_of_filter(bool coded, bool lattice, int64_t dim) {
-  if (lattice) return 1;
-  const Kernels<T>& table = kernels<T>();
-  const int64_t stride = round_up(std::max<int64_t>(dim, 1), kLanes);
-  int64_t units = table.rounding(stride);
-  if (!coded) units = std::max(units, table.panel_rounding(dim));
-  return band_of<T>(units, stride);
-}
 
 }  // namespace tsloss

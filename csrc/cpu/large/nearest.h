@@ -8,6 +8,7 @@
 #include <deque>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "cpu/large/filter_context.h"
 #include "cpu/runtime/thread_pool.h"
@@ -23,13 +24,13 @@ class Nearest {
         rows_(rows),
         columns_(columns),
         // `minima` skips columns up to the row's own number, so the columns of other points get
-        // numbers above those of all rows.
-        shift_(&rows == &columns ? 0 : rows.padded()) {}
+        // numbers above those of all rows, as in Pairs.
+        shift_(&rows == &columns ? 0 : rows.size()) {}
 
-  // Searches the tiles of panel `ip` of the rows with the blocks t for which chosen(t) holds, and
-  // calls found(p, q, near) for a few near columns of each row.
-  template <class Chosen, class Found>
-  void row(int64_t ip, Chosen chosen, const Found& found) {
+  // Searches the tiles of panel `ip` of the rows with the blocks t for which chosen(t) holds, for a
+  // few near columns of each row.
+  template <class Chosen>
+  void search(int64_t ip, Chosen chosen) {
     constexpr float kInf = std::numeric_limits<float>::infinity();
     if (size_ == 0) {
       size_ = columns_.padded() * kColumnCandidates;
@@ -64,25 +65,29 @@ class Nearest {
       std::partial_sort(best.begin(), best.begin() + kRowCandidates, best.end());
       for (int64_t l = 0; l < kRowCandidates && best[l].second >= 0; ++l) {
         const int64_t q = best[l].second - shift_;
-        if (q < columns_.size()) found(ip * kPanel + r, q, std::max(best[l].first, 0.0f));
+        if (q < columns_.size()) add(best[l].first, ip * kPanel + r, q);
       }
     }
   }
 
-  // Calls found(p, q, near) for a few near rows of each column among the tiles searched so far.
-  template <class Found>
-  void columns(const Found& found) const {
+  // The links that were found, and those to a few near rows of each column among the same tiles.
+  const std::vector<Link<float>>& finish() {
     for (int64_t k = 0; k < size_; ++k) {
       const int64_t block = k / (kColumnCandidates * kTileColumns);
       const int64_t q = block * kTileColumns + k % kTileColumns;
-      if (index_.data()[k] < 0 || q >= columns_.size()) continue;
-      found(int64_t{index_.data()[k]}, q, std::max(value_.data()[k], 0.0f));
+      if (index_.data()[k] >= 0 && q < columns_.size()) add(value_.data()[k], index_.data()[k], q);
     }
+    return links_;
   }
 
  private:
   static constexpr int64_t kRowCandidates = 4;
   static constexpr int64_t kColumnCandidates = 4;
+
+  void add(float near, int64_t p, int64_t q) {
+    links_.push_back(
+        {std::max(near, 0.0f), static_cast<int32_t>(p), static_cast<int32_t>(shift_ + q)});
+  }
 
   void approximate(int64_t i, int64_t t, int rows, float* near) const {
     if (context_.coded) return rows_.approximate(i, columns_, t, rows, near);
@@ -98,23 +103,25 @@ class Nearest {
   int64_t size_ = 0;
   Buffer<float> value_;
   Buffer<int32_t> index_;
+  std::vector<Link<float>> links_;
 };
 
-// Calls found(slot, p, q, near) for a few near columns q of each row p and a few near rows of each
-// column, with their approximate keys. The slot is that of parallel_for. The tile of panel `ip` and
-// block t is searched if chooser(ip) returns a function that is true for t.
-template <class T, class Chooser, class Found>
-void find_near(const FilterContext<T>& context, const PackedRows<T>& rows,
-               const PackedRows<T>& columns, const Chooser& chooser, const Found& found) {
+// Links each row with a few near columns and each column with a few near rows, numbered as in
+// Pairs. Their keys are approximate. The tile of panel `ip` and block t is searched if chooser(ip)
+// returns a function that is true for t.
+template <class T, class Chooser>
+std::vector<Link<float>> find_near(const FilterContext<T>& context, const PackedRows<T>& rows,
+                                   const PackedRows<T>& columns, const Chooser& chooser) {
   std::deque<Nearest<T>> searches;
   for (int slot = 0; slot < context.threads; ++slot) searches.emplace_back(context, rows, columns);
-  parallel_for((rows.size() + kPanel - 1) / kPanel, context.threads, [&](int64_t ip, int slot) {
-    searches[slot].row(ip, chooser(ip),
-                       [&](int64_t p, int64_t q, float near) { found(slot, p, q, near); });
-  });
-  for (const Nearest<T>& search : searches) {
-    search.columns([&](int64_t p, int64_t q, float near) { found(0, p, q, near); });
+  parallel_for((rows.size() + kPanel - 1) / kPanel, context.threads,
+               [&](int64_t ip, int slot) { searches[slot].search(ip, chooser(ip)); });
+  std::vector<Link<float>> links;
+  for (Nearest<T>& search : searches) {
+    const std::vector<Link<float>>& found = search.finish();
+    links.insert(links.end(), found.begin(), found.end());
   }
+  return links;
 }
 
 }  // namespace tsloss

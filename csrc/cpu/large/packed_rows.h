@@ -143,6 +143,13 @@ class PackedRows {
     });
   }
 
+  // Writes the coordinates of point p, padded with zeros, to a row. They must have been packed.
+  void unpack(int64_t p, T* x) const {
+    const T* panel = scratch_.panels.data() + p / kPanel * kPanel * dim_ + p % kPanel;
+    for (int64_t k = 0; k < dim_; ++k) x[k] = panel[k * kPanel];
+    std::fill(x + dim_, x + stride_, T{0});
+  }
+
   // ---- tiles: 8 rows from i on, a multiple of 8, against block t of `columns` ----
 
   // Inner products of codes, [8][48].

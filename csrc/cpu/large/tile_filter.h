@@ -22,10 +22,9 @@ struct Candidate {
 };
 
 // Filters the pairs of `rows` with `columns`, for one thread. If both are the same points, each
-// pair is met once. The pairs that pass go to a sink, which has two members:
-//   add(p, q, rank, key)  takes the pair of row p and column q with its fast key, which is within
-//                         the bound, the height of `rank`;
-//   measure(candidates)   takes pairs whose key is not known yet.
+// pair is met once. A pair that passes the tests is dropped unless it comes before the edge of the
+// forest that bounds it. Where its fast key does not tell, it gets its exact key at once, so masses
+// of ties cost no memory.
 template <class T>
 class TileFilter {
  public:
@@ -55,7 +54,18 @@ class TileFilter {
 
   TileFilter(const FilterContext<T>& context, const OrderedPoints<T>& rows,
              const OrderedPoints<T>& columns)
-      : context_(context), rows_(rows), columns_(columns) {}
+      : context_(context),
+        rows_(rows),
+        columns_(columns),
+        pairs_(context, rows, columns),
+        limit_(
+            static_cast<size_t>(pairs_.points() * std::max<int64_t>(4, context.dim / 8) + 4096)) {}
+
+  // The links that were found. Call flush() before.
+  const std::vector<Link<double>>& found() const { return found_; }
+
+  // Whether the squared distance of two different points was 0.
+  bool lost_digits() const { return lost_digits_; }
 
   // Calls visit(panel) for every panel of rows that meets block t of the columns, the last first.
   // If rows and columns are the same points, the rows end with those of the block.
@@ -115,19 +125,32 @@ class TileFilter {
     }
   }
 
-  // Hands the pairs of a panel that could be in the tree to the sink, some of them later.
-  template <class Sink>
-  void filter_panel(const Tile& panel, Sink& sink) {
+  // Finds the pairs of a panel that could be in the tree, some of them later.
+  void filter_panel(const Tile& panel) {
     for (int first = 0; first < panel.rows; first += kTileRows) {
-      filter_tile(part_of(panel, first), sink);
+      filter_tile(part_of(panel, first));
     }
   }
 
-  // Hands the candidates to the sink that still wait. Must also be called at the end.
-  template <class Sink>
-  void flush(Sink& sink) {
-    if (pending_.empty()) return;
-    sink.measure(pending_);
+  // Measures the candidates, whose rows have arrived by now. Must also be called at the end.
+  void flush() {
+    const int64_t count = static_cast<int64_t>(pending_.size());
+    if (count == 0) return;
+    if (!context_.robust) {
+      a_.clear();
+      b_.clear();
+      for (const Candidate& c : pending_) {
+        a_.push_back(rows_.row(c.p));
+        b_.push_back(columns_.row(c.q));
+      }
+      keys_.resize(pending_.size());
+      context_.table.pairs(a_.data(), b_.data(), count, context_.stride, context_.term,
+                           keys_.data());
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      const Candidate& c = pending_[k];
+      keep(c.p, c.q, c.rank, context_.robust ? pairs_.exact_key(c.p, c.q) : double(keys_[k]));
+    }
     pending_.clear();
   }
 
@@ -227,8 +250,7 @@ class TileFilter {
     return test_keys(tile, keys, masks);
   }
 
-  template <class Sink>
-  void filter_tile(const Tile& tile, Sink& sink) {
+  void filter_tile(const Tile& tile) {
     alignas(64) T keys[kTileRows * kTileColumns];
     uint64_t masks[kTileRows];
     if (context_.robust) {
@@ -236,12 +258,12 @@ class TileFilter {
       visit_pairs(tile, masks, [&](int64_t r, int64_t j) {
         if (tile.rank(r, j) >= 0) enqueue_candidate(tile, r, j);
       });
-      return flush(sink);
+      return flush();
     }
     // After a long streak of tiles that the codes did not thin out, few tiles are tested by them.
     const bool tested = streak_ < kLongStreak || streak_ % kLongStreak == 0;
     const int count = tested ? test(tile, keys, masks) : kDenseHits + 1;
-    flush(sink);
+    flush();
     const bool whole = context_.coded && count > kDenseHits;
     streak_ = whole ? streak_ + 1 : 0;
     if (count == 0) return;
@@ -251,8 +273,28 @@ class TileFilter {
     }
     visit_pairs(tile, masks, [&](int64_t r, int64_t j) {
       if (context_.coded && !whole) return enqueue_candidate(tile, r, j);
-      sink.add(tile.i + r, tile.t * kTileColumns + j, tile.rank(r, j), keys[r * kTileColumns + j]);
+      keep(tile.i + r, tile.t * kTileColumns + j, tile.rank(r, j), keys[r * kTileColumns + j]);
     });
+  }
+
+  // Takes the pair of row p and column q, unless it comes after the edge that bounds it, or is it.
+  // The key is a fast one, or exact if the band is 1.
+  void keep(int64_t p, int64_t q, int32_t rank, double key) {
+    if (!(key <= double(context_.height[rank]))) return;  // NaN is not within any bound
+    if (key == 0) {
+      // Points without rows are those of one cloud, which are all different.
+      const T* x = rows_.rows.data ? rows_.row(p) : nullptr;
+      if (x && !std::equal(x, x + context_.stride, columns_.row(q))) lost_digits_ = true;
+    }
+    const Edge<double>& bound = context_.forest[rank];
+    if (key * double(context_.band) >= bound.length) {
+      Edge<double> edge = pairs_.edge(key, p, q);
+      if (edge.i == bound.i && edge.j == bound.j) return;
+      if (context_.band > 1) edge.length = pairs_.exact_key(p, q);
+      if (!(edge < bound)) return;
+    }
+    found_.push_back({key, static_cast<int32_t>(p), static_cast<int32_t>(pairs_.shift() + q)});
+    if (found_.size() >= limit_) pairs_.reduce(found_, limit_ / 2, 1);
   }
 
   // Keys of all pairs of a tile, [8][48], computed from the rows. Missing rows repeat the last one.
@@ -298,37 +340,50 @@ class TileFilter {
   const OrderedPoints<T>& columns_;
   std::vector<int32_t> row_rank_;   // of for_each_panel
   std::vector<Candidate> pending_;  // candidates whose rows are on their way from memory
-  int64_t streak_ = 0;              // consecutive tiles that had to be evaluated whole
+  std::vector<const T*> a_, b_;     // of flush
+  std::vector<T> keys_;
+  int64_t streak_ = 0;  // consecutive tiles that had to be evaluated whole
+  Pairs<T> pairs_;
+  const size_t limit_;  // the number of links at which they are reduced to a forest: less than half
+                        // the memory of the points, or 4 links a point
+  std::vector<Link<double>> found_;
+  bool lost_digits_ = false;
 };
 
-// Filters the pairs of rows with columns by context.threads threads. Each thread has a sink of its
-// own, made by make_sink(), and at the end take(sink) is called for one after the other. A panel
-// that meets block t is skipped unless chooser(t) returns a function that is true for it.
-template <class T, class MakeSink, class Chooser, class Take>
-void filter_pairs(const FilterContext<T>& context, const OrderedPoints<T>& rows,
-                  const OrderedPoints<T>& columns, const MakeSink& make_sink,
-                  const Chooser& chooser, const Take& take) {
-  struct Worker {
-    TileFilter<T> filter;
-    decltype(make_sink()) sink;
-  };
-  std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(context.threads));
+// The edges of pairs that come before the edges of the forest which bound them.
+struct Found {
+  std::vector<Edge<double>> edges;  // their minimum spanning forest, ascending
+  bool lost_digits = false;         // the squared distance of two different points was 0
+};
+
+// Filters the pairs of rows with columns by context.threads threads. A panel that meets block t is
+// skipped unless chooser(t) returns a function that is true for it.
+template <class T, class Chooser>
+Found filter_pairs(const FilterContext<T>& context, const OrderedPoints<T>& rows,
+                   const OrderedPoints<T>& columns, const Chooser& chooser) {
+  std::vector<std::unique_ptr<TileFilter<T>>> filters(static_cast<size_t>(context.threads));
   const int64_t blocks = (columns.size() + kTileColumns - 1) / kTileColumns;
   parallel_for(blocks, context.threads, [&](int64_t task, int slot) {
-    if (!workers[slot]) workers[slot].reset(new Worker{{context, rows, columns}, make_sink()});
-    Worker& worker = *workers[slot];
+    if (!filters[slot]) filters[slot].reset(new TileFilter<T>(context, rows, columns));
     const int64_t t = blocks - 1 - task;  // the longest first
     auto chosen = chooser(t);
-    worker.filter.for_each_panel(t, [&](const typename TileFilter<T>::Tile& panel) {
-      if (chosen(panel)) worker.filter.filter_panel(panel, worker.sink);
+    filters[slot]->for_each_panel(t, [&](const typename TileFilter<T>::Tile& panel) {
+      if (chosen(panel)) filters[slot]->filter_panel(panel);
     });
   });
-  for (auto& worker : workers) {
-    if (!worker) continue;
-    worker->filter.flush(worker->sink);
-    take(worker->sink);
-    worker.reset();
+  Found result;
+  std::vector<Link<double>> links;
+  for (auto& filter : filters) {
+    if (!filter) continue;
+    filter->flush();
+    links.insert(links.end(), filter->found().begin(), filter->found().end());
+    result.lost_digits = result.lost_digits || filter->lost_digits();
+    filter.reset();
   }
+  Pairs<T> pairs(context, rows, columns);
+  pairs.reduce(links, 0, context.threads);
+  result.edges = pairs.edges(links);
+  return result;
 }
 
 }  // namespace tsloss

@@ -13,20 +13,13 @@
 
 namespace tsloss {
 
-// An edge of a candidate list, with a fast key.
+// An edge between two of the points at hand, in half the memory. The key may be a fast one.
 template <class T>
 struct Link {
   T key;
   int32_t i;
   int32_t j;
 };
-
-// The order that decides between links whose keys are exact. Edge has the same one.
-template <class T>
-bool operator<(const Link<T>& a, const Link<T>& b) {
-  if (a.key != b.key) return a.key < b.key;
-  return a.i != b.i ? a.i < b.i : a.j < b.j;
-}
 
 // Sorts by key alone, ascending; links with equal keys keep their order. Keys are >= 0, so their
 // bits sort like integers, and a radix sort is several times faster than a comparison sort for
@@ -65,15 +58,13 @@ void sort_by_key(std::vector<Link<T>>& links, std::vector<Link<T>>& scratch) {
 }
 
 // Keeps the links of the minimum spanning forest, by Kruskal's algorithm. The links must be sorted;
-// among equal keys the first in the list wins. The ends of a link, below n, are its members `end`
-// and `other`.
-template <class E, class End = decltype(E::i)>
-void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n, End E::* end = &E::i,
-                 End E::* other = &E::j) {
+// among equal keys the first in the list wins.
+template <class E>
+void keep_forest(std::vector<E>& links, UnionFind& sets, int64_t n) {
   sets.reset(n);
   size_t kept = 0;
   for (const E& link : links) {
-    const int64_t a = sets.find(link.*end), b = sets.find(link.*other);
+    const int64_t a = sets.find(link.i), b = sets.find(link.j);
     if (a == b) continue;
     sets.unite(a, b);
     links[kept++] = link;
@@ -93,12 +84,12 @@ void keep_exact_forest(std::vector<E>& links, UnionFind& sets, int64_t n) {
 // Keeps the contenders: those of the sorted links that could be in the minimum spanning forest if
 // every key is known up to a factor of sqrt(band) either way. A link is dropped if its ends are
 // already connected by links that are certainly shorter.
-template <class T>
-void keep_contenders(std::vector<Link<T>>& links, UnionFind& sets, int64_t n, T band) {
+inline void keep_contenders(std::vector<Link<double>>& links, UnionFind& sets, int64_t n,
+                            double band) {
   sets.reset(n);
-  std::vector<Link<T>> kept;
+  std::vector<Link<double>> kept;
   size_t certain = 0;
-  for (const Link<T>& link : links) {
+  for (const Link<double>& link : links) {
     for (; links[certain].key * band < link.key; ++certain) {
       const int64_t a = sets.find(links[certain].i), b = sets.find(links[certain].j);
       if (a != b) sets.unite(a, b);
