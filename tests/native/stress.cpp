@@ -1,5 +1,7 @@
 // Runs the native core on random and ugly batches from three threads at once, for the sanitizers to
-// watch. Exits with 1 if a result depends on the number of threads. usage: stress [REPETITIONS]
+// watch. Exits with 1 if a result depends on the number of threads, or the edges of points that
+// change during the call are no tree. usage: stress [REPETITIONS]
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -7,6 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/runtime/buffer.h"
+#include "cpu/runtime/monitor.h"
+#include "cpu/tree/union_find.h"
 #include "cpu/tuning.h"
 #include "sharded.h"
 #include "tsloss.h"
@@ -189,11 +194,58 @@ bool shards() {
   return good;
 }
 
+// Half of the points of a large cloud, which is read where it stands, become huge at some poll of
+// the call. The norms of their codes are then infinite, but the edges are still a spanning tree.
+bool changing_points() {
+  constexpr int64_t n = 389, dim = 96;  // the last block has so few columns that codes decide there
+  struct Writer {
+    Buffer<float> buffer;
+    float* x = buffer.reserve(n, dim);
+    int left = 0;
+
+    static bool poll(void* context, double) {
+      Writer& writer = *static_cast<Writer*>(context);
+      if (writer.left-- == 0) {
+        for (int64_t i = 0; i < n; i += 2) writer.x[i * dim] = 3e38f;
+      }
+      return true;
+    }
+  } writer;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> points(n * dim), deaths(n - 1);
+  std::vector<int64_t> edges(2 * (n - 1));
+  for (float& v : points) v = normal(random);
+  overrides().path = Path::kLarge;
+  overrides().wave_one_in = 2;
+  overrides().poll_milliseconds = 0;
+  bool good = true;
+  for (int at = 0; good; at += 4) {
+    std::copy(points.begin(), points.end(), writer.x);
+    writer.left = at;
+    {
+      Monitor monitor(Writer::poll, &writer);
+      h0_forward(Dtype::kFloat32, Metric::kEuclidean, {1, n, dim}, writer.x, deaths.data(),
+                 edges.data(), 1);
+    }
+    if (writer.left >= 0) break;  // the call had fewer polls
+    UnionFind sets(n);
+    for (int64_t k = 0; k + 1 < n && good; ++k) {
+      const int64_t a = sets.find(edges[2 * k]), b = sets.find(edges[2 * k + 1]);
+      good = a != b;
+      if (good) sets.unite(a, b);
+    }
+  }
+  overrides() = {};
+  return good;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const int repetitions = argc > 1 ? std::atoi(argv[1]) : 40;
-  const bool good = random_batches(repetitions) && single_clouds() && low_dimensions() && shards();
+  const bool good = random_batches(repetitions) && single_clouds() && low_dimensions() &&
+                    shards() && changing_points();
   std::puts(good ? "same bits for any number of threads" : "DIFFERENT BITS");
   return good ? 0 : 1;
 }

@@ -255,9 +255,7 @@ class TileFilter {
     uint64_t masks[kTileRows];
     if (context_.robust) {
       std::fill_n(masks, kTileRows, ~uint64_t{0});
-      visit_pairs(tile, masks, [&](int64_t r, int64_t j) {
-        if (tile.rank(r, j) >= 0) enqueue_candidate(tile, r, j);
-      });
+      visit_pairs(tile, masks, [&](int64_t r, int64_t j) { enqueue_candidate(tile, r, j); });
       return flush();
     }
     // After a long streak of tiles that the codes did not thin out, few tiles are tested by them.
@@ -322,10 +320,14 @@ class TileFilter {
     }
   }
 
-  // Postpones the key of a pair until its rows, prefetched here, have arrived from memory.
+  // Postpones the key of a pair until its rows, prefetched here, have arrived from memory. Pairs
+  // that the ranks exclude have no bound, but codes may let them through: if another thread writes
+  // to the points during the call, a norm can be infinite, and the lower bound of a pair -infinity.
   void enqueue_candidate(const Tile& tile, int64_t r, int64_t j) {
     const int64_t p = tile.i + r, q = tile.t * kTileColumns + j;
-    pending_.push_back({static_cast<int32_t>(p), static_cast<int32_t>(q), tile.rank(r, j)});
+    const int32_t rank = tile.rank(r, j);
+    if (rank < 0) return;
+    pending_.push_back({static_cast<int32_t>(p), static_cast<int32_t>(q), rank});
     const char* x = reinterpret_cast<const char*>(rows_.row(p));
     const char* y = reinterpret_cast<const char*>(columns_.row(q));
     const int64_t bytes = context_.stride * static_cast<int64_t>(sizeof(T));
