@@ -147,10 +147,10 @@ def h0_persistence(
     number of threads, batch position, strides and instruction set. O(N² D) time, of which large
     clouds need a small part; O(N D) memory a cloud, and N² numbers below 1024 points. In up to four
     dimensions, except under "cosine", clouds of a thousand points or more take about O(N log N)
-    time. Under "manhattan", and in 5 to 47 dimensions, all distances are computed. Ctrl-C stops a
-    long call; `tsloss_fast.progress` shows how far it is. If another thread writes to the points during a
-    call, as in training without locks, the deaths are undefined, but the edges are still a
-    spanning tree of the points.
+    time. In 5 to 47 dimensions, and under "manhattan" in all above four, every distance is
+    computed. Ctrl-C stops a long call; `tsloss_fast.progress` shows how far it is. If another
+    thread writes to the points during a call, as in training without locks, the deaths are
+    undefined, but the edges are still a spanning tree of the points.
 
     On a device for which the build has no kernels (CUDA in a plain installation, MPS, XPU, ROCm)
     the same result is computed through a copy on the CPU, with one warning that says what is
