@@ -245,6 +245,7 @@ Finding forward(Metric metric, const BatchShape& shape, const T* points, T* deat
     throw std::invalid_argument("points: expected fewer than 2**31 in a cloud, got " +
                                 std::to_string(shape.points));
   }
+  if (shape.points == 0) return {};  // there may be very many clouds without points
   const double stride = double(round_up(std::max<int64_t>(shape.dim, 1), kLanes));
   const double pairs = double(shape.points) * double(shape.points) / 2;
   if (double(shape.batch) * pairs * stride < kParallelWork) threads = 1;
