@@ -50,7 +50,7 @@ def barcodes(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     count("h0_forward", lambda *_: True)
     count("plain_h0", lambda found, *_: found is not None)
-    # With a gradient this calls one of the others.
+    # Where a gradient is wanted, this function calls one of the others.
     count("everyday_h0", lambda found, *_: found is not None and not found.deaths.requires_grad)
     count("fused_loss", lambda found, metric, points, lengths, deaths, *_: deaths is None)
     return calls
