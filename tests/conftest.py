@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -36,13 +36,23 @@ def barcodes(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     from tsloss_fast import _core
 
     calls: list[None] = []
-    forward = _core.h0_forward
 
-    def counted(*args: Any) -> Any:
-        calls.append(None)
-        return forward(*args)
+    def count(name: str, computes: Callable[..., bool]) -> None:
+        function = getattr(_core, name)
 
-    monkeypatch.setattr(_core, "h0_forward", counted)
+        def counted(*args: Any) -> Any:
+            found = function(*args)
+            if computes(found, *args):
+                calls.append(None)
+            return found
+
+        monkeypatch.setattr(_core, name, counted)
+
+    count("h0_forward", lambda *_: True)
+    count("plain_h0", lambda found, *_: found is not None)
+    # Where a gradient is wanted, this function calls one of the others.
+    count("everyday_h0", lambda found, *_: found is not None and not found.deaths.requires_grad)
+    count("fused_loss", lambda found, metric, points, lengths, deaths, *_: deaths is None)
     return calls
 
 

@@ -77,8 +77,8 @@ class Array {
   template <class T>
   T* at(std::initializer_list<int64_t> shape) const;
 
-  // The same array, whose numbers are copied to `room` unless they stand one after the other: the
-  // gradient of a sum is one number, repeated.
+  // This array, contiguous: its numbers are copied to `room` if they do not stand one after the
+  // other. The gradient of a sum, for example, is one number repeated.
   Array packed(Buffer<char>& room) const;
 
   // Throws a TypeError with the expected and the given tensor.
