@@ -35,19 +35,18 @@ void decide(const T* keys, int64_t stride, int64_t n, T band, const Rows<T>& row
   keep_exact_forest(tree, sets, n);
   std::vector<int32_t> order, rank;
   merge_order(tree, sets, n, order, rank);
+  std::vector<T> height;
+  for (const Edge<double>& e : tree) height.push_back(static_cast<T>(e.length) * band);
   std::vector<Edge<double>> found;
-  for (int64_t q = 1; q < n; ++q) {
-    const T* row = keys + order[q] * stride;
+  for (int64_t p = 0; p + 1 < n; ++p) {
+    const T* row = keys + order[p] * stride;
     int32_t longest = 0;  // the largest rank from p (exclusive) to q
-    T height = 0;
-    for (int64_t p = q - 1; p >= 0; --p) {
-      if (rank[p + 1] >= longest) {
-        longest = rank[p + 1];
-        height = static_cast<T>(tree[longest].length) * band;
-      }
+    // The rows of ascending places often follow each other in memory.
+    for (int64_t q = p + 1; q < n; ++q) {
+      longest = std::max(longest, rank[q]);
       // Edges of length 0 are those of the tree already: their fast keys are exact.
-      const T key = row[order[p]];
-      if (!(key > 0 && key <= height)) continue;
+      const T key = row[order[q]];
+      if (!(key > 0 && key <= height[longest])) continue;
       const int64_t i = std::min(order[p], order[q]), j = std::max(order[p], order[q]);
       const Edge<double>& bound = tree[longest];
       if (i == bound.i && j == bound.j) continue;
@@ -55,7 +54,7 @@ void decide(const T* keys, int64_t stride, int64_t n, T band, const Rows<T>& row
       if (edge < bound) found.push_back(edge);
     }
     if (static_cast<int64_t>(found.size()) >= 4 * n) keep_exact_forest(found, sets, n);
-    Monitor::tick(double(q) / double(n));
+    Monitor::tick(double(p) / double(n));
   }
   tree.insert(tree.end(), found.begin(), found.end());
   keep_exact_forest(tree, sets, n);
