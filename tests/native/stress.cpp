@@ -1,6 +1,6 @@
 // Runs the native core on random and ugly batches from three threads at once, for the sanitizers to
-// watch. Exits with 1 if a result depends on the number of threads, or the edges of points that
-// change during the call are no tree. usage: stress [REPETITIONS]
+// watch. Exits with 1 if a result depends on the number of threads, or if the edges of points that
+// change during the call do not form a tree. usage: stress [REPETITIONS]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
