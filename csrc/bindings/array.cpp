@@ -35,6 +35,14 @@ bool is_contiguous(const DLTensor& t) {
 
 }  // namespace
 
+DLTensor of_capsule(py::handle capsule, const char* name) {
+  if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
+    throw py::type_error(std::string(name) + ": expected a tensor or its DLPack capsule, got " +
+                         Py_TYPE(capsule.ptr())->tp_name);
+  }
+  return *static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+}
+
 Array::Array(py::handle tensor, const char* name, std::optional<Device> device) : name_(name) {
   DLTensor t;
   capsule_ = describe(tensor, name, t);

@@ -47,6 +47,9 @@ struct DLTensor {
   uint64_t byte_offset;
 };
 
+// What a DLPack capsule describes. Throws a TypeError that begins with the name for anything else.
+DLTensor of_capsule(py::handle capsule, const char* name);
+
 // Describes a tensor or its DLPack capsule. Returns a capsule that keeps the description alive, if
 // it takes one. Throws a TypeError that begins with the name for anything else.
 py::object describe(py::handle tensor, const char* name, DLTensor& found);

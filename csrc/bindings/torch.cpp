@@ -251,11 +251,7 @@ py::object describe(py::handle tensor, const char* name, DLTensor& found) {
     }
     capsule = py::reinterpret_borrow<py::object>(torch.to_capsule)(tensor);
   }
-  if (!PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    throw py::type_error(std::string(name) + ": expected a tensor or its DLPack capsule, got " +
-                         Py_TYPE(tensor.ptr())->tp_name);
-  }
-  found = *static_cast<const DLTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+  found = of_capsule(capsule, name);
   return capsule;
 }
 

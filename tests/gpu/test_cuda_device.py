@@ -452,7 +452,7 @@ def call_core(core: ModuleType, function: str, arguments: dict[str, Any]) -> Non
 
 # How a tensor may be wrong, and words of the error.
 WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "no capsule": (Tensor.tolist, "expected the DLPack capsule of a tensor, got list"),
+    "no capsule": (Tensor.tolist, "expected a tensor or its DLPack capsule, got list"),
     "of another type": (lambda t: t.to(torch.int16), "expected .*, got int16 of shape"),
     "too short": (lambda t: t[:-1], "expected a contiguous tensor of .* and shape"),
     "too long": (lambda t: torch.cat([t, t]), "expected a contiguous tensor of .* and shape"),

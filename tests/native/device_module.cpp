@@ -10,6 +10,14 @@
 #include "bindings/cuda.cpp"
 #include "cpu/shape.cpp"
 
+// Tensors come as capsules alone: csrc/bindings/torch.cpp, which takes them themselves, needs the
+// core of the CPU.
+tsloss::bindings::py::object tsloss::bindings::describe(py::handle capsule, const char* name,
+                                                        DLTensor& found) {
+  found = of_capsule(capsule, name);
+  return py::reinterpret_borrow<py::object>(capsule);
+}
+
 namespace {
 
 // The CUDA runtime gets a kernel without its type, so the launch just before leaves a call of it.
