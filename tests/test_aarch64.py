@@ -117,16 +117,12 @@ class Batch:
 
     def tree(self) -> dict[str, Tensor]:
         """The barcode from the core at hand."""
-        deaths = self.values.new_empty(self.bars)
-        edges = torch.empty(*self.bars, 2, dtype=torch.int64)
-        sizes = None if self.lengths is None else to_dlpack(self.lengths)
-        starts = None if self.offsets is None else to_dlpack(self.offsets)
-        to = (to_dlpack(deaths), to_dlpack(edges), 1)
         if self.metric == MATRICES:
-            finding = _core.h0_from_distances(to_dlpack(self.values), sizes, TOLERANCE, *to)
+            found = _core.h0_from_distances(self.values, self.lengths, TOLERANCE, 1)
         else:
             metric = number_of(self.metric)
-            finding = _core.h0_forward(metric, to_dlpack(self.values), sizes, starts, *to)
+            found = _core.h0_forward(metric, self.values, self.lengths, self.offsets, 1)
+        deaths, edges, finding = found
         finding = torch.tensor(finding or (0, -1, -1, -1))
         return {"finding": finding, "deaths": deaths, "edges": edges}
 

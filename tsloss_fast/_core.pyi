@@ -17,19 +17,10 @@ Finding = tuple[int, int, int, int]  # problem, cloud, i, j; see csrc/tsloss.h
 
 def use_torch(**objects: Any) -> None: ...  # see csrc/bindings/torch.cpp
 def is_plain(x: object) -> bool: ...
-def plain_h0(
-    points: Tensor, metric: int, threads: int
-) -> tuple[Tensor, Tensor, Finding | None] | None: ...
-def everyday_h0(points: object, metric: str) -> Any: ...  # H0Persistence, or None
+def everyday_h0(points: object, metric: str) -> Any: ...  # H0Persistence, True or None
 def h0_forward(
-    metric: int,
-    points: Array,
-    lengths: Array | None,
-    offsets: Array | None,
-    deaths: Array,
-    edges: Array,
-    threads: int,
-) -> Finding | None: ...
+    metric: int, points: Array, lengths: Array | None, offsets: Array | None, threads: int
+) -> tuple[Tensor, Tensor, Finding | None]: ...
 def h0_backward(
     metric: int,
     grad_deaths: Array,
@@ -40,13 +31,8 @@ def h0_backward(
     threads: int,
 ) -> Tensor: ...
 def h0_from_distances(
-    distances: Array,
-    lengths: Array | None,
-    symmetry_tolerance: float,
-    deaths: Array,
-    edges: Array,
-    threads: int,
-) -> Finding | None: ...
+    distances: Array, lengths: Array | None, symmetry_tolerance: float, threads: int
+) -> tuple[Tensor, Tensor, Finding | None]: ...
 def check_lengths(lengths: Array, points: int) -> None: ...
 def check_offsets(offsets: Array, rows: int, bars: int) -> None: ...
 def fused_loss(

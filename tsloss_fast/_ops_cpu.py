@@ -44,27 +44,15 @@ def h0(
     """Deaths (..., M) and edges (..., M, 2) of a batch, whose fields are the arguments."""
     matrices = metric == PRECOMPUTED
     what = "distances" if matrices else "points"
+    values = dense(values, what)
+    sizes = None if lengths is None else dense(lengths, "lengths")
+    starts = None if offsets is None else dense(offsets, "offsets")
     threads = torch.get_num_threads()
-    plain = None
-    if lengths is None and offsets is None and not matrices:
-        # Most calls: the core makes the tensors as well, which takes half the time.
-        plain = _core.plain_h0(values, METRICS[metric], threads)
-    if plain is not None:
-        deaths, edges, finding = plain
+    if matrices:
+        deaths, edges, finding = _core.h0_from_distances(values, sizes, tolerance, threads)
+        check_finite = check_finite or (finding is not None and finding[0] != 1)
     else:
-        values = dense(values, what)
-        *batch, n, _ = values.shape if offsets is None else (int(bars) + 1, None)  # type: ignore[arg-type]
-        bars = n - 1 if n else 0
-        deaths = values.new_empty(*batch, bars)
-        edges = values.new_empty(*batch, bars, 2, dtype=torch.int64)
-        sizes = None if lengths is None else dense(lengths, "lengths")
-        starts = None if offsets is None else dense(offsets, "offsets")
-        if matrices:
-            finding = _core.h0_from_distances(values, sizes, tolerance, deaths, edges, threads)
-            check_finite = check_finite or (finding is not None and finding[0] != 1)
-        else:
-            code = METRICS[metric]
-            finding = _core.h0_forward(code, values, sizes, starts, deaths, edges, threads)
+        deaths, edges, finding = _core.h0_forward(METRICS[metric], values, sizes, starts, threads)
     if finding is not None and check_finite:
         if offsets is None:
             raise_finding(finding, math.prod(deaths.shape[:-1]), what, values.dtype)

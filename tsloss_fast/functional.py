@@ -93,7 +93,7 @@ def given_barcode(h0: Any, points: Sequence[int]) -> tuple[Tensor, Tensor]:
     return deaths, edges
 
 
-_core.use_torch(h0_persistence=H0Persistence, differentiable_h0=_autograd.differentiable_h0)
+_core.use_torch(h0_persistence=H0Persistence)
 for _result in (H0Persistence, H0PersistenceVarlen):
     # So that `torch.export.save` writes them, and `torch.load(weights_only=True)` reads them.
     torch.utils._pytree._register_namedtuple(
@@ -181,8 +181,10 @@ def h0_persistence(
         if lengths is None and check_finite is None and not is_compiling():
             # The same by one function of the core, since all that the general way does for such a
             # call takes longer than a small cloud.
-            found: H0Persistence | None = _core.everyday_h0(points, metric)
-            if found is not None:
+            found: H0Persistence | bool | None = _core.everyday_h0(points, metric)
+            if found is True:
+                return H0Persistence(*_autograd.differentiable_h0(points, metric))  # type: ignore[arg-type]
+            if found:
                 return found
         batch = points_batch(points, metric, lengths, check_finite)
         deaths, edges = _autograd.h0(batch)

@@ -66,6 +66,7 @@ class Array {
   Type type() const { return type_; }
   Device device() const { return device_; }
   int axes() const { return axes_; }
+  const int64_t* sizes() const { return sizes_; }
   bool contiguous() const { return contiguous_; }
   // float32 or float64.
   Dtype real() const;
@@ -148,6 +149,17 @@ auto watched(const Call& call) {
 // raises.
 py::object empty_like(py::handle tensor);
 py::object new_scalar(Type type);
+
+// Tensors for the bars of a batch of values, uninitialised.
+struct Barcode {
+  py::object deaths;
+  py::object edges;
+};
+Barcode new_barcode(const Batch& batch, const Array& values);
+
+// Writes the barcode of points.
+Finding forward(int metric, const Array& points, const Batch& batch, const Barcode& to,
+                int threads);
 
 void bind_torch(py::module_& m);
 void bind_loss(py::module_& m);

@@ -55,22 +55,17 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "h0_forward",
-      [](int metric, py::handle points, py::handle lengths, py::handle offsets, py::handle deaths,
-         py::handle edges, int threads) {
+      [](int metric, py::handle points, py::handle lengths, py::handle offsets, int threads) {
         const Array x(points, "points");
-        const Dtype dtype = x.real();
+        x.real();
         const Batch batch(x, lengths, offsets);
         tsloss::check_lengths(batch.shape);
-        const void* from = x.at(x.type(), {x.leading(1), x.size(0)});
-        void* to_deaths = batch.bars(deaths, "deaths", x.type());
-        int64_t* to_edges = batch.edges(edges);
-        return finding_or_none(watched([&] {
-          return tsloss::h0_forward(dtype, static_cast<Metric>(metric), batch.shape, from,
-                                    to_deaths, to_edges, threads);
-        }));
+        const Barcode found = new_barcode(batch, x);
+        const tsloss::Finding finding = forward(metric, x, batch, found, threads);
+        return py::make_tuple(found.deaths, found.edges, finding_or_none(finding));
       },
       py::arg("metric"), py::arg("points"), py::arg("lengths"), py::arg("offsets"),
-      py::arg("deaths"), py::arg("edges"), py::arg("threads"));
+      py::arg("threads"));
 
   m.def(
       "h0_backward",
@@ -99,23 +94,23 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   m.def(
       "h0_from_distances",
-      [](py::handle distances, py::handle lengths, double symmetry_tolerance, py::handle deaths,
-         py::handle edges, int threads) {
+      [](py::handle distances, py::handle lengths, double symmetry_tolerance, int threads) {
         const Array d(distances, "distances");
         const Dtype dtype = d.real();
         const Batch batch(d, lengths, py::none());
         tsloss::check_lengths(batch.shape);
         const int64_t n = batch.shape.points;
         const void* from = d.at(d.type(), {batch.shape.batch, n, n});
-        void* to_deaths = batch.bars(deaths, "deaths", d.type());
-        int64_t* to_edges = batch.edges(edges);
-        return finding_or_none(watched([&] {
-          return tsloss::h0_from_distances(dtype, batch.shape, from, symmetry_tolerance, to_deaths,
-                                           to_edges, threads);
-        }));
+        const Barcode found = new_barcode(batch, d);
+        void* deaths = batch.bars(found.deaths, "deaths", d.type());
+        int64_t* edges = batch.edges(found.edges);
+        const tsloss::Finding finding = watched([&] {
+          return tsloss::h0_from_distances(dtype, batch.shape, from, symmetry_tolerance, deaths,
+                                           edges, threads);
+        });
+        return py::make_tuple(found.deaths, found.edges, finding_or_none(finding));
       },
-      py::arg("distances"), py::arg("lengths"), py::arg("symmetry_tolerance"), py::arg("deaths"),
-      py::arg("edges"), py::arg("threads"));
+      py::arg("distances"), py::arg("lengths"), py::arg("symmetry_tolerance"), py::arg("threads"));
 
   m.def(
       "check_lengths",

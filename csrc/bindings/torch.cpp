@@ -33,9 +33,8 @@ struct Torch {
            *transforms_active = nullptr;
   PyObject *dispatch_modes = nullptr, *function_modes = nullptr, *jit_tracer = nullptr;
   PyObject *is_grad_enabled = nullptr, *get_num_threads = nullptr;
-  // The numbers of the metrics, the type of a barcode, and a function of points and metric that
-  // gives the deaths with their gradient, and the edges.
-  PyObject *metrics = nullptr, *h0_persistence = nullptr, *differentiable_h0 = nullptr;
+  // The numbers of the metrics, and the type of a barcode.
+  PyObject *metrics = nullptr, *h0_persistence = nullptr;
 } torch;
 
 // Names that are looked up in every call.
@@ -76,7 +75,6 @@ void use_torch(py::kwargs given) {
       {"get_num_threads", &torch.get_num_threads},
       {"metrics", &torch.metrics},
       {"h0_persistence", &torch.h0_persistence},
-      {"differentiable_h0", &torch.differentiable_h0},
   };
   for (const auto& [name, field] : fields) {
     if (given.contains(name)) *field = given[name].cast<py::object>().release().ptr();
@@ -126,96 +124,41 @@ bool is_plain(py::handle x) {
   return value == torch.dense_keys[0] || value == torch.dense_keys[1];
 }
 
-// Calls a method without arguments. The result is null, with the error set, if the method raises.
-py::object call(py::handle object, PyObject* method) {
-  return py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), method));
-}
-
 int64_t number(py::handle object, PyObject* method) {
-  const py::object result = call(object, method);
-  return result ? PyLong_AsLongLong(result.ptr()) : -1;
+  const py::object result = checked(PyObject_CallMethodNoArgs(object.ptr(), method));
+  return PyLong_AsLongLong(result.ptr());
 }
 
-// An uninitialised tensor of the type and device of another, with the leading sizes of `batch` but
-// for its last two, and more sizes after them. Null, with the error set, if it cannot be had.
-py::object new_empty(py::handle like, const DLTensor& batch, std::initializer_list<int64_t> sizes) {
+// Whether the storage of a contiguous tensor is as long as the tensor.
+bool has_memory(py::handle tensor, const Array& x) {
+  const int64_t end = number(tensor, names().storage_offset) + x.leading(0);
+  const py::object storage =
+      checked(PyObject_CallMethodNoArgs(tensor.ptr(), names().untyped_storage));
+  return number(storage, names().nbytes) >= end * (x.type().bits / 8);
+}
+
+// An uninitialised tensor of the type of another, with the given sizes and more after them.
+py::object new_empty(PyObject* like, const int64_t* sizes, int axes,
+                     std::initializer_list<int64_t> more) {
   constexpr int kMost = 64;  // dimensions of a tensor of torch
-  py::object arguments[kMost + 2];
-  PyObject* pointers[kMost + 2];
+  py::object arguments[kMost];
+  PyObject* pointers[kMost + 1] = {like};
   size_t count = 0;
-  const auto add = [&](py::object argument) {
-    pointers[count] = argument.ptr();
-    arguments[count++] = std::move(argument);
+  const auto add = [&](int64_t size) {
+    arguments[count] = py::int_(size);
+    pointers[count + 1] = arguments[count].ptr();
+    ++count;
   };
-  add(py::reinterpret_borrow<py::object>(like));
-  for (int k = 0; k + 2 < batch.axes; ++k) add(py::int_(batch.sizes[k]));
-  for (int64_t size : sizes) add(py::int_(size));
-  return py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(
-      names().new_empty, pointers, count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+  for (int k = 0; k < axes; ++k) add(sizes[k]);
+  for (int64_t size : more) add(size);
+  return checked(PyObject_VectorcallMethod(names().new_empty, pointers,
+                                           (count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
 }
 
-// A barcode, and the finding about its points.
-struct Barcode {
-  py::object deaths;  // null if the points are none that the function takes
-  py::object edges;
-  Finding finding;
-};
+PyObject* scalar_of(Type type) { return type == kDouble ? torch.double_ : torch.single; }
 
-// The barcode of points (..., N, D), if they are a contiguous tensor on the CPU whose memory is
-// there, and memory for the result can be had.
-Barcode barcode_of(py::handle points, int metric, int threads) {
-  if (!torch.table) return {};
-  DLTensor t;
-  describe(points, "points", t);
-  const Array x(points, "points");
-  const bool single = x.type() == kSingle;
-  if (!x.contiguous() || t.axes < 2 || t.axes > 60 || !(single || x.type() == kDouble)) {
-    return {};
-  }
-  const int64_t rows = x.leading(1), dim = x.size(0), n = x.size(1), bars = n > 0 ? n - 1 : 0;
-  const int64_t end = number(points, names().storage_offset) + rows * dim;
-  const py::object storage = call(points, names().untyped_storage);
-  if (!storage || number(storage, names().nbytes) < end * (single ? 4 : 8)) {
-    PyErr_Clear();
-    return {};
-  }
-  Barcode result;
-  result.deaths = new_empty(points, t, {bars});
-  if (result.deaths) result.edges = new_empty(torch.integers, t, {bars, 2});
-  if (!result.edges) {
-    PyErr_Clear();
-    return {};
-  }
-  const BatchShape shape{x.leading(2), n, dim};
-  const void* from = x.at(x.type(), {rows, dim});
-  void* to_deaths = Array(result.deaths, "deaths").at(x.type(), {shape.batch, bars});
-  int64_t* to_edges = Array(result.edges, "edges").at<int64_t>({shape.batch, bars, 2});
-  result.finding = watched([&] {
-    return h0_forward(x.real(), static_cast<Metric>(metric), shape, from, to_deaths, to_edges,
-                      threads);
-  });
-  return result;
-}
-
-// Deaths, edges and finding; None for points that only the general way takes.
-py::object plain_h0(py::handle points, int metric, int threads) {
-  const Barcode found = barcode_of(points, metric, threads);
-  if (!found.deaths) return py::none();
-  return py::make_tuple(found.deaths, found.edges, finding_or_none(found.finding));
-}
-
-// A named tuple of deaths and edges.
-py::object result_of(py::object deaths, py::object edges) {
-  auto* type = (PyTypeObject*)torch.h0_persistence;
-  py::object result = checked(type->tp_alloc(type, 2));
-  PyTuple_SET_ITEM(result.ptr(), 0, deaths.release().ptr());
-  PyTuple_SET_ITEM(result.ptr(), 1, edges.release().ptr());
-  return result;
-}
-
-// Returns the result of h0_persistence if the points are plain and nothing is wrong; else None, and
-// the general way gives the result or the error. Where a gradient is asked for, errors are raised
-// here.
+// Returns the result of h0_persistence if the points are plain and nothing is wrong, or True if a
+// gradient is asked for; else None, and the general way gives the result or the error.
 py::object everyday_h0(py::handle points, py::handle metric) {
   if (!is_plain(points)) return py::none();
   PyObject* code = PyDict_GetItemWithError(torch.metrics, metric.ptr());
@@ -223,21 +166,25 @@ py::object everyday_h0(py::handle points, py::handle metric) {
     PyErr_Clear();
     return py::none();
   }
+  const Array x(points, "points");
+  if (x.axes() < 2) return py::none();
   const py::object differentiable = checked(PyObject_GetAttr(points.ptr(), names().requires_grad));
-  if (differentiable.ptr() == Py_True && !gives_nothing(torch.is_grad_enabled)) {
-    DLTensor t;
-    const py::object capsule = describe(points, "points", t);
-    if (t.axes < 2) return py::none();
-    const py::object found = checked(
-        PyObject_CallFunctionObjArgs(torch.differentiable_h0, points.ptr(), metric.ptr(), nullptr));
-    const auto [deaths, edges] = found.cast<std::pair<py::object, py::object>>();
-    return result_of(deaths, edges);
-  }
+  if (differentiable.ptr() == Py_True && !gives_nothing(torch.is_grad_enabled))
+    return py::bool_(true);
+  if (!x.contiguous() || !has_memory(points, x)) return py::none();
   const py::object threads = checked(PyObject_CallNoArgs(torch.get_num_threads));
-  Barcode found = barcode_of(points, static_cast<int>(PyLong_AsLong(code)),
-                             static_cast<int>(PyLong_AsLong(threads.ptr())));
-  if (!found.deaths || found.finding.problem != Problem::kNone) return py::none();
-  return result_of(std::move(found.deaths), std::move(found.edges));
+  const Batch batch(x, py::none(), py::none());
+  Barcode found = new_barcode(batch, x);
+  if (forward(static_cast<int>(PyLong_AsLong(code)), x, batch, found,
+              static_cast<int>(PyLong_AsLong(threads.ptr())))
+          .problem != Problem::kNone) {
+    return py::none();
+  }
+  auto* type = (PyTypeObject*)torch.h0_persistence;  // a named tuple
+  const py::object result = checked(type->tp_alloc(type, 2));
+  PyTuple_SET_ITEM(result.ptr(), 0, found.deaths.release().ptr());
+  PyTuple_SET_ITEM(result.ptr(), 1, found.edges.release().ptr());
+  return result;
 }
 
 }  // namespace
@@ -259,14 +206,31 @@ py::object empty_like(py::handle tensor) {
   return checked(PyObject_CallOneArg(torch.empty_like, tensor.ptr()));
 }
 
-py::object new_scalar(Type type) {
-  return empty_like(type == kDouble ? torch.double_ : torch.single);
+py::object new_scalar(Type type) { return empty_like(scalar_of(type)); }
+
+Barcode new_barcode(const Batch& batch, const Array& values) {
+  const bool ragged = batch.shape.offsets != nullptr;
+  const int axes = ragged ? 0 : values.axes() - 2;
+  const int64_t bars = ragged ? batch.bar_offsets.back() : batch.shape.bars();
+  return {new_empty(scalar_of(values.type()), values.sizes(), axes, {bars}),
+          new_empty(torch.integers, values.sizes(), axes, {bars, 2})};
+}
+
+Finding forward(int metric, const Array& points, const Batch& batch, const Barcode& to,
+                int threads) {
+  const Dtype dtype = points.real();
+  const void* from = points.at(points.type(), {points.leading(1), points.size(0)});
+  void* deaths = batch.bars(to.deaths, "deaths", points.type());
+  int64_t* edges = batch.edges(to.edges);
+  return watched([&] {
+    return h0_forward(dtype, static_cast<Metric>(metric), batch.shape, from, deaths, edges,
+                      threads);
+  });
 }
 
 void bind_torch(py::module_& m) {
   m.def("use_torch", use_torch);
   m.def("is_plain", is_plain, py::arg("x"));
-  m.def("plain_h0", plain_h0, py::arg("points"), py::arg("metric"), py::arg("threads"));
   m.def("everyday_h0", everyday_h0, py::arg("points"), py::arg("metric"));
 }
 

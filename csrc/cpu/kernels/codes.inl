@@ -221,10 +221,9 @@ void minima(const float* distances, int rows, int32_t first_row, int32_t first_c
   }
 }
 
+constexpr Coder kCoder = {2, 2, false, encode, dot};
+constexpr Filter kFilter = {survivors, distances, minima};
+
 }  // namespace
-
-const Coder kCoder = {2, 2, false, encode, dot};
-const Filter kFilter = {survivors, distances, minima};
-
 }  // namespace TSLOSS_NAMESPACE
 }  // namespace tsloss

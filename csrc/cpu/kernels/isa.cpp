@@ -15,12 +15,8 @@ namespace {
 struct Isa {
   const char* name;
   bool (*supported)();
-  const Kernels<float>* kernels_float;
-  const Kernels<double>* kernels_double;
-  const Filter* filter;
-  const LeafKernels* leaves;
-  const Coder* coder;
-  const Coder* wide_coder;
+  const KernelSet* kernels;
+  const Coder* coder;  // for dimensions up to kByteDimension
 };
 
 #ifdef TSLOSS_X86
@@ -33,16 +29,13 @@ bool has_avx512() {
 
 // Best last.
 const Isa kIsas[] = {
-    {"baseline", [] { return true; }, &baseline::kFloat, &baseline::kDouble, &baseline::kFilter,
-     &baseline::kLeaves, &baseline::kCoder, &baseline::kCoder},
+    {"baseline", [] { return true; }, &baseline::kKernels, &baseline::kKernels.coder},
 #ifdef TSLOSS_X86
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2::kFloat, &avx2::kDouble, &avx2::kFilter, &avx2::kLeaves, &avx2::kCoder, &avx2::kCoder},
-    {"avx512", has_avx512, &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512::kLeaves,
-     &avx512::kCoder, &avx512::kCoder},
+     &avx2::kKernels, &avx2::kKernels.coder},
+    {"avx512", has_avx512, &avx512::kKernels, &avx512::kKernels.coder},
     {"avx512_vnni", [] { return has_avx512() && __builtin_cpu_supports("avx512vnni"); },
-     &avx512::kFloat, &avx512::kDouble, &avx512::kFilter, &avx512::kLeaves, &avx512vnni::kByteCoder,
-     &avx512::kCoder},
+     &avx512::kKernels, &avx512vnni::kByteCoder},
 #endif
 };
 
@@ -83,18 +76,17 @@ const Isa* current() {
 
 template <>
 const Kernels<float>& kernels<float>() {
-  return *current()->kernels_float;
+  return current()->kernels->of_float;
 }
 template <>
 const Kernels<double>& kernels<double>() {
-  return *current()->kernels_double;
+  return current()->kernels->of_double;
 }
 
-const Filter& filter() { return *current()->filter; }
-const LeafKernels& leaf_kernels() { return *current()->leaves; }
+const Filter& filter() { return current()->kernels->filter; }
+const LeafKernels& leaf_kernels() { return current()->kernels->leaves; }
 const Coder& coder(int64_t dim) {
-  const Isa* isa = current();
-  return isa->coder->code_bytes == 1 && dim > kByteDimension ? *isa->wide_coder : *isa->coder;
+  return dim > kByteDimension ? current()->kernels->coder : *current()->coder;
 }
 
 const char* isa() { return current()->name; }

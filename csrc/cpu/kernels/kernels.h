@@ -166,34 +166,31 @@ struct Filter {
                  const Minima& minima);
 };
 
+// All kernels of one instruction set.
+struct KernelSet {
+  Kernels<float> of_float;
+  Kernels<double> of_double;
+  Filter filter;
+  LeafKernels leaves;
+  Coder coder;
+};
+
 namespace baseline {
-extern const Kernels<float> kFloat;
-extern const Kernels<double> kDouble;
-extern const Coder kCoder;
-extern const Filter kFilter;
-extern const LeafKernels kLeaves;
-}  // namespace baseline
+extern const KernelSet kKernels;
+}
 #ifdef TSLOSS_X86
 namespace avx2 {
-extern const Kernels<float> kFloat;
-extern const Kernels<double> kDouble;
-extern const Coder kCoder;
-extern const Filter kFilter;
-extern const LeafKernels kLeaves;
-}  // namespace avx2
+extern const KernelSet kKernels;
+}
 namespace avx512 {
-extern const Kernels<float> kFloat;
-extern const Kernels<double> kDouble;
-extern const Coder kCoder;
-extern const Filter kFilter;
-extern const LeafKernels kLeaves;
-}  // namespace avx512
+extern const KernelSet kKernels;
+}
 namespace avx512vnni {
 extern const Coder kByteCoder;
-}  // namespace avx512vnni
+}
 #endif
 
-// The tables of the instruction set in use.
+// The kernels of the instruction set in use.
 template <class T>
 const Kernels<T>& kernels();
 const Filter& filter();

@@ -49,14 +49,9 @@ inline __attribute__((always_inline)) LeafTags choose(LeafTags mask, LeafTags a,
 // Lanes of the vectors are the 16 points of the searching leaf, and points of the other leaf come
 // one after the other: each is inserted into the lists of all lanes at once, without a branch.
 template <int D, Term kTerm, int kCount>
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((optimize("fp-contract=off")))
-#endif
-uint32_t near_leaf_of(const LeafSearch& search, const double* y, const int64_t* tags,
-                      uint32_t among, double radius, double* keys, int64_t* found) {
-#if defined(__clang__)
-#pragma clang fp contract(off)
-#endif
+TSLOSS_UNFUSED uint32_t near_leaf_of(const LeafSearch& search, const double* y, const int64_t* tags,
+                                     uint32_t among, double radius, double* keys, int64_t* found) {
+  TSLOSS_UNFUSED_BODY
   using Vec = typename Simd<double>::Vec;
   using IntVec = typename Simd<int64_t>::Vec;
   constexpr int kWidth = static_cast<int>(Simd<double>::kWidth);
@@ -64,8 +59,9 @@ uint32_t near_leaf_of(const LeafSearch& search, const double* y, const int64_t* 
   const auto measure = [](const Vec* d) __attribute__((always_inline)) {
     Vec t[D];
 #pragma GCC unroll 4
-    for (int k = 0; k < D; ++k)
-      t[k] = kTerm == Term::kSquared ? d[k] * d[k] : d[k] < 0 ? -d[k] : d[k];
+    for (int k = 0; k < D; ++k) {
+      t[k] = kTerm == Term::kSquared ? d[k] * d[k] : magnitude<double>(d[k]);
+    }
     if constexpr (D == 1) return t[0];
     if constexpr (D == 2) return t[0] + t[1];
     if constexpr (D == 3) return (t[0] + t[2]) + t[1];
@@ -154,8 +150,6 @@ uint32_t near_leaf(const LeafSearch& search, const double* y, const int64_t* tag
 }
 
 }  // namespace
-
-const LeafKernels kLeaves = {near_leaf<kNear>, near_leaf<1>};
 
 }  // namespace TSLOSS_NAMESPACE
 }  // namespace tsloss

@@ -6,6 +6,17 @@
 // coincident points give exactly 0. No kernel may use a template of the standard library: the
 // linker could keep the copy that was compiled for AVX-512 and use it everywhere.
 
+// The flags of the file let the compiler fuse a multiplication and an addition. A function whose
+// results have the same bits on every processor forbids it: GCC reads the attribute, Clang the
+// pragma, which stands in the body.
+#if defined(__clang__)
+#define TSLOSS_UNFUSED
+#define TSLOSS_UNFUSED_BODY _Pragma("clang fp contract(off)")
+#else
+#define TSLOSS_UNFUSED __attribute__((optimize("fp-contract=off")))
+#define TSLOSS_UNFUSED_BODY
+#endif
+
 namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
@@ -53,8 +64,8 @@ inline __attribute__((always_inline)) void accumulate(typename Simd<T>::Vec& sum
   sum += kTerm == Term::kSquared ? d * d : magnitude<T>(d);
 }
 
-// A sum is cut into chunks of the dimension, which bounds its rounding error, and lets the rows of
-// a block stay in the L1 cache while all its pairs go over them.
+// A sum is cut into chunks of the dimension, which bounds its rounding error. Four rows of a chunk
+// fit into the L1 cache; with shorter ones the sums of the lanes would take longer than is won.
 constexpr int64_t kChunk = kVectorBytes == 64 ? 2048 : 1024;
 
 // Adds the lanes of each of kCount accumulators, halving, in an order that depends on the width
@@ -269,7 +280,7 @@ __attribute__((noinline)) void block_of(const Rows<T>& rows, int64_t i_begin, in
   KeyBlock<T, kTerm> block(rows, keys, stride);
   for (int64_t begin = 0; begin < rows.dim; begin += kChunk) {
     block.set_chunk(begin, begin + kChunk < rows.dim ? begin + kChunk : rows.dim);
-    // Four columns stay in the L1 cache while rows go by.
+    // Four columns stay in the cache while rows go by.
     for (int64_t j = j_begin; j < j_end; j += kGroup) {
       const int64_t count = j + kGroup < j_end ? kGroup : j_end - j;
       const int64_t above = i_end < j ? i_end : j;

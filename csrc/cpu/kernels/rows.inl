@@ -1,17 +1,6 @@
 // Kernels over single rows: the relaxation step of Prim, the final lengths, the gradient.
 // Included after pairwise.inl by the file of each instruction set; the same rules hold.
 
-// The flags of the file let the compiler fuse a multiplication and an addition. A function whose
-// results have the same bits on every processor forbids it: GCC reads the attribute, Clang the
-// pragma, which stands in the body.
-#if defined(__clang__)
-#define TSLOSS_UNFUSED
-#define TSLOSS_UNFUSED_BODY _Pragma("clang fp contract(off)")
-#else
-#define TSLOSS_UNFUSED __attribute__((optimize("fp-contract=off")))
-#define TSLOSS_UNFUSED_BODY
-#endif
-
 namespace tsloss {
 namespace TSLOSS_NAMESPACE {
 namespace {
@@ -229,17 +218,6 @@ TSLOSS_UNFUSED void route(const T* const* x, int64_t count, const T* y, const T*
   }
 }
 
-template <class T>
-constexpr Kernels<T> table() {
-  return {block<T>,    pairs<T>, rectangle<T>,  pack<T>,          panel_tile<T>, mirror<T>,
-          hits<T>,     relax<T>, find_least<T>, mirrored<T>,      hash_row<T>,   refine<T>,
-          copy_row<T>, route<T>, rounding<T>,   panel_rounding<T>};
-}
-
 }  // namespace
-
-const Kernels<float> kFloat = table<float>();
-const Kernels<double> kDouble = table<double>();
-
 }  // namespace TSLOSS_NAMESPACE
 }  // namespace tsloss
