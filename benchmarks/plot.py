@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
-from .records import Results
+from .records import Results, Row
 from .workloads import FIRST_SECTIONS
 
 # The colours of Okabe and Ito stay apart for colour-blind readers, the shapes do so in print. A
@@ -34,7 +35,7 @@ def png(results: Results) -> bytes:
     """A dot for each way and workload, on a log axis; 1 is the time of tsloss_fast.
 
     The training steps and the single clouds are shown, which is what most readers look for, and
-    everything that was timed there, on whichever side of 1 it falls.
+    each way with a right result there, on whichever side of 1 it falls.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -44,13 +45,7 @@ def png(results: Results) -> bytes:
 
     measured = [row for row in results.rows if row.ours.seconds]
     rows = [row for row in measured if row.work.section in FIRST_SECTIONS] or measured
-    series: dict[str, list[tuple[float, int]]] = {}
-    for number, row in enumerate(rows):
-        for m in row.measurements[1:]:
-            if (ratio := row.ratio(m)) is not None:
-                name = m.label.split(",")[0]
-                series.setdefault(name, []).append((ratio, number))
-
+    series = _marks(rows)
     figure = Figure(figsize=(9, 2.2 + 0.36 * len(rows)), dpi=150, layout="constrained")
     axes = figure.subplots()
     for name, points in series.items():
@@ -90,6 +85,16 @@ def png(results: Results) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _marks(rows: Sequence[Row]) -> dict[str, list[tuple[float, int]]]:
+    """The ratio and the row of each mark, by the name of its way."""
+    marks: dict[str, list[tuple[float, int]]] = {}
+    for number, row in enumerate(rows):
+        for role in ("baseline", "yardstick"):
+            for way, ratio in row.best_ways(role).items():
+                marks.setdefault(way, []).append((ratio, number))
+    return marks
 
 
 def _style(name: str) -> dict[str, Any]:

@@ -49,6 +49,12 @@ class Measurement:
         return median(self.seconds) if self.seconds else None
 
     @property
+    def way(self) -> str:
+        """What precedes a comma in the label. Of several ways with one name a user takes the
+        fastest, and they count as one."""
+        return self.label.split(",")[0]
+
+    @property
     def disagrees(self) -> bool:
         """Whether its result differs from ours (ours: from float64) by more than the tolerance."""
         found = self.error if self.role == "ours" else self.difference
@@ -86,6 +92,14 @@ class Row:
             if m.role == role and not m.disagrees and self.ratio(m) is not None
         ]
         return sorted(found, key=lambda m: m.minimum or 0.0)
+
+    def best_ways(self, role: str) -> dict[str, float]:
+        """Return the ratio of the fastest measurement of each way, fastest first."""
+        best: dict[str, float] = {}
+        for m in self.of_role(role):
+            if (ratio := self.ratio(m)) is not None:
+                best.setdefault(m.way, ratio)
+        return best
 
     def ratio(self, other: Measurement, statistic: str = "minimum") -> float | None:
         """How many times longer ``other`` takes than tsloss_fast."""

@@ -70,11 +70,6 @@ def small(difference: float | None) -> str:
     return f"{digit}e{int(exponent)}"
 
 
-def _column(label: str) -> str:
-    """Ways that share what precedes a comma are one column: a user takes the faster one."""
-    return label.split(",")[0]
-
-
 def tables(results: Results) -> Iterator[Table]:
     """The training steps first: each other way in its column. Then, for every other section, the
     fastest other way and the yardstick."""
@@ -87,14 +82,12 @@ def tables(results: Results) -> Iterator[Table]:
 
 
 def _step_table(title: str, rows: list[Row]) -> Table:
-    others = [m.label for row in rows for m in row.measurements if m.role == "baseline"]
-    columns = list(dict.fromkeys(map(_column, others)))
+    others = [m.way for row in rows for m in row.measurements if m.role == "baseline"]
+    columns = list(dict.fromkeys(others))
     body = []
     for row in rows:
-        right = row.of_role("baseline")
-        best = (next((m for m in right if _column(m.label) == name), None) for name in columns)
-        ratios = [multiple(None if m is None else row.ratio(m)) for m in best]
-        body.append([row.label, _time(row.ours), *ratios])
+        best = row.best_ways("baseline")
+        body.append([row.label, _time(row.ours), *(multiple(best.get(way)) for way in columns)])
     return Table(title, ["", "tsloss_fast", *columns], body)
 
 
@@ -132,9 +125,7 @@ def sentence(results: Results, elsewhere: bool = False) -> str:
     gudhi: list[float] = []
     faster: dict[str, list[str]] = {}
     for row in results.rows:
-        best: dict[str, float] = {}
-        for m in row.of_role("baseline"):  # fastest first
-            best.setdefault(_column(m.label), row.ratio(m) or 1.0)
+        best = row.best_ways("baseline")
         gudhi += [ratio for label, ratio in best.items() if label.startswith("GUDHI")][:1]
         for label, ratio in best.items():
             if 1 / ratio >= 1.005:  # what rounds to 1.00 is a tie

@@ -13,7 +13,7 @@ from made_results import GEMM, cell_of, made_row, results_of
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 from tsloss_fast.benchmarks import measure as measuring
-from tsloss_fast.benchmarks import report, suite
+from tsloss_fast.benchmarks import plot, report, suite
 from tsloss_fast.benchmarks.differentiable import places
 from tsloss_fast.benchmarks.implementation import Array, Call, Implementation, stack_deaths
 from tsloss_fast.benchmarks.measure import measure
@@ -189,6 +189,24 @@ def test_a_step_has_each_way_in_a_column_and_the_faster_of_two_that_share_one() 
         ["tsloss_fast", "GUDHI RipsComplex", "GUDHI fastest", "torch-topological"],
         ["TSLoss 20×2048", "200 µs", "10.0×", "3.00×", "-"],
     ]
+
+
+def test_the_plot_has_one_mark_for_each_way_with_a_right_result() -> None:
+    row = made_row(
+        "loss-20x2048",
+        2e-4,
+        **{
+            "GUDHI fastest, create_from_array": 8e-4,
+            "GUDHI fastest, RipsPersistence": 6e-4,
+            "wrong": Measurement("wrong", "baseline", seconds=[1e-4], difference=1.0),
+            GEMM: 1e-4,
+        },
+    )
+    marks = plot._marks([row, row])
+    assert marks == {
+        "GUDHI fastest": [pytest.approx((3.0, n)) for n in (0, 1)],
+        GEMM: [pytest.approx((0.5, n)) for n in (0, 1)],
+    }
 
 
 def test_a_forward_pass_has_the_best_other_way_and_ours_as_a_share_of_it() -> None:

@@ -154,8 +154,8 @@ def _accumulators_on_the_stack(loop: str) -> list[str]:
 )
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the instructions of x86-64")
 def test_accumulators_stay_in_registers(tmp_path: Path) -> None:
-    """GCC keeps vectors that are wider than those of the target on the stack. Exact keys took five
-    times as long on AVX2 when they were written with vectors of 64 bytes."""
+    """GCC keeps vectors that are wider than those of the target on the stack. Exact keys, once
+    written with vectors of 64 bytes, were slow on AVX2 for this reason."""
     pytest.importorskip("pybind11")
     kernels = {
         Path(c["file"]).stem: c["command"]

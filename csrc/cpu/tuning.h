@@ -13,8 +13,8 @@ namespace tsloss {
 // Paths through the forward pass; kAuto chooses by the thresholds below.
 enum class Path : int { kAuto = 0, kSmall = 1, kPacked = 2, kLarge = 3, kSpatial = 4 };
 
-// Tiles vectorised over the dimension beat packed panels from this dimension on, and in clouds of no
-// more points than dimensions.
+// Tiles vectorised over the dimension beat packed panels from this dimension on, and in clouds of
+// no more points than dimensions.
 constexpr int64_t kTileDimension = 128;
 // Below this dimension distances are cheap beside the rest of the large path.
 constexpr int64_t kSmallDimension = 96;

@@ -147,12 +147,7 @@ def load(points: Tensor, metric: str, first: int) -> Loaded:
     block = empty_block(n, dim, row_dtype(points.dtype, metric))
     joined = torch.empty((max(n - 1, 0), 2), dtype=torch.int64, device="cpu")
     problem, bad, count, largest, lattice = _core.load_shard(
-        METRICS[metric],
-        points,
-        block.rows,
-        block.ids,
-        joined,
-        torch.get_num_threads(),
+        METRICS[metric], points, block.rows, block.ids, joined, torch.get_num_threads()
     )
     ends = joined[: n - count] + first
     return Loaded(

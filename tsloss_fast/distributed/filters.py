@@ -80,13 +80,6 @@ class NativeFilter:
         """Those between the points at a (M,) and b (M,) of a block."""
         keys = torch.empty(len(a), dtype=torch.float64, device="cpu")
         a, b = a.contiguous(), b.contiguous()
-        _core.exact_keys(
-            METRICS[self._metric],
-            self._robust,
-            block.rows,
-            a,
-            b,
-            keys,
-        )
+        _core.exact_keys(METRICS[self._metric], self._robust, block.rows, a, b, keys)
         i, j = block.ids[a], block.ids[b]
         return Edges(keys, torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1))

@@ -51,12 +51,7 @@ def spanning_tree(
         return Tree(Edges.none(), False)
     search = _Search(cloud, shard, peers, device, watch)
     tree = search.tree(robust=False)
-    good = _core.keys_in_range(
-        cloud.code,
-        METRICS[cloud.metric],
-        cloud.dim,
-        tree.keys,
-    )
+    good = _core.keys_in_range(cloud.code, METRICS[cloud.metric], cloud.dim, tree.keys)
     # As in one process: an angle whose square is lost is 0.
     lengths = cloud.metric in ("euclidean", "sqeuclidean")
     lost = peers.numbers(

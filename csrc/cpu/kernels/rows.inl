@@ -96,7 +96,7 @@ int64_t find_least(const T* best, int64_t n, T least, int32_t* found) {
 }
 
 // Loads as many numbers as a vector of doubles holds. GCC 12 converts vectors of float in halves,
-// which takes almost twice as long as the instruction that converts them whole.
+// which is slower than the instruction that converts them whole.
 inline __attribute__((always_inline)) Simd<double>::Vec load_wide(const double* x) {
   return load(x);
 }
