@@ -31,7 +31,6 @@ from test_expected_hashes import METRICS as HASHED_METRICS
 from test_extremes import fused_loss
 from test_paths import DENSE, KINDS, LARGE_WAYS
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack
 
 from tsloss_fast import _core
 
@@ -136,7 +135,7 @@ class Batch:
             )
         if self.layout == WHOLE:
             merges = torch.empty(*self.bars, 3, dtype=torch.int64)
-            _core.single_linkage(to_dlpack(edges), to_dlpack(merges))
+            _core.single_linkage(edges, merges)
             results["linkage"] = merges
         if self.layout != RAGGED:
             terms = ("loss", "spread", "shortness")

@@ -15,16 +15,15 @@ constexpr size_t kMostOutputs = 3;  // the loss and its two terms
 // is filled, so several threads may use it at once.
 struct FusedLoss {
   Metric metric;
-  Dtype dtype;
   Type type;
-  int64_t batch, points, dim;
+  Dtype dtype;
+  BatchShape shape;  // without lengths, which the gradient does not need
   size_t outputs;
-  int64_t numbers;  // of all bars
   Buffer<char> deaths, slopes;
   Buffer<int64_t> edges;
 
-  BatchShape shape() const { return {batch, points, dim}; }
-  int64_t bytes() const { return numbers * (type.bits / 8); }
+  int64_t numbers() const { return shape.batch * shape.bars(); }
+  int64_t bytes() const { return numbers() * (type.bits / 8); }
 };
 
 py::tuple fused_loss(int metric, py::handle points, py::handle lengths, py::handle deaths,
@@ -39,13 +38,10 @@ py::tuple fused_loss(int metric, py::handle points, py::handle lengths, py::hand
   const int64_t numbers = checked_mul(shape.batch, shape.bars(), width);
   auto kept = std::make_unique<FusedLoss>();
   kept->metric = static_cast<Metric>(metric);
-  kept->dtype = dtype;
   kept->type = x.type();
-  kept->batch = shape.batch;
-  kept->points = shape.points;
-  kept->dim = shape.dim;
+  kept->dtype = dtype;
+  kept->shape = {shape.batch, shape.points, shape.dim};
   kept->outputs = terms ? kMostOutputs : 1;
-  kept->numbers = numbers;
   char* to_deaths = kept->deaths.reserve(numbers, width);
   int64_t* to_edges = kept->edges.reserve(numbers, 2);
   char* to_slopes = kept->slopes.reserve(numbers, width * static_cast<int64_t>(kept->outputs));
@@ -79,8 +75,8 @@ py::tuple fused_loss(int metric, py::handle points, py::handle lengths, py::hand
 py::object gradient(const FusedLoss& self, py::handle points, const py::tuple& upstream,
                     int threads) {
   const Array x(points, "points");
-  const int64_t rows = self.batch * self.points;
-  const void* from = x.at(self.type, {rows, self.dim});
+  const int64_t rows = self.shape.batch * self.shape.points, dim = self.shape.dim;
+  const void* from = x.at(self.type, {rows, dim});
   if (upstream.size() != self.outputs) {
     throw py::value_error("upstream: expected " + std::to_string(self.outputs) +
                           " gradients, one for each output, got " +
@@ -96,12 +92,12 @@ py::object gradient(const FusedLoss& self, py::handle points, const py::tuple& u
   }
   if (count == 0) return py::none();
   py::object result = empty_like(points);
-  void* to = Array(result, "result").at(self.type, {rows, self.dim});
+  void* to = Array(result, "result").at(self.type, {rows, dim});
   watched([&] {
     Buffer<char> of_deaths;
     char* sum = of_deaths.reserve(self.bytes());
-    weighted_sum(self.dtype, self.numbers, parts, count, sum);
-    h0_backward(self.dtype, self.metric, self.shape(), sum, from, self.deaths.data(),
+    weighted_sum(self.dtype, self.numbers(), parts, count, sum);
+    h0_backward(self.dtype, self.metric, self.shape, sum, from, self.deaths.data(),
                 self.edges.data(), to, threads);
   });
   return result;
