@@ -53,6 +53,8 @@ def h0(
         check_finite = check_finite or (finding is not None and finding[0] != 1)
     else:
         deaths, edges, finding = _core.h0_forward(METRICS[metric], values, sizes, starts, threads)
+        if offsets is not None and bars != len(deaths):  # tracers take the shape from `bars`
+            raise ValueError(f"bars: expected {len(deaths)} (that of the offsets), got {bars}")
     if finding is not None and check_finite:
         if offsets is None:
             raise_finding(finding, math.prod(deaths.shape[:-1]), what, values.dtype)

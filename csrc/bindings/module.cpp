@@ -127,8 +127,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         const Array array(offsets, "offsets");
         const int64_t count = array.leading(0);
         const int64_t* starts = array.at<int64_t>({count});
-        if (tsloss::bar_offsets_of(count - 1, starts, rows).back() != bars) {
-          throw py::value_error("bars: expected the number that the offsets give");
+        const int64_t expected = tsloss::bar_offsets_of(count - 1, starts, rows).back();
+        if (bars != expected) {
+          throw py::value_error("bars: expected " + std::to_string(expected) +
+                                " (that of the offsets), got " + std::to_string(bars));
         }
       },
       py::arg("offsets"), py::arg("rows"), py::arg("bars"));

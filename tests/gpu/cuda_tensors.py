@@ -17,6 +17,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 DEVICE = torch.device("cuda", 0)
 # Torch takes an index or a source on the CPU in these operators.
 _MIX = ("aten::index", "aten::index_put", "aten::_index_put_impl_", "aten::copy_")
+# Under ``torch.func`` the gradient of `index_select` makes zeros on the device of a C++ tensor,
+# which is the CPU here, and adds to them.
+_ONTO_ZEROS = "aten::index_add"
 _CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 _FACTORIES = (
     "arange",
@@ -58,7 +61,8 @@ class CudaTensor(Tensor):
             return func.redispatch(_CUDA, *args, **kwargs)
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         if func._schema.name not in _MIX:
-            strangers = [t for t in tensors if not isinstance(t, CudaTensor) and t.dim()]
+            checked = tensors[func._schema.name == _ONTO_ZEROS :]
+            strangers = [t for t in checked if not isinstance(t, CudaTensor) and t.dim()]
             assert not strangers, f"{func} mixes devices"
         if "device" in kwargs:
             kwargs = {**kwargs, "device": "cpu"}
