@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 _TEXT_BYTES = 1024
-_GRACE_SECONDS = 2.0
+# How long another process may take to leave its word, on a busy machine, before it counts as dead.
+_GRACE_SECONDS = 5.0
 _STORE_SECONDS = 3.0
 # Waits that differ by less than this do not tell which process came last.
 _CLEAR_SECONDS = 0.5
