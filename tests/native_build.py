@@ -162,13 +162,13 @@ def _compile(command: list[str], sources: Sequence[Path], folder: Path) -> list[
     headers = [*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.inl")]
     read = [*headers, *folder.glob("low/cpu/*"), *sources[0].parent.glob("*.h")]
     newest = max(path.stat().st_mtime for path in read)
-    fast = "fast-honor-pragmas" if "clang" in Path(command[0]).name else "fast"
+    fused = [] if "clang" in Path(command[0]).name else ["-ffp-contract=fast"]
 
     def one(source: Path) -> str:
         target = folder / f"{source.stem}.o"
         if target.exists() and target.stat().st_mtime > max(newest, source.stat().st_mtime):
             return str(target)
-        flags = [*_FLAGS[source.stem], f"-ffp-contract={fast}"] if source.stem in _FLAGS else []
+        flags = [*_FLAGS[source.stem], *fused] if source.stem in _FLAGS else []
         if source.stem in _FLAGS and COVERAGE in command:
             # With coverage of what UndefinedBehaviorSanitizer adds to kernels, Clang takes minutes.
             flags.append("-fno-sanitize=undefined")

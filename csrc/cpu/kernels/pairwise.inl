@@ -6,10 +6,11 @@
 // coincident points give exactly 0. No kernel may use a template of the standard library: the
 // linker could keep the copy that was compiled for AVX-512 and use it everywhere.
 
-// The flags of the file let the compiler fuse a multiplication and an addition. A function whose
-// results have the same bits on every processor forbids it: GCC reads the attribute, Clang the
-// pragma, which stands in the body.
+// The compiler may fuse a multiplication and an addition: GCC because of a flag of the file, Clang
+// because of the pragma here. A function whose results have the same bits on every processor
+// forbids it: GCC reads the attribute, Clang the pragma in the body.
 #if defined(__clang__)
+#pragma clang fp contract(fast)
 #define TSLOSS_UNFUSED
 #define TSLOSS_UNFUSED_BODY _Pragma("clang fp contract(off)")
 #else

@@ -44,7 +44,7 @@ T relax_of(const T* keys, int64_t n, Index<T> u, T height, T band, T* best, Inde
     const Vec now = shorter ? key : old;
     *reinterpret_cast<Vec*>(best + j) = now;
     *reinterpret_cast<IntVec*>(from + j) = shorter ? u - IntVec{} : other;
-    least = (now < least) & (now >= 0) ? now : least;
+    least = ((now < least) & (now >= 0)) ? now : least;
     if constexpr (kContest) {
       const Vec before = *reinterpret_cast<const Vec*>(bottleneck + j);
       const Vec after = ((before >= 0) & (before < height)) ? height - Vec{} : before;
