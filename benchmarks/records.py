@@ -50,8 +50,8 @@ class Measurement:
 
     @property
     def way(self) -> str:
-        """What precedes a comma in the label. Of several ways with one name a user takes the
-        fastest, and they count as one."""
+        """The name of the way: the label up to its first comma. Where several measurements have
+        one name, a user takes the fastest, and they count as one way."""
         return self.label.split(",")[0]
 
     @property

@@ -16,9 +16,9 @@ namespace tsloss {
 namespace {
 
 // Joins copies of a point to the first of them by edges of length 0, as the tie rule wants, and
-// leaves the first of each in `points`. Returns how many there are. Points of few coordinates are
-// in a table of hashes as fast as they are read; large/distinct.h, for rows that may have to be
-// loaded again, sorts hashes.
+// leaves the first of each in `points`. Returns how many there are. The points go into one table of
+// hashes. large/distinct.h sorts hashes instead, so that several threads can share the work and
+// rows need not be kept.
 template <int D>
 int64_t join_copies(SpatialPoint<D>* points, int64_t n, std::vector<Edge<double>>& tree) {
   uint64_t mask = 1;
