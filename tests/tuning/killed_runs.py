@@ -103,10 +103,10 @@ def _half_a_removal(number: int) -> None:
 
     def rmtree(path: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal calls
-        if os.path.isdir(path) and "old" in os.path.basename(path):
+        if os.path.isdir(path) and os.path.basename(path).startswith("checkpoint-"):
             calls += 1
             if calls == number:
-                os.unlink(os.path.join(path, "training_state.pt"))
+                os.unlink(os.path.join(path, "optimizer.pt"))
                 die()
         original(path, *args, **kwargs)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 from pathlib import Path
 
@@ -13,13 +11,7 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
-from tsloss_fast.tuning.task_files import INSTALL_REVIEWS, REVIEWS_PACKAGE
 from tsloss_fast.tuning.tasks import Item
-
-needs_reviews = pytest.mark.skipif(
-    importlib.util.find_spec(REVIEWS_PACKAGE) is None,
-    reason=f"the reviews are not installed: {INSTALL_REVIEWS}",
-)
 
 
 def write(path: Path, *lines: str | bytes) -> Path:

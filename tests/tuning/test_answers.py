@@ -13,12 +13,13 @@ pytest.importorskip("peft", reason=NEEDS)
 
 from tsloss_fast.tuning import add_soft_prompt, initial_prompt
 from tsloss_fast.tuning.answers import (
+    Choices,
     EncodedItem,
     answer_logits,
     can_share_prompt,
     encode_items,
+    evaluate,
 )
-from tsloss_fast.tuning.evaluation import Choices, evaluate
 from tsloss_fast.tuning.tasks import Item
 
 
@@ -157,7 +158,7 @@ def test_accuracy_is_that_of_greedy_decoding(
     choices = Choices(item.answer for item in mixed)
     for share_prompt in (False, True):
         found = evaluate(prompted, mixed, choices, share_prompt=share_prompt, batch_size=3)
-        assert found.accuracy == right / len(mixed) == 0.5
+        assert found["accuracy"] == right / len(mixed) == 0.5
 
 
 def test_restricted_accuracy_chooses_among_the_first_tokens_of_the_answers(
@@ -171,10 +172,10 @@ def test_restricted_accuracy_chooses_among_the_first_tokens_of_the_answers(
         for index, (item, token) in enumerate(zip(items, best, strict=True))
     ]
     found = evaluate(prompted, made, Choices((choice,) for choice in choices))
-    assert found.restricted_accuracy == 0.75
+    assert found["restricted_accuracy"] == 0.75
     # The same answers are rarely the best of the whole vocabulary.
     whole = [int(row.argmax()) == item.answer[0] for row, item in zip(logits, made, strict=True)]
-    assert found.accuracy == sum(whole) / 4 < found.restricted_accuracy
+    assert found["accuracy"] == sum(whole) / 4 < found["restricted_accuracy"]
 
 
 def say(*answers: tuple[int, ...]) -> tuple[list[EncodedItem], torch.Tensor]:
@@ -229,7 +230,7 @@ def test_restricted_accuracy_tells_answers_that_begin_alike_apart(
     alike = [EncodedItem(item.question, (7, last)) for item in items for last in (10, 20, 30, 40)]
     found = evaluate(prompted, alike, Choices(item.answer for item in alike))
     # One of the four answers of each question is chosen.
-    assert found.restricted_accuracy == 0.25
+    assert found["restricted_accuracy"] == 0.25
 
 
 def test_cross_entropy_of_a_split_does_not_depend_on_the_batches(
@@ -238,4 +239,4 @@ def test_cross_entropy_of_a_split_does_not_depend_on_the_batches(
     whole = answer_logits(prompted, items).cross_entropy().item()
     for batch_size in (1, 3, 4):
         found = evaluate(prompted, items, Choices([(5,)]), batch_size=batch_size)
-        assert found.ce == pytest.approx(whole, rel=1e-5)
+        assert found["ce"] == pytest.approx(whole, rel=1e-5)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,14 @@ from safetensors.torch import load_file
 from tsloss_fast._files import whole_file, whole_folder
 from tsloss_fast.analysis import read_record
 from tsloss_fast.tuning import initial_prompt, load_model, prompt_clouds
-from tsloss_fast.tuning.run import TuningInterrupted
-from tsloss_fast.tuning.run_folder import MetricsLog, RunFolderError, exclusive, read_metrics
+from tsloss_fast.tuning.run_folder import (
+    MetricsLog,
+    RunFolderError,
+    exclusive,
+    finish_checkpoint,
+    read_metrics,
+)
+from tsloss_fast.tuning.tune import TuningInterrupted
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -50,15 +58,13 @@ def assert_same_run(result: Any, untouched: Any) -> None:
     assert names[0] == names[1]
     for name in [ADAPTER, *(n for n in names[0] if n.endswith(("config.json", "epoch_004.pt")))]:
         assert (result.folder / name).read_bytes() == (untouched.folder / name).read_bytes()
-    states = [
-        torch.load(run.folder / "checkpoints/step-000014/training_state.pt", weights_only=True)
-        for run in (result, untouched)
-    ]
+    places = [run.folder / "checkpoints/checkpoint-14" for run in (result, untouched)]
+    states = [torch.load(place / "optimizer.pt", weights_only=True)["state"] for place in places]
     for name in ("exp_avg", "exp_avg_sq", "step"):
-        first, second = (state["optimizer"]["state"][0][name] for state in states)
-        assert torch.equal(first, second)
-    assert torch.equal(states[0]["loss"]["measured"], states[1]["loss"]["measured"])
-    assert states[0]["loss"]["measured"].any()
+        assert torch.equal(states[0][0][name], states[1][0][name])
+    losses = [load_file(place / "tsloss.safetensors") for place in places]
+    assert torch.equal(losses[0]["measured"], losses[1]["measured"])
+    assert losses[0]["measured"].any()
 
 
 def record_without_times(folder: Path) -> list[dict[str, Any]]:
@@ -67,9 +73,9 @@ def record_without_times(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["dimension"], row["step"]))
 
 
-# Renames in order: config.json, the record, the prompts of epochs 0 and 1, the checkpoint of step
-# 4, …. Saves by torch: the prompts of epochs 0 and 1, the state of step 4, epoch 2, the state of
-# step 8, ….
+# Renames in order: config.json, the record, the prompts of epochs 0 and 1, the marks of the
+# checkpoints of steps 4 and so on, between the prompts of the epochs. Saves by torch: the prompts
+# of epochs 0 and 1, then optimizer, scheduler and generators of step 4, epoch 2, ….
 MOMENTS = [
     ("step", 2, ""),  # before any checkpoint
     ("step", 7, ""),
@@ -78,13 +84,14 @@ MOMENTS = [
     ("replace", 1, "before"),  # config.json written under its temporary name only
     ("replace", 2, "before"),  # the record of topology
     ("replace", 4, "before"),  # an epoch's prompt
-    ("replace", 5, "before"),  # the first checkpoint, complete but not in place
+    ("replace", 5, "before"),  # the first checkpoint, complete but not marked
     ("replace", 5, "after"),
     ("half a batch", 7, ""),  # of the record, after the first checkpoint
-    ("save", 3, "before"),  # within a checkpoint: peft's files are written, the state is not
-    ("save", 8, "after"),  # the third checkpoint, written and not in place
+    ("save", 3, "before"),  # within a checkpoint: peft's files are written, the optimizer is not
+    ("save", 4, "after"),
+    ("save", 13, "after"),  # the third checkpoint
     ("half a removal", 1, ""),  # while an old checkpoint is pruned
-    ("replace", 13, "before"),  # after the last checkpoint, before the last is pruned
+    ("replace", 11, "before"),  # the last checkpoint is complete but not marked
     ("fsync", 12, "before"),
     ("fsync", 40, "after"),
 ]
@@ -111,17 +118,66 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     assert_same_run(result, untouched)
 
 
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
+    tmp_path: Path, untouched: Any
+) -> None:
+    """The process is killed from outside, whatever it is doing then."""
+    chosen = random.Random(os.environ.get("TSLOSS_KILL_SEED", "1"))
+    out = tmp_path / "run"
+    killed = 0
+    for _ in range(40):
+        process = context().Process(target=tune_here, args=(str(out),))
+        process.start()
+        log, lines = out / "metrics.jsonl", chosen.randint(1, 22)
+        end = time.monotonic() + 120
+        while process.is_alive() and time.monotonic() < end:
+            if log.exists() and log.read_bytes().count(b"\n") >= lines:
+                time.sleep(0.05 * chosen.random())
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.join(120)
+        killed += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0 or killed == 6:
+            break
+    assert killed
+    assert_same_run(tune_here(str(out)), untouched)
+
+
 def test_a_kill_inside_a_checkpoint_leaves_the_one_before_in_place(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    # Saves: epoch 0, epoch 1, checkpoint 4, epoch 2, checkpoint 8.
-    assert tune_and_die(str(out), ("save", 5, "before")) == -signal.SIGKILL
+    # Saves: epochs 0 and 1, three of checkpoint 4, epoch 2, checkpoint 8.
+    assert tune_and_die(str(out), ("save", 8, "before")) == -signal.SIGKILL
     left = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert left == [".tmp-step-000008", "step-000004"]
-    assert (out / "checkpoints/.tmp-step-000008/adapter_model.safetensors").exists()
+    assert left == ["checkpoint-4", "checkpoint-8"]
+    assert (out / "checkpoints/checkpoint-8/adapter_model.safetensors").exists()
     seen = []
     tune_here(str(out), seen.append)
     assert seen[0] == {"kind": "resume", "step": 4}
     assert [record["step"] for record in seen if record["kind"] == "step"] == list(range(5, 15))
+
+
+def test_more_steps_extend_a_finished_run_to_the_bits_of_a_longer_one(tmp_path: Path) -> None:
+    settings = {"eval_every": 3}
+    short = tune_here(str(tmp_path / "run"), steps=9, **settings)
+    longer = tune_here(str(tmp_path / "run"), steps=15, **settings)
+    assert (short.resumed_from, longer.resumed_from) == (0, 9)
+    at_once = tune_here(str(tmp_path / "other"), steps=15, **settings)
+    assert torch.equal(longer.prompt, at_once.prompt)
+    assert log_without_times(longer.folder) == log_without_times(at_once.folder)
+    assert record_without_times(longer.folder) == record_without_times(at_once.folder)
+    adapters = [load_file(run.folder / ADAPTER)["prompt_embeddings"] for run in (longer, at_once)]
+    assert torch.equal(*adapters)
+    with pytest.raises(RunFolderError, match=r"another configuration: steps \(15 there, 9 here\)"):
+        tune_here(str(tmp_path / "run"), steps=9, **settings)
+
+
+def test_a_run_whose_rate_depends_on_its_steps_is_not_extended(tmp_path: Path) -> None:
+    linear = {"trainer": {"lr_scheduler_type": "linear"}}
+    tune_here(str(tmp_path / "run"), steps=2, **linear)
+    with pytest.raises(RunFolderError, match=r"steps \(2 there, 4 here\)"):
+        tune_here(str(tmp_path / "run"), steps=4, **linear)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -146,7 +202,7 @@ def test_an_interrupt_ends_the_step_keeps_it_and_says_how_to_go_on(
     with pytest.raises(TuningInterrupted, match=r"after step 6 of 14.*the same command goes on"):
         tune_here(str(out), interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert (out / "checkpoints" / "step-000006").is_dir()
+    assert (out / "checkpoints" / "checkpoint-6").is_dir()
     result = tune_here(str(out))
     assert result.resumed_from == 6
     assert torch.equal(result.prompt, untouched.prompt)
@@ -155,11 +211,11 @@ def test_an_interrupt_ends_the_step_keeps_it_and_says_how_to_go_on(
 
 def test_old_checkpoints_go_when_new_ones_are_in_place(untouched: Any) -> None:
     left = sorted(path.name for path in (untouched.folder / "checkpoints").iterdir())
-    assert left == ["step-000012", "step-000014"]
+    assert left == ["checkpoint-12", "checkpoint-14"]
 
 
 def test_checkpoints_and_the_final_adapter_are_read_by_peft(untouched: Any) -> None:
-    for name, same in (("adapter", True), ("checkpoints/step-000012", False)):
+    for name, same in (("adapter", True), ("checkpoints/checkpoint-12", False)):
         folder = untouched.folder / name
         model = PeftModel.from_pretrained(make_tiny_model(), str(folder))
         assert torch.equal(prompt_clouds(model)[0], untouched.prompt) is same
@@ -174,7 +230,7 @@ def test_epoch_prompts_have_the_authors_format(untouched: Any) -> None:
     initial = initial_prompt(make_tiny_model(), make_tiny_tokenizer(), 6)
     assert torch.equal(prompts[0][0], initial)
     # Epoch 4 ends with step 12, whose checkpoint is still there.
-    weights = load_file(untouched.folder / "checkpoints/step-000012/adapter_model.safetensors")
+    weights = load_file(untouched.folder / "checkpoints/checkpoint-12/adapter_model.safetensors")
     assert torch.equal(prompts[4][0], weights["prompt_embeddings"])
 
 
@@ -182,9 +238,9 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(
     tmp_path: Path, untouched: Any
 ) -> None:
     with pytest.raises(RunFolderError) as error:
-        tune_here(str(untouched.folder), lr=0.1, steps=20)
+        tune_here(str(untouched.folder), lr=0.1, steps=10)
     message = str(error.value)
-    assert "lr (0.03 there, 0.1 here), steps (14 there, 20 here)." in message
+    assert "lr (0.03 there, 0.1 here), steps (14 there, 10 here)." in message
     assert "Use another folder" in message
     assert "seed" not in message
 
@@ -266,7 +322,7 @@ def test_a_model_that_was_moved_is_the_same_model(
     [
         (lambda kept: kept["made_with"].update(torch="1.13.1"), r'of torch \("1.13.1" there, "'),
         (lambda kept: kept["made_with"].pop("torch"), r"of torch \(absent there"),
-        (lambda kept: kept.pop("digests"), "of an older version, which kept no digest"),
+        (lambda kept: kept.pop("digests"), "of an older version of tsloss_fast, which"),
         (lambda kept: kept["digests"].pop("tokens"), "config.json cannot be read"),
         (lambda kept: kept["made_with"].update(torch=f"{torch.__version__}.post1"), None),
     ],
@@ -304,8 +360,10 @@ def test_two_processes_cannot_write_one_folder_and_a_killed_one_lets_go(tmp_path
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        ("training_state.pt", lambda raw: raw[: len(raw) // 2]),
-        ("training_state.pt", lambda raw: b""),
+        ("optimizer.pt", lambda raw: raw[: len(raw) // 2]),
+        ("optimizer.pt", lambda raw: b""),
+        ("trainer_state.json", lambda raw: raw.replace(b"8", b"7", 1)),
+        ("finished.json", lambda raw: raw[:-9]),
         ("adapter_model.safetensors", lambda raw: raw[:-40]),
         ("adapter_model.safetensors", lambda raw: b"\xff" * len(raw)),
     ],
@@ -315,10 +373,12 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(
 ) -> None:
     out = tmp_path / "run"
     tune_here(str(out), steps=8)
-    path = out / "checkpoints" / "step-000008" / file
+    path = out / "checkpoints" / "checkpoint-8" / file
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(RunFolderError, match=r"step-000008 cannot be read .*from step-000004"):
+    with pytest.raises(RunFolderError, match=r"checkpoint-8 cannot be read .*from checkpoint-4"):
         tune_here(str(out), steps=8)
+    shutil.rmtree(out / "checkpoints" / "checkpoint-8")
+    assert tune_here(str(out), steps=8).resumed_from == 4
 
 
 class _Bomb:
@@ -329,16 +389,18 @@ class _Bomb:
         return os.system, (f"touch '{self.marker}'",)
 
 
-def test_no_code_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_no_code_in_a_checkpoint_is_executed(tmp_path: Path, file: str) -> None:
+    """Not even if the digests say that the file is what was written."""
     out, marker = tmp_path / "run", tmp_path / "executed"
     tune_here(str(out), steps=4)
-    state = out / "checkpoints" / "step-000004" / "training_state.pt"
-    torch.save({"position": _Bomb(marker)}, state)
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        tune_here(str(out), steps=4)
-    state.write_bytes(pickle.dumps({"position": _Bomb(marker)}, protocol=2))
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        tune_here(str(out), steps=4)
+    place = out / "checkpoints" / "checkpoint-4"
+    torch.save({"state": _Bomb(marker)}, place / file)
+    with pytest.raises(RunFolderError, match=f"cannot be read .{file} is not what was written"):
+        tune_here(str(out), steps=5)
+    finish_checkpoint(place)
+    with pytest.raises(pickle.UnpicklingError):
+        tune_here(str(out), steps=5)
     assert not marker.exists()
 
 
@@ -346,7 +408,9 @@ def test_a_log_shorter_than_its_checkpoint_is_not_continued(tmp_path: Path) -> N
     out = tmp_path / "run"
     tune_here(str(out), steps=4)
     (out / "metrics.jsonl").write_bytes(b"")
-    with pytest.raises(RunFolderError, match="has 0 bytes, but the checkpoint was made when"):
+    with pytest.raises(
+        RunFolderError, match=r"does not fit the checkpoint of step 4 .it ends after"
+    ):
         tune_here(str(out), steps=4)
     (out / "config.json").unlink()
     with pytest.raises(RunFolderError, match=r"metrics.jsonl but no config.json"):
@@ -354,13 +418,15 @@ def test_a_log_shorter_than_its_checkpoint_is_not_continued(tmp_path: Path) -> N
 
 
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0)
-    log.write({"a": 1})
-    size = log.sync()
-    log.write({"b": 2})
+    log = MetricsLog(tmp_path, None)
+    kept = [{"kind": "reference"}, {"kind": "step", "step": 1}, {"kind": "eval", "step": 1}]
+    for record in [*kept, {"kind": "step", "step": 2}]:
+        log.write(record)
     log.close()
-    MetricsLog(tmp_path, size).close()
-    assert read_metrics(tmp_path) == [{"a": 1}]
+    MetricsLog(tmp_path, 1).close()
+    assert read_metrics(tmp_path) == kept
+    MetricsLog(tmp_path, None).close()
+    assert read_metrics(tmp_path) == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

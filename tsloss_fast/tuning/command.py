@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,98 +13,116 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsloss_fast._terminal import CommandParser, require, say
-from tsloss_fast.analysis.runs import describe
-from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, LOSSES, TuneConfig
-from tsloss_fast.tuning.generators import GENERATORS
-from tsloss_fast.tuning.run_folder import read_metrics
-from tsloss_fast.tuning.tasks import BUILTIN_TASKS
+from tsloss_fast.tuning.config import LOSSES, TuneConfig
+from tsloss_fast.tuning.run_folder import CHECKPOINTS, read_metrics
 
 if TYPE_CHECKING:
     from tsloss_fast.tuning.tune import TuneResult
 
 __all__ = ["main"]
 
-WEIGHTS = ", ".join(f"{loss} {weight:g}" for loss, weight in DEFAULT_WEIGHTS.items())
-DIFFICULTIES = "; ".join(
-    f"{task}: {generator.difficulties[0]} to {generator.difficulties[-1]} {generator.unit}, by "
-    f"default {generator.default}"
-    for task, generator in GENERATORS.items()
-)
-# Field of TuneConfig: the type of its option, and what the option says of itself.
-OPTIONS: dict[str, dict[str, tuple[type, str]]] = {
-    "what is tuned": {
-        "model": (str, "a Hugging Face name, a folder, a .gguf file, or smollm2"),
-        "task": (str, f"{', '.join(BUILTIN_TASKS)}, or a JSON Lines file (question, answer)"),
-        "train_size": (int, "training items"),
-        "test_size": (int, "test items"),
-        "validation_size": (int, "validation items, evaluated beside the test items"),
-        "difficulty": (int, f"of a generated task ({DIFFICULTIES})"),
-    },
-    "the loss": {
-        "loss": (str, "what is added to cross-entropy; ce adds nothing"),
-        "weight": (float, f"of what is added (default: {WEIGHTS})"),
-        "connectivity": (float, "weight of this term within TSLoss"),
-        "redundancy": (float, "weight of this term within TSLoss"),
-        "compactness": (float, "weight of this term within TSLoss"),
-        "loops": (float, "weight of this term within TSLoss; needs GUDHI"),
-    },
-    "the prompt": {
-        "virtual_tokens": (int, "tokens of the prompt"),
-        "init": (str, "how the prompt begins: vocabulary, text or normal"),
-        "init_text": (str, "the text of --init text"),
-        "jitter": (float, "noise on the first prompt, which separates equal tokens"),
-    },
-    "the training": {
-        "steps": (int, "optimizer steps"),
-        "batch_size": (int, "items a step"),
-        "lr": (float, "learning rate of AdamW"),
-        "weight_decay": (float, "of AdamW"),
-        "seed": (int, "of the items, the first prompt and the order of the data"),
-        "eval_every": (int, "steps between evaluations"),
-        "checkpoint_every": (int, "steps between checkpoints"),
-        "device": (str, "where the model runs, for example cuda"),
-    },
+# Rows of the table at the end: the key of an evaluation, and its format.
+ROWS = {
+    "accuracy": ("accuracy", ".3f"),
+    "restricted accuracy": ("restricted_accuracy", ".3f"),
+    "majority rate": ("majority_rate", ".3f"),
+    "zero-shot accuracy": ("zero_shot_accuracy", ".3f"),
+    "restricted zero-shot accuracy": ("zero_shot_restricted_accuracy", ".3f"),
+    "cross-entropy (test items)": ("ce", ".3f"),
+    "coefficient of variation": ("coefficient_of_variation", ".4f"),
+    "mean death": ("mean_death", ".3f"),
 }
+FILES = (
+    "metrics.jsonl",
+    "topology.arrows",
+    "config.json",
+    "adapter/",
+    "prompts/",
+    CHECKPOINTS + "/",
+)
+RATES = (
+    "accuracy: share of test items whose answer is the most likely text; restricted: among the "
+    "task's answers alone. Without tuning: majority {majority_rate:.3f} (always the most frequent "
+    "answer), zero-shot {zero_shot_accuracy:.3f} (no prompt), restricted zero-shot "
+    "{zero_shot_restricted_accuracy:.3f}."
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `tsloss tune`; returns the exit code 0, raises on errors."""
     parser = _parser()
     given = vars(parser.parse_args(argv))
-    control = given.pop("control")
-    given.setdefault("out", _default_folder(given))
+    control, seeds = given.pop("control"), given.pop("seeds")
+    given["trainer"] = dict(given.pop("trainer"))
+    if "out" not in given:
+        default: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TuneConfig)}
+        default |= given
+        given["out"] = f"runs/{Path(default['task']).stem}-{default['loss']}-{default['seed']}"
     config = TuneConfig(**given)
     if control and config.loss == "ce":
         parser.error("--control compares with cross-entropy alone, which --loss ce already is")
+    if seeds is not None and seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {seeds}")
     require("tsloss tune", "tuning", "matplotlib", "tqdm")
+    _be_quiet()
+
+    from tsloss_fast.analysis.figures.command import write_figure
+    from tsloss_fast.tuning.tune import tune
+
+    load = functools.cache(functools.partial(_load, config.model))
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    table: list[list[str]] = []
+    wrote: list[str] = []
+    finals: list[dict[str, Mapping[str, Any]]] = []
+    for one in _with_seeds(config, seeds):
+        results = {}
+        for name, each in _with_control(one, control).items():
+            label = name if seeds is None else f"{name}, seed {one.seed}"
+            with _Bar(label, each.steps) as bar:
+                results[name] = tune(each, bar, load=load)
+        finals.append({name: result.final for name, result in results.items()})
+        if not main_process:
+            continue
+        plot = Path(one.out, "plot.png")
+        write_figure(plot, "curves", [one.out], dpi=150)
+        table = _table(results)
+        wrote += [str(plot), *(f"{r.folder}/{name}" for r in results.values() for name in FILES)]
+    if main_process:
+        if seeds is not None:
+            table = _paired_table(finals, config.seed)
+        say(*_aligned(table), "", *(f"wrote {path}" for path in wrote))
+    return 0
+
+
+def _be_quiet() -> None:
+    """Leave out what the libraries say of themselves: it is nothing that a user can change."""
+    import logging
+    import warnings
 
     from transformers.utils import logging as transformers_logging
 
-    from tsloss_fast.tuning.plot import plot_runs
-    from tsloss_fast.tuning.tune import tune
+    quiet: Any = transformers_logging.set_verbosity_error
+    quiet()
+    # The Trainer imports DeepSpeed where it is installed, which writes to standard output.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
-    be_quiet: Any = transformers_logging.set_verbosity_error
-    be_quiet()
-    configs = {config.loss: config}
-    if control:
-        configs["control"] = dataclasses.replace(
-            config, loss="ce", weight=None, out=str(Path(config.out, "control"))
-        )
-    load = functools.cache(functools.partial(_load, config.model))
-    results = {}
-    for name, each in configs.items():
-        with _Bar(name, each.steps) as bar:
-            results[name] = tune(each, bar, load=load)
-    labels = {
-        name: ("control: " if name == "control" else "") + describe(each.loss, each.weight or 0.0)
-        for name, each in configs.items()
-    }
-    plot = plot_runs(
-        {labels[name]: result.folder for name, result in results.items()},
-        Path(config.out, "plot.png"),
-    )
-    say(*_table(results), "", *(f"wrote {path}" for path in [plot, *_files(results)]))
-    return 0
+
+def _with_seeds(config: TuneConfig, seeds: int | None) -> list[TuneConfig]:
+    if seeds is None:
+        return [config]
+    return [
+        dataclasses.replace(config, seed=seed, out=str(Path(config.out, f"seed-{seed:03d}")))
+        for seed in range(config.seed, config.seed + seeds)
+    ]
+
+
+def _with_control(config: TuneConfig, control: bool) -> dict[str, TuneConfig]:
+    if not control:
+        return {config.loss: config}
+    out = str(Path(config.out, "control"))
+    alone = dataclasses.replace(config, loss="ce", weight=None, out=out)
+    return {config.loss: config, "control": alone}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="tsloss tune",
         description="Tune a soft prompt of a frozen language model with cross-entropy and a "
         "topological loss. A stopped run, started again with the same options, goes on from its "
-        "newest checkpoint and ends with the same prompt, bit for bit.",
+        "newest checkpoint and ends with the same prompt, bit for bit; with more --steps a "
+        "finished run is extended.",
         epilog="example: tsloss tune --model smollm2 --task boolean --loss tsloss --control "
         "--out runs/boolean",
         # An abbreviation that is unique today may not be tomorrow.
@@ -129,27 +149,45 @@ def _parser() -> argparse.ArgumentParser:
         help="also tune with cross-entropy alone, from the same prompt with the same data in the "
         "same order, in the folder control/, and draw both",
     )
-    defaults = {field.name: field.default for field in dataclasses.fields(TuneConfig)}
-    for title, options in OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for field, (kind, text) in options.items():
-            default = defaults[field]
-            group.add_argument(
-                "--" + field.replace("_", "-"),
-                type=kind,
-                metavar={int: "N", float: "X", str: "NAME"}[kind] if field != "loss" else None,
-                choices=LOSSES if field == "loss" else None,
-                # Left out of the namespace unless given: the defaults stand in TuneConfig alone.
-                default=argparse.SUPPRESS,
-                help=text if default is None else f"{text} (default: {default})",
-            )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="run N seeds from --seed on, in folders seed-000, seed-001, …, and compare them",
+    )
+    parser.add_argument(
+        "--trainer",
+        nargs="+",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="any further fields of transformers.TrainingArguments, such as bf16=true, "
+        "gradient_accumulation_steps=4 or report_to=tensorboard",
+    )
+    group: Any = parser
+    for field in dataclasses.fields(TuneConfig):
+        if not field.metadata:
+            continue
+        if field.metadata["group"]:
+            group = parser.add_argument_group(field.metadata["group"])
+        kind, text = field.metadata["type"], field.metadata["help"]
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=kind,
+            metavar={int: "N", float: "X", str: "NAME"}[kind] if field.name != "loss" else None,
+            choices=LOSSES if field.name == "loss" else None,
+            # Left out of the namespace unless given: the defaults stand in TuneConfig alone.
+            default=argparse.SUPPRESS,
+            help=text if field.default is None else f"{text} (default: {field.default})",
+        )
     return parser
 
 
-def _default_folder(given: Mapping[str, Any]) -> str:
-    fields = {field.name: field.default for field in dataclasses.fields(TuneConfig)}
-    task, loss, seed = (given.get(name, fields[name]) for name in ("task", "loss", "seed"))
-    return str(Path("runs", f"{Path(task).stem}-{loss}-{seed}"))
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
 
 
 def _load(model: str) -> tuple[Any, Any]:
@@ -165,7 +203,6 @@ class _Bar:
     def __init__(self, name: str, steps: int) -> None:
         self.name = name
         self.steps = steps
-        self.reference = ""
 
     def __enter__(self) -> _Bar:
         from tqdm import tqdm
@@ -193,57 +230,73 @@ class _Bar:
             self.bar.initial = record["step"]
             self._say(f"resumed at step {record['step']}")
         elif kind == "reference":
-            self.reference = (
-                f"majority {record['majority_rate']:.3f}, restricted zero-shot "
-                f"{record['zero_shot_restricted_accuracy']:.3f}"
-            )
-            self._say(f"before tuning: {self.reference}")
+            self._say(RATES.format(**record))
         elif kind == "eval":
             self._say(
                 f"step {record['step']:>{len(str(self.steps))}}/{self.steps}: accuracy "
                 f"{record['accuracy']:.3f}, restricted {record['restricted_accuracy']:.3f}, "
                 f"CE {record['ce']:.3f}, CV {record['coefficient_of_variation']:.4f}, mean death "
-                f"{record['mean_death']:.3g}" + (f" ({self.reference})" if self.reference else "")
+                f"{record['mean_death']:.3g}"
             )
+        elif kind == "end":
+            self._say(f"stopped early after step {record['step']}: no lower cross-entropy")
 
     def _say(self, text: str) -> None:
         self.bar.write(f"{self.name}: {text}", file=sys.stderr)
 
 
-def _table(results: Mapping[str, TuneResult]) -> list[str]:
-    rows = {
-        "accuracy": ("accuracy", ".3f"),
-        "restricted accuracy": ("restricted_accuracy", ".3f"),
-        "majority rate": ("majority_rate", ".3f"),
-        "zero-shot accuracy": ("zero_shot_accuracy", ".3f"),
-        "restricted zero-shot accuracy": ("zero_shot_restricted_accuracy", ".3f"),
-        "cross-entropy (test items)": ("ce", ".3f"),
-        "coefficient of variation": ("coefficient_of_variation", ".4f"),
-        "mean death": ("mean_death", ".3f"),
-    }
+def _table(results: Mapping[str, TuneResult]) -> list[list[str]]:
     cells = [["", *results]]
-    for title, (key, form) in rows.items():
+    for title, (key, form) in ROWS.items():
         cells.append([title, *(format(result.final[key], form) for result in results.values())])
-    cells.append(["median seconds a step", *(_seconds(r.folder) for r in results.values())])
+    for title, key, scale, form in (
+        ("median seconds a step", "seconds", 1.0, ".2f"),
+        ("  of it ms in loss and record", "loss_seconds", 1000.0, ".2f"),
+    ):
+        row = [title]
+        for result in results.values():
+            values = [line[key] for line in read_metrics(result.folder) if line["kind"] == "step"]
+            row.append(format(scale * statistics.median(values), form))
+        cells.append(row)
+    return cells
+
+
+def _paired_table(finals: Sequence[Mapping[str, Mapping[str, Any]]], first: int) -> list[list[str]]:
+    """A row for each seed, and their mean with its standard error; with a control also the
+    differences, which are paired: both runs of a seed have the same items and first prompt."""
+    names = list(finals[0])
+    shown = {"accuracy": ".3f", "ce": ".3f", "coefficient_of_variation": ".4f"}
+    groups = [*names, "difference"] if len(names) > 1 else names
+    columns = [(name, key) for key in shown for name in groups]
+    values = [
+        [
+            final[names[0]][key] - final[names[1]][key]
+            if name == "difference"
+            else final[name][key]
+            for name, key in columns
+        ]
+        for final in finals
+    ]
+    forms = [("+" if name == "difference" else "") + shown[key] for name, key in columns]
+    short = {"accuracy": "accuracy", "ce": "CE", "coefficient_of_variation": "CV"}
+    cells = [["seed", *(f"{short[key]}, {name}" for name, key in columns)]]
+    for seed, row in enumerate(values, first):
+        cells.append([str(seed), *map(format, row, forms)])
+    across = list(zip(*values, strict=True))
+    cells.append(["mean", *map(format, map(statistics.fmean, across), forms)])
+    if len(values) > 1:
+        errors = [statistics.stdev(column) / len(values) ** 0.5 for column in across]
+        cells.append(
+            [
+                "± (standard error)",
+                *(format(e, f.lstrip("+")) for e, f in zip(errors, forms, strict=True)),
+            ]
+        )
+    return cells
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))])
-        for row in cells
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
     ]
-
-
-def _seconds(folder: Path) -> str:
-    steps = [record["seconds"] for record in read_metrics(folder) if record["kind"] == "step"]
-    return f"{statistics.median(steps):.2f}"
-
-
-def _files(results: Mapping[str, TuneResult]) -> list[str]:
-    names = (
-        "metrics.jsonl",
-        "topology.arrows",
-        "config.json",
-        "adapter/",
-        "prompts/",
-        "checkpoints/",
-    )
-    return [f"{result.folder}/{name}" for result in results.values() for name in names]

@@ -68,11 +68,8 @@ def refuse_long_items(
 ) -> None:
     """Raise ValueError if an item, with the prompt before it, is longer than what the model reads.
 
-    Args:
-        model: its configuration says how many positions it has; some, such as state-space models,
-            have no such limit.
-        items, encoded: the same items as text and as tokens.
-        virtual_tokens: of the prompt.
+    `items` and `encoded` are the same items as text and as tokens. Models without a number of
+    positions, such as state-space models, have no such limit.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
@@ -94,7 +91,7 @@ def refuse_long_items(
 
 def _logits_are_longer_than_labels(config: Any, method: str) -> bool:
     task = getattr(config.task_type, "value", config.task_type)
-    if task == "SEQ_2_SEQ_LM":
-        # The logits are the decoder's, which only multitask tuning puts tokens in front of.
-        return method == "MULTITASK_PROMPT_TUNING"
-    return task in ("CAUSAL_LM", "TOKEN_CLS") and method in PREPENDED
+    # An encoder-decoder's logits are the decoder's, which multitask tuning alone puts tokens
+    # in front of.
+    prepended = {"MULTITASK_PROMPT_TUNING"} if task == "SEQ_2_SEQ_LM" else PREPENDED
+    return task in ("CAUSAL_LM", "TOKEN_CLS", "SEQ_2_SEQ_LM") and method in prepended

@@ -1,17 +1,22 @@
-"""Everything that a prompt tuning run depends on, checked before anything is loaded."""
+"""Everything that a prompt tuning run depends on, checked before anything is loaded.
+
+The fields of `TuneConfig` carry the text of their option, from which `tsloss tune` makes its
+command line.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tsloss_fast.loss import TSLoss
-from tsloss_fast.tuning.tasks import task_difficulty
+from tsloss_fast.tuning.tasks import OPERANDS
 
 __all__ = ["DEFAULT_WEIGHTS", "INITS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
 
@@ -22,88 +27,104 @@ LOSSES = tuple(DEFAULT_WEIGHTS)
 # How a soft prompt can begin.
 INITS = ("vocabulary", "text", "normal")
 # Plain cross-entropy has the exact form measured beside it, so that a control can be compared.
-FORMS = {"tsloss": "exact", "surrogate": "surrogate", "total": "total", "ce": "exact"}
+_FORMS = {"tsloss": "exact", "surrogate": "surrogate", "total": "total", "ce": "exact"}
 
 
 class MeanSquaredNorm(nn.Module):
     """The L2 baseline: the mean of ‖p_i‖² over the points of clouds (..., N, D)."""
 
-    def forward(self, points: Tensor, return_terms: bool = False, h0: Any = None) -> Any:
-        """The value, and with `return_terms` also a dict of it; `h0` is that of TSLoss, unused."""
-        value = points.square().sum(-1).mean()
-        return (value, {"mean_squared_norm": value}) if return_terms else value
+    def forward(self, points: Tensor) -> Tensor:
+        return points.square().sum(-1).mean()
+
+
+def _option(default: Any, text: str, group: str = "", kind: type | None = None) -> Any:
+    """A setting with its default, the text of its option, the group that begins with it, and the
+    type of its values where the default does not say it."""
+    metadata = {"help": text, "group": group, "type": kind or type(default)}
+    return field(default=default, metadata=metadata)
+
+
+_TERM = "weight of this term within TSLoss"
+_WEIGHTS = ", ".join(f"{loss} {weight:g}" for loss, weight in DEFAULT_WEIGHTS.items())
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Settings of one run. The same settings on the same machine give the same prompt, bit for bit.
+    """Settings of one run of `tune`. The same settings on the same machine give the same prompt,
+    bit for bit on the CPU with one thread count.
 
-    Attributes:
-        out: the run's folder; everything is written there.
-        model: as in `load_model`.
-        task, difficulty: as in `load_task`.
-        loss: what is added to the cross-entropy of the answers: "tsloss" (the exact form),
-            "surrogate", "total" (sum of deaths), "l2" (mean squared norm of the tokens), or "ce":
-            nothing, TSLoss being measured only.
-        weight: of what is added; by default `DEFAULT_WEIGHTS[loss]`.
-        connectivity, redundancy, compactness, loops: weights of the terms within TSLoss.
-        steps, batch_size, lr, weight_decay: of AdamW, whose rate is constant.
-        virtual_tokens, init, init_text, jitter: as in `initial_prompt`.
-        train_size, test_size, validation_size: items of the splits.
-        seed: of the task, the initial prompt and the order of the data.
-        eval_every: evaluate after every so many steps, before the first and after the last.
-        checkpoint_every: steps that a killed run loses at most.
-        device: where the model runs, a device of this machine. Bit equality is promised for "cpu"
-            with one thread count.
+    `tsloss tune --help` explains each setting; `out` is the run's folder, where everything is
+    written, and `trainer` holds further fields of `transformers.TrainingArguments` by name.
+
+    Raises:
+        ValueError: a setting is out of range, or contradicts another one; the device is none of
+            this machine.
+        ModuleNotFoundError: `loops` needs GUDHI.
     """
 
     out: str
-    model: str = "smollm2"
-    task: str = "boolean"
-    loss: str = "tsloss"
-    weight: float | None = None
-    connectivity: float = 1.0
-    redundancy: float = 1.0
-    compactness: float = 0.0
-    loops: float = 0.0
-    steps: int = 60
-    batch_size: int = 8
-    lr: float = 0.03
-    weight_decay: float = 0.0
-    virtual_tokens: int = 10
-    init: str = "vocabulary"
-    init_text: str | None = None
-    jitter: float = 0.0
-    train_size: int = 128
-    test_size: int = 60
-    validation_size: int = 0
-    difficulty: int | None = None
-    seed: int = 0
-    eval_every: int = 10
-    checkpoint_every: int = 10
-    device: str = "cpu"
+    model: str = _option(
+        "smollm2", "a Hugging Face name, a folder, a .gguf file, or smollm2", "what is tuned"
+    )
+    task: str = _option("boolean", "boolean, or a JSON Lines file (question, answer)")
+    train_size: int = _option(128, "training items")
+    test_size: int = _option(60, "test items")
+    validation_size: int = _option(0, "validation items, evaluated beside the test items")
+    difficulty: int | None = _option(
+        None, f"operands of a boolean expression, 1 to 8 (default: {OPERANDS})", kind=int
+    )
+    loss: str = _option(
+        "tsloss", "what is added to cross-entropy; ce adds nothing, TSLoss is measured", "the loss"
+    )
+    weight: float | None = _option(None, f"of what is added (default: {_WEIGHTS})", kind=float)
+    connectivity: float = _option(1.0, _TERM)
+    redundancy: float = _option(1.0, _TERM)
+    compactness: float = _option(0.0, _TERM)
+    loops: float = _option(0.0, f"{_TERM}; needs GUDHI")
+    virtual_tokens: int = _option(10, "tokens of the prompt", "the prompt")
+    init: str = _option("vocabulary", "how the prompt begins: vocabulary, text or normal")
+    init_text: str | None = _option(None, "the text of --init text", kind=str)
+    jitter: float = _option(0.0, "noise on the first prompt, which separates equal tokens")
+    steps: int = _option(60, "optimizer steps; a larger number extends a run", "the training")
+    batch_size: int = _option(8, "items a step (of each process, if there are several)")
+    lr: float = _option(0.03, "learning rate of AdamW")
+    weight_decay: float = _option(0.0, "of AdamW")
+    seed: int = _option(0, "of the items, the first prompt and the order of the data")
+    eval_every: int = _option(10, "steps between evaluations")
+    checkpoint_every: int = _option(10, "steps between checkpoints")
+    patience: int | None = _option(
+        None,
+        "stop after so many evaluations without a lower cross-entropy of the validation items",
+        kind=int,
+    )
+    device: str = _option("cpu", "where the model runs, for example cuda")
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.weight is None:
             object.__setattr__(self, "weight", DEFAULT_WEIGHTS[self.loss])
-        at_least_one = ("steps", "batch_size", "virtual_tokens", "eval_every", "checkpoint_every")
-        for name in at_least_one:
+        counts = ["steps", "batch_size", "virtual_tokens", "eval_every", "checkpoint_every"]
+        for name in counts + ["patience"] * (self.patience is not None):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be in 0 … 2^63 - 1, got {self.seed}")
-        for name, least in (("lr", None), ("weight_decay", 0.0), ("weight", 0.0)):
+        if self.patience is not None and self.validation_size < 1:
+            raise ValueError(
+                f"patience={self.patience} needs validation items to stop by, but validation_size "
+                f"is {self.validation_size}: test items must not decide when the training ends"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in 0 … 2^32 - 1, got {self.seed}")
+        for name in ("lr", "weight_decay", "weight", "jitter"):
             value = getattr(self, name)
-            if not math.isfinite(value) or (value <= 0 if least is None else value < least):
-                bound = "a finite number above 0" if least is None else "a finite number >= 0"
-                raise ValueError(f"{name} must be {bound}, got {value}")
+            if not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
+                bound = "above 0" if name == "lr" else ">= 0"
+                raise ValueError(f"{name} must be a finite number {bound}, got {value}")
         if self.loss == "ce" and self.weight != 0:
             raise ValueError(f"loss 'ce' adds nothing, so weight must be 0, got {self.weight}")
         self.make_loss()
-        # All that follows would otherwise fail only after the model was loaded.
         if self.loops and importlib.util.find_spec("gudhi") is None:
             raise ModuleNotFoundError(
                 f"loops={self.loops} needs GUDHI, not installed here; install it with: "
@@ -117,23 +138,24 @@ class TuneConfig:
             raise ValueError(f"init 'text' needs a text in init_text, got {text!r}")
         if self.init != "text" and text is not None:
             raise ValueError(f"init_text is only used by init 'text', but init is {self.init!r}")
-        if not math.isfinite(self.jitter) or self.jitter < 0:
-            raise ValueError(f"jitter must be a finite number >= 0, got {self.jitter}")
         _check_device(self.device)
 
     def make_loss(self) -> nn.Module:
-        """The module of what is added to the cross-entropy (for "ce", of what is measured)."""
+        """Return the module of what is added to the cross-entropy (for "ce", of what is
+        measured)."""
         if self.loss == "l2":
             return MeanSquaredNorm()
         redundancy = None if self.loss == "total" else self.redundancy  # a term it does not have
-        return TSLoss(FORMS[self.loss], self.connectivity, redundancy, self.compactness, self.loops)
+        form = _FORMS[self.loss]
+        return TSLoss(form, self.connectivity, redundancy, self.compactness, self.loops)
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on: everything but the folder. JSON can hold it."""
+        """Return what the result depends on, everything but the folder, as JSON can hold it."""
         settings = asdict(self)
         del settings["out"]
-        # To leave it out is the same run as to give the task's own.
-        settings["difficulty"] = task_difficulty(self.task, self.difficulty)
+        # To leave the difficulty out is the same run as to give the task's own.
+        if self.task == "boolean" and self.difficulty is None:
+            settings["difficulty"] = OPERANDS
         return settings
 
 

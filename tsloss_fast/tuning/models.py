@@ -14,7 +14,7 @@ __all__ = ["ModelNotAvailableError", "load_model", "model_digest"]
 
 
 def model_digest(model: Any) -> str:
-    """SHA-256, in hexadecimal, of all weights of a model and of its configuration.
+    """Return the SHA-256, in hexadecimal, of all weights of a model and of its configuration.
 
     It is that of the values in memory: a copy of the model's files gives the same one, and times
     and names of files have no part in it. A second reads one to two gigabytes of weights.

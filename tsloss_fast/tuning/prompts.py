@@ -1,4 +1,4 @@
-"""How a soft prompt begins, and how it is put in front of a model."""
+"""The first values of a soft prompt, and the prompt in front of a model."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ def initial_prompt(
     seed: int = 0,
     jitter: float = 0.0,
 ) -> Tensor:
-    """The first values of a soft prompt, the same for the same arguments on every device.
+    """Return the first values of a soft prompt, the same for the same arguments on every device.
 
     Args:
-        model: the model whose input embeddings are read, wherever they are: on any device, or
-            offloaded by accelerate. Nothing in it is changed.
+        model: the model whose input embeddings are read, wherever they are, also offloaded by
+            accelerate. Nothing in it is changed.
         tokenizer: its tokenizer; special tokens are never drawn.
         num_virtual_tokens: N, at least 1.
-        method:
-            `"vocabulary"`, the default: embeddings of N distinct tokens, drawn without replacement.
-            `"text"`: embeddings of the tokens of `text`, repeated or cut to N.
-            `"normal"`: independent N(0, 1), as peft's RANDOM. Off the manifold of embeddings: on
-            SmolLM2 the mean death is ten times that of vocabulary rows, and training is slower.
+        method: `"vocabulary"`, embeddings of N distinct tokens; `"text"`, embeddings of the tokens
+            of `text`, repeated or cut to N; or `"normal"`, independent N(0, 1), as peft's RANDOM,
+            which is off the manifold of embeddings: on SmolLM2 the mean death is ten times that of
+            vocabulary rows, and training is slower.
         text: the text of the method `"text"`.
         seed: of the draw and of the jitter. The global generator is neither read nor moved.
         jitter: standard deviation of normal noise added to every number, in units of the root mean
-            square of all numbers (so a noise vector is about `jitter` times as long as a row).
-            TSLoss cannot separate coincident tokens, since its gradient there is 0; 0.01 can.
+            square of all numbers. TSLoss cannot separate coincident tokens, since its gradient
+            there is 0; a jitter of 0.01 can.
 
     Returns:
         (N, D) float32 on the CPU, without gradient.
@@ -54,8 +53,6 @@ def initial_prompt(
     Warns:
         UserWarning: some virtual tokens coincide, with their number.
 
-    Cost: N rows of the embedding, and for "vocabulary" a permutation of the token ids.
-
     Example:
         >>> from tokenizers import Tokenizer, models
         >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -66,7 +63,11 @@ def initial_prompt(
         >>> initial_prompt(model, tokenizer, num_virtual_tokens=5).shape
         torch.Size([5, 8])
     """
-    count = _check_count(num_virtual_tokens)
+    count = num_virtual_tokens
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"num_virtual_tokens must be an integer, got {count!r}")
+    if count < 1:
+        raise ValueError(f"num_virtual_tokens must be at least 1, got {count}")
     if method not in INITS:
         raise ValueError(f"method must be one of {', '.join(INITS)}, got {method!r}")
     if method != "text" and text is not None:
@@ -80,7 +81,12 @@ def initial_prompt(
         prompt = torch.randn((count, embeddings.weight.shape[1]), generator=generator, device="cpu")
     else:
         if method == "text":
-            ids = _text_tokens(tokenizer, text, count)
+            if text is None:
+                raise ValueError('method="text" needs the text: initial_prompt(..., text="...")')
+            tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            if not tokens:
+                raise ValueError(f"the text {text!r} has no tokens; pass at least one word")
+            ids = torch.tensor((tokens * -(-count // len(tokens)))[:count], device="cpu")
         else:
             ids = _vocabulary_tokens(tokenizer, embeddings.weight.shape[0], count, generator)
         with torch.no_grad():
@@ -90,7 +96,17 @@ def initial_prompt(
     if jitter > 0:
         scale = prompt.square().mean().sqrt().item() or 1.0
         prompt += jitter * scale * torch.randn(prompt.shape, generator=generator, device="cpu")
-    _warn_of_coincidence(prompt, jitter)
+    counts = torch.unique(prompt, dim=0, return_counts=True)[1]
+    coincident = int(counts[counts > 1].sum())
+    if coincident:
+        cure = "a larger jitter" if jitter else "jitter=0.01"
+        warnings.warn(
+            f"{coincident} of {len(prompt)} virtual tokens coincide with another one "
+            f"({len(counts)} distinct): TSLoss has no gradient between coincident points and "
+            f"cannot separate them; pass {cure}, or start from vocabulary rows",
+            UserWarning,
+            stacklevel=2,
+        )
     return prompt
 
 
@@ -140,6 +156,11 @@ def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
     if not bool(initial.isfinite().all()):
         raise ValueError("initial holds NaN or infinity")
 
+    settings = model.config.to_dict()
+    settings = settings.get("text_config", settings)
+    # peft asks for the number with every kind of prompt and uses it for prefixes alone; a
+    # state-space model has no attention, so it is told here.
+    heads = {"num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"}
     seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
     config = PromptTuningConfig(
         task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM,
@@ -147,7 +168,7 @@ def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
         token_dim=dim,
         num_transformer_submodules=1,
         prompt_tuning_init=PromptTuningInit.RANDOM,
-        num_attention_heads=_attention_heads(model.config),
+        num_attention_heads=None if heads & settings.keys() else 1,
     )
     # peft draws numbers that are overwritten at once; the caller's generator must not notice.
     with torch.random.fork_rng(devices=[]):
@@ -160,25 +181,6 @@ def add_soft_prompt(model: PreTrainedModel, initial: Tensor) -> Any:
         embedding.to_empty(device=row.device)
     embedding.weight.data = initial.detach().to(embedding.weight.device, torch.float32, copy=True)
     return wrapped
-
-
-def _attention_heads(config: Any) -> int | None:
-    """The number to tell peft where it would find none: a state-space model has no attention.
-
-    peft asks for it with every kind of prompt, and uses it for prefixes alone.
-    """
-    settings = config.to_dict()
-    settings = settings.get("text_config", settings)
-    names = {"num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"}
-    return None if names & settings.keys() else 1
-
-
-def _check_count(count: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"num_virtual_tokens must be an integer, got {count!r}")
-    if count < 1:
-        raise ValueError(f"num_virtual_tokens must be at least 1, got {count}")
-    return count
 
 
 def _input_embeddings(model: Any) -> nn.Embedding:
@@ -207,26 +209,3 @@ def _vocabulary_tokens(
         )
     order = torch.randperm(len(ids), generator=generator, device="cpu")[:count]
     return torch.tensor(ids, device="cpu")[order]
-
-
-def _text_tokens(tokenizer: PreTrainedTokenizerBase, text: str | None, count: int) -> Tensor:
-    if text is None:
-        raise ValueError('method="text" needs the text: initial_prompt(..., text="...")')
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not ids:
-        raise ValueError(f"the text {text!r} has no tokens; pass a text with at least one word")
-    return torch.tensor((ids * -(-count // len(ids)))[:count], device="cpu")
-
-
-def _warn_of_coincidence(prompt: Tensor, jitter: float) -> None:
-    counts = torch.unique(prompt, dim=0, return_counts=True)[1]
-    coincident = int(counts[counts > 1].sum())
-    if coincident:
-        cure = "a larger jitter" if jitter else "jitter=0.01"
-        warnings.warn(
-            f"{coincident} of {len(prompt)} virtual tokens coincide with another one "
-            f"({len(counts)} distinct): TSLoss has no gradient between coincident points and "
-            f"cannot separate them; pass {cure}, or start from vocabulary rows",
-            UserWarning,
-            stacklevel=3,
-        )

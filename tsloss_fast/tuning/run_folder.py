@@ -1,8 +1,17 @@
-"""The folder of a run: one writer at a time, one configuration for ever, a resumable log."""
+"""The folder of a run: one writer at a time, one configuration, a resumable log, checkpoints.
+
+config.json                         the settings, and digests of the model and of the tokens
+metrics.jsonl                       a line a step and a line an evaluation
+topology.arrows                     the record of PromptTopologyCallback
+checkpoints/checkpoint-40/          the Trainer's: peft's adapter, optimizer, generators, state
+prompts/soft_prompt_epoch_002.pt    a tensor (1, N, D), the format of the TSLoss authors
+adapter/                            the final prompt, for `PeftModel.from_pretrained`
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,19 +19,36 @@ from pathlib import Path
 from typing import Any
 
 from tsloss_fast import _files
-from tsloss_fast._files import HeldElsewhere, not_a_link, read_json_lines, sync, whole_file
+from tsloss_fast._files import (
+    HeldElsewhere,
+    not_a_link,
+    read_json_lines,
+    remove_folder,
+    remove_temporaries,
+    sync,
+    whole_file,
+)
 
 __all__ = [
+    "CHECKPOINTS",
+    "METRICS",
     "MetricsLog",
     "RunFolderError",
     "check_configuration",
     "claim",
     "exclusive",
+    "finish_checkpoint",
+    "newest_checkpoint",
     "read_metrics",
 ]
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+# The last file of a checkpoint: the SHA-256 of each of its files.
+FINISHED = "finished.json"
+# The newest checkpoint, and one to go back to should a disk have damaged it.
+KEEP = 2
 # What is kept of the model beside its name, in the words of a message.
 DIGESTS = {"model": "the model's weights or configuration", "tokens": "the tokens of the items"}
 
@@ -33,12 +59,13 @@ class RunFolderError(RuntimeError):
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes, as `_files.exclusive`; made if it is missing, and
-    removed at the end if nothing was written to it.
+    """Hold the folder against other processes, as `_files.exclusive`. It is made if it is missing,
+    and removed at the end, with the parents made for it, if nothing was written to it.
 
     Raises:
-        RunFolderError: another process holds it.
+        RunFolderError: another process holds it, or nothing can be written there.
     """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_files.exclusive(folder, passing=True))
@@ -46,7 +73,17 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise RunFolderError(
                 f"{folder} is being written by {holder}: wait for it to end, or use another folder"
             ) from None
-        yield
+        except OSError as error:
+            raise RunFolderError(
+                f"nothing can be written to {folder} ({error.strerror}): use another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            stack.close()
+            for empty in made[1:] if made and not made[0].exists() else []:
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
 
 
 def check_configuration(
@@ -55,12 +92,13 @@ def check_configuration(
     made_with: Mapping[str, str],
     digests: Mapping[str, str] | None = None,
 ) -> bool:
-    """Whether the folder is already this run's; False if it is nobody's.
+    """Return whether the folder is already this run's; False if it is no run's.
 
     Args:
         folder: held by `exclusive`.
-        config: everything that the result depends on; values that JSON can hold. What the model is
-            called counts only if its digest is another one: files can be moved.
+        config: everything that the result depends on, as JSON can hold it. The name of the model
+            counts only if its digest is another one, because files can be moved. More `steps` than
+            the folder has extend its run, if its learning rate is constant.
         made_with: full versions, of which major and minor are compared.
         digests: those of `DIGESTS`; None as long as the model is not loaded.
 
@@ -73,8 +111,8 @@ def check_configuration(
     if not file.exists():
         if (folder / METRICS).exists():
             raise RunFolderError(
-                f"{folder} holds {METRICS} but no {CONFIG}, so nobody can say what run it is: "
-                "use another folder"
+                f"{folder} holds {METRICS} but no {CONFIG}, so its run is not known: use another "
+                "folder"
             )
         return False
     try:
@@ -87,14 +125,17 @@ def check_configuration(
         raise RunFolderError(
             f"{file} cannot be read ({error}): restore it, or use another folder"
         ) from error
-    if not found_digests:
+    if not found_digests or "trainer" not in found:
         raise RunFolderError(
-            f"{folder} holds a run of an older version, which kept no digest of its model, so that "
-            "it cannot be told whether this is the same model: use another folder"
+            f"{folder} holds a run of an older version of tsloss_fast, which this one cannot go on "
+            "with: use another folder"
         )
     wanted = json.loads(json.dumps(dict(config)))
     if digests is None or digests["model"] == found_digests["model"]:
         wanted["model"] = found.get("model")
+    constant = "constant" in str(wanted["trainer"].get("lr_scheduler_type", "constant"))
+    if constant and wanted["steps"] > found.get("steps", 0):
+        found["steps"] = wanted["steps"]
     differ = [
         _difference(key, found.get(key, _ABSENT), wanted.get(key, _ABSENT))
         for key in sorted({*found, *wanted})
@@ -124,14 +165,14 @@ def claim(
     made_with: Mapping[str, str],
     digests: Mapping[str, str],
 ) -> None:
-    """Write the configuration, unless it is there: from now on the folder is this run's.
-
-    Args:
-        folder, config, made_with, digests: as in `check_configuration`, whose errors this raises.
-    """
-    if check_configuration(folder, config, made_with, digests):
-        return
+    """Write the configuration: from now on the folder is this run's. The arguments and the errors
+    are those of `check_configuration`."""
     record = {"config": config, "digests": digests, "made_with": made_with}
+    if check_configuration(folder, config, made_with, digests):
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if record["config"]["steps"] == config["steps"]:
+            return
+        record["config"]["steps"] = config["steps"]
     with whole_file(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -145,43 +186,102 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 
 class MetricsLog:
-    """Appends JSON Lines to the run's log; what stands after `offset` bytes is cut off first.
+    """Appends JSON Lines to the run's log, after cutting off the lines of later steps.
 
-    A checkpoint stores `offset`, so lines of steps that will be run again never stand twice.
+    Args:
+        folder: held by `exclusive`.
+        step: of the checkpoint that the run goes on from, so that the lines of steps that will be
+            run again never stand twice; None for a fresh run.
+
+    Raises:
+        RunFolderError: the log ends before the checkpoint, or is damaged.
     """
 
-    def __init__(self, folder: Path, offset: int) -> None:
+    def __init__(self, folder: Path, step: int | None) -> None:
         path = folder / METRICS
         # Append mode creates the file, and lets it be cut.
         self._file = open(path, "ab", buffering=0, opener=not_a_link)  # noqa: SIM115
-        size = path.stat().st_size
-        if size < offset:
+        try:
+            records = read_metrics(folder) if step is not None else []
+            kept = [record for record in records if record.get("step", 0) <= (step or 0)]
+            last = max((r["step"] for r in kept if r["kind"] == "step"), default=0)
+            if last < (step or 0):
+                raise ValueError(f"it ends after step {last}")
+            lines = path.read_bytes().split(b"\n")[: len(kept)]
+            self._file.truncate(sum(len(line) + 1 for line in lines))
+        except (ValueError, KeyError, TypeError) as error:
             self._file.close()
             raise RunFolderError(
-                f"{path} has {size} bytes, but the checkpoint was made when it had {offset}: "
-                "restore it, or start again in another folder"
-            )
-        self._file.truncate(offset)
+                f"{path} does not fit the checkpoint of step {step} ({error}): restore it, or "
+                "start again in another folder"
+            ) from error
         sync(folder)
 
     def write(self, record: Mapping[str, Any]) -> None:
         # One unbuffered write a line: a kill leaves at most one half line, cut off on resume.
         self._file.write(json.dumps(dict(record), allow_nan=False).encode() + b"\n")
 
-    def sync(self) -> int:
-        """Force the log to the disk; its size in bytes."""
+    def sync(self) -> None:
+        """Force the log to the disk."""
         sync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         self._file.close()
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a run's log, in order. A half line at the end, left by a kill, is left out.
+    """Return the records of a run's log, in order, without a half line at the end.
 
     Raises:
         FileNotFoundError: the folder has no log.
         ValueError: a line before the last is no JSON object.
     """
     return read_json_lines(Path(folder) / METRICS)
+
+
+def finish_checkpoint(folder: Path) -> None:
+    """Mark a checkpoint as whole, once all its files are written and on the disk."""
+    files = sorted(path for path in folder.iterdir() if path.name != FINISHED)
+    for file in files:
+        sync(file)
+    with whole_file(folder / FINISHED) as temporary:
+        temporary.write_text(json.dumps({file.name: _digest(file) for file in files}, indent=1))
+    sync(folder.parent)
+
+
+def newest_checkpoint(run: Path, clean: bool = True) -> Path | None:
+    """Return the newest checkpoint that was finished, or None.
+
+    Args:
+        run: the run's folder.
+        clean: first remove what a killed process left: unfinished checkpoints, those that were to
+            be pruned, and temporary files.
+
+    Raises:
+        RunFolderError: one of its files is not what was written.
+    """
+    places = run / CHECKPOINTS
+    found = sorted(places.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    finished = [path for path in found if (path / FINISHED).is_file()]
+    if clean:
+        for place in (run, run / "prompts", *found):
+            remove_temporaries(place)
+        for old in set(found) - set(finished[-KEEP:]):
+            remove_folder(old)
+    if not finished:
+        return None
+    folder = finished[-1]
+    try:
+        for name, digest in json.loads((folder / FINISHED).read_text(encoding="utf-8")).items():
+            if _digest(folder / name) != digest:
+                raise ValueError(f"{name} is not what was written")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"the checkpoint {folder} cannot be read ({error}): delete that folder to go on from "
+            f"{finished[-2].name if len(finished) > 1 else 'the start'}"
+        ) from error
+    return folder
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

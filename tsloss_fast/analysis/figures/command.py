@@ -11,7 +11,7 @@ from typing import Any
 from tsloss_fast._files import whole_file
 from tsloss_fast._terminal import CommandParser, require, say
 
-__all__ = ["main"]
+__all__ = ["main", "write_figure"]
 
 # Kind of figure, and what the help says of it.
 KINDS = {
@@ -55,22 +55,55 @@ def main(argv: Sequence[str]) -> int:
     if given.step is not None and given.kind == "curves":
         parser.error("--step chooses a step; the curves show all of them")
     require("tsloss plot", "analysis", "matplotlib", "scipy")
+    look = {"size": (given.width, given.height), "title": given.title}
+    write_figure(
+        out,
+        given.kind,
+        given.runs,
+        step=given.step,
+        cloud=given.cloud,
+        quantities=given.quantity or (),
+        dpi=given.dpi,
+        **look,
+    )
+    say(f"wrote {out}")
+    return 0
 
+
+def write_figure(
+    out: Path,
+    kind: str,
+    folders: Sequence[str | Path],
+    *,
+    step: int | None = None,
+    cloud: int = 0,
+    quantities: Sequence[str] = (),
+    dpi: float = 300.0,
+    **look: Any,
+) -> None:
+    """Draw recorded runs, each with the control in its folder, into a file that is whole or absent.
+
+    Args:
+        out: a name that ends in .png, .svg or .pdf.
+        kind: one of `KINDS`.
+        folders: as of `load_runs`.
+        step, cloud, quantities: what of the runs, as the options of `tsloss plot`.
+        dpi: dots an inch of a .png.
+        look: `size` and `title` of `draw_runs`.
+    """
     import matplotlib.style
 
     from tsloss_fast.analysis.figures.choice import Choice
     from tsloss_fast.analysis.figures.figure import draw_runs
     from tsloss_fast.analysis.runs import load_runs
 
-    runs = load_runs(given.runs)
-    choice = Choice(given.step, given.cloud, tuple(given.quantity or ()))
+    suffix = out.suffix.lower()
     with matplotlib.style.context(["default", STYLE]):
-        figure = draw_runs(given.kind, runs, choice, (given.width, given.height), given.title)
+        choice = Choice(step, cloud, tuple(quantities))
+        figure = draw_runs(kind, load_runs(folders), choice, **look)
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=given.dpi, metadata=DATES[suffix])
-    say(f"wrote {out}")
-    return 0
+            figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=DATES[suffix])
 
 
 def _parser() -> argparse.ArgumentParser:

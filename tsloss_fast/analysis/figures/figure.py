@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from tsloss_fast.analysis.figures.axes import legend, limits
+from tsloss_fast.analysis.figures.axes import GREY, legend, limits
 from tsloss_fast.analysis.figures.choice import (
     Choice,
     chosen_series,
@@ -43,6 +43,10 @@ OF_ONE_RUN = ("barcode", "diagram", "dendrogram", "map")
 KINDS = (*OF_ONE_RUN, "components", "curves", "all")
 PANEL = (3.4, 2.7)  # inches
 MOST_COLUMNS = 3
+REFERENCES = {
+    "majority_rate": "majority answer",
+    "zero_shot_restricted_accuracy": "zero-shot, given the answers' form",
+}
 # Points of a map whose numbers can still be read.
 MOST_NUMBERED = 50
 
@@ -209,7 +213,8 @@ def _curves(runs: Mapping[str, Run], looks: Looks, choice: Choice) -> list[_Pane
                 f"quantity {quantity!r} is in none of the runs; expected one of "
                 f"{', '.join(known_quantities(runs, choice.cloud))}"
             )
-        draw = partial(_curve, series, looks, quantity)
+        reference = next(iter(runs.values())).reference if quantity == "accuracy" else {}
+        draw = partial(_curve, series, looks, quantity, reference)
         panels.append(_Panel("", draw))
     return panels
 
@@ -218,6 +223,7 @@ def _curve(
     series: Mapping[str, tuple[np.ndarray, np.ndarray]],
     looks: Looks,
     quantity: str,
+    reference: Mapping[str, Any],
     axes: Axes,
 ) -> None:
     plot_series(
@@ -228,6 +234,27 @@ def _curve(
         looks=looks,
         show_legend=False,
     )
+    # Rates that need no tuning, without which an accuracy cannot be judged.
+    rates = {
+        label: reference[name]
+        for name, label in REFERENCES.items()
+        if reference.get(name) is not None
+    }
+    for label, rate in rates.items():
+        axes.axhline(rate, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        # The upper line is labelled above itself and the lower one below.
+        upper = rate == max(rates.values()) and label == max(rates, key=lambda each: rates[each])
+        axes.annotate(
+            f"{label} {rate:.2f}",
+            (0.98, rate),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 1 if upper else -1),
+            textcoords="offset points",
+            ha="right",
+            va="bottom" if upper else "top",
+            fontsize="x-small",
+            color=GREY,
+        )
 
 
 def _unique(names: Sequence[str]) -> list[str]:
