@@ -91,8 +91,8 @@ def check_configuration(
     config: Mapping[str, Any],
     made_with: Mapping[str, str],
     digests: Mapping[str, str] | None = None,
-) -> bool:
-    """Return whether the folder is already this run's; False if it is no run's.
+) -> dict[str, Any] | None:
+    """Return what the folder says of its run if this is that run; None if it is no run's.
 
     Args:
         folder: held by `exclusive`.
@@ -104,8 +104,8 @@ def check_configuration(
 
     Raises:
         RunFolderError: the folder belongs to a run with another configuration (the message names
-            what differs, with both values) or to one of a version that kept no digests, or holds a
-            log without a configuration.
+            what differs, with both values) or to one of an older version, or holds a log without a
+            configuration.
     """
     file = folder / CONFIG
     if not file.exists():
@@ -114,49 +114,43 @@ def check_configuration(
                 f"{folder} holds {METRICS} but no {CONFIG}, so its run is not known: use another "
                 "folder"
             )
-        return False
+        return None
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        found, versions = dict(kept["config"]), dict(kept["made_with"])
-        found_digests = dict(kept.get("digests", {}))
-        if found_digests and found_digests.keys() != DIGESTS.keys():
-            raise ValueError(f"its digests are those of {', '.join(found_digests)}")
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        there, versions = dict(kept["config"]), dict(kept["made_with"])
+        found = dict(kept.get("digests", {}))
+        if found and found.keys() != DIGESTS.keys():
+            raise ValueError(f"its digests are those of {', '.join(found)}")
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{file} cannot be read ({error}): restore it, or use another folder"
         ) from error
-    if not found_digests or "trainer" not in found:
+    if not found or "trainer" not in there:
         raise RunFolderError(
             f"{folder} holds a run of an older version of tsloss_fast, which this one cannot go on "
             "with: use another folder"
         )
-    wanted = json.loads(json.dumps(dict(config)))
-    if digests is None or digests["model"] == found_digests["model"]:
-        wanted["model"] = found.get("model")
-    constant = "constant" in str(wanted["trainer"].get("lr_scheduler_type", "constant"))
-    if constant and wanted["steps"] > found.get("steps", 0):
-        found["steps"] = wanted["steps"]
-    differ = [
-        _difference(key, found.get(key, _ABSENT), wanted.get(key, _ABSENT))
-        for key in sorted({*found, *wanted})
-        if found.get(key, _ABSENT) != wanted.get(key, _ABSENT)
-    ]
-    differ += [
-        _difference(f"{DIGESTS[name]}, SHA-256", str(found_digests[name])[:12], digest[:12])
+    here = json.loads(json.dumps(dict(config)))
+    if digests is None or digests["model"] == found["model"]:
+        here["model"] = there.get("model")
+    constant = "constant" in str(here["trainer"].get("lr_scheduler_type", "constant"))
+    if constant and here["steps"] > there.get("steps", 0):
+        there["steps"] = here["steps"]
+    pairs = [(name, there.get(name), here.get(name)) for name in sorted({*there, *here})]
+    pairs += [
+        (f"{DIGESTS[name]}, SHA-256", str(found[name])[:12], digest[:12])
         for name, digest in (digests or {}).items()
-        if found_digests[name] != digest
     ]
-    differ += [
-        _difference(f"the version of {name}", versions.get(name, _ABSENT), version)
-        for name, version in made_with.items()
-        if str(versions.get(name)).split(".")[:2] != version.split(".")[:2]
-    ]
+    for name, version in made_with.items():
+        same = str(versions.get(name)).split(".")[:2] == version.split(".")[:2]
+        pairs.append((f"the version of {name}", version if same else versions.get(name), version))
+    differ = [f"{n} ({json.dumps(a)} there, {json.dumps(b)} here)" for n, a, b in pairs if a != b]
     if differ:
         raise RunFolderError(
             f"{folder} holds a run with another configuration: {', '.join(differ)}. Use another "
             "folder for this run, or restore what is there to resume that one"
         )
-    return True
+    return kept
 
 
 def claim(
@@ -167,22 +161,13 @@ def claim(
 ) -> None:
     """Write the configuration: from now on the folder is this run's. The arguments and the errors
     are those of `check_configuration`."""
-    record = {"config": config, "digests": digests, "made_with": made_with}
-    if check_configuration(folder, config, made_with, digests):
-        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if record["config"]["steps"] == config["steps"]:
-            return
-        record["config"]["steps"] = config["steps"]
+    kept = check_configuration(folder, config, made_with, digests)
+    if kept is not None and kept["config"]["steps"] == config["steps"]:
+        return
+    record = kept or {"config": dict(config), "digests": digests, "made_with": made_with}
+    record["config"]["steps"] = config["steps"]
     with whole_file(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-_ABSENT = object()
-
-
-def _difference(name: str, there: Any, here: Any) -> str:
-    values = ["absent" if x is _ABSENT else json.dumps(x) for x in (there, here)]
-    return f"{name} ({values[0]} there, {values[1]} here)"
 
 
 class MetricsLog:

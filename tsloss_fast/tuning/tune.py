@@ -26,7 +26,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.integrations import get_reporting_integration_callbacks
 
 import tsloss_fast
 from tsloss_fast import barcode, h0_persistence
@@ -257,7 +256,9 @@ def _training_arguments(config: TuneConfig) -> TrainingArguments:
         parsed = vars(HfArgumentParser(kind, exit_on_error=False).parse_args(options))
         given = {name: parsed[name] if name in texts else v for name, v in config.trainer.items()}
         arguments = TrainingArguments(**(usual | given | decided))
-        get_reporting_integration_callbacks(arguments.report_to)
+        # An integration that there is not is refused here, and not when the model is loaded.
+        integrations: Any = transformers.integrations
+        integrations.get_reporting_integration_callbacks(arguments.report_to)
     except (Exception, SystemExit) as error:
         raise ValueError(f"trainer: {dict(config.trainer)} cannot be used: {error}") from error
     if not cpu:
