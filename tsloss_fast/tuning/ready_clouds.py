@@ -78,8 +78,8 @@ class hidden_states:
         layers: as in the model's `output_hidden_states`: 0 for the embeddings, i for the output of
             layer i, -1 for the last after its norm.
 
-    Called with the model, it returns (len(layers) * rows, N, D) of the last forward in training
-    mode, once: it keeps no states. A trainer of this package attaches it by itself; in a loop of
+    Called with the model, it returns (len(layers) * rows, N, D) of the last forward that
+    had gradients, once: it keeps no states. A trainer of this package attaches it by itself; in a loop of
     one's own, call `attach(model)` before the first forward. Gradient checkpointing is no obstacle;
     `torch.compile` is, because it may leave out hooks that come after it.
 
@@ -123,8 +123,8 @@ class hidden_states:
         states, self._states = self._states, None
         if states is None:
             raise RuntimeError(
-                "hidden_states: the model has not run in training mode since the last use, or its "
-                "output has no hidden_states; run attach(model) and the model's forward first"
+                "hidden_states: the model has not run with gradients since the last use, or its "
+                "output has no hidden_states; call attach(model) and the model's forward first"
             )
         points = torch.cat([states[layer][:, self.positions] for layer in self.layers])
         if torch.is_grad_enabled() and not points.requires_grad:
@@ -136,10 +136,9 @@ class hidden_states:
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         self._states = None  # also if this forward fails
-        if module.training and torch.is_grad_enabled():
-            return args, {**kwargs, "output_hidden_states": True}
-        return None
+        training = torch.is_grad_enabled()
+        return (args, {**kwargs, "output_hidden_states": True}) if training else None
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if module.training and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             self._states = getattr(output, "hidden_states", None)
