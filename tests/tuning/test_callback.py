@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import pickle
@@ -24,11 +25,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis import load_run, read_record
+from tsloss_fast.analysis.measures import LOGGED
 from tsloss_fast.tuning import (
     PromptTopologyCallback,
     TSLossTrainer,
     add_soft_prompt,
     cloud_names,
+    hidden_states,
     prompt_clouds,
 )
 
@@ -72,7 +75,8 @@ def trainer(folder: Path, model: Any = None, kind: Any = Trainer, **changes: Any
 def test_every_step_is_recorded_from_the_first_prompt_to_the_last(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     start = prompt_clouds(made.model)[0].detach().clone()
-    callback = PromptTopologyCallback(h1_every=3).attach(made)
+    callback = PromptTopologyCallback(h1_every=3)
+    made.add_callback(callback)
     made.train()
     record = read_record(tmp_path)
     assert record.steps().tolist() == list(range(STEPS + 1))
@@ -93,51 +97,110 @@ def test_the_training_is_not_changed_by_being_watched(tmp_path: Path) -> None:
     for watched in (True, False):
         made = trainer(tmp_path / str(watched))
         if watched:
-            PromptTopologyCallback().attach(made)
+            made.add_callback(PromptTopologyCallback())
         made.train()
         prompts.append(prompt_clouds(made.model).detach())
     assert torch.equal(*prompts)
 
 
-def test_the_values_reach_the_history_and_tensorboard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Trainer, TSLossTrainer])
+def test_the_values_reach_the_history_and_every_reporter(
+    tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    made = trainer(tmp_path, report_to="tensorboard")
-    PromptTopologyCallback().attach(made)
-    made.train()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*topology")
+        made = kind(
+            model=prompted(),
+            args=arguments(tmp_path, report_to="tensorboard"),
+            train_dataset=data(),
+            callbacks=[PromptTopologyCallback(log="all")],
+        )
+        made.train()
     record = read_record(tmp_path)
     history = [entry for entry in made.state.log_history if "loss" in entry]
     assert [entry["step"] for entry in history] == [2, 4, 6]
     (events,) = tmp_path.rglob("events.out.tfevents*")
     shown = EventAccumulator(str(events.parent))
     shown.Reload()
+    printed = [ast.literal_eval(line) for line in capsys.readouterr().out.splitlines()]
     for name in ("coefficient_of_variation", "mean_lifetime", "displacement_first"):
         expected = [record.row(step)[name] for step in (2, 4, 6)]
         assert [entry[f"topology/{name}"] for entry in history] == pytest.approx(expected)
         scalars = shown.Scalars(f"train/topology/{name}")
         assert [scalar.step for scalar in scalars] == [2, 4, 6]
         assert [scalar.value for scalar in scalars] == pytest.approx(expected, rel=1e-6)
+        # The Trainer's printer, which shows numbers as texts of a few digits.
+        assert sum(f"topology/{name}" in line for line in printed) == 3
 
 
-def test_in_the_list_of_callbacks_it_says_that_reporters_will_not_see_it(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    made = Trainer(
-        model=prompted(),
-        args=arguments(tmp_path, report_to="tensorboard"),
-        train_dataset=data(),
-        callbacks=[PromptTopologyCallback()],
-    )
-    with pytest.warns(UserWarning, match=r"tensorboard will not see the topology: call .*attach"):
-        made.train()
-    # The history and the record do.
+class Calls(TrainerCallback):
+    """Keeps its name in a list that all of them share, with each call."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name, self.calls = name, calls
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.calls.append(self.name)
+
+
+def test_going_before_the_reporters_leaves_no_other_callback_out(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    class Subclass(PromptTopologyCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            calls.append("topology")
+            super().on_train_begin(*args, **kwargs)
+
+    callback = Subclass()
+    made = trainer(tmp_path)
+    for one in (Calls("a", calls), callback, Calls("b", calls), Calls("c", calls)):
+        made.add_callback(one)
+    made.train()
+    assert calls == ["a", "topology", "b", "c"]
+    assert made.callback_handler.callbacks[0] is callback
+    assert len(made.callback_handler.callbacks) == len(set(made.callback_handler.callbacks))
+
+
+def test_without_the_frame_of_the_handler_the_history_has_the_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inspect.currentframe", lambda: None)
+    made = trainer(tmp_path)
+    made.add_callback(PromptTopologyCallback())
+    made.train()
+    assert not isinstance(made.callback_handler.callbacks[0], PromptTopologyCallback)
     assert "topology/redundancy" in next(e for e in made.state.log_history if "loss" in e)
     assert len(read_record(tmp_path).steps()) == STEPS + 1
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["mean_lifetime", "coefficient_of_variation", "redundancy"]),
+        ({"log": ()}, []),
+        ({"log": "persistent_entropy"}, ["persistent_entropy"]),
+        ({"log": ["bottleneck_first", "mean_lifetime"]}, ["bottleneck_first", "mean_lifetime"]),
+        ({"log": "all"}, list(LOGGED)),
+    ],
+)
+def test_the_log_has_the_chosen_values_and_the_record_all(
+    tmp_path: Path, options: dict[str, Any], names: list[str]
+) -> None:
+    made = trainer(tmp_path)
+    made.add_callback(PromptTopologyCallback(**options))
+    made.train()
+    entry = next(entry for entry in made.state.log_history if "loss" in entry)
+    shown = [name for name in entry if name.startswith("topology/")]
+    assert shown == [f"topology/{name}" for name in names]
+    assert all(read_record(tmp_path).row(STEPS)[name] is not None for name in LOGGED)
+
+
 def test_it_works_beside_the_loss(tmp_path: Path) -> None:
     made = trainer(tmp_path, kind=TSLossTrainer)
-    PromptTopologyCallback().attach(made)
+    made.add_callback(PromptTopologyCallback())
     made.train()
     entry = next(e for e in made.state.log_history if "loss" in e)
     assert {"tsloss/total", "topology/redundancy"} <= set(entry)
@@ -149,7 +212,7 @@ def test_a_resumed_training_goes_on_with_its_record(tmp_path: Path) -> None:
         changes = {"save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "constant"}
         made = trainer(folder, max_steps=steps, **changes)
         # Step 4, from which it resumes, is one whose points are not kept.
-        PromptTopologyCallback(points_every=3).attach(made)
+        made.add_callback(PromptTopologyCallback(points_every=3))
         made.train(resume_from_checkpoint=resume)
 
     run(tmp_path / "whole", STEPS, False)
@@ -168,7 +231,7 @@ def test_a_resumed_training_goes_on_with_its_record(tmp_path: Path) -> None:
 def test_the_record_of_another_training_is_put_aside(tmp_path: Path) -> None:
     for number in range(3):
         made = trainer(tmp_path, max_steps=2)
-        PromptTopologyCallback().attach(made)
+        made.add_callback(PromptTopologyCallback())
         if number == 0:
             made.train()
         else:
@@ -185,7 +248,7 @@ def test_prefix_tuning_is_a_cloud_for_the_keys_and_the_values_of_each_layer(
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
     model = get_peft_model(make_tiny_model(), config)
     made = trainer(tmp_path, model)
-    PromptTopologyCallback(every=2).attach(made)
+    made.add_callback(PromptTopologyCallback(every=2))
     made.train()
     record = read_record(tmp_path)
     assert record.steps(3).tolist() == [0, 2, 4, 6]
@@ -203,7 +266,7 @@ def test_anything_in_the_model_can_be_watched(tmp_path: Path) -> None:
     rows = PromptTopologyCallback(
         tmp_path / "rows.arrows", clouds=lambda model: model.base_model.lm_head.weight[:9], every=6
     )
-    rows.attach(made)
+    made.add_callback(rows)
     made.train()
     record = read_record(tmp_path / "rows.arrows")
     assert record.row(6)["n_points"] == 9
@@ -219,7 +282,7 @@ def test_a_trainers_folder_is_a_run_for_the_reports(tmp_path: Path) -> None:
         train_dataset=data(),
         eval_dataset=data()[:4],
     )
-    PromptTopologyCallback(metadata={"model": "tiny"}).attach(made)
+    made.add_callback(PromptTopologyCallback(metadata={"model": "tiny"}))
     made.train()
     run = load_run(tmp_path)
     assert run.measured["train_ce"].steps.tolist() == [2, 4, 6]
@@ -246,7 +309,7 @@ def test_a_full_disk_ends_the_record_and_not_the_training(
 
     monkeypatch.setattr(RecordWriter, "write", full)
     made = trainer(tmp_path)
-    PromptTopologyCallback(h1_every=None).attach(made)
+    made.add_callback(PromptTopologyCallback(h1_every=None))
     with pytest.warns(UserWarning, match="not recorded from here on: OSError.*No space left"):
         made.train()
     assert made.state.global_step == STEPS
@@ -265,7 +328,7 @@ def test_a_training_that_is_stopped_early_is_recorded_to_its_end(
             control.should_training_stop = state.global_step == 4
 
     made = trainer(tmp_path)
-    PromptTopologyCallback(every=every).attach(made)
+    made.add_callback(PromptTopologyCallback(every=every))
     made.add_callback(Stop())
     made.train()
     assert made.state.global_step == 4
@@ -283,19 +346,20 @@ def test_an_encoder_with_dropout_is_watched_without_a_draw(tmp_path: Path) -> No
         torch.manual_seed(3)
         made = trainer(tmp_path / str(watched), get_peft_model(make_tiny_model(), config))
         if watched:
-            callback = PromptTopologyCallback(h1_every=None).attach(made)
+            callback = PromptTopologyCallback(h1_every=None)
+            made.add_callback(callback)
         made.train()
         assert all(module.training for module in made.model.prompt_encoder.modules())
         ends.append({name: p.detach().clone() for name, p in made.model.named_parameters()})
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    points = [callback._points(made.model) for _ in range(2)]
+    points = [callback._points(made.model)[0] for _ in range(2)]
     assert torch.equal(*points)
 
 
 def test_a_pickled_callback_begins_anew_with_the_same_settings(tmp_path: Path) -> None:
     def train(watching: PromptTopologyCallback, name: str) -> list[int]:
         made = trainer(tmp_path / name)
-        watching.attach(made)
+        made.add_callback(watching)
         made.train()
         return read_record(tmp_path / name).steps().tolist()
 
@@ -312,3 +376,9 @@ def test_a_pickled_callback_begins_anew_with_the_same_settings(tmp_path: Path) -
 def test_what_the_callback_cannot_take_is_refused() -> None:
     with pytest.raises(TypeError, match="takes the step from the Trainer"):
         PromptTopologyCallback(resume=3)
+    with pytest.raises(
+        ValueError, match=r"'all' or names of mean_lifetime, .*got \['mean_death'\]"
+    ):
+        PromptTopologyCallback(log=["redundancy", "mean_death"])
+    with pytest.raises(TypeError, match="hidden states are there in a training step alone"):
+        PromptTopologyCallback(clouds=hidden_states(slice(0, 5)))

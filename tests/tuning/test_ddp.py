@@ -30,12 +30,14 @@ def initial() -> torch.Tensor:
     return torch.randn(N, DIM, generator=torch.Generator().manual_seed(5))
 
 
-def train(folder: Path, per_device: int, accumulation: int, average: bool, weight: float):
-    """Gradient of each step, the first log of the term, and what DDP wrapped."""
+def train(
+    folder: Path, per_device: int, accumulation: int, average: bool, weight: float, hidden=False
+):
+    """Gradient of each step, the log of each step, and whether DDP wrapped the model."""
     from tiny_llama import make_tiny_model
     from transformers import TrainerCallback, TrainingArguments
 
-    from tsloss_fast.tuning import TSLossTrainer, add_soft_prompt
+    from tsloss_fast.tuning import TSLossTrainer, add_soft_prompt, hidden_states, prompt_clouds
 
     steps: list[torch.Tensor] = []
 
@@ -63,11 +65,16 @@ def train(folder: Path, per_device: int, accumulation: int, average: bool, weigh
     )
     model = add_soft_prompt(make_tiny_model(), initial())
     trainer = TSLossTrainer(
-        model=model, args=args, train_dataset=data, callbacks=[Keep()], ts_weight=weight
+        model=model,
+        args=args,
+        train_dataset=data,
+        callbacks=[Keep()],
+        ts_weight=weight,
+        ts_clouds=hidden_states(slice(0, 2 * N)) if hidden else prompt_clouds,
     )
     trainer.train()
     wrapped = isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
-    return torch.stack(steps), trainer.state.log_history[0]["tsloss/total"], wrapped
+    return torch.stack(steps), trainer.state.log_history[:2], wrapped
 
 
 def dtensor_gradient() -> torch.Tensor:
@@ -96,6 +103,7 @@ def main(folder: Path) -> None:
         for weight in (WEIGHT, 0.0):
             way = f"{accumulation}-{average}-{weight}"
             result[way] = train(folder / "out", per_device, accumulation, average, weight)
+    result["hidden"] = train(folder / "out", 4, 1, True, WEIGHT, hidden=True)
     result["dtensor"] = dtensor_gradient()
     torch.save(result, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -128,13 +136,38 @@ def test_the_term_s_gradient_on_two_ranks_is_that_of_one_process(ranks, accumula
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_ranks_train_as_one_process_with_the_same_global_batch(ranks, accumulation, tmp_path):
-    alone, total, wrapped = train(tmp_path, 2 * 4 // accumulation, accumulation, True, WEIGHT)
+    alone, expected, wrapped = train(tmp_path, 2 * 4 // accumulation, accumulation, True, WEIGHT)
     assert not wrapped
     assert alone.shape == (2, N, DIM)
     for rank in ranks:
         together, logged, _ = rank[f"{accumulation}-True-{WEIGHT}"]
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
-        assert logged == pytest.approx(total)
+        for name in ("loss", "tsloss/task_loss", "tsloss/total"):
+            found = [entry[name] for entry in logged]
+            assert found == pytest.approx([entry[name] for entry in expected], rel=1e-4), name
+
+
+@pytest.mark.parametrize(("accumulation", "average"), WAYS)
+def test_the_loss_of_two_ranks_is_that_of_the_task_plus_the_term(ranks, accumulation, average):
+    for rank in ranks:
+        _, logged, _ = rank[f"{accumulation}-{average}-{WEIGHT}"]
+        assert len(logged) == 2
+        for entry in logged:
+            expected = entry["tsloss/task_loss"] + WEIGHT * entry["tsloss/total"]
+            assert entry["loss"] == pytest.approx(expected, rel=2e-6)
+
+
+def test_clouds_that_differ_between_ranks_train_and_are_logged_as_their_mean(ranks, tmp_path):
+    alone, expected, _ = train(tmp_path, 8, 1, True, WEIGHT, hidden=True)
+    without, _, _ = train(tmp_path, 8, 1, True, 0.0)
+    assert (alone - without)[0].abs().max() > 1e-3
+    for rank in ranks:
+        together, logged, _ = rank["hidden"]
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+        for entry, other in zip(logged, expected, strict=True):
+            total = entry["tsloss/total"]
+            assert total == pytest.approx(other["tsloss/total"], rel=1e-4)
+            assert entry["loss"] == pytest.approx(entry["tsloss/task_loss"] + WEIGHT * total)
 
 
 def test_a_sharded_prompt_gets_its_rows_of_the_gradient(ranks):

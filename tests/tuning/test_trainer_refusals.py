@@ -47,7 +47,8 @@ def test_label_smoothing_fails_in_the_plain_trainer_and_works_with_a_prefix(tmp_
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ts_loss": torch.nn.MSELoss()}, TypeError, "must be a TSLoss or None, got MSELoss"),
+        ({"ts_loss": torch.sum}, TypeError, "must be a TSLoss or another nn.Module"),
+        ({"ts_loss": torch.nn.Linear(2, 1)}, ValueError, "would train: weight, bias; freeze them"),
         ({"ts_weight": -1.0}, ValueError, "got -1.0"),
         ({"ts_weight": float("inf")}, ValueError, "got inf"),
         ({"ts_weight": "10"}, TypeError, "got str"),

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from tsloss_fast.tuning.callback import PromptTopologyCallback
     from tsloss_fast.tuning.clouds import cloud_names, prompt_clouds
     from tsloss_fast.tuning.encoder_state import load_prompt_encoder, save_prompt_encoder
+    from tsloss_fast.tuning.lightning_callback import LightningTopologyCallback
     from tsloss_fast.tuning.models import ModelNotAvailableError, load_model
     from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
+    from tsloss_fast.tuning.ready_clouds import hidden_states, lora_clouds
     from tsloss_fast.tuning.tasks import load_task
     from tsloss_fast.tuning.trainer import TSLossMixin, TSLossTrainer
     from tsloss_fast.tuning.tune import TuneConfig, tune
 
 __all__ = [
+    "LightningTopologyCallback",
     "ModelNotAvailableError",
     "PromptTopologyCallback",
     "TSLossMixin",
@@ -37,16 +40,19 @@ __all__ = [
     "TuneConfig",
     "add_soft_prompt",
     "cloud_names",
+    "hidden_states",
     "initial_prompt",
     "load_model",
     "load_prompt_encoder",
     "load_task",
+    "lora_clouds",
     "prompt_clouds",
     "save_prompt_encoder",
     "tune",
 ]
 
 _HOME = {
+    "LightningTopologyCallback": "lightning_callback",
     "ModelNotAvailableError": "models",
     "PromptTopologyCallback": "callback",
     "TSLossMixin": "trainer",
@@ -54,10 +60,12 @@ _HOME = {
     "TuneConfig": "tune",
     "add_soft_prompt": "prompts",
     "cloud_names": "clouds",
+    "hidden_states": "ready_clouds",
     "initial_prompt": "prompts",
     "load_model": "models",
     "load_prompt_encoder": "encoder_state",
     "load_task": "tasks",
+    "lora_clouds": "ready_clouds",
     "prompt_clouds": "clouds",
     "save_prompt_encoder": "encoder_state",
     "tune": "tune",

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import inspect
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers.trainer_callback import CallbackHandler
 
-from tsloss_fast.analysis.record import RECORD
-from tsloss_fast.analysis.record_writer import put_aside
-from tsloss_fast.analysis.schedule import schedule
-from tsloss_fast.analysis.tracker import TopologyTracker
-from tsloss_fast.tuning.clouds import LastBarcode, cloud_names, prompt_clouds, unwrap
+from tsloss_fast.tuning.recorder import TopologyRecorder
 
 __all__ = ["PromptTopologyCallback"]
 
 
-class PromptTopologyCallback(TrainerCallback):
+class PromptTopologyCallback(TopologyRecorder, TrainerCallback):
     """Records the topology of the prompt before the first optimizer step and after each one.
 
     The record is `topology.arrows` in the Trainer's output folder; `tsloss report` reads it
@@ -31,8 +22,15 @@ class PromptTopologyCallback(TrainerCallback):
 
     Args:
         path: where to record; the Trainer's `output_dir` by default.
-        clouds: from the unwrapped model to points (B, N, D) or (N, D); `prompt_clouds` by default.
-            Any tensor will do: LoRA rows, class means.
+        clouds: from the unwrapped model to points (B, N, D) or (N, D), or to a list of such
+            tensors; `prompt_clouds` by default, and `lora_clouds` is another one. Clouds of
+            different widths are recorded in the widest space, where 0 fills what a narrow one
+            lacks: no distance changes.
+        names: of the clouds, in a report; those of `cloud_names` for the prompt.
+        log: the values for the log. By default the three that say most: the mean lifetime, which is
+            the scale that the loss does not see; the coefficient of variation and the redundancy,
+            of which the loss is made. `"all"` for all of them and `()` for none. The record has
+            everything.
         options: of `TopologyTracker`: `every`, `h1_every`, `points_every`, `metric`, …
 
     A Trainer that resumes from a checkpoint goes on with the record from that step. One that starts
@@ -43,9 +41,6 @@ class PromptTopologyCallback(TrainerCallback):
 
     A pickled or copied callback has the settings of the first one and no open record; it begins to
     record when a training begins.
-
-    In the list `callbacks=[…]` it comes after TensorBoard and the other reporters, which then do
-    not see its values (`state.log_history` and the record do); `attach` puts it before them.
 
     Example:
         >>> import tempfile
@@ -60,183 +55,57 @@ class PromptTopologyCallback(TrainerCallback):
         ...     arguments = TrainingArguments(
         ...         folder, max_steps=2, report_to="none", save_strategy="no", use_cpu=True
         ...     )
-        ...     trainer = Trainer(model=model, args=arguments, train_dataset=data)
-        ...     callback = PromptTopologyCallback().attach(trainer)
-        ...     result = trainer.train()  # doctest: +ELLIPSIS
+        ...     watched = dict(train_dataset=data, callbacks=[PromptTopologyCallback()])
+        ...     result = Trainer(model, arguments, **watched).train()  # doctest: +ELLIPSIS
         ...     record = read_record(folder)
         {...}
         >>> record.steps().tolist()
         [0, 1, 2]
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        clouds: Callable[[nn.Module], Tensor] = prompt_clouds,
-        **options: Any,
-    ) -> None:
-        if "resume" in options or "resume_points" in options:
-            raise TypeError("resume: the callback takes the step from the Trainer")
-        self.tracker: TopologyTracker | None = None
-        self.last_barcode = LastBarcode()
-        self._path = path
-        self._clouds = clouds
-        self._options = options
-        self._attached = False
-        self._newest: dict[str, float] = {}
-        # Every process keeps the schedule: they gather a sharded prompt together.
-        self._due = schedule("every", options.get("every", 1))
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._go_before_reporters()
+        folder, writes = args.output_dir, state.is_world_process_zero
+        self._begin(kwargs["model"], state.global_step, folder, writes)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The settings alone: the open record and its thread belong to this process."""
-        state = self.__dict__ | {"tracker": None, "_newest": {}}
-        del state["_due"], state["last_barcode"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.last_barcode = LastBarcode()
-        self._due = schedule("every", self._options.get("every", 1))
-
-    def attach(self, trainer: Any) -> PromptTopologyCallback:
-        """Join the trainer's callbacks, before its reporters; returns itself."""
-        callbacks = trainer.callback_handler.callbacks
-        if self in callbacks:
-            callbacks.remove(self)
-        callbacks.insert(0, self)
-        self._attached = True
-        return self
-
-    def watches(self, clouds: Callable[[nn.Module], Tensor]) -> bool:
-        """Whether the clouds that this function gives are those that are recorded."""
-        return self._clouds == clouds
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if args.report_to and not self._attached:
-            warnings.warn(
-                f"{', '.join(args.report_to)} will not see the topology: call "
-                "PromptTopologyCallback(...).attach(trainer) in place of callbacks=[...]",
-                UserWarning,
-                stacklevel=2,
-            )
-        model = kwargs["model"]
-        # On every process: what is sharded is gathered by all of them together.
-        points = self._points(model)
-        options = dict(self._options)
-        if self._clouds is prompt_clouds:
-            with _without_dropout(getattr(unwrap(model), "prompt_encoder", None)):
-                options.setdefault("clouds", cloud_names(unwrap(model)))
-        self._newest = {}
-        if not state.is_world_process_zero:
-            return
-        if self.tracker is not None:
-            self.tracker.close()
-        path = Path(str(args.output_dir) if self._path is None else self._path)
-        file = path if path.suffix == ".arrows" else path / RECORD
-        resumed = state.global_step or None
-        if resumed is None and file.exists():
-            aside = put_aside(file)
-            warnings.warn(
-                f"{file} is the record of another training: it is now {aside.name}",
-                UserWarning,
-                stacklevel=2,
-            )
-        name = getattr(getattr(unwrap(model), "config", None), "_name_or_path", None) or None
-        options["metadata"] = {"model": name} | dict(options.get("metadata") or {})
-        self.tracker = TopologyTracker(
-            file, resume=resumed, resume_points=points if resumed else None, **options
-        )
-        if resumed is None:
-            self._take(self.tracker, 0, points, keep=True)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         last = state.global_step >= state.max_steps > 0
         if self._due(state.global_step) or last:
             self._record(kwargs["model"], state.global_step, keep=last)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Another callback may have stopped the training after its step was recorded, or not.
-        if not control.should_training_stop or state.global_step >= state.max_steps > 0:
-            return
-        if not self._due(state.global_step):
-            self._record(kwargs["model"], state.global_step, keep=True)
-        elif self.tracker is not None:
-            self._guarded(self.tracker.keep_last)
+        if control.should_training_stop:
+            self._keep(kwargs["model"], state.global_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs is None or "loss" not in logs or not self._newest:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs.get("logs") or {}
+        if "loss" not in logs:
             return
-        values = {f"topology/{name}": value for name, value in self._newest.items()}
-        logs.update(values)
+        logs.update(self._newest)
         # The Trainer wrote its history before it asked.
         if state.log_history and "loss" in state.log_history[-1]:
-            state.log_history[-1].update(values)
+            state.log_history[-1].update(self._newest)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.tracker is not None:
-            self._guarded(self.tracker.flush)
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        self._flush()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.tracker is not None:
-            self._guarded(self.tracker.close)
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self._close()
 
-    def _record(self, model: Any, step: int, keep: bool) -> None:
-        points = self._points(model)
-        tracker = self.tracker
-        if tracker is not None:
-            self._guarded(lambda: self._take(tracker, step, points, keep))
+    def _go_before_reporters(self) -> None:
+        """Become the first of the Trainer's callbacks: each reporter sends the values that it finds
+        in its turn, and the Trainer puts its own reporters first.
 
-    def _take(self, tracker: TopologyTracker, step: int, points: Tensor, keep: bool) -> None:
-        euclidean = self._options.get("metric", "euclidean") == "euclidean"
-        h0 = self.last_barcode.of(points) if euclidean else None
-        self._newest = tracker.record(step, points, keep=keep, h0=h0) or {}
-
-    def _guarded(self, action: Callable[[], None]) -> None:
-        """Watching must not end the training: a full disk ends the record alone."""
-        try:
-            action()
-        except Exception as error:
-            self.tracker, self._newest = None, {}
-            warnings.warn(
-                f"the topology is not recorded from here on: {type(error).__name__}: {error}",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    @torch.no_grad()
-    def _points(self, model: Any) -> Tensor:
-        bare = unwrap(model)
-        with _without_dropout(getattr(bare, "prompt_encoder", None)):
-            # Once more for what the user's function gives: it may be sharded too.
-            return prompt_clouds(self._clouds(bare))
-
-
-@contextlib.contextmanager
-def _without_dropout(encoder: nn.Module | None) -> Iterator[None]:
-    """With the prompt's encoder in eval mode: what is watched is no sample, and draws no number."""
-    training = [m for m in encoder.modules() if m.training] if encoder is not None else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        A callback is not given the list that it stands in, so the list is taken from the frame of
+        the handler that called. Without such a frame `state.log_history` alone gets the values.
+        """
+        frame = inspect.currentframe()
+        while frame is not None:
+            handler = frame.f_locals.get("self")
+            if isinstance(handler, CallbackHandler) and self in handler.callbacks:
+                # The handler's loop over the list stays where it is, behind this place.
+                handler.callbacks.remove(self)
+                handler.callbacks.insert(0, self)
+                return
+            frame = frame.f_back

@@ -1,17 +1,21 @@
-"""Where each prompt tuning method of peft keeps its virtual tokens, as a batch of clouds, and the
-barcode that a training step has of them."""
+"""The virtual tokens of peft's prompt tuning methods as clouds, and a step's barcode of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from tsloss_fast._batch import can_bypass_dispatcher, is_zero3_partitioned, refuse_partitioned
 from tsloss_fast.functional import H0Persistence, h0_persistence
 
-__all__ = ["LastBarcode", "cloud_names", "prompt_clouds"]
+__all__ = ["Clouds", "LastBarcode", "cloud_names", "cloud_parts", "one_batch", "prompt_clouds"]
+
+# What a function of clouds may give: points (N, D) or (B, N, D), or several of them.
+Clouds = Tensor | Sequence[Tensor]
 
 # Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.
 PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
@@ -19,15 +23,8 @@ PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "
 PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
 # Classes that keep the model in their child `module`. They and their subclasses are found by name,
 # so that neither DeepSpeed nor another package has to be importable.
-_WRAPPERS = frozenset(
-    {
-        "AveragedModel",
-        "DataParallel",
-        "DeepSpeedEngine",
-        "DistributedDataParallel",
-        "FullyShardedDataParallel",
-    }
-)
+_WRAPPERS = {"AveragedModel", "DataParallel", "DeepSpeedEngine"}
+_WRAPPERS |= {"DistributedDataParallel", "FullyShardedDataParallel"}
 
 
 def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tensor:
@@ -45,16 +42,15 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
     ================================  ==============================================
 
     Args:
-        model: a peft model, alone or wrapped by `DistributedDataParallel`, `DataParallel`,
-            `torch.optim.swa_utils.AveragedModel`, DeepSpeed or `torch.compile`; or an
-            `nn.Embedding`; or a floating tensor or parameter of shape (N, D) or (B, N, D).
+        model: a peft model, alone or wrapped (data parallelism, DeepSpeed, averaging,
+            `torch.compile`); or an `nn.Embedding`; or a floating tensor of shape (N, D) or
+            (B, N, D).
         adapter: the name of the peft adapter; the active one by default.
 
     Returns:
         (B, N, D), float64 if the prompt is float64 and float32 otherwise. Encoders run in float32
-        with autocast off, because distances between bfloat16 points collapse. A `DTensor`
-        parameter (FSDP2) is gathered, its gradient goes back to the shards; embeddings and encoders
-        that DeepSpeed ZeRO-3 has partitioned are gathered by its hooks.
+        with autocast off, because distances between bfloat16 points collapse. Parameters that FSDP2
+        or DeepSpeed ZeRO-3 has sharded are gathered, and their gradient goes back to the shards.
 
     Raises:
         TypeError: neither a module nor a floating tensor.
@@ -97,11 +93,7 @@ def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tens
 def cloud_names(model: nn.Module, adapter: str | None = None) -> list[str]:
     """What each cloud of `prompt_clouds` is: "layer 3 keys", "task 1", "prompt".
 
-    Args:
-        model, adapter: as `prompt_clouds`, whose cost it has.
-
-    Raises:
-        ValueError: as `prompt_clouds`.
+    `model`, `adapter`, errors and cost are those of `prompt_clouds`.
 
     Example:
         >>> from peft import PrefixTuningConfig, get_peft_model
@@ -133,17 +125,14 @@ def cloud_names(model: nn.Module, adapter: str | None = None) -> list[str]:
 
 
 class LastBarcode:
-    """The Euclidean barcode of the clouds that were asked for last, so that the loss, the metrics
-    and the record of a training step compute it once.
-
-    A run, or a callback and its trainer, have such an object of their own: two trainings then do
-    not displace each other's barcode, and the copy of the clouds is freed with its owner.
+    """The Euclidean barcode of the clouds that were asked for last, so that the loss and the record
+    of a training step compute it once. Each training has its own, and frees the copy of the clouds.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, H0Persistence] | None = None
+        self._last: tuple[Tensor, list[int] | None, H0Persistence] | None = None
 
-    def of(self, points: Tensor) -> H0Persistence | None:
+    def of(self, points: Tensor, lengths: list[int] | None = None) -> H0Persistence | None:
         """Return the barcode of points (N, D) or (B, N, D), without gradient.
 
         The result is None where the barcode is not shared, so that each use computes its own and
@@ -158,15 +147,39 @@ class LastBarcode:
         last = self._last
         # The numbers are compared, and not addresses or versions: optimizers and DeepSpeed write
         # through `.data`, and an encoder with dropout gives other points in training mode.
-        if last is None or last[0].dtype != clouds.dtype or not torch.equal(last[0], clouds):
+        same = last is not None and last[0].dtype == clouds.dtype and last[1] == lengths
+        if last is None or not (same and torch.equal(last[0], clouds)):
             kept = clouds.clone(memory_format=torch.contiguous_format)
             try:
-                last = kept, h0_persistence(kept)
+                last = kept, lengths, h0_persistence(kept, lengths=lengths)
             except ValueError:  # NaN, infinity, or a distance that overflows
                 return None
             self._last = last
-        h0 = last[1]
+        h0 = last[2]
         return h0 if points.dim() == 3 else H0Persistence(h0.deaths[0], h0.edges[0])
+
+
+def cloud_parts(points: Clouds) -> list[Tensor]:
+    """Return points (N, D) or (B, N, D), or several such tensors, as a list of batches (B, N, D),
+    whole and in at least float32."""
+    parts = list(points) if isinstance(points, list | tuple) else [points]
+    if not parts:
+        raise ValueError("expected at least one cloud, got an empty list")
+    return [_as_clouds(part) for part in parts]
+
+
+def one_batch(parts: Sequence[Tensor]) -> tuple[Tensor, list[int] | None]:
+    """Return batches (B, N, D) of several shapes as one, with the number of points of each cloud if
+    they differ. Narrow clouds gain coordinates of 0, which change no distance."""
+    if len(parts) == 1:
+        return parts[0], None
+    rows, width = (max(part.shape[axis] for part in parts) for axis in (1, 2))
+    sizes = [size for part in parts for size in [part.shape[1]] * len(part)]
+    padded = [
+        pad(part.to(parts[0].device), (0, width - part.shape[2], 0, rows - part.shape[1]))
+        for part in parts
+    ]
+    return torch.cat(padded), sizes if min(sizes, default=rows) < rows else None
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -264,9 +277,10 @@ def _adaption_clouds(model: Any, adapter: str) -> Tensor:
     return torch.cat(prompts)
 
 
-def _as_clouds(points: Tensor) -> Tensor:
-    if not points.is_floating_point():
-        raise TypeError(f"the points must be floating numbers, got {points.dtype}")
+def _as_clouds(points: Any) -> Tensor:
+    if not isinstance(points, Tensor) or not points.is_floating_point():
+        got = points.dtype if isinstance(points, Tensor) else type(points).__name__
+        raise TypeError(f"the points must be a tensor of floating numbers, got {got}")
     whole = _whole(points)
     if whole.ndim not in (2, 3):
         raise ValueError(
@@ -287,12 +301,9 @@ def _table(embedding: nn.Embedding) -> Tensor:
 def look_up(embedding: nn.Module, ids: Tensor) -> Tensor:
     """The rows of the given numbers, as the module's forward gives them.
 
-    A call and not a look at the weights: some models scale their embeddings in forward. The weights
-    of an embedding that accelerate has offloaded lie on the device "meta" between two calls; its
-    hooks load them, and move the numbers to the device on which the embedding runs.
-
-    Raises:
-        ValueError: the weights are on the device "meta" and no hook knows their values.
+    A call and not a look at the weights: some models scale their embeddings in forward, and
+    accelerate's hooks load an offloaded embedding there. Raises ValueError where no hook knows the
+    values of weights on the device "meta".
     """
     weight: Any = embedding.weight
     rows: Tensor = embedding(ids if weight.is_meta else ids.to(weight.device))

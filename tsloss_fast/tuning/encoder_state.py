@@ -1,8 +1,7 @@
 """The part of a prompt encoder that peft's checkpoints leave out.
 
-peft saves the prompt that an encoder gives, not the encoder: enough to use the prompt, not enough
-to go on training it. These two functions keep the rest in one file beside peft's own.
-`TSLossTrainer` calls them in every checkpoint and on every resume.
+peft saves the prompt that an encoder gives: enough to use it, not enough to go on training it.
+These functions keep the rest in a file beside peft's; `TSLossTrainer` calls them by itself.
 """
 
 from __future__ import annotations
@@ -29,17 +28,9 @@ def save_prompt_encoder(
     """Write what training needs beyond peft's checkpoint: P-tuning's encoder, the projection of
     prefix tuning, CPT's change of the context.
 
-    Args:
-        model: a peft model, wrapped or not.
-        folder: created if missing. The file appears whole or not at all.
-        adapter: the adapter's name; the active one by default.
-
-    Returns:
-        The file, or None for a method whose peft checkpoint is complete.
-
-    Raises:
-        ValueError: the model has no such adapter.
-        OSError: the file cannot be written.
+    `model` may be wrapped, `folder` is created if missing, and `adapter` is the active one by
+    default. Returns the file, which appears whole or not at all, or None for a method whose peft
+    checkpoint is complete. Raises ValueError if the model has no such adapter.
 
     Example:
         >>> import tempfile
@@ -68,14 +59,10 @@ def load_prompt_encoder(
 ) -> None:
     """Read back what `save_prompt_encoder` wrote, into the same kind of adapter.
 
-    Make the adapter with `get_peft_model` and the configuration that was saved, as in the example
-    of `save_prompt_encoder`: what `peft.PeftModel.from_pretrained` gives is for inference only, and
-    has no encoder to fill.
-
-    Raises:
-        FileNotFoundError: there is no such file in the folder.
-        ValueError: the file is damaged, or belongs to a prompt of another shape or method; nothing
-            in the model has changed then.
+    `model`, `folder` and `adapter` are as there. Make the adapter with `get_peft_model` and the
+    configuration that was saved: `peft.PeftModel.from_pretrained` gives one for inference only,
+    which has no encoder to fill. A file that is damaged, or of another shape or method, raises
+    ValueError and changes nothing in the model.
     """
     file = Path(folder) / ENCODER_FILE
     encoder = _incomplete_encoder(model, adapter)
@@ -103,10 +90,7 @@ def prompt_encoder_state(model: nn.Module, adapter: str | None = None) -> dict[s
     if hasattr(encoder, "get_projection"):
         # peft's own save projects CPT's change in place: keep the value that training goes on from.
         state["delta_embedding.weight"] = encoder.get_projection()
-    return {
-        name: (t.full_tensor() if hasattr(t, "full_tensor") else t).detach().cpu().contiguous()
-        for name, t in state.items()
-    }
+    return {n: t.full_tensor() if hasattr(t, "full_tensor") else t for n, t in state.items()}
 
 
 def is_projected_prefix(model: nn.Module, adapter: str | None = None) -> bool:
@@ -119,8 +103,9 @@ def is_projected_prefix(model: nn.Module, adapter: str | None = None) -> bool:
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> Path:
     """Write a safetensors file that is whole or absent, whenever the process is killed."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(file) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(save(on_cpu))
     return file
 
 

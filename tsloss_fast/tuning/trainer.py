@@ -1,17 +1,19 @@
 """TSLoss inside the Trainer of transformers and the SFTTrainer of TRL.
 
-In a loop of one's own, with accelerate, Lightning or neither, the term is simply added. It is the
-same on every rank, so the average of the gradients leaves it as it is; with accumulation,
-accelerate divides it together with the loss. The README has such a loop.
+In a loop of one's own, with accelerate, Lightning or neither, the term is simply added: the average
+over ranks leaves it as it is, and with accumulation accelerate divides it together with the loss.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +21,14 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from tsloss_fast.loss import TSLoss
-from tsloss_fast.tuning.callback import PromptTopologyCallback
-from tsloss_fast.tuning.clouds import LastBarcode, prompt_clouds, unwrap
+from tsloss_fast.tuning.clouds import (
+    Clouds,
+    LastBarcode,
+    cloud_parts,
+    one_batch,
+    prompt_clouds,
+    unwrap,
+)
 from tsloss_fast.tuning.compatibility import refuse_what_cannot_train
 from tsloss_fast.tuning.encoder_state import (
     ENCODER_FILE,
@@ -30,6 +38,7 @@ from tsloss_fast.tuning.encoder_state import (
     read_tensors,
     write_tensors,
 )
+from tsloss_fast.tuning.recorder import TopologyRecorder
 
 __all__ = ["TSLossMixin", "TSLossTrainer"]
 
@@ -46,12 +55,12 @@ class TSLossMixin(_Trainer):
     """Adds `ts_weight * ts_loss(ts_clouds(model))` to the training loss; put it before the trainer.
 
     The gradient of the term is the same for every number of accumulation steps, of processes and
-    of items in the batch. Evaluation is left alone: `eval_loss` is the task's loss. In training,
-    `loss` minus `ts_weight` times `tsloss/total` is the task's loss.
+    of items in the batch. Evaluation is left alone: `eval_loss` is the task's loss.
 
-    Each log of the training loss gains `tsloss/total` and the unweighted terms, such as
-    `tsloss/connectivity`, as means over the steps since the last log (`train/tsloss/total` in
-    TensorBoard). They stay on the device until then.
+    Each log of the training loss gains `tsloss/task_loss`, `tsloss/total` and the unweighted terms,
+    such as `tsloss/connectivity` (`train/tsloss/total` in TensorBoard): means over the steps since
+    the last log and over the processes, which stay on the device until then. `loss` is `task_loss`
+    plus the weight times `total`.
 
     On the CPU the barcode is computed once a step: the accumulated batches share it, and so does a
     `PromptTopologyCallback` of this trainer that records the same clouds.
@@ -61,18 +70,28 @@ class TSLossMixin(_Trainer):
     run reads both.
 
     Args:
-        ts_loss: the loss; `TSLoss()` by default. It is moved to the trainer's device.
-        ts_weight: λ ≥ 0. At 0 the term is measured and logged, and has no part in the training.
-        ts_clouds: from the unwrapped model to points (B, N, D) or (N, D) with gradient;
-            `prompt_clouds` by default.
+        ts_loss: the loss, `TSLoss()` by default, or any module that makes a scalar of points
+            (B, N, D). If its forward has an argument `return_terms`, it is called with True and
+            gives the scalar and a dict of terms, as `TSLoss` does. It is moved to the trainer's
+            device, and must have no parameters to train.
+        ts_weight: λ ≥ 0, or a function that gives it for each step of the optimizer, counted from
+            0, also after a resume; then it is logged as `tsloss/weight`. A warm-up is
+            `lambda step: 10.0 * min(1, step / 100)`. At 0 the term is measured and logged, and has
+            no part in the training.
+        ts_clouds: from the unwrapped model to points (B, N, D) or (N, D) with gradient, or to a
+            list of such tensors, whose clouds all count the same; `prompt_clouds` by default.
+            `lora_clouds` and `hidden_states` are others.
 
-    Everything else goes to the trainer. `TSLossTrainer` has an example.
+    Everything else goes to the trainer. `ts_seconds` is the time that the term has taken so far,
+    with its backward; on other devices than the CPU, the time of the host. `TSLossTrainer` has an
+    example.
 
     Raises:
         TypeError, ValueError: a wrong argument; a model without virtual tokens; prefix tuning with
             gradient checkpointing, or label smoothing with virtual tokens before the text, which
-            transformers cannot train. A class that names this mixin behind a trainer is refused
-            with a TypeError when it is defined if the trainer's own loss would be the one in use.
+            transformers cannot train; in training, a loss that is no scalar or a wrong weight. A
+            class that names this mixin behind a trainer is refused when it is defined if the
+            trainer's own loss would be the one in use.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -89,27 +108,36 @@ class TSLossMixin(_Trainer):
     def __init__(
         self,
         *args: Any,
-        ts_loss: TSLoss | None = None,
-        ts_weight: float = 10.0,
-        ts_clouds: Callable[[nn.Module], Tensor] = prompt_clouds,
+        ts_loss: nn.Module | None = None,
+        ts_weight: float | Callable[[int], float] = 10.0,
+        ts_clouds: Callable[[nn.Module], Clouds] = prompt_clouds,
         **kwargs: Any,
     ) -> None:
-        if ts_loss is not None and not isinstance(ts_loss, TSLoss):
-            raise TypeError(f"ts_loss must be a TSLoss or None, got {type(ts_loss).__name__}")
-        if isinstance(ts_weight, bool) or not isinstance(ts_weight, (int, float)):
-            raise TypeError(f"ts_weight must be a number, got {type(ts_weight).__name__}")
-        if not math.isfinite(ts_weight) or ts_weight < 0:
-            raise ValueError(f"ts_weight must be 0 or a positive finite number, got {ts_weight}")
+        self.ts_loss: nn.Module = TSLoss() if ts_loss is None else ts_loss
+        self.ts_weight = ts_weight if callable(ts_weight) else _checked(ts_weight, "ts_weight")
+        self.ts_clouds = ts_clouds
+        self.ts_seconds = 0.0
+        if not isinstance(self.ts_loss, nn.Module):
+            raise TypeError(
+                "ts_loss must be a TSLoss or another nn.Module of points, or None, got "
+                f"{type(ts_loss).__name__}"
+            )
+        if trained := [n for n, p in self.ts_loss.named_parameters() if p.requires_grad]:
+            raise ValueError(
+                f"ts_loss has parameters that no optimizer would train: {', '.join(trained)}; "
+                "freeze them with ts_loss.requires_grad_(False), or make the module a part of the "
+                "model and let ts_clouds apply it"
+            )
         if not callable(ts_clouds):
             raise TypeError(
                 "ts_clouds must be a function from the model to points of shape (B, N, D), got "
                 f"{type(ts_clouds).__name__}"
             )
-        self.ts_loss = TSLoss() if ts_loss is None else ts_loss
-        self.ts_weight = float(ts_weight)
-        self.ts_clouds = ts_clouds
+        self._ts_has_terms = "return_terms" in inspect.signature(self.ts_loss.forward).parameters
+        self._ts_newest_weight = -1, 0.0
+        self._ts_backward = 0.0
         self._ts_barcode = LastBarcode()
-        self._ts_sums: dict[str, Tensor] = {}
+        self._ts_sums: dict[str, Any] = {}
         self._ts_steps = 0.0
         super().__init__(*args, **kwargs)
         self.ts_loss.to(self.args.device)
@@ -131,41 +159,54 @@ class TSLossMixin(_Trainer):
     ) -> Any:
         """The trainer's loss, and in training mode the term. Here and not in `model.forward`,
         whose loss the trainer multiplies by the number of processes."""
-        result: Any = super().compute_loss(
-            model,
-            inputs,
-            return_outputs=return_outputs,
-            num_items_in_batch=num_items_in_batch,
-            **kwargs,
-        )
+        if model.training and hasattr(self.ts_clouds, "attach"):
+            self.ts_clouds.attach(unwrap(model))
+        kwargs |= {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
+        result: Any = super().compute_loss(model, inputs, **kwargs)
         if not model.training:
             return result
-        term = self._ts_term(model, num_items_in_batch)
-        if self.ts_weight == 0:
-            return result
-        if return_outputs:
-            loss, outputs = result
-            return loss + term.to(loss.device), outputs
-        return result + term.to(result.device)
+        loss, *outputs = result if return_outputs else (result,)
+        start = perf_counter()
+        weight = self._ts_weight_at(self.state.global_step)
+        found = self._ts_term(model, weight)
+        # The partial last group of an epoch counts as what it is, not as the configured number.
+        steps = getattr(self, "current_gradient_accumulation_steps", None)
+        share = 1.0 / (steps or self.args.gradient_accumulation_steps)
+        of_task = share if self._trainer_divides(num_items_in_batch) else 1.0
+        parts: dict[str, Any] = {"task_loss": loss.detach().float().mean() * of_task}
+        parts |= {name: value.detach().float() * share for name, value in found.items()}
+        if callable(self.ts_weight):
+            parts["weight"] = weight * share
+        for name, part in parts.items():
+            self._ts_sums[name] = self._ts_sums.get(name, 0.0) + part
+        self._ts_steps += share
+        if weight > 0:
+            term = found["total"] * (weight * share / of_task)
+            if term.requires_grad:
+                term.register_hook(self._ts_backward_begins)
+            loss = loss + term.to(loss.device)
+        self.ts_seconds += perf_counter() - start
+        return (loss, *outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         # Here and not in a callback's on_log: that comes after log_history is written.
         if self._ts_steps and ("loss" in logs or "train_loss" in logs):
-            # One copy from the device for all the terms.
-            means = torch.stack(list(self._ts_sums.values())).div(self._ts_steps).tolist()
+            like = torch.zeros((), device=self.args.device)
+            sums = torch.stack([torch.as_tensor(s).to(like) for s in self._ts_sums.values()])
+            # One copy from the device for all, and as `loss` the mean over the processes.
+            means = self.accelerator.reduce(sums / self._ts_steps, "mean").tolist()
             logs.update(zip((f"tsloss/{name}" for name in self._ts_sums), means, strict=True))
             self._ts_sums, self._ts_steps = {}, 0.0
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
-        encoder = self._encoder_state()  # on every rank: it may gather shards
-        if self.args.should_save:
-            if encoder:
-                write_tensors(folder / ENCODER_FILE, encoder)
-            if not bool(self.ts_loss.m_ref.isnan()):  # NaN: compactness has set no reference
-                loss_state = {n: t.detach().cpu() for n, t in self.ts_loss.state_dict().items()}
-                write_tensors(folder / TSLOSS_FILE, loss_state)
+        model = self._bare_model()
+        # On every rank: it may gather shards.
+        encoder = prompt_encoder_state(model) if getattr(model, "peft_config", None) else {}
+        for name, state in ((ENCODER_FILE, encoder), (TSLOSS_FILE, self.ts_loss.state_dict())):
+            if state and self.args.should_save:
+                write_tensors(folder / name, state)
         super().save_model(output_dir, *args, **kwargs)
 
     def _load_from_checkpoint(
@@ -185,10 +226,11 @@ class TSLossMixin(_Trainer):
             load_prompt_encoder(target, folder)
         if (folder / TSLOSS_FILE).is_file():
             self.ts_loss.load_state_dict(read_tensors(folder / TSLOSS_FILE))
-        elif self.ts_loss.weights["compactness"] and bool(self.ts_loss.m_ref.isnan()):
+        elif self.ts_loss.state_dict():
             warnings.warn(
-                f"{folder} holds no {TSLOSS_FILE}: compactness takes a new reference from the "
-                "resumed prompt; pass TSLoss(reference=...) to keep the old one",
+                f"{folder} holds no {TSLOSS_FILE}: ts_loss keeps the state that it has, and "
+                "compactness takes a new reference from the resumed prompt; pass "
+                "TSLoss(reference=...) to keep the old one",
                 UserWarning,
                 stacklevel=2,
             )
@@ -199,55 +241,97 @@ class TSLossMixin(_Trainer):
         if best is not None and os.path.isfile(os.path.join(best, ENCODER_FILE)):
             load_prompt_encoder(self._bare_model(), best)
 
-    def _ts_term(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> Tensor:
-        with torch.set_grad_enabled(self.ts_weight > 0):
-            points = self.ts_clouds(unwrap(model))
-            # Distances between half precision points collapse: never under autocast.
-            with torch.autocast(points.device.type, enabled=False):
-                known = self._known_barcode(points)
-                total, terms = self.ts_loss(points, return_terms=True, **known)
-        # The partial last group of an epoch counts as what it is, not as the configured number.
-        steps = getattr(self, "current_gradient_accumulation_steps", None)
-        share = 1.0 / (steps or self.args.gradient_accumulation_steps)
-        for name, value in {"total": total, **terms}.items():
-            part = value.detach().float() * share
-            self._ts_sums[name] = self._ts_sums[name] + part if name in self._ts_sums else part
-        self._ts_steps += share
-        term: Tensor = self.ts_weight * total
-        return term * share if self._trainer_will_not_divide(num_items_in_batch) else term
+    def _ts_term(self, model: nn.Module, weight: float) -> dict[str, Tensor]:
+        """The loss of the clouds, `total`, without its weight, and its terms; for a subclass to
+        change. There is a gradient only with a weight above 0."""
+        with torch.set_grad_enabled(weight > 0):
+            # Views, whose gradient is that of this term alone and tells when its backward ends.
+            parts = [part.view_as(part) for part in cloud_parts(self.ts_clouds(unwrap(model)))]
+            for part in parts:
+                if part.requires_grad:
+                    part.register_hook(self._ts_backward_ends)
+            batches: list[tuple[Tensor, Any]] = [(part, None) for part in parts]
+            if isinstance(self.ts_loss, TSLoss):
+                batches = [one_batch(parts)]
+            clouds = sum(len(points) for points, _ in batches)
+            found: dict[str, Tensor] = {}
+            for points, lengths in batches:
+                # Distances between half precision points collapse: never under autocast.
+                with torch.autocast(points.device.type, enabled=False):
+                    values = self._ts_values(points, lengths)
+                for name, value in values.items():
+                    own = value if len(batches) == 1 else value * (len(points) / clouds)
+                    found[name] = found[name] + own.to(found[name].device) if name in found else own
+        return found
 
-    def _known_barcode(self, points: Tensor) -> dict[str, Any]:
-        """The argument `h0` of the loss, where the loss has use for it: the barcode that the record
-        of the same clouds, or an earlier batch of an accumulated step, has computed."""
-        loss = self.ts_loss
+    def _ts_values(self, points: Tensor, lengths: list[int] | None) -> dict[str, Tensor]:
+        loss, terms = self.ts_loss, {}
+        known = self._known_barcode(loss, points, lengths) if isinstance(loss, TSLoss) else {}
+        if self._ts_has_terms:
+            total, terms = loss(points, return_terms=True, **known)
+        else:
+            total = loss(points, **known)
+        if not isinstance(total, Tensor) or total.dim():
+            got = tuple(total.shape) if isinstance(total, Tensor) else type(total).__name__
+            raise TypeError(
+                f"ts_loss: {type(loss).__name__} gave {got} for points {tuple(points.shape)}, "
+                "expected a scalar tensor; take the mean over the clouds"
+            )
+        return {"total": total, **terms}
+
+    def _known_barcode(
+        self, loss: TSLoss, points: Tensor, lengths: list[int] | None
+    ) -> dict[str, Any]:
+        """The argument `lengths` if the sizes differ, and `h0` if the loss can use it: the barcode
+        that the record of these clouds, or an earlier batch of the step, has computed."""
+        known: dict[str, Any] = {} if lengths is None else {"lengths": lengths}
         # Without the argument is a forward of the user's own, and a hook may give other points.
         own = type(loss).forward is not TSLoss.forward or "forward" in vars(loss)
         if own or loss._forward_pre_hooks:
-            return {}
+            return known
         if loss.form == "surrogate" or loss.metric != "euclidean":
-            return {}
+            return known
         recorders = (
             callback.last_barcode
             for callback in self.callback_handler.callbacks
-            if isinstance(callback, PromptTopologyCallback) and callback.watches(self.ts_clouds)
+            if isinstance(callback, TopologyRecorder) and callback.watches(self.ts_clouds)
         )
-        return {"h0": next(recorders, self._ts_barcode).of(points)}
+        return known | {"h0": next(recorders, self._ts_barcode).of(points, lengths)}
 
-    def _trainer_will_not_divide(self, num_items_in_batch: Tensor | int | None) -> bool:
-        """Whether `training_step` takes the loss as already divided by the accumulation steps."""
+    def _ts_weight_at(self, step: int) -> float:
+        if not callable(self.ts_weight):
+            return self.ts_weight
+        if self._ts_newest_weight[0] != step:  # once for all batches of a step
+            self._ts_newest_weight = step, _checked(self.ts_weight(step), f"ts_weight({step})")
+        return self._ts_newest_weight[1]
+
+    def _ts_backward_begins(self, gradient: Tensor) -> None:
+        self._ts_backward = perf_counter()
+
+    def _ts_backward_ends(self, gradient: Tensor) -> None:
+        now = perf_counter()
+        self.ts_seconds += now - self._ts_backward
+        self._ts_backward = now
+
+    def _trainer_divides(self, num_items_in_batch: Tensor | int | None) -> bool:
+        """Whether `training_step` divides the loss by the accumulation steps."""
         declared = getattr(self, "loss_is_scaled_for_ga", None)
         if declared is not None:
-            return bool(declared)
+            return not declared
         by_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        return bool(by_items) or self.compute_loss_func is not None
+        return not by_items and self.compute_loss_func is None
 
     def _bare_model(self) -> nn.Module:
         model: Any = self.model
         return unwrap(model)
 
-    def _encoder_state(self) -> dict[str, Tensor]:
-        model = self._bare_model()
-        return prompt_encoder_state(model) if getattr(model, "peft_config", None) else {}
+
+def _checked(weight: Any, name: str) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(weight).__name__}")
+    if not math.isfinite(weight) or weight < 0:
+        raise ValueError(f"{name} must be 0 or a positive finite number, got {weight}")
+    return float(weight)
 
 
 class TSLossTrainer(TSLossMixin, Trainer):
@@ -274,5 +358,5 @@ class TSLossTrainer(TSLossMixin, Trainer):
         {...}
         >>> logged = [entry for entry in trainer.state.log_history if "tsloss/total" in entry]
         >>> [name for name in logged[0] if name.startswith("tsloss/")]
-        ['tsloss/total', 'tsloss/connectivity', 'tsloss/redundancy']
+        ['tsloss/task_loss', 'tsloss/total', 'tsloss/connectivity', 'tsloss/redundancy']
     """
