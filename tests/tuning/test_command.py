@@ -131,7 +131,9 @@ def test_an_interrupted_and_a_killed_command_go_on_to_the_same_prompt(
     prompts, logs = [], []
     for folder in (out, tmp_path / "untouched"):
         prompts.append(load_file(folder / "adapter" / "adapter_model.safetensors"))
-        logs.append([{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(folder)])
+        logs.append(
+            [{k: v for k, v in r.items() if "seconds" not in k} for r in read_metrics(folder)]
+        )
     assert torch.equal(prompts[0]["prompt_embeddings"], prompts[1]["prompt_embeddings"])
     assert logs[0] == logs[1]
 
@@ -225,3 +227,31 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model(
     assert "nothing can be written to" in error
     assert "use another folder" in error
     assert "loading" not in error
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_prompt_of_one_with_twice_the_batch(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch.distributed")
+    prompts = []
+    for processes, batch in ((2, 4), (1, 8)):
+        out = tmp_path / str(processes)
+        options = ["-m", "tsloss_fast", "tune", "--model", str(tiny_model_dir), "--out", str(out)]
+        # 16 items: the batches of both are the same, whichever process takes an item.
+        options += ["--steps", "6", "--train-size", "16", "--test-size", "10", "--lr", "0.01"]
+        options += ["--virtual-tokens", "6", "--batch-size", str(batch), "--weight-decay", "0"]
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        done = subprocess.run(
+            [*start, "--nproc-per-node", str(processes), *options],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("median seconds a step") == 1
+        prompts.append(load_file(out / "adapter/adapter_model.safetensors")["prompt_embeddings"])
+        assert [r["step"] for r in read_metrics(out) if r["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    torch.testing.assert_close(prompts[0], prompts[1], rtol=1e-3, atol=1e-4)

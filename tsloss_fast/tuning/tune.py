@@ -135,7 +135,7 @@ def tune(
     )
     folder = Path(config.out)
     arguments = _training_arguments(config)
-    processes = PartialState()
+    processes = PartialState(cpu=arguments.use_cpu)
     with exclusive(folder) if processes.is_main_process else contextlib.nullcontext():
         identity = config.identity() | {"task_digest": task.digest}
         versions = {
