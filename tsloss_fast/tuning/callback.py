@@ -88,10 +88,10 @@ class PromptTopologyCallback(TopologyRecorder, TrainerCallback):
             state.log_history[-1].update(self._newest)
 
     def on_save(self, *args: Any, **kwargs: Any) -> None:
-        self._flush()
+        self._finish("flush")
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self._close()
+        self._finish("close")
 
     def _go_before_reporters(self) -> None:
         """Become the first of the Trainer's callbacks: each reporter sends the values that it finds

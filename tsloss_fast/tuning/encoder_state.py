@@ -28,9 +28,8 @@ def save_prompt_encoder(
     """Write what training needs beyond peft's checkpoint: P-tuning's encoder, the projection of
     prefix tuning, CPT's change of the context.
 
-    `model` may be wrapped, `folder` is created if missing, and `adapter` is the active one by
-    default. Returns the file, which appears whole or not at all, or None for a method whose peft
-    checkpoint is complete. Raises ValueError if the model has no such adapter.
+    `model` may be wrapped, `folder` is created if missing, `adapter` is the active one by default.
+    Returns the file, which appears whole or not at all, or None if peft's checkpoint is complete.
 
     Example:
         >>> import tempfile
@@ -38,9 +37,8 @@ def save_prompt_encoder(
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
         >>> base = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes))
-        >>> p_tuning = PromptEncoderConfig(
-        ...     task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=8
-        ... )
+        >>> sizes = dict(num_virtual_tokens=5, encoder_hidden_size=8)
+        >>> p_tuning = PromptEncoderConfig(task_type="CAUSAL_LM", **sizes)
         >>> model = get_peft_model(base, p_tuning)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save_pretrained(folder)  # enough to use the prompt
@@ -57,12 +55,11 @@ def save_prompt_encoder(
 def load_prompt_encoder(
     model: nn.Module, folder: str | os.PathLike[str], adapter: str | None = None
 ) -> None:
-    """Read back what `save_prompt_encoder` wrote, into the same kind of adapter.
+    """Read back what `save_prompt_encoder` wrote, with the same `model`, `folder` and `adapter`.
 
-    `model`, `folder` and `adapter` are as there. Make the adapter with `get_peft_model` and the
-    configuration that was saved: `peft.PeftModel.from_pretrained` gives one for inference only,
-    which has no encoder to fill. A file that is damaged, or of another shape or method, raises
-    ValueError and changes nothing in the model.
+    Make the adapter with `get_peft_model` and the saved configuration: that of
+    `PeftModel.from_pretrained` has no encoder to fill. A file that is damaged, or of another shape
+    or method, raises ValueError and changes nothing in the model.
     """
     file = Path(folder) / ENCODER_FILE
     encoder = _incomplete_encoder(model, adapter)
@@ -72,9 +69,8 @@ def load_prompt_encoder(
     expected = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     if expected != found:
-        differ = sorted(
-            n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)
-        )
+        names = expected.keys() | found.keys()
+        differ = sorted(name for name in names if expected.get(name) != found.get(name))
         raise ValueError(
             f"{file} belongs to another prompt encoder: {', '.join(differ)} differ in name or "
             "shape; build the adapter with the configuration that was saved"

@@ -20,14 +20,12 @@ if not TYPE_CHECKING:
 
 
 class LightningTopologyCallback(TopologyRecorder, _Callback):
-    """Records the topology of the prompt as `PromptTopologyCallback` does, for a Trainer of
-    Lightning (`lightning` or `pytorch_lightning`).
+    """Records the topology of the prompt for a Trainer of `lightning` or `pytorch_lightning`.
 
-    The arguments are the same. The record lies in the Trainer's `default_root_dir` by default;
-    `clouds` is given the LightningModule, and `prompt_clouds` finds the peft model in it. The
-    chosen values go to the Trainer's logger as `topology/mean_lifetime` and so on.
-
-    The loss is no callback's work. Add it in `training_step`:
+    The arguments are those of `PromptTopologyCallback`. The record lies in the Trainer's
+    `default_root_dir`; a function of clouds is given the LightningModule, and `prompt_clouds` the
+    peft model in it. The chosen values go to the logger as `topology/mean_lifetime` and so on. Add
+    the loss in `training_step`. Without Lightning, ModuleNotFoundError names the command.
 
     Example:
         >>> from tsloss_fast import TSLoss
@@ -39,9 +37,6 @@ class LightningTopologyCallback(TopologyRecorder, _Callback):
         ...     self.log_dict({"task_loss": task_loss, "tsloss": topological})
         ...     return task_loss + 10.0 * topological
         >>> callback = LightningTopologyCallback(every=5)  # L.Trainer(callbacks=[callback])
-
-    Raises:
-        ModuleNotFoundError: Lightning is not installed.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -68,14 +63,14 @@ class LightningTopologyCallback(TopologyRecorder, _Callback):
             pl_module.log_dict(self._newest, rank_zero_only=True)
 
     def on_save_checkpoint(self, *args: Any) -> None:
-        self._flush()
+        self._finish("flush")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._keep(self._watched(pl_module), trainer.global_step)
-        self._close()
+        self._finish("close")
 
     def on_exception(self, *args: Any) -> None:
-        self._close()
+        self._finish("close")
 
     def _watched(self, module: nn.Module) -> nn.Module:
         """What the function of clouds is given: for prompt_clouds the peft model in the module."""

@@ -21,19 +21,15 @@ def lora_clouds(
 
     Args:
         model: with LoRA adapters of peft on linear or convolution layers.
-        matrix: "A" for its rows, of the width of the layer's input, or "B" for its columns, of the
-            width of its output. LoRA begins with B = 0, where all points coincide, so that a
-            topological loss of B has no gradient before the task has moved it.
-        modules: a regular expression that the name of a layer must contain, such as "q_proj"; all
-            by default.
+        matrix: "A" for its rows, as wide as the layer's input, or "B" for its columns, as wide as
+            its output. LoRA begins with B = 0: a topological loss has no gradient there, where all
+            points coincide.
+        modules: a regular expression that the layer's name contains, such as "q_proj".
         adapter: the adapter's name; the active one by default.
 
     Returns:
-        (B, r, D), or a list of such tensors if ranks or widths differ, one for each shape. Trainers
-        and callbacks of this package take both, as `ts_clouds` and `clouds`.
-
-    Raises:
-        ValueError: another `matrix`, or no layer has it.
+        (B, r, D), or a list of such tensors, one for each shape, if ranks or widths differ. The
+        trainers and callbacks of this package take both. ValueError if no layer has the matrix.
 
     Example:
         >>> from peft import LoraConfig, get_peft_model
@@ -72,20 +68,17 @@ class hidden_states:
     for each layer and each row of the batch, with the gradient of the forward that the task needs.
 
     Args:
-        positions: a slice or a sequence of positions: `slice(0, 10)` for ten virtual tokens before
-            the text, `slice(-8, None)` for the last 8, which are the same in every row where the
-            batch is padded on the left. Virtual tokens count as positions.
+        positions: a slice or a sequence: `slice(0, 10)` for ten virtual tokens before the text,
+            `slice(-8, None)` for the last 8 positions, which are no padding where a batch is padded
+            on the left.
         layers: as in the model's `output_hidden_states`: 0 for the embeddings, i for the output of
             layer i, -1 for the last after its norm.
 
-    Called with the model, it returns (len(layers) * rows, N, D) of the last forward that
-    had gradients, once: it keeps no states. A trainer of this package attaches it by itself; in a loop of
-    one's own, call `attach(model)` before the first forward. Gradient checkpointing is no obstacle;
-    `torch.compile` is, because it may leave out hooks that come after it.
-
-    Raises:
-        RuntimeError: on a call without a forward since the last call, or if nothing before these
-            layers is trained.
+    Called with the model, it gives (len(layers) * rows, N, D) of the last forward with gradients
+    once, and RuntimeError if there was none since the last call or nothing before these layers is
+    trained. `TSLossMixin` attaches it to its model; in a loop of one's own, call `attach` before
+    the first forward. It works under gradient checkpointing, but not if the model was compiled
+    before.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM

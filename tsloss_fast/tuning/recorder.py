@@ -93,7 +93,7 @@ class TopologyRecorder:
         self._newest, self._recorded = {}, step
         if not writes:
             return
-        self._close()
+        self._finish("close")
         path = Path(str(folder) if self._path is None else self._path)
         file = path if path.suffix == ".arrows" else path / RECORD
         if not step and file.exists():
@@ -121,8 +121,8 @@ class TopologyRecorder:
         """Record the last step of a training, or add its points and H1 to what is recorded."""
         if self._recorded != step:
             self._record(model, step, keep=True)
-        elif self.tracker is not None:
-            self._guarded(self.tracker.keep_last)
+        else:
+            self._finish("keep_last")
 
     def _take(
         self, tracker: TopologyTracker, step: int, points: Tensor, lengths: Any, keep: bool
@@ -132,13 +132,10 @@ class TopologyRecorder:
         found = tracker.record(step, points, lengths, keep=keep, h0=h0) or {}
         self._newest = {f"topology/{name}": found[name] for name in self._log if name in found}
 
-    def _flush(self) -> None:
+    def _finish(self, action: str) -> None:
+        """`flush` before a checkpoint, `keep_last`, or `close` at the end, if there is a record."""
         if self.tracker is not None:
-            self._guarded(self.tracker.flush)
-
-    def _close(self) -> None:
-        if self.tracker is not None:
-            self._guarded(self.tracker.close)
+            self._guarded(getattr(self.tracker, action))
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Watching must not end the training: a full disk ends the record alone."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,23 +20,9 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from tsloss_fast.loss import TSLoss
-from tsloss_fast.tuning.clouds import (
-    Clouds,
-    LastBarcode,
-    cloud_parts,
-    one_batch,
-    prompt_clouds,
-    unwrap,
-)
+from tsloss_fast.tuning import encoder_state as encoders
+from tsloss_fast.tuning.clouds import LastBarcode, cloud_parts, one_batch, prompt_clouds, unwrap
 from tsloss_fast.tuning.compatibility import refuse_what_cannot_train
-from tsloss_fast.tuning.encoder_state import (
-    ENCODER_FILE,
-    is_projected_prefix,
-    load_prompt_encoder,
-    prompt_encoder_state,
-    read_tensors,
-    write_tensors,
-)
 from tsloss_fast.tuning.recorder import TopologyRecorder
 
 __all__ = ["TSLossMixin", "TSLossTrainer"]
@@ -58,9 +43,8 @@ class TSLossMixin(_Trainer):
     of items in the batch. Evaluation is left alone: `eval_loss` is the task's loss.
 
     Each log of the training loss gains `tsloss/task_loss`, `tsloss/total` and the unweighted terms,
-    such as `tsloss/connectivity` (`train/tsloss/total` in TensorBoard): means over the steps since
-    the last log and over the processes, which stay on the device until then. `loss` is `task_loss`
-    plus the weight times `total`.
+    such as `tsloss/connectivity` (`train/tsloss/total` in TensorBoard), as means over the steps
+    since the last log and over the processes: `loss` is `task_loss` plus the weight times `total`.
 
     On the CPU the barcode is computed once a step: the accumulated batches share it, and so does a
     `PromptTopologyCallback` of this trainer that records the same clouds.
@@ -71,27 +55,24 @@ class TSLossMixin(_Trainer):
 
     Args:
         ts_loss: the loss, `TSLoss()` by default, or any module that makes a scalar of points
-            (B, N, D). If its forward has an argument `return_terms`, it is called with True and
-            gives the scalar and a dict of terms, as `TSLoss` does. It is moved to the trainer's
-            device, and must have no parameters to train.
-        ts_weight: λ ≥ 0, or a function that gives it for each step of the optimizer, counted from
-            0, also after a resume; then it is logged as `tsloss/weight`. A warm-up is
-            `lambda step: 10.0 * min(1, step / 100)`. At 0 the term is measured and logged, and has
-            no part in the training.
+            (B, N, D) and has no parameters to train. If its forward has an argument `return_terms`,
+            it is called with True and gives the scalar and a dict of terms.
+        ts_weight: λ ≥ 0, or a function that gives it for each step of the optimizer, from 0 on; it
+            is logged as `tsloss/weight` then. `lambda step: 10.0 * min(1, step / 100)` is a
+            warm-up. At 0 the term is measured and logged, and has no part in the training.
         ts_clouds: from the unwrapped model to points (B, N, D) or (N, D) with gradient, or to a
-            list of such tensors, whose clouds all count the same; `prompt_clouds` by default.
+            list of such tensors, whose clouds all count the same; `prompt_clouds` by default, and
             `lora_clouds` and `hidden_states` are others.
 
-    Everything else goes to the trainer. `ts_seconds` is the time that the term has taken so far,
-    with its backward; on other devices than the CPU, the time of the host. `TSLossTrainer` has an
-    example.
+    Everything else goes to the trainer. `ts_seconds` is the time that the term and its backward
+    have taken, on other devices than the CPU that of the host. `TSLossTrainer` has an example.
 
     Raises:
-        TypeError, ValueError: a wrong argument; a model without virtual tokens; prefix tuning with
-            gradient checkpointing, or label smoothing with virtual tokens before the text, which
-            transformers cannot train; in training, a loss that is no scalar or a wrong weight. A
-            class that names this mixin behind a trainer is refused when it is defined if the
-            trainer's own loss would be the one in use.
+        TypeError, ValueError: a wrong argument, which a loss that is no scalar shows in training; a
+            model without virtual tokens; what transformers cannot train: prefix tuning with
+            gradient checkpointing, label smoothing with virtual tokens before the text. A class
+            that names this mixin behind a trainer whose own loss would be in use is refused when it
+            is defined.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -110,19 +91,14 @@ class TSLossMixin(_Trainer):
         *args: Any,
         ts_loss: nn.Module | None = None,
         ts_weight: float | Callable[[int], float] = 10.0,
-        ts_clouds: Callable[[nn.Module], Clouds] = prompt_clouds,
+        ts_clouds: Callable[[nn.Module], Any] = prompt_clouds,
         **kwargs: Any,
     ) -> None:
-        self.ts_loss: nn.Module = TSLoss() if ts_loss is None else ts_loss
-        self.ts_weight = ts_weight if callable(ts_weight) else _checked(ts_weight, "ts_weight")
-        self.ts_clouds = ts_clouds
-        self.ts_seconds = 0.0
-        if not isinstance(self.ts_loss, nn.Module):
-            raise TypeError(
-                "ts_loss must be a TSLoss or another nn.Module of points, or None, got "
-                f"{type(ts_loss).__name__}"
-            )
-        if trained := [n for n, p in self.ts_loss.named_parameters() if p.requires_grad]:
+        loss: Any = TSLoss() if ts_loss is None else ts_loss
+        if not isinstance(loss, nn.Module):
+            got = type(loss).__name__
+            raise TypeError(f"ts_loss must be a TSLoss or another nn.Module, or None, got {got}")
+        if trained := [n for n, p in loss.named_parameters() if p.requires_grad]:
             raise ValueError(
                 f"ts_loss has parameters that no optimizer would train: {', '.join(trained)}; "
                 "freeze them with ts_loss.requires_grad_(False), or make the module a part of the "
@@ -133,9 +109,13 @@ class TSLossMixin(_Trainer):
                 "ts_clouds must be a function from the model to points of shape (B, N, D), got "
                 f"{type(ts_clouds).__name__}"
             )
-        self._ts_has_terms = "return_terms" in inspect.signature(self.ts_loss.forward).parameters
+        self.ts_loss: nn.Module = loss
+        self.ts_weight = ts_weight if callable(ts_weight) else _checked(ts_weight, "ts_weight")
+        self.ts_clouds = ts_clouds
+        self.ts_seconds = 0.0
+        self._ts_has_terms = "return_terms" in inspect.signature(loss.forward).parameters
         self._ts_newest_weight = -1, 0.0
-        self._ts_backward = 0.0
+        self._ts_backward_began = 0.0
         self._ts_barcode = LastBarcode()
         self._ts_sums: dict[str, Any] = {}
         self._ts_steps = 0.0
@@ -201,12 +181,13 @@ class TSLossMixin(_Trainer):
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         folder = Path(str(self.args.output_dir if output_dir is None else output_dir))
-        model = self._bare_model()
-        # On every rank: it may gather shards.
-        encoder = prompt_encoder_state(model) if getattr(model, "peft_config", None) else {}
-        for name, state in ((ENCODER_FILE, encoder), (TSLOSS_FILE, self.ts_loss.state_dict())):
+        states = {TSLOSS_FILE: self.ts_loss.state_dict()}
+        if getattr(model := self._bare_model(), "peft_config", None):
+            # On every rank: it may gather shards.
+            states[encoders.ENCODER_FILE] = encoders.prompt_encoder_state(model)
+        for name, state in states.items():
             if state and self.args.should_save:
-                write_tensors(folder / name, state)
+                encoders.write_tensors(folder / name, state)
         super().save_model(output_dir, *args, **kwargs)
 
     def _load_from_checkpoint(
@@ -214,18 +195,19 @@ class TSLossMixin(_Trainer):
     ) -> None:
         folder = Path(resume_from_checkpoint)
         target = self._bare_model() if model is None else unwrap(model)
-        saved_encoder = (folder / ENCODER_FILE).is_file()
+        saved_encoder = (folder / encoders.ENCODER_FILE).is_file()
         try:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         except RuntimeError as error:
             # The prompt encoder is the last thing that peft loads, and a projected prefix is saved
             # in the shape of its output, which its embedding cannot take.
-            if not (saved_encoder and is_projected_prefix(target) and "Embedding" in str(error)):
+            known = saved_encoder and encoders.is_projected_prefix(target)
+            if not (known and "Embedding" in str(error)):
                 raise
         if saved_encoder:
-            load_prompt_encoder(target, folder)
+            encoders.load_prompt_encoder(target, folder)
         if (folder / TSLOSS_FILE).is_file():
-            self.ts_loss.load_state_dict(read_tensors(folder / TSLOSS_FILE))
+            self.ts_loss.load_state_dict(encoders.read_tensors(folder / TSLOSS_FILE))
         elif self.ts_loss.state_dict():
             warnings.warn(
                 f"{folder} holds no {TSLOSS_FILE}: ts_loss keeps the state that it has, and "
@@ -238,8 +220,8 @@ class TSLossMixin(_Trainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         best = self.state.best_model_checkpoint
-        if best is not None and os.path.isfile(os.path.join(best, ENCODER_FILE)):
-            load_prompt_encoder(self._bare_model(), best)
+        if best is not None and Path(best, encoders.ENCODER_FILE).is_file():
+            encoders.load_prompt_encoder(self._bare_model(), best)
 
     def _ts_term(self, model: nn.Module, weight: float) -> dict[str, Tensor]:
         """The loss of the clouds, `total`, without its weight, and its terms; for a subclass to
@@ -250,21 +232,20 @@ class TSLossMixin(_Trainer):
             for part in parts:
                 if part.requires_grad:
                     part.register_hook(self._ts_backward_ends)
-            batches: list[tuple[Tensor, Any]] = [(part, None) for part in parts]
-            if isinstance(self.ts_loss, TSLoss):
-                batches = [one_batch(parts)]
-            clouds = sum(len(points) for points, _ in batches)
-            found: dict[str, Tensor] = {}
-            for points, lengths in batches:
-                # Distances between half precision points collapse: never under autocast.
-                with torch.autocast(points.device.type, enabled=False):
-                    values = self._ts_values(points, lengths)
-                for name, value in values.items():
-                    own = value if len(batches) == 1 else value * (len(points) / clouds)
-                    found[name] = found[name] + own.to(found[name].device) if name in found else own
-        return found
+            one = isinstance(self.ts_loss, TSLoss)
+            batches = [one_batch(parts)] if one else [(part, None) for part in parts]
+            # Distances between half precision points collapse: never under autocast.
+            with torch.autocast(parts[0].device.type, enabled=False):
+                found = [self._ts_values(points, lengths) for points, lengths in batches]
+            if len(found) == 1:
+                return found[0]
+            shares = parts[0].new_tensor([len(part) for part in parts]) / sum(map(len, parts))
+            return {
+                name: shares @ torch.stack([values[name].to(shares) for values in found])
+                for name in found[0]
+            }
 
-    def _ts_values(self, points: Tensor, lengths: list[int] | None) -> dict[str, Tensor]:
+    def _ts_values(self, points: Tensor, lengths: Any) -> dict[str, Tensor]:
         loss, terms = self.ts_loss, {}
         known = self._known_barcode(loss, points, lengths) if isinstance(loss, TSLoss) else {}
         if self._ts_has_terms:
@@ -279,17 +260,14 @@ class TSLossMixin(_Trainer):
             )
         return {"total": total, **terms}
 
-    def _known_barcode(
-        self, loss: TSLoss, points: Tensor, lengths: list[int] | None
-    ) -> dict[str, Any]:
+    def _known_barcode(self, loss: TSLoss, points: Tensor, lengths: Any) -> dict[str, Any]:
         """The argument `lengths` if the sizes differ, and `h0` if the loss can use it: the barcode
         that the record of these clouds, or an earlier batch of the step, has computed."""
         known: dict[str, Any] = {} if lengths is None else {"lengths": lengths}
         # Without the argument is a forward of the user's own, and a hook may give other points.
         own = type(loss).forward is not TSLoss.forward or "forward" in vars(loss)
-        if own or loss._forward_pre_hooks:
-            return known
-        if loss.form == "surrogate" or loss.metric != "euclidean":
+        other = loss.form == "surrogate" or loss.metric != "euclidean"
+        if own or other or loss._forward_pre_hooks:
             return known
         recorders = (
             callback.last_barcode
@@ -306,12 +284,11 @@ class TSLossMixin(_Trainer):
         return self._ts_newest_weight[1]
 
     def _ts_backward_begins(self, gradient: Tensor) -> None:
-        self._ts_backward = perf_counter()
+        self._ts_backward_began = perf_counter()
 
     def _ts_backward_ends(self, gradient: Tensor) -> None:
-        now = perf_counter()
-        self.ts_seconds += now - self._ts_backward
-        self._ts_backward = now
+        start, self._ts_backward_began = self._ts_backward_began, perf_counter()
+        self.ts_seconds += self._ts_backward_began - start
 
     def _trainer_divides(self, num_items_in_batch: Tensor | int | None) -> bool:
         """Whether `training_step` divides the loss by the accumulation steps."""
@@ -347,13 +324,9 @@ class TSLossTrainer(TSLossMixin, Trainer):
         >>> model = add_soft_prompt(model, torch.randn(5, 8))
         >>> data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 4
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     arguments = TrainingArguments(
-        ...         folder, max_steps=2, logging_steps=1, report_to="none", save_strategy="no",
-        ...         use_cpu=True,
-        ...     )
-        ...     trainer = TSLossTrainer(
-        ...         model=model, args=arguments, train_dataset=data, ts_weight=10.0
-        ...     )
+        ...     quiet = dict(report_to="none", save_strategy="no", use_cpu=True)
+        ...     arguments = TrainingArguments(folder, max_steps=2, logging_steps=1, **quiet)
+        ...     trainer = TSLossTrainer(model, arguments, train_dataset=data, ts_weight=10.0)
         ...     result = trainer.train()  # doctest: +ELLIPSIS
         {...}
         >>> logged = [entry for entry in trainer.state.log_history if "tsloss/total" in entry]
