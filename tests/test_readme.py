@@ -40,8 +40,10 @@ def test_the_plain_loop_runs_as_printed_and_evens_out_the_bars(tmp_path: Path) -
 
 def test_no_example_is_left_out() -> None:
     """Three are run in their order, the others by the name of their file."""
-    others = [block.splitlines()[0].split(":")[0] for block in python_blocks()[3:]]
-    assert others == ["# cloud.py", "# prompt.py"]
+    first = [block.splitlines()[0].split(":")[0] for block in python_blocks()]
+    others = [name for name in first if name.startswith("# ")]
+    assert others == ["# light.py", "# cloud.py", "# prompt.py"]
+    assert len(first) - len(others) == 3
 
 
 @pytest.mark.slow
@@ -55,7 +57,7 @@ def test_the_trainer_example_runs_as_printed(tmp_path: Path) -> None:
 def test_the_tracker_example_runs_as_printed(tmp_path: Path) -> None:
     for module in ("pyarrow", "gudhi", "sklearn"):
         pytest.importorskip(module, reason="needs the analysis extra")
-    out = run(python_blocks()[2], tmp_path)
+    out = run(python_blocks()[3], tmp_path)
     means, _, diagrams = out.partition("[array")
     assert len(re.findall(r"\d+\.\d*", means)) == 41
     assert "inf" in diagrams
@@ -79,6 +81,15 @@ def launch_example(name: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_the_lightning_example_runs_as_printed(tmp_path: Path) -> None:
+    for module in ("lightning", "transformers", "peft"):
+        pytest.importorskip(module, reason="needs lightning and the tuning extra")
+    out = launch_example("light.py", tmp_path)
+    assert 0 <= float(out.strip().splitlines()[-1]) < 10
+    assert (tmp_path / "runs/light/topology.arrows").exists()
 
 
 @pytest.mark.slow
