@@ -44,7 +44,8 @@ class PromptTopologyCallback(TopologyRecorder, TrainerCallback):
 
     Example:
         >>> import tempfile
-        >>> from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
         >>> from tsloss_fast.analysis import read_record
         >>> from tsloss_fast.tuning import add_soft_prompt
         >>> sizes = dict(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1)

@@ -162,8 +162,8 @@ class TSLossMixin(_Trainer):
         self._ts_steps += share
         if weight > 0:
             term = found["total"] * (weight * share / of_task)
-            if term.requires_grad:
-                term.register_hook(self._ts_backward_begins)
+            if term.grad_fn is not None:
+                term.grad_fn.register_prehook(self._ts_backward_begins)
             loss = loss + term.to(loss.device)
         self.ts_seconds += perf_counter() - start
         return (loss, *outputs) if return_outputs else loss
@@ -227,11 +227,12 @@ class TSLossMixin(_Trainer):
         """The loss of the clouds, `total`, without its weight, and its terms; for a subclass to
         change. There is a gradient only with a weight above 0."""
         with torch.set_grad_enabled(weight > 0):
-            # Views, whose gradient is that of this term alone and tells when its backward ends.
-            parts = [part.view_as(part) for part in cloud_parts(self.ts_clouds(unwrap(model)))]
+            parts = cloud_parts(self.ts_clouds(unwrap(model)))
+            # The task may use a parameter as well; the backward of a view is that of the term alone.
+            parts = [part.view_as(part) if part.is_leaf else part for part in parts]
             for part in parts:
-                if part.requires_grad:
-                    part.register_hook(self._ts_backward_ends)
+                if part.grad_fn is not None:
+                    part.grad_fn.register_prehook(self._ts_backward_ends)
             one = isinstance(self.ts_loss, TSLoss)
             batches = [one_batch(parts)] if one else [(part, None) for part in parts]
             # Distances between half precision points collapse: never under autocast.
@@ -283,10 +284,10 @@ class TSLossMixin(_Trainer):
             self._ts_newest_weight = step, _checked(self.ts_weight(step), f"ts_weight({step})")
         return self._ts_newest_weight[1]
 
-    def _ts_backward_begins(self, gradient: Tensor) -> None:
+    def _ts_backward_begins(self, gradients: Any) -> None:
         self._ts_backward_began = perf_counter()
 
-    def _ts_backward_ends(self, gradient: Tensor) -> None:
+    def _ts_backward_ends(self, gradients: Any) -> None:
         start, self._ts_backward_began = self._ts_backward_began, perf_counter()
         self.ts_seconds += self._ts_backward_began - start
 
