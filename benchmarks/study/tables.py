@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import pandas as pd
-
 from tsloss_fast._terminal import counted, table_lines
 from tsloss_fast.benchmarks.study.outcomes import (
     CENSORED,
@@ -15,240 +13,196 @@ from tsloss_fast.benchmarks.study.outcomes import (
     Record,
     Study,
     equal_methods,
-    group_name,
+    group_names,
     read_study,
 )
 from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, compare
 
-MINUS, NONE, NEVER, OTHER_RATE = "\N{MINUS SIGN}", "–", "never reached", "\N{DAGGER}"
-_LEVEL = 0.05
+NONE, NEVER, OTHER_RATE = "–", "never reached", "\N{DAGGER}"
+REFERENCES = ("majority_rate", "zero_shot_restricted_accuracy")
+_HEAD = """{runs}. Each difference is method − {baseline}, paired by seed, with Student's interval and
+the sign-flip test; Holm's correction is for the primary outcomes of all methods of a group. Better
+means more accuracy, fewer steps, less cross-entropy (CE). A run that never reached a threshold
+counts with all its steps, so that means are lower bounds (≥). With several learning rates (lr), a
+seed counts with its mean over them. ± is the standard deviation over seeds. The last column is the
+true difference for which 80 % of such studies have an interval without zero. Milliseconds depend on
+the machine, its load, and the runs that are trained together."""
 
 
 def summarize(records: Iterable[Record]) -> str:
     """Return the page of the records of one experiment, which may be underway."""
     study = read_study(records)
-    level = f"{100 * study.confidence:g} %"
-    blocks = [
-        f"# {study.name or 'Study'}",
-        *([study.design["question"]] if study.design.get("question") else []),
-        f"{counted(len(study.runs), 'run')}. Differences are method − {study.baseline}, paired by "
-        f"seed, with Student's {level} interval, the p of the sign-flip test, and this p after "
-        "Holm's correction for the primary outcomes of all methods of the group. Better means more "
-        "accuracy, fewer steps, less cross-entropy (CE). A run that never reached a threshold "
-        "counts with all its steps, so that the mean is a lower bound (≥). Where there are several "
-        "learning rates (lr), a seed counts with its mean over them. ± is the standard deviation "
-        "over seeds. Milliseconds depend on the machine, its load, and the runs trained together.",
-    ]
+    blocks = [f"# {study.name}", study.design.get("question", "")]
+    blocks += [_HEAD.format(runs=counted(len(study.runs), "run"), baseline=study.arms[0])]
+    names = group_names(study.groups, short=False)
     for group in study.begun:
         found = compare(study, group, ["final_ce"])
-        seeds = study.runs.seed[study.runs.group == group].nunique()
-        blocks += [
-            f"## {group_name(study.groups[group])}, {counted(seeds, 'seed')}",
-            _references(study, group),
-            methods_table(study, group),
-            *([differences_table(found, level)] if found else []),
-            "\n".join(f"- {note}" for note in [*notes(study, group), *conclusions(study, found)]),
-        ]
-    waiting = [g for k, g in enumerate(study.groups) if k not in study.begun]
-    if waiting:
-        blocks += ["## No run finished yet", "\n".join(f"- {group_name(g)}" for g in waiting)]
-    return "\n\n".join(blocks) + "\n"
+        blocks += [f"## {names[group]}", methods_table(study, group), differences_table(found)]
+        blocks += ["\n".join(f"- {s}" for s in [*notes(study, group), *conclusions(study, found)])]
+    waiting = [f"- {name}" for group, name in enumerate(names) if group not in study.begun]
+    blocks += ["## No run finished yet", "\n".join(waiting)] if waiting else []
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def methods_table(study: Study, group: int) -> str:
     """What the arms of a group came to, without any comparison."""
     there = study.seeds[study.seeds.group == group]
-    shown = [o for o in OUTCOMES.values() if o.name in study.primary or there[o.name].notna().any()]
+    names = [n for n in OUTCOMES if n in study.primary or there[n].notna().any()]
     rows = []
     for arm in study.arms_of(group):
-        runs, seeds = study.of(group, arm, study.runs), study.of(group, arm)
-        lr, weight = (
-            ", ".join(f"{value:g}" for value in sorted(runs[name].unique()))
-            for name in ("lr", "weight")
-        )
-        row = [arm, lr, weight, str(len(seeds)), str(int(runs.diverged.sum()))]
-        row += [level_text(seeds, outcome, len(lr.split(", "))) for outcome in shown]
-        step, term = runs.step.mean(), math.fsum(runs.term) / math.fsum(runs.step)
-        row.append(NONE if math.isnan(step) else f"{1000 * step:.3g}")
-        rows.append([*row, NONE if math.isnan(term) else f"{100 * term:.2g} %"])
-    header = ["method", "lr", "weight", "seeds", "diverged", *(o.label for o in shown)]
+        runs = study.of(group, arm, study.runs)
+        weights = ", ".join(f"{weight:g}" for weight in sorted(set(runs.weight)))
+        row = [arm, study.rates(group, arm), weights, str(len(study.of(group, arm)))]
+        row += [str(runs.diverged.sum()), *(level_text(study, group, arm, n) for n in names)]
+        step, share = runs.step.mean(), runs.term.mean() / runs.step.mean()
+        row += [NONE if math.isnan(step) else f"{1000 * step:.4g}"]
+        rows.append([*row, NONE if math.isnan(share) else f"{100 * share:.2g} %"])
+    header = ["method", "lr", "weight", "seeds", "diverged", *(OUTCOMES[n].label for n in names)]
     return "\n".join(table_lines([*header, "ms a step", "of it in the loss"], rows))
 
 
-def level_text(seeds: pd.DataFrame, outcome: Outcome, rates: int = 1) -> str:
-    """The mean over seeds ± their standard deviation, and how many runs are censored."""
-    values = seeds[outcome.name].dropna()
+def differences_table(found: Sequence[Comparison]) -> str:
+    """Every comparison of a group, a row each; empty without any."""
+    header = ["method", "outcome", "pairs", "difference", "Student", "excludes 0"]
+    header += ["seeds better / worse / equal", "p", "p (Holm)", "p (equivalence)", "80 % power"]
+    rows = []
+    for entry in found:
+        d, outcome = entry.difference, entry.outcome
+        ways = [d.above, d.below, d.equal] if outcome.better >= 0 else [d.below, d.above, d.equal]
+        row = [entry.arm + OTHER_RATE * entry.other_rates, outcome.label]
+        row += [f"{d.pairs}, {entry.censored} runs censored" if entry.censored else str(d.pairs)]
+        row += [NEVER if entry.never else shown(d.mean, outcome, "+"), interval_text(entry)]
+        row += [f"**{entry.verdict}**" if entry.verdict else "", " / ".join(map(str, ways))]
+        p_values = [NONE if p is None else f"{p:.3g}" for p in (d.p, entry.holm, d.equivalence)]
+        rows.append([*row, *p_values, shown(d.detectable, outcome)])
+    return "\n".join(table_lines(header, rows)) if rows else ""
+
+
+def level_text(study: Study, group: int, arm: str, name: str) -> str:
+    """The mean of an outcome over seeds ± their standard deviation; how many runs are censored."""
+    seeds, outcome = study.of(group, arm), OUTCOMES[name]
+    values = seeds[name].dropna()
     if values.empty:
         return NONE
     text = shown(math.fsum(values) / len(values), outcome)
     text += f" ± {shown(float(values.std()), outcome)}" if len(values) > 1 else ""
-    late = int(seeds[CENSORED[outcome.name]].sum()) if outcome.threshold else 0
-    return f"≥ {text}, {late} of {rates * len(seeds)} never" if late else text
-
-
-def differences_table(found: Sequence[Comparison], level: str) -> str:
-    """Every comparison of a group, a row each."""
-    header = ["method", "outcome", "pairs", "difference", f"Student {level}", "excludes 0"]
-    header += ["seeds better / worse / equal", "p", "p (Holm)", "equivalence p", "80 % power"]
-    rows = []
-    for entry in found:
-        d, outcome = entry.difference, entry.outcome
-        ways = (d.above, d.below) if outcome.better >= 0 else (d.below, d.above)
-        pairs = f"{d.pairs}, {entry.censored} runs censored" if entry.censored else str(d.pairs)
-        row = [entry.arm + OTHER_RATE * entry.other_rates, outcome.label, pairs]
-        row += [NEVER if entry.never else signed(d.mean, outcome), interval_text(entry)]
-        row += [
-            f"**{entry.verdict}**" if entry.verdict else "",
-            " / ".join(map(str, [*ways, d.equal])),
-        ]
-        row += [
-            p_text(d.p),
-            p_text(entry.holm),
-            p_text(d.equivalence),
-            shown(d.detectable, outcome),
-        ]
-        rows.append(row)
-    return "\n".join(table_lines(header, rows))
+    late = int(seeds[CENSORED[name]].sum()) if outcome.series else 0
+    return f"≥ {text}, {late} of {sum(map(len, seeds.rates))} never" if late else text
 
 
 def difference_text(entry: Comparison) -> str:
     """ "+0.012 (+0.003 to +0.021)", bold where the interval excludes zero."""
-    if entry.never or entry.difference.mean is None:
+    if entry.difference.mean is None:
         return NEVER if entry.never else NONE
-    text = f"{signed(entry.difference.mean, entry.outcome)} ({interval_text(entry)})"
-    text = f"**{text}**" if entry.verdict else text
-    return text + OTHER_RATE * entry.other_rates
+    text = f"{shown(entry.difference.mean, entry.outcome, '+')} ({interval_text(entry)})"
+    return (f"**{text}**" if entry.verdict else text) + OTHER_RATE * entry.other_rates
 
 
 def interval_text(entry: Comparison) -> str:
-    low, high = (
-        signed(end, entry.outcome) for end in (entry.difference.low, entry.difference.high)
-    )
-    return NONE if entry.difference.low is None else f"{low} to {high}"
+    ends = (entry.difference.low, entry.difference.high)
+    return NONE if None in ends else " to ".join(shown(e, entry.outcome, "+") for e in ends)
 
 
-def shown(value: float | None, outcome: Outcome) -> str:
-    return NONE if value is None else f"{value:.{outcome.digits}f}".replace("-", MINUS)
+def shown(value: float | None, outcome: Outcome, sign: str = "") -> str:
+    """Rounded; with the sign "+", what only rounds to zero keeps its sign, and zero has none."""
+    text = NONE if value is None else f"{value:{sign if value else ''}.{outcome.digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
-def signed(value: float | None, outcome: Outcome) -> str:
-    """With a sign unless it is zero; what only rounds to zero keeps its sign."""
-    return f"+{shown(value, outcome)}" if value is not None and value > 0 else shown(value, outcome)
-
-
-def p_text(p: float | None) -> str:
-    return NONE if p is None else f"{p:.3g}" if p >= 1e-4 else "< 0.0001"
-
-
-def references(study: Study, group: int, name: str) -> float:
+def reference(study: Study, group: int, name: str) -> float:
     """The mean over seeds of a rate that needs no training; NaN without one."""
-    runs = study.runs[study.runs.group == group].drop_duplicates("seed")
-    rates = [r["reference"][name] for r in runs.run if r["reference"].get(name) is not None]
+    runs = study.runs[study.runs.group == group].drop_duplicates("seed").run
+    rates = [run["reference"][name] for run in runs if run["reference"].get(name) is not None]
     return math.fsum(rates) / len(rates) if rates else math.nan
-
-
-def _references(study: Study, group: int) -> str:
-    names = {
-        "majority_rate": "most frequent answer",
-        "zero_shot_accuracy": "zero-shot",
-        "zero_shot_restricted_accuracy": "zero-shot, restricted to the possible answers",
-    }
-    rates = [(label, references(study, group, name)) for name, label in names.items()]
-    known = [f"{label} {rate:.3f}" for label, rate in rates if not math.isnan(rate)]
-    return f"Accuracy without training: {'; '.join(known) or 'not recorded'}."
 
 
 def notes(study: Study, group: int) -> Iterator[str]:
     """What a reader has to know before the numbers."""
-    runs = study.runs[study.runs.group == group]
+    majority, restricted = (reference(study, group, name) for name in REFERENCES)
+    yield (
+        f"Accuracy without training: {majority:.3f} with the most frequent answer, "
+        f"{reference(study, group, 'zero_shot_accuracy'):.3f} without a prompt, {restricted:.3f} "
+        "without a prompt, restricted to the possible answers."
+    )
     for outcome in OUTCOMES.values():
-        if outcome.threshold and study.groups[group].get(outcome.threshold) is not None:
-            yield f"The {outcome.label} are those to {study.groups[group][outcome.threshold]:g}."
-    expected = {*runs.seed, *map(int, study.design.get("seeds", []))}
+        threshold = study.groups[group].get(f"{outcome.series}_threshold")
+        if threshold is not None:
+            yield f"The {outcome.label} are those to {threshold:g}."
+    runs = study.runs[study.runs.group == group]
     for arm in study.arms:
         seeds = study.of(group, arm)
-        lacking = sorted(expected - set(seeds.seed))
+        lacking = sorted({*runs.seed, *study.design.get("seeds", [])} - set(seeds.seed))
         if lacking:
-            yield f"{arm}: not finished: {'seed' if len(lacking) == 1 else 'seeds'} " + (
-                f"{', '.join(map(str, lacking))}."
-            )
-        broken = [o.label for o in OUTCOMES.values() if 0 < seeds[o.name].isna().sum() < len(seeds)]
-        if broken:
-            yield f"{arm}: seeds without a finite {', '.join(broken)} are left out there."
+            yield f"{arm} is not finished: seed {', '.join(map(str, lacking))}."
+        for name, outcome in OUTCOMES.items():
+            broken = int(seeds[name].isna().sum())
+            if broken > 0 and seeds.diverged.any():
+                yield f"{arm} has no finite {outcome.label} for {counted(broken, 'seed')}."
     digests = runs.groupby("seed").digest.nunique()
     if (digests > 1).any():
-        yield (
-            f"The items of {', '.join(f'seed {s}' for s in digests.index[digests > 1])} differ "
-            "between methods, because the task changed between runs: these are in no pair."
-        )
-    yield from without_effect(study, group)
+        changed = ", ".join(map(str, digests.index[digests > 1]))
+        yield f"The task changed between runs of seed {changed}, which are in no pair."
+    yield from same_methods(study, group, study.primary)
 
 
-def without_effect(study: Study, group: int) -> Iterator[str]:
-    """Which methods were the same thing in these runs."""
-    for names, places in equal_methods(study, group):
-        rates = {name: set(study.of(group, name, study.runs).lr) for name in names}
+def same_methods(study: Study, group: int, outcomes: Sequence[str]) -> Iterator[str]:
+    """Pairs of methods that were one in these runs. If one is the baseline, the other shows what
+    the learning rate alone does, and is a baseline at its own rate."""
+    for one, other in equal_methods(study, group):
         yield (
-            f"{' and '.join(names)} are one method here: their training is bit for bit the same "
-            f"wherever both ran at the same learning rate ({counted(places, 'time')}), so that what "
-            "tells them apart was 0."
-            + (
-                " Their difference is that of their learning rates."
-                if len({frozenset(r) for r in rates.values()}) > 1
-                else ""
-            )
+            f"{one} and {other} are one method here: wherever they ran at the same learning rate, "
+            "their training is the same to the bit."
         )
+        if one != study.arms[0] or study.rates(group, one) == study.rates(group, other):
+            continue
+        equal = [e for e in compare(study, group, outcomes, other) if not e.other_rates]
+        for alone in compare(study, group, outcomes):
+            if alone.arm == other and alone.outcome.name in outcomes:
+                same = [e for e in equal if e.outcome == alone.outcome]
+                yield (
+                    f"The learning rate alone, {study.rates(group, other)} in place of "
+                    f"{study.rates(group, one)}, changes {alone.outcome.label} by "
+                    f"{difference_text(alone)}. Against {one} at this rate (run as {other}): "
+                    f"{'; '.join(f'{e.arm} {difference_text(e)}' for e in same) or 'nothing'}."
+                )
 
 
 def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
     """What may be said of a group's comparisons."""
     tested = [entry for entry in found if entry.difference.pairs]
     if not tested:
-        yield f"Nothing is compared with {study.baseline} yet: there is no pair of finished runs."
+        yield f"Nothing is compared with {study.arms[0]}: there is no pair of finished runs."
         return
     if any(entry.other_rates for entry in tested):
         yield (
-            f"{OTHER_RATE} marks rows that compare different learning rates: such a difference is "
-            "of the rates and of the methods together, and says nothing of either alone."
+            f"{OTHER_RATE} marks a difference between runs of different learning rates. It is one "
+            "of the rates and of the methods together, and tells nothing of either alone."
         )
-    few = sorted({e.difference.pairs for e in tested if e.difference.pairs < MINIMUM_SEEDS})
-    if few:
-        yield (
-            f"Comparisons of {' or '.join(map(str, few))} pairs say nothing about other seeds: "
-            f"{MINIMUM_SEEDS} are needed."
-        )
+    if any(entry.difference.pairs < MINIMUM_SEEDS for entry in tested):
+        yield f"Fewer than {MINIMUM_SEEDS} pairs say nothing of other seeds."
     for entry in tested:
-        if entry.verdict:
-            yield f"The interval excludes zero for {entry.arm}, {entry.verdict} in " + (
-                f"{entry.outcome.label}: {difference_text(entry)}."
-            )
-        margin, p = study.margins.get(entry.outcome.name), entry.difference.equivalence
-        if p is not None and p < _LEVEL and entry.difference.pairs >= MINIMUM_SEEDS:
-            yield (
-                f"{entry.arm} makes no difference of {margin:g} in {entry.outcome.label} (two "
-                f"one-sided tests, p = {p_text(p)})."
-            )
-    yield chance(tested, study.confidence)
-    primary = [entry for entry in tested if entry.holm is not None]
-    left = [f"{e.arm} in {e.outcome.label}" for e in primary if (e.holm or 0) < _LEVEL]
-    least = min([1.0, *(len(primary) * 2 / 2**e.difference.pairs for e in primary)])
-    cannot = f"; with so few seeds none can be, {p_text(least)} being the least possible"
-    yield (
-        f"After Holm's correction for {counted(len(primary), 'primary comparison')}, p is below "
-        f"{_LEVEL} for {', '.join(left)}."
-        if left
-        else f"After Holm's correction for {counted(len(primary), 'primary comparison')}, no p of "
-        f"the sign-flip test is below {_LEVEL}{cannot if least >= _LEVEL else ''}."
-    )
+        p = entry.difference.equivalence
+        if p is not None and p < 0.05 and entry.difference.pairs >= MINIMUM_SEEDS:
+            margin = study.design["margins"][entry.outcome.name]
+            yield f"{entry.arm} makes no difference of {margin:g} in {entry.outcome.label}."
+    yield from chance(tested, float(study.design.get("confidence", 0.95)))
 
 
-def chance(found: Sequence[Comparison], confidence: float) -> str:
-    """How many intervals exclude zero, and how many would by chance alone."""
+def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:
+    """How many intervals exclude zero, how many would by chance alone, and what Holm leaves."""
     told = [entry for entry in found if entry.difference.low is not None]
-    verdicts = [entry.verdict for entry in told]
-    better, worse = verdicts.count("better"), verdicts.count("worse")
-    return (
-        f"Of {counted(len(told), 'interval')}, {better + worse} exclude zero: {better} for the "
-        f"better, {worse} for the worse. By chance alone about {(1 - confidence) * len(told):.2g} "
-        "would, if no method made a difference."
+    clear = [f"{e.arm} {e.verdict} in {e.outcome.label}" for e in told if e.verdict]
+    yield (
+        f"{len(clear)} of {counted(len(told), 'interval')} exclude zero: "
+        f"{'; '.join(clear) or 'none'}. If no method made a difference, about "
+        f"{(1 - confidence) * len(told):.2g} would."
+    )
+    primary = [entry for entry in found if entry.holm is not None]
+    left = [
+        f"{e.arm} in {e.outcome.label}" for e in primary if e.holm is not None and e.holm < 0.05
+    ]
+    most = max((entry.difference.pairs for entry in primary), default=1)
+    yield (
+        f"The sign-flip test finds, after Holm's correction: {', '.join(left) or 'nothing'}. Its "
+        f"least p with {counted(most, 'pair')} is {2 / 2**most:.3g} before the correction."
     )
