@@ -201,10 +201,9 @@ def equal_methods(study: Study, group: int) -> list[tuple[str, str]]:
     for run in study.records:
         if run["kind"] == "run" and agrees(where, run["trial"]):
             place = {k: v for k, v in run["trial"].items() if k not in _ARM}
-            losses = seen.setdefault(run["trial"]["method"], {}).setdefault(
-                json.dumps(place), set()
-            )
-            losses.add(json.dumps(run["train_ce"]))
+            runs = seen.setdefault(run["trial"]["method"], {})
+            came_to = json.dumps([run["train_ce"], run["end"]])
+            runs.setdefault(json.dumps(place), set()).add(came_to)
     common = {(a, b): seen[a].keys() & seen[b] for a, b in itertools.combinations(seen, 2)}
     return [
         (a, b) for (a, b), at in common.items() if at and all(seen[a][k] == seen[b][k] for k in at)

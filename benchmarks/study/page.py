@@ -64,9 +64,9 @@ def own_records(lines: Sequence[Record], everything: Sequence[Record]) -> list[R
                 chosen += [([line["lr"]], [line["weight"]])] * agrees(line, fields)
         rates, weights = chosen[-1]
         same &= searching or (trial["lr"] in rates and trial["weight"] in weights)
-        if same and trial["seed"] in seeds[trial["stage"]]:
-            if any(agrees(group, fields) for group in groups):
-                found.setdefault((run["key"], method["name"]), {**run, "trial": trial})
+        same &= trial["seed"] in seeds[trial["stage"]]
+        if same and any(agrees(group, fields) for group in groups):
+            found.setdefault((run["key"], method["name"]), {**run, "trial": trial})
     return [*(line for line in lines if line["kind"] != "run"), *found.values()]
 
 
@@ -121,9 +121,7 @@ def page(studies: Mapping[str, Study], folder: str) -> str:
     sizes = [e.difference.detectable for e in every if e.outcome.name == "final_accuracy"]
     lines = [line for study in told.values() for line in study.records]
     runs = {line["key"]: line for line in lines if line["kind"] == "run"}
-    trials = [run["trial"] for run in runs.values()]
     seconds = [run["seconds"]["step"] * len(run["train_ce"]) for run in runs.values()]
-    machines = [line["machine"] for line in lines if line["kind"] == "session"]
     links = "[Tables]({0}/{1}.md), [figure]({0}/{1}.png), [raw results]({0}/{1}.jsonl)."
     experiments = [
         f"- **{name}**: {study.design.get('question')} {len(study.arms)} methods, "
@@ -132,13 +130,10 @@ def page(studies: Mapping[str, Study], folder: str) -> str:
     ]
     template = Path(__file__).with_name("page_template.md").read_text(encoding="utf-8")
     return template.format(
-        models=", ".join(sorted({trial["model"] for trial in trials})),
-        tasks=" and ".join(sorted({trial["task"] for trial in trials})),
         experiments="\n".join(experiments),
         mark=tables.OTHER_RATE,
         runs=len(runs),
         hours=math.fsum(seconds) / 3600,
-        machines=", ".join({f"{m['processor']} with {m['cores']} cores": 0 for m in machines}),
         folder=folder,
         table=overview(told, _SHOWN),
         first=next(iter(told)),

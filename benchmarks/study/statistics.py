@@ -15,6 +15,7 @@ from scipy import optimize, stats
 
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Study
 
+Floats = Sequence[float]
 # With fewer pairs nothing is claimed about other seeds.
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
@@ -48,10 +49,7 @@ class Difference:
 
 
 def paired_difference(
-    arm: Sequence[float],
-    baseline: Sequence[float],
-    confidence: float = 0.95,
-    margin: float | None = None,
+    arm: Floats, baseline: Floats, confidence: float = 0.95, margin: float | None = None
 ) -> Difference:
     """Return what n pairs of runs say of the mean difference arm - baseline.
 
@@ -92,28 +90,20 @@ def paired_difference(
 
 def sign_flip_p(whole: np.ndarray) -> float:
     """Two-sided p of the sum of (n,) whole numbers under all changes of their signs."""
-    if not whole.any():
+    if len(whole) < 2 or not whole.any():
         return 1.0
-    found = stats.permutation_test(
-        (whole,),
-        lambda values, axis: values.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=_ASSIGNMENTS,
-        random_state=np.random.default_rng(0),
-    )
+    draws = {"n_resamples": _ASSIGNMENTS, "random_state": np.random.default_rng(0)}
+    found = stats.permutation_test((whole,), np.sum, permutation_type="samples", **draws)
     return float(found.pvalue)
 
 
-def detectable_difference(
-    spread: float, pairs: int, confidence: float, power: float = 0.8
-) -> float:
-    """The true mean for which this share of studies has an interval that excludes zero.
+def detectable_difference(spread: float, pairs: int, confidence: float = 0.95) -> float:
+    """The true mean for which 80 % of studies have an interval that excludes zero.
 
-    An interval on the wrong side of zero is so rare at this power that it is left out.
+    An interval on the wrong side of zero is then so rare that it is left out.
     """
     critical = float(stats.t.ppf((1 + confidence) / 2, pairs - 1))
-    missing = lambda shift: float(stats.nct.sf(critical, pairs - 1, shift)) - power  # noqa: E731
+    missing = lambda shift: float(stats.nct.sf(critical, pairs - 1, shift)) - 0.8  # noqa: E731
     return float(optimize.brentq(missing, 0, 4 * critical + 10)) * spread / math.sqrt(pairs)
 
 

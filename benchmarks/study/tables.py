@@ -20,13 +20,13 @@ from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, c
 
 NONE, NEVER, OTHER_RATE = "–", "never reached", "\N{DAGGER}"
 REFERENCES = ("majority_rate", "zero_shot_restricted_accuracy")
-_HEAD = """{runs}. Each difference is method − {baseline}, paired by seed, with Student's interval and
-the sign-flip test; Holm's correction is for the primary outcomes of all methods of a group. Better
+_HEAD = """{runs}. Each difference is method − {baseline}, paired by seed, with Student's interval
+and the sign-flip test; Holm's correction is for all primary outcomes and methods of a group. Better
 means more accuracy, fewer steps, less cross-entropy (CE). A run that never reached a threshold
 counts with all its steps, so that means are lower bounds (≥). With several learning rates (lr), a
 seed counts with its mean over them. ± is the standard deviation over seeds. The last column is the
-true difference for which 80 % of such studies have an interval without zero. Milliseconds depend on
-the machine, its load, and the runs that are trained together."""
+true difference for which 80 % of such studies have an interval without zero. Milliseconds depend
+on the machine, its load, and the runs that are trained together."""
 
 
 def summarize(records: Iterable[Record]) -> str:
@@ -99,8 +99,8 @@ def difference_text(entry: Comparison) -> str:
 
 
 def interval_text(entry: Comparison) -> str:
-    ends = (entry.difference.low, entry.difference.high)
-    return NONE if None in ends else " to ".join(shown(e, entry.outcome, "+") for e in ends)
+    ends = [shown(e, entry.outcome, "+") for e in (entry.difference.low, entry.difference.high)]
+    return NONE if NONE in ends else " to ".join(ends)
 
 
 def shown(value: float | None, outcome: Outcome, sign: str = "") -> str:
@@ -134,14 +134,12 @@ def notes(study: Study, group: int) -> Iterator[str]:
         lacking = sorted({*runs.seed, *study.design.get("seeds", [])} - set(seeds.seed))
         if lacking:
             yield f"{arm} is not finished: seed {', '.join(map(str, lacking))}."
-        for name, outcome in OUTCOMES.items():
-            broken = int(seeds[name].isna().sum())
-            if broken > 0 and seeds.diverged.any():
-                yield f"{arm} has no finite {outcome.label} for {counted(broken, 'seed')}."
+        broken = [OUTCOMES[n].label for n in OUTCOMES if seeds[n][seeds.diverged > 0].isna().any()]
+        if broken:
+            yield f"{arm}: seeds that diverged have no {', '.join(broken)}, and no pair of it."
     digests = runs.groupby("seed").digest.nunique()
-    if (digests > 1).any():
-        changed = ", ".join(map(str, digests.index[digests > 1]))
-        yield f"The task changed between runs of seed {changed}, which are in no pair."
+    for seed in digests.index[digests > 1]:
+        yield f"The task changed between runs of seed {seed}, which are in no pair."
     yield from same_methods(study, group, study.primary)
 
 
