@@ -22,7 +22,7 @@ from tsloss_fast.benchmarks.study.statistics import Comparison, compare
 from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
 
 # The baseline is black, and others have these in turn: darker ones of Tol's follow the package's.
-_COLOURS = ("#000000", *COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
+_COLOURS = (*COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
 _HEAD = (
     "Left: accuracy on the items of the curve, mean over seeds and learning rates; shaded: least "
     "to largest seed of {0}.\nRight: difference to {0}, paired by seed, with Student's interval; "
@@ -49,7 +49,8 @@ def draw(records: Iterable[Record], path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _page(study: Study, groups: Sequence[int]) -> Figure:
-    colours = dict(zip(study.arms, itertools.cycle(_COLOURS), strict=False))
+    endless = itertools.chain(["#000000"], itertools.cycle(_COLOURS))
+    colours = dict(zip(study.arms, endless, strict=False))
     heights = [max(2.9, 0.24 * len(study.arms_of(group)) + 1.1) for group in groups]
     columns = max(1, 150 // (max(map(len, study.arms)) + 9))
     head = 1.0 + 0.2 * math.ceil(len(colours) / columns)  # Inches, as the heights.

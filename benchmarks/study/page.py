@@ -58,6 +58,8 @@ def own_records(lines: Sequence[Record], everything: Sequence[Record]) -> list[R
         same = settings == trial["settings"]  # Designs may call a method by different names.
         if None in settings.values():
             same = method["name"] == run["trial"]["method"]
+        if method.get("start") is not None:
+            same &= agrees({k: method["start"].get(k) for k in START[1:]}, trial)
         chosen = [(grid, [method.get("weight", trial["weight"])])]
         for line in lines:
             if (line["kind"], line.get("method")) == ("choice", method["name"]):

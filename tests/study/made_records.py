@@ -18,7 +18,7 @@ def make_design(methods: Sequence[Any] = ("ce", "tsloss"), **changes: Any) -> Re
     design = {
         "name": "made", "question": "Does it help?", "models": ["smollm2"], "tasks": [TASK],
         "adapters": ["prompt"], "virtual_tokens": [10], "starts": [START],
-        "methods": [m if isinstance(m, dict) else {"name": m, "start": None} for m in methods],
+        "methods": [m if isinstance(m, dict) else {"name": m, "loss": m} for m in methods],
         "lr": [0.03], "seeds": [0, 1, 2, 3, 4], "lr_schedule": "constant", "weight_decay": 0.0,
         "primary": ["train_ce", "final_accuracy"], "margins": {}, "confidence": 0.95, **changes,
     }  # fmt: skip
@@ -41,7 +41,12 @@ def make_run(
     fields = {k: v for k, v in task.items() if not k.endswith("_threshold")}
     fields |= {"start" if k == "name" else k: v for k, v in start.items()}
     fields |= {"stage": "final", "model": "smollm2", "adapter": "prompt", "virtual_tokens": 10}
-    fields |= {"weight_decay": 0.0, "lr_schedule": "constant", "method": method, "settings": {}}
+    fields |= {
+        "weight_decay": 0.0,
+        "lr_schedule": "constant",
+        "method": method,
+        "settings": {"loss": method},
+    }
     fields |= {"lr": 0.03, "weight": 0.0 if method == "ce" else 3.0, "seed": seed, **trial}
     steps = range(0, fields["steps"] + 1, fields["eval_every"])
     points = zip(steps, accuracy, ce, strict=False)
