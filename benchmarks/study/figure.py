@@ -32,7 +32,7 @@ _GROUPS_A_PAGE = 4
 
 
 def draw(records: Iterable[Record], path: str | os.PathLike[str]) -> list[Path]:
-    """Draw the runs of one experiment as far as they are, and return the paths of the pictures.
+    """Draw the runs of one experiment, finished or underway; return the paths of the pictures.
 
     The picture at `path` has the first 4 groups, those beside it ("name-2.png" and so on) the next.
     Each is there whole or not at all. Equal records give equal bytes.
@@ -92,8 +92,7 @@ def _curves(axes: Axes, study: Study, group: int, colours: Mapping[str, str]) ->
         by_seed = table.groupby(runs.seed.to_numpy()).mean()
         if arm == study.arms[0]:
             axes.fill_between(steps, by_seed.min(), by_seed.max(), color=GREY, alpha=0.2, lw=0)
-        width = 2.2 if arm == study.arms[0] else 1.6
-        axes.plot(steps, by_seed.mean(), color=colours[arm], linewidth=width, label=arm)
+        axes.plot(steps, by_seed.mean(), color=colours[arm], linewidth=1.8, label=arm)
     rates = [reference(study, group, name) for name in REFERENCES]
     beside = []
     for rate, label, style in zip(rates, ("most frequent", "zero-shot"), ("--", ":"), strict=True):
@@ -114,7 +113,9 @@ def _forest(
         difference, colour = entry.difference, colours[entry.arm]
         if difference.mean is None:
             said = "never reached" if entry.never else "no pair"
-            axes.text(0, row, said, fontsize=8, color=GREY, ha="center", backgroundcolor="w")
+            axes.text(
+                0, row, said, fontsize=8, color=GREY, ha="center", va="center", backgroundcolor="w"
+            )
             continue
         one = difference.low is None
         ends = [difference.mean] * 2 if one else [difference.low, difference.high]

@@ -28,15 +28,12 @@ _COLUMNS = ["group", "arm", "lr", "weight", "seed", "diverged", *_SECONDS, "dige
 
 @dataclass(frozen=True)
 class Outcome:
-    """A number that a run comes to; more is better (+1), less (-1) or neither (0).
-
-    If it counts the steps until a series passes its threshold, a run that never does is censored at
-    all of its steps.
-    """
+    """A number that a run comes to, or the steps until a series passes its threshold; a run that
+    never does is censored at all of its steps."""
 
     name: str
     label: str
-    better: int
+    better: int  # +1 if more is better, -1 if less is, 0 if neither.
     digits: int = 3
     series: str = ""
 
@@ -51,7 +48,7 @@ OUTCOMES = {
         Outcome("steps_to_accuracy", "steps to accuracy", -1, 1, "accuracy"),
         Outcome("steps_to_ce", "steps to CE", -1, 1, "ce"),
         Outcome("final_ce", "end CE", -1),
-        # Tells whether the loss did what it optimises, which is no evidence that it helps.
+        # This one shows that a loss did what it optimises, not that the loss helps.
         Outcome("coefficient_of_variation", "coefficient of variation", 0),
     )
 }
@@ -100,7 +97,7 @@ class Study:
 
 
 def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
-    """Every outcome of a run by name, NaN where there is none, and which of them are censored.
+    """Return every outcome of a run by name, NaN for a missing one, and which are censored.
 
     Where a curve ends early, as in a run that diverged, its last accuracy counts to the end.
     """
@@ -173,7 +170,7 @@ def read_study(records: Iterable[Record]) -> Study:
 
 
 def average_over_rates(runs: pd.DataFrame, grid: frozenset[float] = frozenset()) -> pd.DataFrame:
-    """Means of outcomes over the learning rates, and numbers of censored and diverged runs.
+    """Return means of outcomes over the learning rates, and counts of censored and diverged runs.
 
     A seed counts once its runs have every rate of the grid, by default every rate that the arm has
     in its group: a mean over other rates would be a mean of something else. One run without an
@@ -204,10 +201,8 @@ def equal_methods(study: Study, group: int) -> list[tuple[str, str]]:
             runs = seen.setdefault(run["trial"]["method"], {})
             came_to = json.dumps([run["train_ce"], run["end"]])
             runs.setdefault(json.dumps(place), set()).add(came_to)
-    common = {(a, b): seen[a].keys() & seen[b] for a, b in itertools.combinations(seen, 2)}
-    return [
-        (a, b) for (a, b), at in common.items() if at and all(seen[a][k] == seen[b][k] for k in at)
-    ]
+    pairs = [(a, b, seen[a].keys() & seen[b]) for a, b in itertools.combinations(seen, 2)]
+    return [(a, b) for a, b, at in pairs if at and all(seen[a][k] == seen[b][k] for k in at)]
 
 
 def agrees(part: Record, whole: Record) -> bool:
@@ -217,14 +212,20 @@ def agrees(part: Record, whole: Record) -> bool:
 
 
 def designed_groups(design: Record) -> Iterator[dict[str, Any]]:
-    """What the runs of each group of a design share, as far as the design lists it."""
+    """Yield what the runs of each group of a design share."""
     axes = ("models", "tasks", "adapters", "virtual_tokens", "starts")
     shared = {k: design[k] for k in ("weight_decay", "lr_schedule") if k in design}
     for values in itertools.product(*(design.get(axis) or () for axis in axes)):
         model, task, adapter, count, start = values
         begin = {"start" if k == "name" else k: v for k, v in start.items()}
-        axis = {"model": model, "adapter": adapter, "virtual_tokens": count}
-        yield {**shared, **axis, **task, **begin}
+        yield {
+            **shared,
+            "model": model,
+            "adapter": adapter,
+            "virtual_tokens": count,
+            **task,
+            **begin,
+        }
 
 
 _WORDS = {"difficulty": "difficulty {}", "model": "{}", "adapter": "{}", "virtual_tokens": "N = {}"}
@@ -232,12 +233,8 @@ _WORDS |= {"start": "from {}", "train_size": "{} training items", "steps": "{} s
 
 
 def group_names(groups: Sequence[Record], short: bool = True) -> list[str]:
-    """The task of each group, and what else tells the groups apart; all that is known unless
-    `short`. Tasks and models may be files, so that a name can hold any character."""
+    """Name each group by its task and the fields that differ between groups, or by all fields.
+    Tasks and models may be files, so that a name can hold any character."""
     told = [k for k in _WORDS if not short or len({group.get(k) for group in groups}) > 1]
-    return [
-        escape_invisible(
-            ", ".join([g["task"], *(_WORDS[k].format(g[k]) for k in told if g.get(k))])
-        )
-        for g in groups
-    ]
+    parts = [[g["task"], *(_WORDS[k].format(g[k]) for k in told if g.get(k))] for g in groups]
+    return [escape_invisible(", ".join(each)) for each in parts]

@@ -90,7 +90,7 @@ def settings(study: Study) -> Iterator[tuple[int, str]]:
 
 
 def overview(studies: Mapping[str, Study], outcomes: Sequence[str]) -> str:
-    """What every method of every experiment came to, and its differences to the baseline."""
+    """Return the table of all methods of all experiments: outcomes and differences."""
     header = ["setting", "method", "lr", "accuracy", "CV", *(OUTCOMES[n].label for n in outcomes)]
     rows = []
     for name, study in studies.items():
@@ -106,7 +106,7 @@ def overview(studies: Mapping[str, Study], outcomes: Sequence[str]) -> str:
 
 
 def page(studies: Mapping[str, Study], folder: str) -> str:
-    """The page for a reader who has five minutes; `folder` is that of the tables, seen from it."""
+    """Return the page; `folder` is the relative path of the tables."""
     told = {name: study for name, study in studies.items() if name != "pilot"}
     entries: dict[object, Comparison] = {}
     same = []

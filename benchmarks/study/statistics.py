@@ -16,7 +16,7 @@ from scipy import optimize, stats
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Study
 
 Floats = Sequence[float]
-# With fewer pairs nothing is claimed about other seeds.
+# Nothing is claimed about other seeds if there are fewer pairs.
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
 _ASSIGNMENTS = 2**14
@@ -57,7 +57,7 @@ def paired_difference(
     or 1.
 
     Args:
-        arm, baseline: (n,), the same seeds in the same order; NaN where there is no outcome.
+        arm, baseline: (n,), the same seeds in the same order; NaN for a missing outcome.
         margin: the difference that would not matter; None without one.
     """
     both = np.asarray([arm, baseline], np.float64)
@@ -113,10 +113,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6 (1979).
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
     """
     adjusted, largest = [1.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -127,12 +123,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One outcome of an arm beside the baseline's.
+    """One outcome of an arm beside the baseline's, over the seeds that both have.
 
     Attributes:
-        difference: over the seeds that both have; without pairs if no run of any pair reached the
-            threshold (`never`).
         censored: runs of the pairs that never reached the threshold, counted at each rate.
+        never: whether these are all runs, so that nothing is compared.
         other_rates: whether the two had different learning rates.
         holm: p adjusted for all primary outcomes of all arms of the group; None for others.
     """

@@ -6,16 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from tsloss_fast._terminal import counted, table_lines
-from tsloss_fast.benchmarks.study.outcomes import (
-    CENSORED,
-    OUTCOMES,
-    Outcome,
-    Record,
-    Study,
-    equal_methods,
-    group_names,
-    read_study,
-)
+from tsloss_fast.benchmarks.study import outcomes
+from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Record, Study
 from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, compare
 
 NONE, NEVER, OTHER_RATE = "–", "never reached", "\N{DAGGER}"
@@ -31,10 +23,10 @@ on the machine, its load, and the runs that are trained together."""
 
 def summarize(records: Iterable[Record]) -> str:
     """Return the page of the records of one experiment, which may be underway."""
-    study = read_study(records)
+    study = outcomes.read_study(records)
     blocks = [f"# {study.name}", study.design.get("question", "")]
     blocks += [_HEAD.format(runs=counted(len(study.runs), "run"), baseline=study.arms[0])]
-    names = group_names(study.groups, short=False)
+    names = outcomes.group_names(study.groups, short=False)
     for group in study.begun:
         found = compare(study, group, ["final_ce"])
         blocks += [f"## {names[group]}", methods_table(study, group), differences_table(found)]
@@ -45,7 +37,7 @@ def summarize(records: Iterable[Record]) -> str:
 
 
 def methods_table(study: Study, group: int) -> str:
-    """What the arms of a group came to, without any comparison."""
+    """Return the outcomes of each arm of a group, without any comparison."""
     there = study.seeds[study.seeds.group == group]
     names = [n for n in OUTCOMES if n in study.primary or there[n].notna().any()]
     rows = []
@@ -62,7 +54,7 @@ def methods_table(study: Study, group: int) -> str:
 
 
 def differences_table(found: Sequence[Comparison]) -> str:
-    """Every comparison of a group, a row each; empty without any."""
+    """Return a row for each comparison of a group; an empty text if there is none."""
     header = ["method", "outcome", "pairs", "difference", "Student", "excludes 0"]
     header += ["seeds better / worse / equal", "p", "p (Holm)", "p (equivalence)", "80 % power"]
     rows = []
@@ -117,12 +109,12 @@ def reference(study: Study, group: int, name: str) -> float:
 
 
 def notes(study: Study, group: int) -> Iterator[str]:
-    """What a reader has to know before the numbers."""
-    majority, restricted = (reference(study, group, name) for name in REFERENCES)
+    """Yield the conditions under which the numbers of a group were measured."""
+    names = (*REFERENCES, "zero_shot_accuracy")
+    majority, restricted, zero = (reference(study, group, name) for name in names)
     yield (
-        f"Accuracy without training: {majority:.3f} with the most frequent answer, "
-        f"{reference(study, group, 'zero_shot_accuracy'):.3f} without a prompt, {restricted:.3f} "
-        "without a prompt, restricted to the possible answers."
+        f"Accuracy without training: {majority:.3f} with the most frequent answer, {zero:.3f} "
+        f"without a prompt, {restricted:.3f} then restricted to the possible answers."
     )
     for outcome in OUTCOMES.values():
         threshold = study.groups[group].get(f"{outcome.series}_threshold")
@@ -143,19 +135,19 @@ def notes(study: Study, group: int) -> Iterator[str]:
     yield from same_methods(study, group, study.primary)
 
 
-def same_methods(study: Study, group: int, outcomes: Sequence[str]) -> Iterator[str]:
+def same_methods(study: Study, group: int, names: Sequence[str]) -> Iterator[str]:
     """Pairs of methods that were one in these runs. If one is the baseline, the other shows what
     the learning rate alone does, and is a baseline at its own rate."""
-    for one, other in equal_methods(study, group):
+    for one, other in outcomes.equal_methods(study, group):
         yield (
             f"{one} and {other} are one method here: wherever they ran at the same learning rate, "
             "their training is the same to the bit."
         )
         if one != study.arms[0] or study.rates(group, one) == study.rates(group, other):
             continue
-        equal = [e for e in compare(study, group, outcomes, other) if not e.other_rates]
-        for alone in compare(study, group, outcomes):
-            if alone.arm == other and alone.outcome.name in outcomes:
+        equal = [e for e in compare(study, group, names, other) if not e.other_rates]
+        for alone in compare(study, group, names):
+            if alone.arm == other and alone.outcome.name in names:
                 same = [e for e in equal if e.outcome == alone.outcome]
                 yield (
                     f"The learning rate alone, {study.rates(group, other)} in place of "
@@ -166,7 +158,7 @@ def same_methods(study: Study, group: int, outcomes: Sequence[str]) -> Iterator[
 
 
 def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
-    """What may be said of a group's comparisons."""
+    """Yield the sentences that the comparisons of a group allow."""
     tested = [entry for entry in found if entry.difference.pairs]
     if not tested:
         yield f"Nothing is compared with {study.arms[0]}: there is no pair of finished runs."
@@ -187,7 +179,7 @@ def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
 
 
 def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:
-    """How many intervals exclude zero, how many would by chance alone, and what Holm leaves."""
+    """Yield the number of intervals that exclude zero, and the claims that Holm's test leaves."""
     told = [entry for entry in found if entry.difference.low is not None]
     clear = [f"{e.arm} {e.verdict} in {e.outcome.label}" for e in told if e.verdict]
     yield (
@@ -195,11 +187,9 @@ def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:
         f"{'; '.join(clear) or 'none'}. If no method made a difference, about "
         f"{(1 - confidence) * len(told):.2g} would."
     )
-    primary = [entry for entry in found if entry.holm is not None]
-    left = [
-        f"{e.arm} in {e.outcome.label}" for e in primary if e.holm is not None and e.holm < 0.05
-    ]
-    most = max((entry.difference.pairs for entry in primary), default=1)
+    primary = [(e.holm, e) for e in found if e.holm is not None]
+    left = [f"{e.arm} in {e.outcome.label}" for p, e in primary if p < 0.05]
+    most = max((entry.difference.pairs for _, entry in primary), default=1)
     yield (
         f"The sign-flip test finds, after Holm's correction: {', '.join(left) or 'nothing'}. Its "
         f"least p with {counted(most, 'pair')} is {2 / 2**most:.3g} before the correction."

@@ -76,12 +76,9 @@ def flat(rate: float) -> list[float]:
 
 
 def make_pairs(differences: Sequence[float], method: str = "tsloss", **trial: Any) -> list[Record]:
-    """A pair of runs a seed, whose accuracies differ by these."""
-    return [
-        run
-        for seed, difference in enumerate(differences)
-        for run in (
-            make_run("ce", seed, accuracy=flat(0.6 + 0.01 * seed), **trial),
-            make_run(method, seed, accuracy=flat(0.6 + 0.01 * seed + difference), **trial),
-        )
-    ]
+    """A pair of runs a seed, whose accuracies differ by these; cross-entropy is 2 - accuracy."""
+    runs = []
+    for seed, difference in enumerate(differences):
+        for name, rate in (("ce", 0.6 + 0.01 * seed), (method, 0.6 + 0.01 * seed + difference)):
+            runs.append(make_run(name, seed, accuracy=flat(rate), ce=flat(2 - rate), **trial))
+    return runs

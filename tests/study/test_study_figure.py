@@ -70,7 +70,7 @@ def test_no_text_lies_on_another(tmp_path: Path, saved_figures: list[Any]) -> No
         records += make_pairs([0.1, 0.2, 0.1], method)
     draw(records, tmp_path / "f.png")
     figure = saved_figures[0]
-    figure.canvas.draw()  # At its own size: what was saved here is smaller.
+    figure.canvas.draw()  # The saved picture is smaller than the figure.
     axles = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
     hidden = [
         tick.label1

@@ -1,4 +1,4 @@
-"""What runs come to, how they are grouped, and the mean over learning rates."""
+"""Outcomes of runs by hand, the groups of runs, and the mean over learning rates."""
 
 from __future__ import annotations
 
@@ -105,7 +105,11 @@ def test_the_order_of_the_records_does_not_matter() -> None:
 
 
 def test_only_the_first_of_two_equal_trials_counts_and_no_run_of_a_search() -> None:
-    runs = [make_run(accuracy=flat(0.6)), make_run(accuracy=flat(0.9)), make_run(stage="search")]
+    runs = [
+        make_run(accuracy=flat(0.6)),
+        make_run(accuracy=flat(0.9)),
+        make_run("ce", 9, stage="search"),
+    ]
     assert read_study(runs).runs.final_accuracy.tolist() == [0.6]
 
 

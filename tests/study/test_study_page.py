@@ -33,7 +33,7 @@ def test_experiments_share_runs_and_a_difference_counts_once(tmp_path: Path) -> 
     assert "| other: boolean (0.550, 0.500) | ce | 0.03 | 0.620 ± 0.016 |" in page
     assert page.count("|  | tsloss | 0.03 | 0.726 ± ") == 2
     assert "There are 10 runs" in page
-    assert "2 of 5 intervals exclude zero" in page
+    assert "3 of 5 intervals exclude zero" in page
     assert "0 of the\n  5 differences are between different learning rates" in page
     assert (tmp_path / "r" / "other.md").exists()
     assert (tmp_path / "r" / "other.png").exists()

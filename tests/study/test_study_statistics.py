@@ -55,6 +55,8 @@ def test_a_difference_is_what_scipy_and_an_enumeration_say(values: list[float]) 
         t = [(np.mean(values) + s * 0.3) / stats.sem(values) for s in (1, -1)]
         p = max(stats.t.sf(t[0], len(values) - 1), stats.t.cdf(t[1], len(values) - 1))
         assert found.equivalence == pytest.approx(p, abs=1e-6)
+        size = detectable_difference(np.std(values, ddof=1), len(values))
+        assert found.detectable == pytest.approx(size)
 
 
 @settings(deadline=None, max_examples=60)
@@ -157,10 +159,12 @@ def test_the_correction_is_for_all_primary_outcomes_of_all_methods() -> None:
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "better"), (-1, "worse")])
 def test_a_verdict_needs_five_seeds(sign: int, verdict: str) -> None:
-    design = make_design(primary=["final_accuracy"])
+    design = make_design(primary=["final_accuracy", "final_ce", "accuracy_area"])
     gains = [sign * gain for gain in (0.1, 0.11, 0.1, 0.12, 0.1)]
-    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains)]), 0)] == [verdict]
-    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains[:4])]), 0)] == [""]
+    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains)]), 0)] == [
+        verdict
+    ] * 3
+    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains[:4])]), 0)] == [""] * 3
 
 
 def test_runs_that_all_miss_the_threshold_are_not_compared() -> None:
