@@ -62,7 +62,9 @@ def differences_table(found: Sequence[Comparison]) -> str:
         d, outcome = entry.difference, entry.outcome
         ways = [d.above, d.below, d.equal] if outcome.better >= 0 else [d.below, d.above, d.equal]
         row = [entry.arm + OTHER_RATE * entry.other_rates, outcome.label]
-        row += [f"{d.pairs}, {entry.censored} runs censored" if entry.censored else str(d.pairs)]
+        row += [
+            f"{d.pairs}" + f", {counted(entry.censored, 'run')} censored" * (entry.censored > 0)
+        ]
         row += [NEVER if entry.never else shown(d.mean, outcome, "+"), interval_text(entry)]
         row += [f"**{entry.verdict}**" if entry.verdict else "", " / ".join(map(str, ways))]
         p_values = [NONE if p is None else f"{p:.3g}" for p in (d.p, entry.holm, d.equivalence)]
