@@ -14,12 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-
-from tsloss_fast._files import whole_file
-from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
 from tsloss_fast.benchmarks.study.outcomes import OUTCOMES, Record, Study, group_names, read_study
 from tsloss_fast.benchmarks.study.statistics import Comparison, compare
 from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
+
+from tsloss_fast._files import whole_file
+from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
 
 # The baseline is black, and others have these in turn: darker ones of Tol's follow the package's.
 _COLOURS = (*COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tsloss_fast._files import whole_file
-from tsloss_fast._terminal import CommandParser, say, table_lines
 from tsloss_fast.benchmarks.study import tables
 from tsloss_fast.benchmarks.study.figure import draw
 from tsloss_fast.benchmarks.study.outcomes import (
@@ -28,6 +26,9 @@ from tsloss_fast.benchmarks.study.outcomes import (
 )
 from tsloss_fast.benchmarks.study.results import read_results
 from tsloss_fast.benchmarks.study.statistics import Comparison, compare
+
+from tsloss_fast._files import whole_file
+from tsloss_fast._terminal import CommandParser, say, table_lines
 
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
 # Other designs follow. The pilot chose how to measure: it has tables, and no number on the page.

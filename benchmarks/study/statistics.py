@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, stats
-
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Study
 
 Floats = Sequence[float]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from tsloss_fast._terminal import counted, table_lines
 from tsloss_fast.benchmarks.study import outcomes
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Record, Study
 from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, compare
+
+from tsloss_fast._terminal import counted, table_lines
 
 NONE, NEVER, OTHER_RATE = "–", "never reached", "\N{DAGGER}"
 REFERENCES = ("majority_rate", "zero_shot_restricted_accuracy")

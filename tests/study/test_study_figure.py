@@ -9,7 +9,6 @@ import pytest
 from made_records import START, flat, make_design, make_pairs, make_run
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-
 from tsloss_fast.benchmarks.study.figure import draw
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_records import START, TASK, flat, make_design, make_pairs, make_run
-
 from tsloss_fast.benchmarks.study.outcomes import (
     CENSORED,
     OUTCOMES,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from made_records import START, make_design, make_pairs, make_run
-
 from tsloss_fast.benchmarks.study.page import main, own_records, read_studies, write
 
 GAINS = [0.1, 0.11, 0.1, 0.12, 0.1]

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_records import flat, make_design, make_pairs, make_run
 from scipy import stats
-
 from tsloss_fast.benchmarks.study.outcomes import read_study
 from tsloss_fast.benchmarks.study.statistics import (
     Difference,

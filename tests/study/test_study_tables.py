@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from made_records import START, flat, make_design, make_pairs, make_run
-
 from tsloss_fast.benchmarks.study.outcomes import OUTCOMES
 from tsloss_fast.benchmarks.study.tables import shown, summarize
 
