@@ -133,9 +133,9 @@ def test_the_benchmark_table_is_what_the_command_makes_of_the_measurements() -> 
 
 def test_the_evidence_is_made_from_the_raw_results(tmp_path: Path) -> None:
     """Every table of it again, and the page, from the files that are committed."""
-    for module in ("transformers", "peft", "yaml", "rich"):
-        pytest.importorskip(module, reason="needs the tuning extra")
-    from tsloss_fast.benchmarks.evidence import write
+    for module in ("pandas", "scipy", "matplotlib"):
+        pytest.importorskip(module, reason="needs the study extra")
+    from tsloss_fast.benchmarks.study.page import write
 
     committed = ROOT / "benchmarks/results/evidence"
     folder = tmp_path / "evidence"

@@ -1,0 +1,143 @@
+"""The figure of an experiment: how each method learns, and its differences to the baseline."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from tsloss_fast.benchmarks.study.outcomes import OUTCOMES, Record, Study, group_names, read_study
+from tsloss_fast.benchmarks.study.statistics import Comparison, compare
+from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
+
+from tsloss_fast._files import whole_file
+from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
+
+# The baseline is black, and others have these in turn: darker ones of Tol's follow the package's.
+_COLOURS = (*COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
+_HEAD = (
+    "Left: accuracy on the items of the curve, mean over seeds and learning rates; shaded: least "
+    "to largest seed of {0}.\nRight: difference to {0}, paired by seed, with Student's interval; "
+    "filled: it excludes zero; square: the two had different learning rates."
+)
+_GROUPS_A_PAGE = 4
+
+
+def draw(records: Iterable[Record], path: str | os.PathLike[str]) -> list[Path]:
+    """Draw the runs of one experiment, finished or underway; return the paths of the pictures.
+
+    The picture at `path` has the first 4 groups, those beside it ("name-2.png" and so on) the next.
+    Each is there whole or not at all. Equal records give equal bytes.
+    """
+    study, out, pages = read_study(records), Path(path), []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(study.begun), _GROUPS_A_PAGE):
+        number = f"-{first // _GROUPS_A_PAGE + 1}" if first else ""
+        pages.append(out.with_name(f"{out.stem}{number}{out.suffix}"))
+        figure = _page(study, study.begun[first : first + _GROUPS_A_PAGE])
+        with whole_file(pages[-1]) as temporary:
+            figure.savefig(temporary, format="png")
+    return pages
+
+
+def _page(study: Study, groups: Sequence[int]) -> Figure:
+    endless = itertools.chain(["#000000"], itertools.cycle(_COLOURS))
+    colours = dict(zip(study.arms, endless, strict=False))
+    heights = [max(2.9, 0.24 * len(study.arms_of(group)) + 1.1) for group in groups]
+    columns = max(1, 150 // (max(map(len, study.arms)) + 9))
+    head = 1.0 + 0.2 * math.ceil(len(colours) / columns)  # Inches, as the heights.
+    figure = Figure(figsize=(13, head + sum(heights)), dpi=150, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08)
+    FigureCanvasAgg(figure)
+    top, *parts = figure.subfigures(len(groups) + 1, 1, height_ratios=[head, *heights])
+    title = {"color": INK, "fontweight": "bold", "ha": "left"}
+    top.text(0.01, 0.85, study.name, fontsize=15, va="top", **title)
+    text = _HEAD.format(study.arms[0])
+    top.text(0.01, 1 - 0.48 / head, text, fontsize=9, color=GREY, linespacing=1.4, va="top")
+    top.legend(
+        [Line2D([], [], color=colour, linewidth=2.2) for colour in colours.values()], colours,
+        labelcolor="linecolor", loc="lower left", bbox_to_anchor=(0.01, 0), borderaxespad=0,
+        frameon=False, ncols=columns,
+    )  # fmt: skip
+    names = dict(zip(study.begun, group_names([study.groups[g] for g in study.begun]), strict=True))
+    for group, part in zip(groups, parts, strict=True):
+        part.suptitle(names[group], x=0.01, fontsize=12, **title)
+        found = compare(study, group)
+        widths = [3.4, *(1.5 for _ in study.primary)]
+        curves, *forests = part.subplots(1, len(widths), width_ratios=widths)
+        _curves(curves, study, group, colours)
+        for axes, name in zip(forests, study.primary, strict=True):
+            entries = [entry for entry in found if entry.outcome.name == name]
+            _forest(axes, name, entries, colours, named=axes is forests[0])
+    return figure
+
+
+def _curves(axes: Axes, study: Study, group: int, colours: Mapping[str, str]) -> None:
+    """The mean accuracy of each method over the steps at which all of its runs were evaluated."""
+    _prepare(axes, "training step", "accuracy")
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    for arm in reversed(study.arms_of(group)):
+        runs = study.of(group, arm, study.runs)
+        curves = [{point["step"]: point["accuracy"] for point in run["curve"]} for run in runs.run]
+        steps = sorted(set.intersection(*map(set, curves)))
+        table = pd.DataFrame([[curve[step] for step in steps] for curve in curves])
+        by_seed = table.groupby(runs.seed.to_numpy()).mean()
+        if arm == study.arms[0]:
+            axes.fill_between(steps, by_seed.min(), by_seed.max(), color=GREY, alpha=0.2, lw=0)
+        axes.plot(steps, by_seed.mean(), color=colours[arm], linewidth=1.8, label=arm)
+    rates = [reference(study, group, name) for name in REFERENCES]
+    beside = []
+    for rate, label, style in zip(rates, ("most frequent", "zero-shot"), ("--", ":"), strict=True):
+        axes.axhline(rate, color=GREY, linewidth=1.2, linestyle=style, zorder=1)
+        beside += [(rate, f"{label} {rate:.2f}", GREY)] * math.isfinite(rate)
+    axes.set_xlim(0, study.groups[group]["steps"])
+    low, high = axes.get_ylim()
+    label_beside(axes, sorted(beside), 0.09 * (high - low), 4, fontsize=8.5)
+
+
+def _forest(
+    axes: Axes, name: str, found: Sequence[Comparison], colours: Mapping[str, str], *, named: bool
+) -> None:
+    """A line a method: the interval of its difference."""
+    _prepare(axes, ("← better", "", "better →")[OUTCOMES[name].better + 1], OUTCOMES[name].label)
+    reach = 0.0
+    for row, entry in enumerate(found):
+        difference, colour = entry.difference, colours[entry.arm]
+        if difference.mean is None:
+            said = "never reached" if entry.never else "no pair"
+            axes.text(
+                0, row, said, fontsize=8, color=GREY, ha="center", va="center", backgroundcolor="w"
+            )
+            continue
+        one = difference.low is None
+        ends = [difference.mean] * 2 if one else [difference.low, difference.high]
+        reach = max(reach, *map(abs, ends))
+        axes.plot(ends, [row, row], color=colour, linewidth=1.8)
+        marker = "s" if entry.other_rates else "o"
+        fill = colour if entry.verdict else "white"
+        axes.plot(difference.mean, row, marker, color=colour, markerfacecolor=fill)
+    reach = 1.12 * reach or 0.05
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.axvspan(0, reach * OUTCOMES[name].better, color="#eef5ee", linewidth=0, zorder=0)
+    axes.axvline(0, color=GREY, linewidth=1, zorder=1)
+    axes.set_yticks(range(len(found)), [entry.arm * named for entry in found])
+    for label, entry in zip(axes.get_yticklabels(), found, strict=True):
+        label.set_color(colours[entry.arm])
+    axes.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
+
+
+def _prepare(axes: Axes, below: str, title: str) -> None:
+    axes_or_new(axes, (1, 1))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(colors=GREY, labelsize=8.5, length=0)
+    axes.set_xlabel(below, fontsize=8.5, color=GREY)
+    axes.set_title(title, fontsize=9.5, color=INK)

@@ -1,0 +1,240 @@
+"""Final runs as a pandas table: what each run came to, then the mean over the learning rates.
+
+A group holds the runs that differ in arm, learning rate and seed alone. An arm is a method of the
+design; one with a start of its own belongs to the groups of the arms without.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tsloss_fast._terminal import escape_invisible
+
+Record = Mapping[str, Any]
+_ARM = {"method", "settings", "weight"}
+START = ("start", "init", "init_text", "jitter")
+# Fields of a trial that differ within a group. Final runs do not look at validation items.
+_WITHIN = {*_ARM, "stage", "lr", "seed", "validation_size"}
+_SECONDS = ("step", "term")
+_COLUMNS = ["group", "arm", "lr", "weight", "seed", "diverged", *_SECONDS, "digest", "run"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A number that a run comes to, or the steps until a series passes its threshold; a run that
+    never does is censored at all of its steps."""
+
+    name: str
+    label: str
+    better: int  # +1 if more is better, -1 if less is, 0 if neither.
+    digits: int = 3
+    series: str = ""
+
+
+OUTCOMES = {
+    outcome.name: outcome
+    for outcome in (
+        Outcome("train_ce", "mean training CE", -1),
+        Outcome("final_accuracy", "final accuracy", +1),
+        Outcome("accuracy_area", "area under accuracy", +1),
+        Outcome("steps_to_train_ce", "log2 steps to training CE", -1, 2, "train_ce"),
+        Outcome("steps_to_accuracy", "steps to accuracy", -1, 1, "accuracy"),
+        Outcome("steps_to_ce", "steps to CE", -1, 1, "ce"),
+        Outcome("final_ce", "end CE", -1),
+        # This one shows that a loss did what it optimises, not that the loss helps.
+        Outcome("coefficient_of_variation", "coefficient of variation", 0),
+    )
+}
+CENSORED = {name: f"{name}_censored" for name, outcome in OUTCOMES.items() if outcome.series}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The records of one experiment, sorted.
+
+    Attributes:
+        arms: of the design or with a run, the baseline first.
+        groups: what the runs of each group share, and the thresholds of its task; those of the
+            design come first, with runs or without.
+        runs: a row a final run; the column "run" holds its record.
+        seeds: a row a group, arm and seed, see `average_over_rates`.
+    """
+
+    name: str
+    design: Record
+    arms: Sequence[str]
+    primary: Sequence[str]
+    groups: Sequence[Record]
+    runs: pd.DataFrame
+    seeds: pd.DataFrame
+    records: Sequence[Record]
+
+    @property
+    def begun(self) -> list[int]:
+        """The groups with a final run."""
+        return sorted(set(self.runs.group))
+
+    def arms_of(self, group: int) -> list[str]:
+        """The arms of a group with a final run, in the order of `arms`."""
+        there = set(self.runs.arm[self.runs.group == group])
+        return [arm for arm in self.arms if arm in there]
+
+    def of(self, group: int, arm: str, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The rows of an arm of a group, by default of `seeds`, in the order of their seeds."""
+        rows = self.seeds if frame is None else frame
+        return rows[(rows.group == group) & (rows.arm == arm)].sort_values("seed", kind="stable")
+
+    def rates(self, group: int, arm: str) -> str:
+        """The learning rates that an arm of a group has runs of, as text."""
+        return ", ".join(f"{rate:g}" for rate in sorted(set(self.of(group, arm, self.runs).lr)))
+
+
+def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
+    """Return every outcome of a run by name, NaN for a missing one, and which are censored.
+
+    Where a curve ends early, as in a run that diverged, its last accuracy counts to the end.
+    """
+    end, curve, losses = run["end"], run["curve"], list(map(_number, run["train_ce"]))
+    steps, last = int(run["trial"]["steps"]), curve[-1] if curve else {}
+    series = {k: [(p["step"], _number(p[k])) for p in curve] for k in ("accuracy", "ce")}
+    series["train_ce"] = list(enumerate(losses, start=1))
+    area = math.nan
+    if curve and curve[0]["step"] == 0:
+        pairs = itertools.pairwise([*series["accuracy"], (steps, series["accuracy"][-1][1])])
+        area = math.fsum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairs) / steps
+    found: dict[str, Any] = {
+        "train_ce": math.fsum(losses) / steps if len(losses) == steps else math.nan,
+        "final_accuracy": _number(end.get("accuracy")),
+        "accuracy_area": area,
+        "final_ce": _number(end.get("ce")),
+        "coefficient_of_variation": _number(last.get("coefficient_of_variation")),
+    }
+    for name, late in CENSORED.items():
+        points = series[OUTCOMES[name].series]
+        sign = 1 if OUTCOMES[name].series == "accuracy" else -1
+        threshold = thresholds.get(f"{OUTCOMES[name].series}_threshold")
+        known = threshold is not None and bool(points)
+        past = [s for s, value in points if known and sign * value >= sign * threshold]
+        reached = float(past[0] if past else steps) if known else math.nan
+        found[name] = math.log2(reached) if name == "steps_to_train_ce" else reached
+        found[late] = known and not past
+    return found
+
+
+def _number(value: float | None) -> float:
+    """None and infinity, which JSON and a mean cannot hold, as NaN."""
+    return float(value) if value is not None and math.isfinite(value) else math.nan
+
+
+def read_study(records: Iterable[Record]) -> Study:
+    """Sort the records of one experiment, finished or underway.
+
+    The first of two runs of the same group, arm, learning rate and seed counts.
+    """
+    everything = list(records)
+    head: Record = next((r for r in reversed(everything) if r["kind"] == "experiment"), {})
+    design: Record = head.get("design", {})
+    primary = list(design.get("primary") or ("train_ce", "final_accuracy"))
+    methods = design.get("methods", [])
+    own = {method["name"] for method in methods if method.get("start") is not None}
+    groups, rows = list(designed_groups(design)), []
+    final = [r for r in everything if r["kind"] == "run" and r["trial"]["stage"] == "final"]
+    # Arms with a start of their own come last, when the groups that they belong to are known.
+    for run in sorted(final, key=lambda run: run["trial"]["method"] in own):
+        trial, seconds = run["trial"], run.get("seconds") or {}
+        fields = {k: v for k, v in trial.items() if trial["method"] not in own or k not in START}
+        there = [index for index, group in enumerate(groups) if agrees(group, fields)]
+        if not there:
+            there = [len(groups)]
+            task = next((task for task in design.get("tasks", []) if agrees(task, trial)), {})
+            groups.append({**task, **{k: v for k, v in trial.items() if k not in _WITHIN}})
+        values = [trial[name] for name in ("method", "lr", "weight", "seed")]
+        values += [run.get("diverged") is not None, *map(_number, map(seconds.get, _SECONDS))]
+        values += [str(run.get("task_digest")), run]
+        for group in there:
+            row = dict(zip(_COLUMNS, [group, *values], strict=True))
+            rows.append({**row, **run_outcomes(run, groups[group])})
+    runs = pd.DataFrame(rows, columns=[*_COLUMNS, *OUTCOMES, *CENSORED.values()])
+    runs = runs.drop_duplicates(["group", "arm", "lr", "seed"], ignore_index=True)
+    arms = [*dict.fromkeys([*(method["name"] for method in methods), *runs.arm])] or ["ce"]
+    grid = design["lr"] if isinstance(design.get("lr"), list) else []
+    seeds = average_over_rates(runs, frozenset(map(float, grid)))
+    return Study(head.get("name", "Study"), design, arms, primary, groups, runs, seeds, everything)
+
+
+def average_over_rates(runs: pd.DataFrame, grid: frozenset[float] = frozenset()) -> pd.DataFrame:
+    """Return means of outcomes over the learning rates, and counts of censored and diverged runs.
+
+    A seed counts once its runs have every rate of the grid, by default every rate that the arm has
+    in its group: a mean over other rates would be a mean of something else. One run without an
+    outcome makes the mean NaN.
+    """
+    keys, counts = ["group", "arm", "seed"], [*CENSORED.values(), "diverged"]
+    if runs.empty:
+        return pd.DataFrame(columns=[*keys, *OUTCOMES, *counts, "rates", "digest"])
+    by_seed = runs.groupby(keys, sort=False)
+    found = by_seed[list(OUTCOMES)].agg(lambda column: math.fsum(column) / len(column))
+    found[counts] = by_seed[counts].sum()
+    found["rates"] = by_seed["lr"].agg(frozenset)
+    found["digest"] = by_seed["digest"].agg(lambda column: " ".join(sorted(set(column))))
+    every = runs.groupby(["group", "arm"])["lr"].agg(frozenset)
+    complete = [rates >= (grid or every.loc[key[:2]]) for key, rates in found["rates"].items()]
+    return found[complete].reset_index()
+
+
+def equal_methods(study: Study, group: int) -> list[tuple[str, str]]:
+    """Pairs of methods whose training is bit for bit the same wherever they ran with the same
+    learning rate and seed, runs of a search included."""
+    fields = ("model", "task", "difficulty", "train_size", "adapter", "virtual_tokens", "steps")
+    where = {k: study.groups[group].get(k) for k in (*fields, "batch_size", *START)}
+    seen: dict[str, dict[str, set[str]]] = {arm: {} for arm in study.arms}
+    for run in study.records:
+        if run["kind"] == "run" and agrees(where, run["trial"]):
+            place = {k: v for k, v in run["trial"].items() if k not in _ARM}
+            runs = seen.setdefault(run["trial"]["method"], {})
+            came_to = json.dumps([run["train_ce"], run["end"]])
+            runs.setdefault(json.dumps(place), set()).add(came_to)
+    pairs = [(a, b, seen[a].keys() & seen[b]) for a, b in itertools.combinations(seen, 2)]
+    return [(a, b) for a, b, at in pairs if at and all(seen[a][k] == seen[b][k] for k in at)]
+
+
+def agrees(part: Record, whole: Record) -> bool:
+    """Whether the fields that both have are equal, but for those that differ within a group. None
+    in `part` says nothing, as a difficulty does that is left to the task."""
+    return all(v is None or whole.get(k, v) == v for k, v in part.items() if k not in _WITHIN)
+
+
+def designed_groups(design: Record) -> Iterator[dict[str, Any]]:
+    """Yield what the runs of each group of a design share."""
+    axes = ("models", "tasks", "adapters", "virtual_tokens", "starts")
+    shared = {k: design[k] for k in ("weight_decay", "lr_schedule") if k in design}
+    for values in itertools.product(*(design.get(axis) or () for axis in axes)):
+        model, task, adapter, count, start = values
+        begin = {"start" if k == "name" else k: v for k, v in start.items()}
+        yield {
+            **shared,
+            "model": model,
+            "adapter": adapter,
+            "virtual_tokens": count,
+            **task,
+            **begin,
+        }
+
+
+_WORDS = {"difficulty": "difficulty {}", "model": "{}", "adapter": "{}", "virtual_tokens": "N = {}"}
+_WORDS |= {"start": "from {}", "train_size": "{} training items", "steps": "{} steps"}
+
+
+def group_names(groups: Sequence[Record], short: bool = True) -> list[str]:
+    """Name each group by its task and the fields that differ between groups, or by all fields.
+    Tasks and models may be files, so that a name can hold any character."""
+    told = [k for k in _WORDS if not short or len({group.get(k) for group in groups}) > 1]
+    parts = [[g["task"], *(_WORDS[k].format(g[k]) for k in told if g.get(k))] for g in groups]
+    return [escape_invisible(", ".join(each)) for each in parts]

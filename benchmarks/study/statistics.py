@@ -1,0 +1,184 @@
+"""Paired differences of an arm to the baseline over seeds: intervals, tests, power.
+
+The two runs of a pair share their seed, and with it the items and their order. What varies between
+pairs is the seed, so that all of this is about other seeds of the same task and model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Study
+
+Floats = Sequence[float]
+# Nothing is claimed about other seeds if there are fewer pairs.
+MINIMUM_SEEDS = 5
+# All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
+_ASSIGNMENTS = 2**14
+# Values that agree in so many digits would be equal if sums of decimals were not rounded.
+_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The differences arm - baseline of n pairs; a field is None where n does not suffice for it.
+
+    Attributes:
+        pairs: n, without pairs that have a value that is not finite, as after a divergence.
+        p: of the two-sided sign-flip test, at least 2 / 2^n.
+        above, below, equal: numbers of positive, negative and zero differences.
+        low, high: Student's interval of the mean.
+        equivalence: p of two one-sided t tests (TOST); small if the mean is within the margin.
+    """
+
+    pairs: int
+    mean: float | None = None
+    p: float | None = None
+    above: int = 0
+    below: int = 0
+    equal: int = 0
+    low: float | None = None
+    high: float | None = None
+    equivalence: float | None = None
+    detectable: float | None = None
+
+
+def paired_difference(
+    arm: Floats, baseline: Floats, confidence: float = 0.95, margin: float | None = None
+) -> Difference:
+    """Return what n pairs of runs say of the mean difference arm - baseline.
+
+    If all differences are equal, the interval is the mean alone, and the p of the equivalence is 0
+    or 1.
+
+    Args:
+        arm, baseline: (n,), the same seeds in the same order; NaN for a missing outcome.
+        margin: the difference that would not matter; None without one.
+    """
+    both = np.asarray([arm, baseline], np.float64)
+    both = both[:, np.isfinite(both).all(axis=0)]
+    count = both.shape[1]
+    if not count:
+        return Difference(0)
+    largest = float(np.abs(both).max())
+    scale = 10.0 ** min(_DIGITS - math.ceil(math.log10(largest)), 100) if largest else 1.0
+    # Whole numbers of the last digit that counts: equal differences are equal, sums are exact.
+    whole = np.rint((both[0] - both[1]) * scale)
+    signs = [int((np.sign(whole) == sign).sum()) for sign in (1, -1, 0)]
+    mean = float(whole.sum()) / scale / count
+    found = Difference(count, mean, sign_flip_p(whole), *signs)
+    if count < 2:
+        return found
+    if (whole == whole[0]).all():
+        sure = None if margin is None else float(abs(mean) >= margin)
+        return replace(found, low=mean, high=mean, equivalence=sure)
+    values = whole / scale
+    spread = float(values.std(ddof=1))
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    found = replace(found, low=float(interval.low), high=float(interval.high))
+    if margin is not None:
+        above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(values, margin, alternative="less").pvalue
+        found = replace(found, equivalence=float(max(above, below)))
+    return replace(found, detectable=detectable_difference(spread, count, confidence))
+
+
+def sign_flip_p(whole: np.ndarray) -> float:
+    """Two-sided p of the sum of (n,) whole numbers under all changes of their signs."""
+    if len(whole) < 2 or not whole.any():
+        return 1.0
+    draws = {"n_resamples": _ASSIGNMENTS, "random_state": np.random.default_rng(0)}
+    found = stats.permutation_test((whole,), np.sum, permutation_type="samples", **draws)
+    return float(found.pvalue)
+
+
+def detectable_difference(spread: float, pairs: int, confidence: float = 0.95) -> float:
+    """The true mean for which 80 % of studies have an interval that excludes zero.
+
+    An interval on the wrong side of zero is then so rare that it is left out.
+    """
+    critical = float(stats.t.ppf((1 + confidence) / 2, pairs - 1))
+    missing = lambda shift: float(stats.nct.sf(critical, pairs - 1, shift)) - 0.8  # noqa: E731
+    return float(optimize.brentq(missing, 0, 4 * critical + 10)) * spread / math.sqrt(pairs)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p adjusted for their number, in the given order: if nothing has an effect, any of them is
+    below α with a probability of at most α, however they depend on each other.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6 (1979).
+    """
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One outcome of an arm beside the baseline's, over the seeds that both have.
+
+    Attributes:
+        censored: runs of the pairs that never reached the threshold, counted at each rate.
+        never: whether these are all runs, so that nothing is compared.
+        other_rates: whether the two had different learning rates.
+        holm: p adjusted for all primary outcomes of all arms of the group; None for others.
+    """
+
+    arm: str
+    outcome: Outcome
+    difference: Difference
+    censored: int
+    never: bool
+    other_rates: bool
+    holm: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The side of zero that the interval is on; empty if it has zero, or with few seeds."""
+        low, high = self.difference.low or 0.0, self.difference.high or 0.0
+        if low <= 0 <= high or self.difference.pairs < MINIMUM_SEEDS:
+            return ""
+        words = ("worse", "better") if self.outcome.better else ("lower", "higher")
+        return words[low * (self.outcome.better or 1) > 0]
+
+
+def compare(
+    study: Study, group: int, outcomes: Iterable[str] = (), baseline: str = ""
+) -> list[Comparison]:
+    """Compare every arm of a group with the baseline, by default the first arm of the study, in
+    the primary outcomes and then in others."""
+    base = baseline or study.arms[0]
+    names = dict.fromkeys([*study.primary, *outcomes])
+    arms = [arm for arm in study.arms_of(group) if arm != base]
+    found = [_compare(study, group, arm, base, OUTCOMES[name]) for arm in arms for name in names]
+    primary = {
+        index: entry.difference.p
+        for index, entry in enumerate(found)
+        if entry.outcome.name in study.primary and entry.difference.p is not None
+    }
+    for index, p in zip(primary, holm(list(primary.values())), strict=True):
+        found[index] = replace(found[index], holm=p)
+    return found
+
+
+def _compare(study: Study, group: int, arm: str, baseline: str, outcome: Outcome) -> Comparison:
+    ours, theirs = study.of(group, arm), study.of(group, baseline)
+    # Runs of other items, after a task has changed, are not pairs.
+    pairs = ours.merge(theirs, on=["seed", "digest"], suffixes=("", "_base")).sort_values("seed")
+    name, late = outcome.name, CENSORED.get(outcome.name)
+    censored = int(pairs[[late, f"{late}_base"]].to_numpy().sum()) if late else 0
+    never = 0 < censored == sum(map(len, [*pairs["rates"], *pairs["rates_base"]]))
+    difference = paired_difference(
+        *([] if never else pairs[column].to_numpy(float) for column in (name, f"{name}_base")),
+        float(study.design.get("confidence", 0.95)),
+        study.design.get("margins", {}).get(name),
+    )
+    other_rates = study.rates(group, arm) != study.rates(group, baseline)
+    return Comparison(arm, outcome, difference, censored, never, other_rates)

@@ -1,0 +1,87 @@
+"""The figure: what is drawn, and that the same records give the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_records import START, flat, make_design, make_pairs, make_run
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from tsloss_fast.benchmarks.study.figure import draw
+
+
+def panels(figure: Any) -> dict[str, Any]:
+    return {axes.get_title(): axes for axes in figure.axes}
+
+
+def test_curves_are_means_and_forests_have_the_intervals(
+    tmp_path: Path, saved_figures: list[Any]
+) -> None:
+    records = [make_design(), *make_pairs([0.1, 0.11, 0.1, 0.12, 0.1])]
+    assert draw(records, tmp_path / "a" / "f.png") == [tmp_path / "a" / "f.png"]
+    drawn = panels(saved_figures[0])
+    assert list(drawn) == ["accuracy", "mean training CE", "final accuracy"]
+    curves = {line.get_label(): line.get_ydata() for line in drawn["accuracy"].lines}
+    assert list(curves["ce"]) == pytest.approx(flat(0.62))
+    assert list(curves["tsloss"]) == pytest.approx(flat(0.726))
+    interval, mean, _ = drawn["final accuracy"].lines
+    assert list(interval.get_xdata()) == pytest.approx([0.0949, 0.1171], abs=1e-4)
+    assert list(mean.get_xdata()) == pytest.approx([0.106])
+    assert mean.get_markerfacecolor() == interval.get_color()  # It excludes zero.
+    assert mean.get_marker() == "o"
+    assert panels(saved_figures[0])["mean training CE"].lines[1].get_markerfacecolor() == "white"
+
+
+def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+    records = [make_design(), *make_pairs([0.1, 0.2])]
+    paths = [draw(records, tmp_path / name)[0] for name in ("a.png", "b.png")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_other_rates_are_squares_and_missing_differences_are_written(
+    tmp_path: Path, saved_figures: list[Any]
+) -> None:
+    records = [make_run("ce", 0), make_run("l2", 0, lr=0.02), make_run("tsloss", 1)]
+    primary = ["final_accuracy", "steps_to_accuracy"]
+    design = make_design(["ce", "l2", "tsloss"], primary=primary, lr=0.03)
+    draw([design, *records], tmp_path / "f.png")
+    drawn = panels(saved_figures[0])
+    assert drawn["final accuracy"].lines[1].get_marker() == "s"
+    assert [text.get_text() for text in drawn["final accuracy"].texts] == ["no pair"]
+    said = [text.get_text() for text in drawn["steps to accuracy"].texts]
+    assert said == ["never reached", "no pair"]
+
+
+def test_four_groups_are_a_page_and_no_run_is_none(tmp_path: Path) -> None:
+    starts = [{**START, "name": name, "init_text": name} for name in "abcde"]
+    runs = [make_run("ce", 0, start=start) for start in starts]
+    names = [path.name for path in draw([make_design(starts=starts), *runs], tmp_path / "f.png")]
+    assert names == ["f.png", "f-2.png"]
+    assert draw([make_design()], tmp_path / "g.png") == []
+
+
+def test_no_text_lies_on_another(tmp_path: Path, saved_figures: list[Any]) -> None:
+    methods = ["ce", *(f"tsloss-schedule-{k}" for k in range(12))]
+    records = [make_design(methods, primary=["train_ce", "final_accuracy"])]
+    for method in methods[1:]:
+        records += make_pairs([0.1, 0.2, 0.1], method)
+    draw(records, tmp_path / "f.png")
+    figure = saved_figures[0]
+    figure.canvas.draw()  # The saved picture is smaller than the figure.
+    axles = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    hidden = [
+        tick.label1
+        for axis in axles
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    ]
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text not in hidden]
+    shown = [text for text in texts if text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
+    for index, (one, box) in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, one
+        for other, beside in boxes[:index]:
+            lap = Bbox.intersection(box, beside)
+            assert lap is None or min(lap.width, lap.height) < 1, (one, other)

@@ -1,0 +1,125 @@
+"""The page of one experiment: its tables, and the sentences that the numbers allow."""
+
+from __future__ import annotations
+
+from made_records import START, flat, make_design, make_pairs, make_run
+from tsloss_fast.benchmarks.study.outcomes import OUTCOMES
+from tsloss_fast.benchmarks.study.tables import shown, summarize
+
+GAINS = [0.1, 0.11, 0.1, 0.12, 0.1]
+
+
+def rows(page: str, table: int) -> list[dict[str, str]]:
+    """The rows of the page's n-th table by the names of its columns."""
+    blocks = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in blocks[table]]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_the_tables_have_levels_and_paired_differences() -> None:
+    page = summarize([make_design(), *make_pairs(GAINS)])
+    ce, tsloss = rows(page, 0)
+    assert (ce["method"], ce["seeds"], ce["diverged"], ce["lr"]) == ("ce", "5", "0", "0.03")
+    assert ce["final accuracy"] == "0.620 ± 0.016"
+    assert ce["steps to accuracy"] == "≥ 8.0 ± 0.0, 5 of 5 never"
+    assert (ce["ms a step"], ce["of it in the loss"]) == ("400", "1 %")
+    assert tsloss["weight"] == "3"
+    _, accuracy, nats = rows(page, 1)
+    assert nats["seeds better / worse / equal"] == "5 / 0 / 0"
+    assert (nats["difference"], nats["excludes 0"]) == ("−0.106", "**better**")
+    assert accuracy["difference"] == "+0.106"
+    assert accuracy["Student"] == "+0.095 to +0.117"
+    assert accuracy["excludes 0"] == "**better**"
+    assert accuracy["seeds better / worse / equal"] == "5 / 0 / 0"
+    assert (accuracy["p"], accuracy["p (Holm)"]) == ("0.0625", "0.125")
+    assert (
+        "2 of 3 intervals exclude zero: tsloss better in final accuracy; tsloss better in end"
+        in page
+    )
+    assert "about 0.15 would" in page
+    assert "after Holm's correction: nothing. Its least p with 5 pairs is 0.0625" in page
+    assert "0.550 with the most frequent answer, 0.100 without a prompt, 0.500" in page
+    assert "The steps to accuracy are those to 0.75." in page
+
+
+def test_a_method_that_gains_nothing_is_equivalent_if_the_design_has_a_margin() -> None:
+    records = make_pairs([0.001, -0.001, 0.002, 0.0, -0.002])
+    said = "tsloss makes no difference of 0.03 in final accuracy."
+    assert said in summarize([make_design(margins={"final_accuracy": 0.03}), *records])
+    assert "makes no difference" not in summarize([make_design(), *records])
+    strict = make_design(margins={"final_accuracy": 0.001})
+    assert "makes no difference" not in summarize([strict, *records])
+    assert said not in summarize([make_design(margins={"final_accuracy": 0.03}), *records[:8]])
+
+
+def test_rows_of_different_learning_rates_are_marked() -> None:
+    runs = [run for seed in range(5) for run in (make_run("ce", seed), make_run("l2", seed))]
+    assert "†" not in summarize([make_design(["ce", "l2"]), *runs])
+    runs = [make_run(m, seed, lr=lr) for seed in range(5) for m, lr in (("ce", 0.03), ("l2", 0.02))]
+    page = summarize([make_design(["ce", "l2"], lr=0.03), *runs])
+    assert {row["method"] for row in rows(page, 1)} == {"l2†"}
+    assert "† marks a difference between runs of different learning rates" in page
+
+
+def test_what_is_missing_is_said() -> None:
+    other = {**START, "name": "y", "init_text": "y"}
+    page = summarize(
+        [make_design(["ce", "l2", "tsloss"], starts=[START, other]), *make_pairs([0.1])]
+    )
+    assert "- l2 is not finished: seed 0, 1, 2, 3, 4." in page
+    assert "- ce is not finished: seed 1, 2, 3, 4." in page
+    assert "Fewer than 5 pairs say nothing of other seeds." in page
+    assert "## No run finished yet\n\n- boolean, smollm2, prompt, N = 10, from y, 128" in page
+    assert "no pair of finished runs" in summarize([make_design(), make_run("tsloss", 0)])
+    assert summarize([]).startswith("# Study\n\n0 runs.")
+
+
+def test_runs_that_diverged_are_counted_and_in_no_pair() -> None:
+    records = make_pairs(GAINS)
+    records[1] = make_run("tsloss", 0, accuracy=(0.5, None), losses=(1.0,), diverged=1)
+    page = summarize([make_design(), *records])
+    assert rows(page, 0)[1]["diverged"] == "1"
+    assert rows(page, 1)[1]["pairs"] == "4"
+    assert "- tsloss: seeds that diverged have no mean training CE, final accuracy," in page
+
+
+def test_changed_items_are_said() -> None:
+    records = make_pairs(GAINS)
+    records[0]["task_digest"] = "changed"
+    assert "The task changed between runs of seed 0" in summarize([make_design(), *records])
+
+
+def test_thresholds_that_no_run_reaches_are_said_and_not_compared() -> None:
+    page = summarize([make_design(primary=["steps_to_accuracy"]), *make_pairs([0.0] * 5)])
+    (steps, _) = rows(page, 1)
+    assert (steps["difference"], steps["pairs"], steps["p"]) == (
+        "never reached", "0, 10 runs censored", "–"
+    )  # fmt: skip
+
+
+def test_a_method_that_is_the_baseline_at_another_rate_shows_what_the_rate_does() -> None:
+    search = [make_run(m, 9, stage="search", lr=0.1) for m in ("ce", "redundancy")]
+    runs = make_pairs([0.1] * 5)
+    for seed in range(5):
+        runs.append(make_run("redundancy", seed, lr=0.02, accuracy=flat(0.7), losses=[0.3] * 8))
+        runs.append(make_run("l2", seed, lr=0.02, accuracy=flat(0.75), losses=[0.2] * 8))
+    design = make_design(["ce", "tsloss", "redundancy", "l2"], lr=0.03, primary=["final_accuracy"])
+    page = summarize([design, *runs, *search])
+    assert "- ce and redundancy are one method here" in page
+    assert "The learning rate alone, 0.02 in place of 0.03, changes final accuracy by" in page
+    assert "Against ce at this rate (run as redundancy): **l2 +0.050" not in page
+    assert "(run as redundancy): l2 **+0.050 (+0.050 to +0.050)**." in page
+    assert "one method" not in summarize([design, *runs])
+
+
+def test_zero_alone_has_no_sign() -> None:
+    texts = [shown(v, OUTCOMES["final_accuracy"], "+") for v in (0.0, -0.0001, 0.0004, None)]
+    assert texts == ["0.000", "−0.000", "+0.000", "–"]
+
+
+def test_a_level_averages_over_the_grid() -> None:
+    runs = [make_run("ce", 0, lr=lr, accuracy=flat(r)) for lr, r in ((0.01, 0.5), (0.02, 0.8))]
+    page = summarize([make_design(["ce"], lr=[0.01, 0.02]), *runs])
+    assert rows(page, 0)[0]["lr"] == "0.01, 0.02"
+    assert rows(page, 0)[0]["final accuracy"] == "0.650"
+    assert rows(page, 0)[0]["steps to accuracy"] == "≥ 4.0, 1 of 2 never"
