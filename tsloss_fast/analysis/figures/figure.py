@@ -254,6 +254,7 @@ def _curve(
             va="bottom" if upper else "top",
             fontsize="x-small",
             color=GREY,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
         )
 
 
