@@ -1,0 +1,75 @@
+"""The raw results of studies: JSON Lines, to which lines are only ever added.
+
+A folder holds one file for each design. Kinds of lines: "experiment", the design (again whenever it
+was changed); "session", machine and versions of the runs that follow; and "run". Old files also
+have "choice", the learning rate that a method got by a search.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tsloss_fast._files import not_a_link, read_json_lines, sync
+
+__all__ = ["ResultsFile", "read_results"]
+
+
+class ResultsFile:
+    """Appends to a results file; the caller holds its folder against other processes.
+
+    The half line that a killed process may have left is cut off when the file is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "ab", buffering=0, opener=not_a_link)  # noqa: SIM115
+        try:
+            self.records = read_json_lines(path)
+            self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        except BaseException:
+            self._file.close()
+            raise
+        sync(path.parent)
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines in one write, or none of them if the disk is full."""
+        added = [dict(record) for record in records]
+        lines = (json.dumps(record, allow_nan=False, separators=(",", ":")) for record in added)
+        data = "".join(f"{line}\n" for line in lines).encode()
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(f"{self.path}: only {written} of {len(data)} bytes fit on the disk")
+            sync(self._file.fileno())
+        except OSError:
+            self._file.truncate(before)
+            raise
+        self.records += added
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the lines of a results file, or of all results files (`*.jsonl`) of a folder.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the folder has none.
+        ValueError: a line is not a JSON object, or has no kind.
+    """
+    place = Path(path)
+    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+    if not files:
+        raise FileNotFoundError(f"{place} holds no results (*.jsonl); tsloss compare writes them")
+    records = []
+    for file in files:
+        for number, record in enumerate(read_json_lines(file), start=1):
+            if not isinstance(record.get("kind"), str):
+                raise ValueError(f"{file}, line {number}: not a line of results (it has no kind)")
+            records.append(record)
+    return records
