@@ -21,7 +21,7 @@ __all__ = ["ResultsFile", "read_results"]
 class ResultsFile:
     """Appends to a results file; the caller holds its folder against other processes.
 
-    The half line that a killed process may have left is cut off when the file is opened.
+    The half line that a killed process or a full disk has left is cut off when the file is opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,20 +36,12 @@ class ResultsFile:
         sync(path.parent)
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines in one write, or none of them if the disk is full."""
-        added = [dict(record) for record in records]
-        lines = (json.dumps(record, allow_nan=False, separators=(",", ":")) for record in added)
+        lines = [json.dumps(r, allow_nan=False, separators=(",", ":")) for r in records]
         data = "".join(f"{line}\n" for line in lines).encode()
-        before = os.fstat(self._file.fileno()).st_size
-        try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(f"{self.path}: only {written} of {len(data)} bytes fit on the disk")
-            sync(self._file.fileno())
-        except OSError:
-            self._file.truncate(before)
-            raise
-        self.records += added
+        written = self._file.write(data)
+        if written != len(data):
+            raise OSError(f"{self.path}: only {written} of {len(data)} bytes fit on the disk")
+        sync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -1,0 +1,373 @@
+"""Training: the runs of a cohort side by side, and the cohorts of a study in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tsloss_fast import barcode, h0_persistence
+from tsloss_fast._files import HeldElsewhere, exclusive
+from tsloss_fast.benchmarks.study.design import Design, Trial, trial_key
+from tsloss_fast.benchmarks.study.methods import make_term, share
+from tsloss_fast.benchmarks.study.packed import (
+    Answers,
+    initial_adapter,
+    packed_answers,
+    packing_error,
+)
+from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
+from tsloss_fast.benchmarks.study.tasks import load_task
+from tsloss_fast.doctor import machine
+from tsloss_fast.tuning.answers import EncodedItem, encode_items
+from tsloss_fast.tuning.evaluation import Choices
+from tsloss_fast.tuning.models import load_model
+from tsloss_fast.tuning.prompts import initial_prompt
+
+__all__ = ["run_study", "train"]
+
+# Packing is the plain forward pass up to rounding, or the model is refused.
+_TOLERANCE = 1e-3
+# Tokens of a row of an evaluation: attention looks at all pairs of a row.
+_ROW = 400
+# The most nats of a token, also where its probability is 0 or not a number: JSON has no infinity.
+_LOST = 100.0
+
+Items = Sequence[EncodedItem]
+# Packed forward pass of prompts behind a batch.
+Forward = Callable[[Sequence[Tensor], Items], Answers]
+
+
+@dataclass
+class _Run:
+    trial: Trial
+    parameter: Tensor
+    term: Callable[[Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+    curve: list[dict[str, float]] = field(default_factory=list)
+    train_ce: list[float] = field(default_factory=list)
+    term_seconds: float = 0.0
+    diverged: int | None = None
+
+    @property
+    def on_hidden(self) -> bool:
+        return bool(self.trial["settings"].get("where") == "hidden")
+
+
+def train(
+    trials: Sequence[Trial], base: Any, tokenizer: Any, stopped: Callable[[], bool] = lambda: False
+) -> list[dict[str, Any]]:
+    """Train the runs of some trials of one group and seed; return their records.
+
+    The runs read the same items in the same order. Each has its own start, parameter, loss and
+    AdamW, so that it is the run that it would be alone, up to the rounding of the forward pass.
+
+    Raises:
+        InterruptedError: `stopped`, which is asked before each step, said so.
+        ValueError: the model cannot be run packed.
+    """
+    common, steps = trials[0], trials[0]["steps"]
+    sizes = {name: common[name] for name in ("train_size", "test_size", "seed", "difficulty")}
+    task = load_task(common["task"], **sizes)
+    items, test = (encode_items(split, tokenizer) for split in (task.train, task.test))
+    choices = Choices(item.answer for item in (*items, *test))
+    prompts = [_prompt(trial, base, tokenizer) for trial in trials]
+    error = packing_error(base, prompts[0], items, common["adapter"])
+    if error > _TOLERANCE:
+        raise ValueError(
+            f"the model {common['model']} cannot be run packed (relative error {error:.2g}), "
+            "expected one that takes a mask for each row and positions: use another model"
+        )
+    runs = [_begin(trial, base, p, items) for trial, p in zip(trials, prompts, strict=True)]
+    hidden = any(run.on_hidden for run in runs)
+
+    def forward(prompts: Sequence[Tensor], batch: Items, hidden: bool = False) -> Answers:
+        return packed_answers(base, torch.stack(list(prompts)), batch, hidden)
+
+    width = base.get_input_embeddings().weight.shape[1]
+    (bare,) = _evaluate(forward, [torch.zeros(0, width, device=base.device)], test, choices)
+    zero_shot = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
+    seconds = 0.0
+    for step in range(steps + 1):
+        if stopped():
+            raise InterruptedError
+        if step:
+            batch = _batch(items, step, common["seed"], common["batch_size"])
+            left = 1 - (step - 1) / steps if common["lr_schedule"] == "linear" else 1.0
+            seconds += _advance(runs, lambda p, b=batch: forward(p, b, hidden), step / steps, left)
+        if step % common["eval_every"] == 0 or step == steps:
+            split = test if step == steps else test[: common["curve_size"]]
+            clouds = [run.parameter.detach() for run in runs]
+            scores = _evaluate(forward, clouds, split, choices)
+            for run, cloud, score in zip(runs, clouds, scores, strict=True):
+                rates = _rates(score[:, : common["curve_size"]])
+                run.curve.append({"step": step, **rates, **_topology(cloud)})
+    return [
+        {
+            "kind": "run",
+            "key": trial_key(run.trial),
+            "trial": run.trial,
+            "reference": {"majority_rate": task.majority_rate, **zero_shot},
+            "split": "test",
+            "curve": run.curve,
+            "train_ce": run.train_ce,
+            "end": {"items": len(test), **_rates(score)},
+            "seconds": {
+                "step": _six_digits((seconds / len(runs) + run.term_seconds) / steps),
+                # Within the forward pass the time of the term cannot be told from the model's.
+                "term": None if run.on_hidden else _six_digits(run.term_seconds / steps),
+            },
+            "diverged": run.diverged,
+            "cohort": len(runs),
+            "forward": "packed",
+            "task_digest": task.digest[:16],
+        }
+        for run, score in zip(runs, scores, strict=True)
+    ]
+
+
+def _prompt(trial: Trial, base: Any, tokenizer: Any) -> Tensor:
+    begin = [trial[name] for name in ("virtual_tokens", "init", "init_text", "seed", "jitter")]
+    return initial_prompt(base, tokenizer, *begin).to(base.device)
+
+
+def _begin(trial: Trial, base: Any, prompt: Tensor, items: Items) -> _Run:
+    start = initial_adapter(base, prompt, trial["adapter"])
+    parameter = start.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([parameter], trial["lr"], weight_decay=trial["weight_decay"])
+    run = _Run(trial, parameter, lambda points: points, optimizer)
+    if run.on_hidden:
+        with torch.no_grad():
+            start = packed_answers(base, start[None], items[:1], hidden=True).hidden[0]
+    run.term = make_term(trial["settings"], start)
+    return run
+
+
+def _batch(items: Items, step: int, seed: int, size: int) -> Items:
+    """Return the items of a step in 1, 2, …; every epoch has an order of its own."""
+    epoch, index = divmod(step - 1, -(-len(items) // size))
+    order = np.random.default_rng([seed, epoch]).permutation(len(items))
+    return [items[i] for i in order[index * size : (index + 1) * size]]
+
+
+def _advance(
+    runs: Sequence[_Run], forward: Callable[[Sequence[Tensor]], Answers], now: float, left: float
+) -> float:
+    """Make a step of every run at a time in (0, 1], with a share of the learning rates.
+
+    Return the seconds of all but the terms, which each run counts for itself.
+    """
+    began = time.perf_counter()
+    answers = forward([run.parameter for run in runs])
+    losses = answers.token_losses().mean(1)
+    weights = [run.trial["weight"] * share(run.trial["settings"], now) for run in runs]
+    objective = losses.sum()
+    for index, (run, weight) in enumerate(zip(runs, weights, strict=True)):
+        # The states of a run that has diverged are not finite, which a barcode refuses.
+        if run.on_hidden and weight and bool(answers.hidden[index].isfinite().all()):
+            objective = objective + weight * run.term(answers.hidden[index])
+    gradients = torch.autograd.grad(objective, [run.parameter for run in runs])
+    terms = 0.0
+    for run, loss, gradient, weight in zip(runs, losses.tolist(), gradients, weights, strict=True):
+        if weight and not run.on_hidden:
+            term_began = time.perf_counter()
+            (slope,) = torch.autograd.grad(weight * run.term(run.parameter), run.parameter)
+            gradient = gradient + slope
+            run.term_seconds += time.perf_counter() - term_began
+            terms += time.perf_counter() - term_began
+        if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
+            run.diverged = run.diverged or len(run.train_ce) + 1
+        # A run that diverged stays as it was, and the others go on.
+        if run.diverged is None:
+            run.train_ce.append(_six_digits(loss))
+            run.parameter.grad = gradient
+            run.optimizer.param_groups[0]["lr"] = left * run.trial["lr"]
+            run.optimizer.step()
+    return time.perf_counter() - began - terms
+
+
+@torch.no_grad()
+def _evaluate(
+    forward: Forward, prompts: Sequence[Tensor], items: Items, choices: Choices
+) -> Tensor:
+    """Return for each of R prompts and B items (R, 4, B): whether the answer is right, and right
+    among the answers of the task; its nats; its tokens."""
+    batches: list[list[EncodedItem]] = []
+    room = 0
+    for item in items:
+        if len(item.inputs) > room:
+            batches.append([])
+            room = _ROW
+        batches[-1].append(item)
+        room -= len(item.inputs)
+    tables = []
+    for batch in batches:
+        answers = forward(prompts, batch)
+        table = torch.zeros(len(prompts), 4, len(batch), dtype=torch.float64)
+        misses = (answers.logits.argmax(-1) != answers.targets).double()
+        nats = answers.token_losses().double().nan_to_num(_LOST, _LOST).clamp(max=_LOST)
+        sums = torch.stack((misses, misses, nats, torch.ones_like(nats)), 1).cpu()
+        table.index_add_(2, answers.owner.cpu(), sums)
+        table[:, 0] = table[:, 0] == 0
+        table[:, 1] = choices.chosen(answers.logits, batch)
+        tables.append(table)
+    return torch.cat(tables, 2)
+
+
+def _rates(score: Tensor) -> dict[str, float]:
+    right, restricted, nats, tokens = score
+    return {
+        "accuracy": float(right.mean()),
+        "restricted_accuracy": float(restricted.mean()),
+        "ce": _six_digits(float(nats.sum() / tokens.sum())),
+    }
+
+
+def _topology(clouds: Tensor) -> dict[str, float]:
+    deaths = h0_persistence(clouds if clouds.ndim == 3 else clouds[None]).deaths
+    measures = (barcode.mean_death, barcode.coefficient_of_variation, barcode.redundancy)
+    return {each.__name__: _six_digits(float(each(deaths).mean())) for each in measures}
+
+
+def _six_digits(value: float) -> float:
+    """Round: further digits are noise, and each is a byte of the results."""
+    return float(f"{value:.6g}")
+
+
+def run_study(
+    design: Design, out: Path, processes: int = 1, threads: int = 1, device: str = "cpu"
+) -> int:
+    """Run what is missing of a design; return how many cohorts failed, which were reported.
+
+    Runs of other designs in the folder count where they are the same. The results of a cohort are
+    appended to `out`/NAME.jsonl as it ends, and a cohort that was stopped begins again.
+
+    Raises:
+        KeyboardInterrupt: after an interrupt, once every process has stopped.
+        RuntimeError: another process uses the folder, or a process died.
+        ValueError: a task has fewer items than the design asks for.
+    """
+    for plan, seed in itertools.product(design.tasks, design.seeds):
+        sizes = {"train_size": plan.train_size, "test_size": plan.test_size}
+        load_task(plan.task, **sizes, seed=seed, difficulty=plan.difficulty)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(out, passing=True))
+        except HeldElsewhere as error:
+            raise RuntimeError(f"{out} is in use by {error}: wait for its end") from None
+        results = stack.enter_context(contextlib.closing(ResultsFile(out / f"{design.name}.jsonl")))
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        written = design.to_mapping()
+        declared = [each["design"] for each in results.records if each["kind"] == "experiment"]
+        if declared[-1:] != [written]:
+            line = {"kind": "experiment", "name": design.name, "date": now, "design": written}
+            results.append([line])
+        done = {line["key"] for line in read_results(out) if line["kind"] == "run"}
+        planned: set[str] = set()
+        cohorts = []
+        for cohort in design.cohorts():
+            fresh = {key: t for t in cohort if (key := trial_key(t)) not in planned}
+            planned |= fresh.keys()
+            cohorts.append([trial for key, trial in fresh.items() if key not in done])
+        cohorts = [cohort for cohort in cohorts if cohort]
+        if not cohorts:
+            return 0
+        facts = {"processes": processes, "threads": threads, "device": device}
+        versions = {name: importlib.metadata.version(name) for name in ("transformers", "peft")}
+        facts["machine"] = {name: str(value) for name, value in machine().items()} | versions
+        results.append([{"kind": "session", "date": now, **facts}])
+        bar = tqdm(total=len(planned), initial=len(planned & done), unit="run", desc=design.name)
+        stack.enter_context(bar)
+        context = multiprocessing.get_context("spawn")
+        stop = context.Event()
+        pool = ProcessPoolExecutor(processes, context, _initialize, (threads, device, stop))
+        try:
+            return _collect({pool.submit(_work, each): each for each in cohorts}, results, bar)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; {results.path} holds what was finished, and the same command goes on"
+            ) from None
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _collect(futures: dict[Future[Any], list[Trial]], results: ResultsFile, bar: tqdm) -> int:
+    """Append the results of cohorts as they end; return how many of them failed."""
+    failures = 0
+    for future in as_completed(futures):
+        trial = futures[future][0]
+        try:
+            records = future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                f"a process died. {results.path} holds what was finished, and the same command "
+                "goes on; if memory ran out, use fewer processes or a smaller cohort"
+            ) from None
+        except RuntimeError as error:
+            failures += 1
+            arms = ", ".join(f"{each['method']} at {each['lr']:g}" for each in futures[future])
+            what = f"{trial['task']}, {trial['model']}, seed {trial['seed']} ({arms})"
+            bar.write(f"failed: {what}: {error}", file=sys.stderr)
+        else:
+            results.append(records)
+            bar.update(len(records))
+    return failures
+
+
+# What a process of the pool keeps between cohorts: its device, the event that stops it, and the
+# last model.
+_process: dict[str, Any] = {}
+
+
+def _initialize(threads: int, device: str, stop: Any) -> None:
+    # A terminal sends an interrupt to the whole group, and the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    # A process whose parent was killed must not go on beside the parent's successor.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _process.update(device=device, stop=stop, name=None)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(cohort: list[Trial]) -> list[dict[str, Any]]:
+    name = cohort[0]["model"]
+    try:
+        if _process["name"] != name:
+            # One at a time: models are large, and cohorts come model by model.
+            _process.update(name=None, model=None)
+            base, tokenizer = load_model(name)
+            base = base.to(_process["device"]).eval().requires_grad_(False)
+            _process.update(name=name, model=(base, tokenizer))
+        return train(cohort, *_process["model"], _process["stop"].is_set)
+    except Exception as error:
+        # Other errors may hold what cannot be sent to the parent.
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RuntimeError(text) from error
