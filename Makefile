@@ -80,7 +80,7 @@ bench: venv
 
 # Every table and figure of the experiments, and the one in the README, from their raw results.
 evidence: venv
-	$(BIN)/python -m tsloss_fast.benchmarks.evidence --readme README.md
+	$(BIN)/python -m tsloss_fast.benchmarks.study.page --readme README.md
 
 # The experiments themselves: hours, stopped and started at will. EVIDENCE_DIR takes another folder.
 experiments: venv

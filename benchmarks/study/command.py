@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if min(options.processes, threads) < 1:
         parser.error("--processes and --threads must be at least 1")
     modules = ("transformers", "peft", "yaml", "scipy", "pandas", "matplotlib", "tqdm")
-    require("tsloss compare", "study", *modules)
+    require("tsloss compare", "tuning,study", *modules)
     # Read when torch is loaded: threads that spin while they wait slow the other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tsloss_fast.benchmarks.study.design import load_design

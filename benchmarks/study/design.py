@@ -39,11 +39,7 @@ _VERSION = 2
 class TaskPlan:
     """A task, how long it is trained on, and the thresholds of the outcomes "steps to".
 
-    Attributes:
-        difficulty: as in `load_task`; None is the task's own.
-        curve_size: the test items that are evaluated every `eval_every` steps; all are at the end.
-        train_ce_threshold, ce_threshold, accuracy_threshold: of the cross-entropy of the training,
-            and of the two rates on the curve's items.
+    The first `curve_size` test items are evaluated every `eval_every` steps, and all at the end.
     """
 
     task: str
@@ -60,9 +56,7 @@ class TaskPlan:
 
     def __post_init__(self) -> None:
         if self.curve_size > self.test_size:
-            raise ValueError(
-                f"curve_size {self.curve_size} is more than test_size {self.test_size}"
-            )
+            raise ValueError(f"curve_size {self.curve_size} > test_size {self.test_size}")
         object.__setattr__(self, "difficulty", task_difficulty(self.task, self.difficulty))
 
 
@@ -101,9 +95,7 @@ class Design:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w .-]*", self.name, re.ASCII):
-            raise ValueError(
-                f"name: got {self.name!r}, expected letters and digits: it names files"
-            )
+            raise ValueError(f"name: got {self.name!r}, expected letters, since it names files")
         for outcome in (*self.primary, *self.margins):
             check_choice("primary and margins", outcome, OUTCOMES)
         for adapter in self.adapters:
@@ -124,8 +116,7 @@ class Design:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return what `load_design` reads, with every default written out."""
-        written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return written
+        return json.loads(json.dumps(asdict(self)))
 
     def cohorts(self) -> Iterator[list[Trial]]:
         """Yield the trials that are trained together: some of those of a group and a seed."""
@@ -167,13 +158,9 @@ def trial_key(trial: Mapping[str, Any]) -> str:
 
 
 def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Design:
-    """Return a preset or the design of a YAML file, with some of its top keys replaced.
+    """Return a preset or the design of a YAML file, with some of its lists replaced.
 
     Methods and tasks among the changes may be names of entries of the file.
-
-    Raises:
-        FileNotFoundError: the name is neither a preset nor a file.
-        ValueError: the file is not a design; the message begins with its name.
     """
     folder = resources.files("tsloss_fast.benchmarks.study") / "presets"
     presets = {Path(entry.name).stem: entry for entry in folder.iterdir()}
@@ -190,18 +177,11 @@ def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> 
             entries = [e for e in found.get(name) or [] if isinstance(e, dict)]
             known = {each.get("task", each.get("name")): each for each in entries}
             found[name] = [known.get(each, each) for each in given]
-        design: Design = _read(Design, found, "the design")
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        OverflowError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
-        kind = "not YAML, " if isinstance(error, (yaml.YAMLError, RecursionError)) else ""
-        raise ValueError(f"{name_or_path}: {kind}{' '.join(str(error).split())}") from error
-    return design
+        return _read(Design, found, "the design")
+    except (ValueError, OSError, ImportError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name_or_path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name_or_path}: not YAML ({' '.join(str(error).split())})") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -210,18 +190,15 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in {key for key in keys if keys.count(key) > 1}:
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
             line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"the mapping in line {line} has the key {key!r} twice")
+            raise yaml.YAMLError(f"the mapping in line {line} has the key {twice[0]!r} twice")
         return node
 
 
 def _read(kind: Any, given: Any, where: str) -> Any:
-    """Return a value of a design's file as the kind that a field's annotation names.
-
-    Raises:
-        ValueError: it is of another kind; the message says where, and what was expected.
-    """
+    """Return a value of a design's file as the kind that a field's annotation names."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or (origin is types.UnionType and given is None):
         return given
@@ -230,9 +207,7 @@ def _read(kind: Any, given: Any, where: str) -> Any:
     if is_dataclass(kind):
         return _read_fields(kind, given, where)
     if origin is Mapping and isinstance(given, Mapping):
-        return {
-            str(name): _read(inner[1], each, f"{where}: {name}") for name, each in given.items()
-        }
+        return {str(key): _read(inner[1], v, f"{where}: {key}") for key, v in given.items()}
     if origin is tuple and isinstance(given, list) and given:
         values = [_read(inner[0], each, f"{where}, number {n}") for n, each in enumerate(given, 1)]
         _refuse_repeats(where, values)
@@ -255,11 +230,8 @@ def _read(kind: Any, given: Any, where: str) -> Any:
 
 def _read_fields(kind: Any, given: Any, where: str) -> Any:
     if isinstance(given, str):
-        given = (
-            {"name": given, "init": given}
-            if kind is Start
-            else {"task" if kind is TaskPlan else "name": given}
-        )
+        keys = {TaskPlan: ["task"], Start: ["name", "init"]}.get(kind, ["name"])
+        given = dict.fromkeys(keys, given)
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: expected a mapping, got {given!r}")
     if kind is Method and "loss" not in given:

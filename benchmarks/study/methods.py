@@ -24,8 +24,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 # The default weight of each loss. The topological losses are free of scale, and 10 is the package's
 # own weight of them; the others are as large as the embeddings are, or the number of tokens.
-LOSSES = {"ce": 0.0, "l2": 0.03, "pairwise": 0.3, "hofer": 0.1}
-LOSSES |= {"surrogate": 10.0, "nearest": 10.0, "tsloss": 10.0}
+_FORMS = {"surrogate": 10.0, "nearest": 10.0, "tsloss": 10.0}
+LOSSES = {"ce": 0.0, "l2": 0.03, "pairwise": 0.3, "hofer": 0.1, **_FORMS}
 
 
 def check_choice(what: str, given: str, allowed: Collection[str]) -> None:
@@ -45,9 +45,7 @@ class Start:
     def __post_init__(self) -> None:
         check_choice(f"start {self.name!r}: init", self.init, ("vocabulary", "text", "normal"))
         if (self.init == "text") != (self.init_text is not None):
-            raise ValueError(
-                f"start {self.name!r}: init_text belongs to init: text, and only there"
-            )
+            raise ValueError(f"start {self.name!r}: init_text belongs to init: text alone")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Method:
             object.__setattr__(self, "weight", LOSSES[self.loss])
         if (self.weight == 0) != (self.loss == "ce"):
             raise ValueError(f"{what}: got the weight {self.weight}; 0 is for the loss ce alone")
-        if self.arguments and self.loss not in ("surrogate", "nearest", "tsloss"):
+        if self.arguments and self.loss not in _FORMS:
             raise ValueError(f"{what}: the loss {self.loss} has no arguments, leave them out")
         try:
             make_term(self.settings(), torch.eye(2))
@@ -96,8 +94,8 @@ class Method:
         """Return what a run depends on, apart from weight and start."""
         if self.loss == "ce":
             return {"loss": "ce"}
-        own = dict(self.arguments)
-        return {"loss": self.loss, "schedule": self.schedule, "where": self.where, "arguments": own}
+        how = {"loss": self.loss, "schedule": self.schedule, "where": self.where}
+        return how | {"arguments": dict(self.arguments)}
 
 
 def share(settings: Mapping[str, Any], time: float) -> float:
@@ -130,20 +128,18 @@ def _mean_distance(points: Tensor) -> Tensor:
 
 
 # The arms that a design can name without more words.
-METHODS: dict[str, dict[str, Any]] = {
-    **{loss: {"loss": loss} for loss in LOSSES},
-    **{f"tsloss-{name}": {"loss": "tsloss", "schedule": name} for name in list(SCHEDULES)[1:]},
-    "tsloss-hidden": {"loss": "tsloss", "where": "hidden"},
-    **{
-        name: {"loss": loss, "arguments": arguments}
-        for name, loss, arguments in (
-            ("tsloss-compact", "tsloss", {"compactness": 0.1}),
-            ("tsloss-loops", "tsloss", {"loops": 0.1}),
-            ("connectivity", "tsloss", {"redundancy": 0.0}),
-            ("redundancy", "tsloss", {"connectivity": 0.0}),
-            ("surrogate-h0", "surrogate", {"redundancy": 0.0}),
-            ("surrogate-h1", "surrogate", {"connectivity": 0.0}),
-            ("surrogate-detached", "surrogate", {"detach_thresholds": True}),
-        )
-    },
+METHODS: dict[str, dict[str, Any]] = {loss: {"loss": loss} for loss in LOSSES}
+METHODS |= {f"tsloss-{name}": {"loss": "tsloss", "schedule": name} for name in list(SCHEDULES)[1:]}
+METHODS["tsloss-hidden"] = {"loss": "tsloss", "where": "hidden"}
+METHODS |= {
+    name: {"loss": loss, "arguments": {argument: value}}
+    for name, loss, argument, value in (
+        ("tsloss-compact", "tsloss", "compactness", 0.1),
+        ("tsloss-loops", "tsloss", "loops", 0.1),
+        ("connectivity", "tsloss", "redundancy", 0.0),
+        ("redundancy", "tsloss", "connectivity", 0.0),
+        ("surrogate-h0", "surrogate", "redundancy", 0.0),
+        ("surrogate-h1", "surrogate", "connectivity", 0.0),
+        ("surrogate-detached", "surrogate", "detach_thresholds", True),
+    )
 }

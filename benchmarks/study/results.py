@@ -48,12 +48,7 @@ class ResultsFile:
 
 
 def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the lines of a results file, or of all results files (`*.jsonl`) of a folder.
-
-    Raises:
-        FileNotFoundError: there is no such file, or the folder has none.
-        ValueError: a line is not a JSON object, or has no kind.
-    """
+    """Return the lines of a results file, or of all results files (`*.jsonl`) of a folder."""
     place = Path(path)
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     if not files:

@@ -32,9 +32,9 @@ from tsloss_fast.benchmarks.study.design import Design, Trial, trial_key
 from tsloss_fast.benchmarks.study.methods import make_term, share
 from tsloss_fast.benchmarks.study.packed import (
     Answers,
+    check_packing,
     initial_adapter,
     packed_answers,
-    packing_error,
 )
 from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
 from tsloss_fast.benchmarks.study.tasks import load_task
@@ -46,15 +46,13 @@ from tsloss_fast.tuning.prompts import initial_prompt
 
 __all__ = ["run_study", "train"]
 
-# Packing is the plain forward pass up to rounding, or the model is refused.
-_TOLERANCE = 1e-3
 # Tokens of a row of an evaluation: attention looks at all pairs of a row.
 _ROW = 400
 # The most nats of a token, also where its probability is 0 or not a number: JSON has no infinity.
 _LOST = 100.0
 
 Items = Sequence[EncodedItem]
-# Packed forward pass of prompts behind a batch.
+# A packed forward pass of prompts behind a batch.
 Forward = Callable[[Sequence[Tensor], Items], Answers]
 
 
@@ -62,16 +60,15 @@ Forward = Callable[[Sequence[Tensor], Items], Answers]
 class _Run:
     trial: Trial
     parameter: Tensor
-    term: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
+    term: Callable[[Tensor], Tensor]
     curve: list[dict[str, float]] = field(default_factory=list)
     train_ce: list[float] = field(default_factory=list)
     term_seconds: float = 0.0
     diverged: int | None = None
 
-    @property
-    def on_hidden(self) -> bool:
-        return bool(self.trial["settings"].get("where") == "hidden")
+    def __post_init__(self) -> None:
+        self.on_hidden = self.trial["settings"].get("where") == "hidden"
 
 
 def train(
@@ -81,32 +78,23 @@ def train(
 
     The runs read the same items in the same order. Each has its own start, parameter, loss and
     AdamW, so that it is the run that it would be alone, up to the rounding of the forward pass.
-
-    Raises:
-        InterruptedError: `stopped`, which is asked before each step, said so.
-        ValueError: the model cannot be run packed.
+    Raises InterruptedError as soon as `stopped`, which is asked before each step, says so.
     """
     common, steps = trials[0], trials[0]["steps"]
     sizes = {name: common[name] for name in ("train_size", "test_size", "seed", "difficulty")}
     task = load_task(common["task"], **sizes)
     items, test = (encode_items(split, tokenizer) for split in (task.train, task.test))
     choices = Choices(item.answer for item in (*items, *test))
-    prompts = [_prompt(trial, base, tokenizer) for trial in trials]
-    error = packing_error(base, prompts[0], items, common["adapter"])
-    if error > _TOLERANCE:
-        raise ValueError(
-            f"the model {common['model']} cannot be run packed (relative error {error:.2g}), "
-            "expected one that takes a mask for each row and positions: use another model"
-        )
-    runs = [_begin(trial, base, p, items) for trial, p in zip(trials, prompts, strict=True)]
+    runs = [_begin(trial, base, tokenizer, items) for trial in trials]
     hidden = any(run.on_hidden for run in runs)
 
     def forward(prompts: Sequence[Tensor], batch: Items, hidden: bool = False) -> Answers:
         return packed_answers(base, torch.stack(list(prompts)), batch, hidden)
 
-    width = base.get_input_embeddings().weight.shape[1]
-    (bare,) = _evaluate(forward, [torch.zeros(0, width, device=base.device)], test, choices)
-    zero_shot = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
+    nothing = base.get_input_embeddings().weight[:0]
+    (bare,) = _evaluate(forward, [nothing], test, choices)
+    reference = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
+    reference["majority_rate"] = task.majority_rate
     seconds = 0.0
     for step in range(steps + 1):
         if stopped():
@@ -120,47 +108,32 @@ def train(
             clouds = [run.parameter.detach() for run in runs]
             scores = _evaluate(forward, clouds, split, choices)
             for run, cloud, score in zip(runs, clouds, scores, strict=True):
-                rates = _rates(score[:, : common["curve_size"]])
-                run.curve.append({"step": step, **rates, **_topology(cloud)})
-    return [
-        {
-            "kind": "run",
-            "key": trial_key(run.trial),
-            "trial": run.trial,
-            "reference": {"majority_rate": task.majority_rate, **zero_shot},
-            "split": "test",
-            "curve": run.curve,
-            "train_ce": run.train_ce,
-            "end": {"items": len(test), **_rates(score)},
-            "seconds": {
-                "step": _six_digits((seconds / len(runs) + run.term_seconds) / steps),
-                # Within the forward pass the time of the term cannot be told from the model's.
-                "term": None if run.on_hidden else _six_digits(run.term_seconds / steps),
-            },
-            "diverged": run.diverged,
-            "cohort": len(runs),
-            "forward": "packed",
-            "task_digest": task.digest[:16],
-        }
-        for run, score in zip(runs, scores, strict=True)
-    ]
+                point = _rates(score[:, : common["curve_size"]]) | _topology(cloud)
+                run.curve.append({"step": step, **point})
+    records = []
+    for run, score in zip(runs, scores, strict=True):
+        record = {"kind": "run", "key": trial_key(run.trial), "trial": run.trial, "split": "test"}
+        record |= {"reference": reference, "curve": run.curve, "train_ce": run.train_ce}
+        record |= {"end": {"items": len(test), **_rates(score)}, "diverged": run.diverged}
+        # Within the forward pass the time of a term cannot be told from the model's.
+        term = None if run.on_hidden else _six_digits(run.term_seconds / steps)
+        step_seconds = _six_digits((seconds / len(runs) + run.term_seconds) / steps)
+        record |= {"seconds": {"step": step_seconds, "term": term}, "cohort": len(runs)}
+        records.append(record | {"forward": "packed", "task_digest": task.digest[:16]})
+    return records
 
 
-def _prompt(trial: Trial, base: Any, tokenizer: Any) -> Tensor:
+def _begin(trial: Trial, base: Any, tokenizer: Any, items: Items) -> _Run:
     begin = [trial[name] for name in ("virtual_tokens", "init", "init_text", "seed", "jitter")]
-    return initial_prompt(base, tokenizer, *begin).to(base.device)
-
-
-def _begin(trial: Trial, base: Any, prompt: Tensor, items: Items) -> _Run:
-    start = initial_adapter(base, prompt, trial["adapter"])
-    parameter = start.clone().requires_grad_()
+    prompt = initial_prompt(base, tokenizer, *begin).to(base.device)
+    check_packing(base, prompt, items, trial["adapter"])
+    clouds = initial_adapter(base, prompt, trial["adapter"])
+    parameter = clouds.clone().requires_grad_()
     optimizer = torch.optim.AdamW([parameter], trial["lr"], weight_decay=trial["weight_decay"])
-    run = _Run(trial, parameter, lambda points: points, optimizer)
-    if run.on_hidden:
+    if trial["settings"].get("where") == "hidden":
         with torch.no_grad():
-            start = packed_answers(base, start[None], items[:1], hidden=True).hidden[0]
-    run.term = make_term(trial["settings"], start)
-    return run
+            clouds = packed_answers(base, clouds[None], items[:1], hidden=True).hidden[0]
+    return _Run(trial, parameter, optimizer, make_term(trial["settings"], clouds))
 
 
 def _batch(items: Items, step: int, seed: int, size: int) -> Items:
@@ -236,10 +209,11 @@ def _evaluate(
 
 def _rates(score: Tensor) -> dict[str, float]:
     right, restricted, nats, tokens = score
+    ce = _six_digits(float(nats.sum() / tokens.sum()))
     return {
         "accuracy": float(right.mean()),
         "restricted_accuracy": float(restricted.mean()),
-        "ce": _six_digits(float(nats.sum() / tokens.sum())),
+        "ce": ce,
     }
 
 
@@ -261,11 +235,6 @@ def run_study(
 
     Runs of other designs in the folder count where they are the same. The results of a cohort are
     appended to `out`/NAME.jsonl as it ends, and a cohort that was stopped begins again.
-
-    Raises:
-        KeyboardInterrupt: after an interrupt, once every process has stopped.
-        RuntimeError: another process uses the folder, or a process died.
-        ValueError: a task has fewer items than the design asks for.
     """
     for plan, seed in itertools.product(design.tasks, design.seeds):
         sizes = {"train_size": plan.train_size, "test_size": plan.test_size}
@@ -335,8 +304,7 @@ def _collect(futures: dict[Future[Any], list[Trial]], results: ResultsFile, bar:
     return failures
 
 
-# What a process of the pool keeps between cohorts: its device, the event that stops it, and the
-# last model.
+# What a process keeps between cohorts: its device, the event that stops it, and the last model.
 _process: dict[str, Any] = {}
 
 

@@ -39,17 +39,10 @@ def split_of(question: str) -> str:
 def load_task(
     name: str, *, train_size: int, test_size: int, seed: int = 0, difficulty: int | None = None
 ) -> Task:
-    """Draw the training and test items of a task.
+    """Draw the training and test items of a task of `TASKS`, or of a JSON Lines file.
 
-    Args:
-        name: one of `TASKS`, or the path of a JSON Lines file.
-        train_size, test_size: the size of one split has no influence on the other split.
-        seed: chooses the items and their order.
-        difficulty: as in `task_difficulty`.
-
-    Raises:
-        ValueError: a split has fewer items than were asked for.
-        FileNotFoundError, ModuleNotFoundError: there is no such task, or its package is missing.
+    The seed chooses the items and their order; the size of one split does not change the other.
+    Raises ValueError if a split has fewer items than were asked for.
     """
     sizes = {"train": train_size, "test": test_size, "validation": 0}
     splits: dict[str, dict[str, str]] = {split: {} for split in sizes}
@@ -73,12 +66,7 @@ def load_task(
 
 
 def task_difficulty(name: str, difficulty: int | None = None) -> int | None:
-    """Return the difficulty of a task: the given one, or the default of a generated task.
-
-    Raises:
-        ValueError: the task does not have this difficulty.
-        FileNotFoundError: the name is neither a task nor a file.
-    """
+    """Return the given difficulty, or the default of a generated task, if the task has it."""
     if name not in TASKS and not Path(name).is_file():
         raise FileNotFoundError(
             f"the task {name!r} is neither a file nor one of {', '.join(TASKS)}; a file holds one "
@@ -100,10 +88,6 @@ def _stream(name: str, seed: int, difficulty: int | None) -> Iterator[tuple[str,
     pairs = list(_reviews() if name == TASKS[-1] else read_json_lines(Path(name)))
     generator.shuffle(pairs)
     yield from pairs
-
-
-def _boolean(generator: random.Random, operands: int) -> tuple[str, str]:
-    return boolean_item(generator.randrange(count_boolean_expressions(operands)), operands)
 
 
 # Every noun (in the plural too), name and number is one token of SmolLM2 after a space.
@@ -195,7 +179,10 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
 # instructions, kinds of things and people.
 _Draw = Callable[[random.Random, int], tuple[str, str]]
 _GENERATORS: dict[str, tuple[range, int, _Draw]] = {
-    "boolean": (range(1, 9), 3, _boolean),
+    "boolean": (
+        *(range(1, 9), 3),
+        lambda generator, n: boolean_item(generator.randrange(count_boolean_expressions(n)), n),
+    ),
     "navigate": (range(3, 9), 4, _navigate),
     "object_counting": (range(2, 7), 3, _object_counting),
     "web_of_lies": (range(2, 9), 3, _web_of_lies),
