@@ -129,25 +129,32 @@ def check_packing(base: Any, prompt: Tensor, items: Sequence[EncodedItem], adapt
     """Raise ValueError unless packing is the plain forward pass up to rounding, by trying it.
 
     The two items that differ most in length are packed behind the prompt (N, D) and behind it
-    reversed; the answers' losses are compared with those of plain forward passes, item by item.
+    reversed; losses and gradients of soft prompts are compared with those of plain forward passes.
+    Of prefixes the losses are compared, which are those of the prompts that they are made of.
     """
     ordered = sorted(items, key=lambda item: len(item.inputs))
     pair = [ordered[0], ordered[-1]]
-    prompts = torch.stack((prompt, prompt.flip(0)))
-    try:
-        starts = torch.stack([initial_adapter(base, each, adapter) for each in prompts])
-        packed = packed_answers(base, starts, pair).token_losses()
-    except Exception as error:
-        # Whatever the error is, it means that this model cannot be run in this way.
-        raise ValueError(f"{type(base).__name__} cannot be run packed: {error}") from error
+    prompts = torch.stack((prompt, prompt.flip(0))).requires_grad_()
     plain = torch.stack(
         [torch.cat([plain_losses(base, p, item) for item in pair]) for p in prompts]
     )
-    error = ((packed - plain).abs() / (1 + plain)).max()
+    starts = prompts
+    try:
+        if adapter != "prompt":
+            starts = torch.stack([initial_adapter(base, each, adapter) for each in prompts])
+        packed = packed_answers(base, starts, pair).token_losses()
+        differences = [(packed - plain) / (1 + plain)]
+        if adapter == "prompt":
+            slopes = [torch.autograd.grad(losses.sum(), prompts)[0] for losses in (packed, plain)]
+            differences.append((slopes[0] - slopes[1]) / slopes[1].norm())
+        error = max(float(each.detach().norm()) for each in differences)
+    except Exception as failure:
+        # Whatever the failure is, it means that this model cannot be run in this way.
+        raise ValueError(f"{type(base).__name__} cannot be run packed: {failure}") from failure
     if not error < 1e-3:
         raise ValueError(
-            f"{type(base).__name__} cannot be run packed: a loss differs by {error:.2g}; expected "
-            "a model that takes positions and a mask for each row, so choose another one"
+            f"{type(base).__name__} cannot be run packed, with an error of {error:.2g}; expected a "
+            "model that takes positions and a mask for each row, so choose another one"
         )
 
 

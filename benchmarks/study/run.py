@@ -85,7 +85,9 @@ def train(
     task = load_task(common["task"], **sizes)
     items, test = (encode_items(split, tokenizer) for split in (task.train, task.test))
     choices = Choices(item.answer for item in (*items, *test))
-    runs = [_begin(trial, base, tokenizer, items) for trial in trials]
+    prompts = [_prompt(trial, base, tokenizer) for trial in trials]
+    check_packing(base, prompts[0], items, common["adapter"])
+    runs = [_begin(trial, base, p, items) for trial, p in zip(trials, prompts, strict=True)]
     hidden = any(run.on_hidden for run in runs)
 
     def forward(prompts: Sequence[Tensor], batch: Items, hidden: bool = False) -> Answers:
@@ -123,10 +125,12 @@ def train(
     return records
 
 
-def _begin(trial: Trial, base: Any, tokenizer: Any, items: Items) -> _Run:
+def _prompt(trial: Trial, base: Any, tokenizer: Any) -> Tensor:
     begin = [trial[name] for name in ("virtual_tokens", "init", "init_text", "seed", "jitter")]
-    prompt = initial_prompt(base, tokenizer, *begin).to(base.device)
-    check_packing(base, prompt, items, trial["adapter"])
+    return initial_prompt(base, tokenizer, *begin).to(base.device)
+
+
+def _begin(trial: Trial, base: Any, prompt: Tensor, items: Items) -> _Run:
     clouds = initial_adapter(base, prompt, trial["adapter"])
     parameter = clouds.clone().requires_grad_()
     optimizer = torch.optim.AdamW([parameter], trial["lr"], weight_decay=trial["weight_decay"])

@@ -158,8 +158,9 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
         if any(turning) and closing and 1 <= abs(back) <= 9:
             break
     missing = generator.random() < 0.5
-    # One miss for each walk, so that there are as many walks that miss as walks that return.
-    miss = (1, -1, 2, -2)[sum(steps for _, steps in walks) % 4] if missing else 0
+    # One miss for each walk, so that as many walks miss as return. The first direction is
+    # independent of all numbers of steps, so the last number does not tell that it was changed.
+    miss = (1, -1, 2, -2)[walks[0][0]] if missing else 0
     walks.append((closing[0], (int(abs(back)) - 1 + miss) % 9 + 1))
     facing, left, said = 0, iter(walks), []
     for turn in turning:
