@@ -200,9 +200,10 @@ class _Loader(yaml.SafeLoader):
 def _read(kind: Any, given: Any, where: str) -> Any:
     """Return a value of a design's file as the kind that a field's annotation names."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any or (origin is types.UnionType and given is None):
+    optional = origin in (types.UnionType, typing.Union)
+    if kind is Any or (optional and given is None):
         return given
-    if origin is types.UnionType:
+    if optional:
         return _read(inner[0], given, where)
     if is_dataclass(kind):
         return _read_fields(kind, given, where)
