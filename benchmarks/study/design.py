@@ -118,8 +118,12 @@ class Design:
         """Return what `load_design` reads, with every default written out."""
         return json.loads(json.dumps(asdict(self)))
 
-    def cohorts(self) -> Iterator[list[Trial]]:
-        """Yield the trials that are trained together: some of those of a group and a seed."""
+    def cohorts(self, done: Iterable[str] = ()) -> Iterator[list[Trial]]:
+        """Yield the trials that are trained together: some of those of a group and a seed.
+
+        Trials whose key is done or was in an earlier cohort are left out.
+        """
+        done = set(done)
         for model, plan, adapter, count, start in itertools.product(
             self.models, self.tasks, self.adapters, self.virtual_tokens, self.starts
         ):
@@ -130,13 +134,17 @@ class Design:
             for seed in self.seeds:
                 trials = []
                 for method, rate in itertools.product(self.methods, self.lr):
-                    begin = asdict(method.start or start)
-                    begin["start"] = begin.pop("name")
-                    arm = {"method": method.name, "settings": method.settings()}
+                    arm = asdict(method.start or start)
+                    arm["start"] = arm.pop("name")
+                    arm |= {"method": method.name, "settings": method.settings()}
                     arm |= {"lr": rate, "weight": method.weight, "seed": seed}
-                    trials.append(common | begin | arm)
+                    trials.append(common | arm)
                 size = math.ceil(len(trials) / math.ceil(len(trials) / self.cohort))
-                yield from (trials[i : i + size] for i in range(0, len(trials), size))
+                for begin in range(0, len(trials), size):
+                    cohort = {trial_key(trial): trial for trial in trials[begin : begin + size]}
+                    fresh = [trial for key, trial in cohort.items() if key not in done]
+                    done |= cohort.keys()
+                    yield from [fresh] if fresh else []
 
     def select(self, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return this design's lines of the results of a folder: its declaration and its runs.

@@ -28,14 +28,9 @@ from tqdm import tqdm
 
 from tsloss_fast import barcode, h0_persistence
 from tsloss_fast._files import HeldElsewhere, exclusive
+from tsloss_fast.benchmarks.study import packed
 from tsloss_fast.benchmarks.study.design import Design, Trial, trial_key
 from tsloss_fast.benchmarks.study.methods import make_term, share
-from tsloss_fast.benchmarks.study.packed import (
-    Answers,
-    check_packing,
-    initial_adapter,
-    packed_answers,
-)
 from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
 from tsloss_fast.benchmarks.study.tasks import load_task
 from tsloss_fast.doctor import machine
@@ -53,7 +48,7 @@ _LOST = 100.0
 
 Items = Sequence[EncodedItem]
 # A packed forward pass of prompts behind a batch.
-Forward = Callable[[Sequence[Tensor], Items], Answers]
+Forward = Callable[[Sequence[Tensor], Items], packed.Answers]
 
 
 @dataclass
@@ -86,12 +81,12 @@ def train(
     items, test = (encode_items(split, tokenizer) for split in (task.train, task.test))
     choices = Choices(item.answer for item in (*items, *test))
     prompts = [_prompt(trial, base, tokenizer) for trial in trials]
-    check_packing(base, prompts[0], items, common["adapter"])
+    packed.check_packing(base, prompts[0], items, common["adapter"])
     runs = [_begin(trial, base, p, items) for trial, p in zip(trials, prompts, strict=True)]
     hidden = any(run.on_hidden for run in runs)
 
-    def forward(prompts: Sequence[Tensor], batch: Items, hidden: bool = False) -> Answers:
-        return packed_answers(base, torch.stack(list(prompts)), batch, hidden)
+    def forward(prompts: Sequence[Tensor], batch: Items, hidden: bool = False) -> packed.Answers:
+        return packed.packed_answers(base, torch.stack(list(prompts)), batch, hidden)
 
     nothing = base.get_input_embeddings().weight[:0]
     (bare,) = _evaluate(forward, [nothing], test, choices)
@@ -131,12 +126,12 @@ def _prompt(trial: Trial, base: Any, tokenizer: Any) -> Tensor:
 
 
 def _begin(trial: Trial, base: Any, prompt: Tensor, items: Items) -> _Run:
-    clouds = initial_adapter(base, prompt, trial["adapter"])
+    clouds = packed.initial_adapter(base, prompt, trial["adapter"])
     parameter = clouds.clone().requires_grad_()
     optimizer = torch.optim.AdamW([parameter], trial["lr"], weight_decay=trial["weight_decay"])
     if trial["settings"].get("where") == "hidden":
         with torch.no_grad():
-            clouds = packed_answers(base, clouds[None], items[:1], hidden=True).hidden[0]
+            clouds = packed.packed_answers(base, clouds[None], items[:1], hidden=True).hidden[0]
     return _Run(trial, parameter, optimizer, make_term(trial["settings"], clouds))
 
 
@@ -148,7 +143,10 @@ def _batch(items: Items, step: int, seed: int, size: int) -> Items:
 
 
 def _advance(
-    runs: Sequence[_Run], forward: Callable[[Sequence[Tensor]], Answers], now: float, left: float
+    runs: Sequence[_Run],
+    forward: Callable[[Sequence[Tensor]], packed.Answers],
+    now: float,
+    left: float,
 ) -> float:
     """Make a step of every run at a time in (0, 1], with a share of the learning rates.
 
@@ -250,26 +248,20 @@ def run_study(
             raise RuntimeError(f"{out} is in use by {error}: wait for its end") from None
         results = stack.enter_context(contextlib.closing(ResultsFile(out / f"{design.name}.jsonl")))
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        written = design.to_mapping()
+        line = {"kind": "experiment", "name": design.name, "design": design.to_mapping()}
         declared = [each["design"] for each in results.records if each["kind"] == "experiment"]
-        if declared[-1:] != [written]:
-            line = {"kind": "experiment", "name": design.name, "date": now, "design": written}
-            results.append([line])
+        if declared[-1:] != [line["design"]]:
+            results.append([line | {"date": now}])
         done = {line["key"] for line in read_results(out) if line["kind"] == "run"}
-        planned: set[str] = set()
-        cohorts = []
-        for cohort in design.cohorts():
-            fresh = {key: t for t in cohort if (key := trial_key(t)) not in planned}
-            planned |= fresh.keys()
-            cohorts.append([trial for key, trial in fresh.items() if key not in done])
-        cohorts = [cohort for cohort in cohorts if cohort]
+        total = len({trial_key(trial) for cohort in design.cohorts() for trial in cohort})
+        cohorts = list(design.cohorts(done))
         if not cohorts:
             return 0
         facts = {"processes": processes, "threads": threads, "device": device}
         versions = {name: importlib.metadata.version(name) for name in ("transformers", "peft")}
         facts["machine"] = {name: str(value) for name, value in machine().items()} | versions
         results.append([{"kind": "session", "date": now, **facts}])
-        bar = tqdm(total=len(planned), initial=len(planned & done), unit="run", desc=design.name)
+        bar = tqdm(total=total, initial=total - sum(map(len, cohorts)), desc=design.name)
         stack.enter_context(bar)
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
@@ -317,16 +309,10 @@ def _initialize(threads: int, device: str, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     # A process whose parent was killed must not go on beside the parent's successor.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent: Any = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     _process.update(device=device, stop=stop, name=None)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(cohort: list[Trial]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import torch
 from small_designs import TASK, made, timeless, trials, write
 
 from tsloss_fast import TSLoss, h0_persistence
-from tsloss_fast.benchmarks.study import run
+from tsloss_fast.benchmarks.study import packed, run
 from tsloss_fast.benchmarks.study.design import trial_key
 from tsloss_fast.benchmarks.study.results import read_results
 from tsloss_fast.benchmarks.study.run import run_study, train
@@ -138,18 +138,18 @@ def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
 ) -> None:
     wanted = trials(tmp_path, ["ce", "tsloss"], task={"eval_every": 2})
     expected = train(wanted[:1], *tiny)
-    original, calls = run.packed_answers, []
+    original, calls = packed.packed_answers, []
 
     def answers(base: Any, prompts: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         found = original(base, prompts, *args, **kwargs)
         if torch.is_grad_enabled():
             calls.append(1)
-            if len(calls) == 4:
-                # The second run alone has an infinite loss, once.
+            # The first call tries packing. In step 4 the second run alone has an infinite loss.
+            if len(calls) == 5:
                 found.logits[1] = found.logits[1] * math.inf
         return found
 
-    monkeypatch.setattr(run, "packed_answers", answers)
+    monkeypatch.setattr(packed, "packed_answers", answers)
     good, bad = train(wanted, *tiny)
     assert timeless([good], "cohort") == timeless(expected, "cohort")
     assert (good["diverged"], bad["diverged"], len(bad["train_ce"])) == (None, 4, 3)
