@@ -1,4 +1,4 @@
-"""The same as `tsloss compare`."""
+"""Run `tsloss compare`."""
 
 import sys
 

@@ -55,11 +55,9 @@ class Method:
     Attributes:
         loss: the term: "ce" (nothing is added), "l2" (mean squared norm), "pairwise" (mean
             distance, in units of the first prompt's), "hofer" (``Σ |death − η|``, η being the mean
-            death of the first prompt), or TSLoss: its form "surrogate" or "nearest", or "tsloss",
-            which is the form "exact".
+            death of the first prompt), "surrogate", "nearest" or "tsloss" (TSLoss, exact form).
         weight: None is the default of the loss.
-        schedule: of the weight: "constant"; "warmup", linear over the first quarter; "decay",
-            linear to 0; "anneal", a half cosine to 0; "early", the first quarter only.
+        schedule: of the weight; of its names, "warmup" and "early" mean the first quarter.
         where: the clouds: "adapter", the trained parameter; or "hidden", the states behind each
             layer at the positions of the soft prompt.
         start: of this arm alone, in place of the design's.

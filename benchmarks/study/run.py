@@ -300,7 +300,7 @@ def _collect(futures: dict[Future[Any], list[Trial]], results: ResultsFile, bar:
     return failures
 
 
-# What a process keeps between cohorts: its device, the event that stops it, and the last model.
+# A process keeps between cohorts its device, the event that stops it, and the last model.
 _process: dict[str, Any] = {}
 
 

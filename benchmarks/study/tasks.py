@@ -126,10 +126,9 @@ def _object_counting(generator: random.Random, kinds: int) -> tuple[str, str]:
 
 
 def _web_of_lies(generator: random.Random, people: int) -> tuple[str, str]:
-    """Return a chain of people who each say of the one before whether that one tells the truth.
+    """Return a chain of claims, each by the next name, about the honesty of the name before.
 
-    A person who calls a liar a liar tells the truth, so the last person tells the truth if and only
-    if the number of "lies" is even.
+    The last name is honest if and only if the number of "lies" is even.
     """
     names = generator.sample(_NAMES, people)
     lies = [generator.random() < 0.5 for _ in names]

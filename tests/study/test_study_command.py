@@ -1,4 +1,4 @@
-"""`tsloss compare`: what it refuses before a model is loaded, and what it writes."""
+"""`tsloss compare` refuses what it cannot run before a model is loaded, and writes tables."""
 
 from __future__ import annotations
 

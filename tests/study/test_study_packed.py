@@ -49,22 +49,6 @@ def test_each_prompts_losses_and_gradient_are_those_of_peft(
             torch.testing.assert_close(loss[found.owner == row], alone)
 
 
-def test_a_prompt_does_not_see_the_others(
-    tiny: Any, prompts: torch.Tensor, items: list[EncodedItem]
-) -> None:
-    together = packed_answers(tiny[0], prompts, items).logits
-    changed = prompts.detach().clone()
-    changed[0] += 1.0
-    after = packed_answers(tiny[0], changed, items).logits
-    assert torch.equal(after[1:], together[1:])
-    assert not torch.equal(after[0], together[0])
-
-
-def test_without_a_prompt_it_is_the_bare_model(tiny: Any, items: list[EncodedItem]) -> None:
-    losses = packed_answers(tiny[0], torch.zeros(1, 0, 32), items).token_losses()
-    torch.testing.assert_close(losses.mean(), answer_logits(tiny[0], items).cross_entropy())
-
-
 def test_prefixes_are_those_of_peft(
     tiny: Any, prompts: torch.Tensor, items: list[EncodedItem]
 ) -> None:
@@ -92,26 +76,6 @@ def test_prefixes_are_those_of_peft(
         torch.testing.assert_close(loss.detach(), expected.detach())
         slope = torch.autograd.grad(expected, parameter)[0].flatten()[keys_first]
         torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-6)
-
-
-def test_a_prefix_begins_as_the_prompt_it_is_made_of(
-    tiny: Any, prompts: torch.Tensor, items: list[EncodedItem]
-) -> None:
-    prefix = initial_adapter(tiny[0], prompts[0], "prefix")
-    of_prompt = packed_answers(tiny[0], prompts[:1], items).token_losses()
-    torch.testing.assert_close(
-        packed_answers(tiny[0], prefix[None], items).token_losses(), of_prompt
-    )
-
-
-def test_hidden_states_are_those_at_the_prompts_positions(
-    tiny: Any, prompts: torch.Tensor, items: list[EncodedItem]
-) -> None:
-    hidden = packed_answers(tiny[0], prompts, items, hidden=True).hidden
-    for found, prompt in zip(hidden, prompts, strict=True):
-        # The model is causal, so nothing that follows the prompt changes them.
-        states = tiny[0](inputs_embeds=prompt[None], output_hidden_states=True).hidden_states
-        torch.testing.assert_close(found, torch.cat(states[1:]))
 
 
 def other_models() -> list[Any]:

@@ -32,7 +32,7 @@ from tsloss_fast.tuning.evaluation import Choices, evaluate
 def test_training_is_that_of_pefts_model_by_hand(
     method: str, lr_schedule: str, tiny: Any, tmp_path: Path
 ) -> None:
-    """The same steps with peft's forward pass and one AdamW, from the task's items."""
+    """The steps are made again with peft's forward pass and one AdamW."""
     (record,) = train(trials(tmp_path, [method], lr_schedule=lr_schedule), *tiny)
     task = load_task("boolean", train_size=20, test_size=16)
     items, test = (encode_items(split, tiny[1]) for split in (task.train, task.test))
@@ -154,7 +154,7 @@ def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
     assert timeless([good], "cohort") == timeless(expected, "cohort")
     assert (good["diverged"], bad["diverged"], len(bad["train_ce"])) == (None, 4, 3)
     by_step = {point["step"]: point for point in bad["curve"]}
-    # At step 3 it was last moved, and nothing changes after that.
+    # It was last moved at step 3, and nothing changes after that.
     assert by_step[4] | {"step": 6} == by_step[6]
     assert by_step[4] != by_step[2] | {"step": 4}
 

@@ -68,7 +68,7 @@ def believe_by_reading(question: str) -> str:
     found = set()
     for honest in itertools.product((True, False), repeat=len(names)):
         is_honest = dict(zip(names, honest, strict=True))
-        # Those who speak tell the truth if and only if what they say is so.
+        # A speaker is honest if and only if the claim is true.
         if all(
             (is_honest[person] == (claim == "tells the truth")) is is_honest.get(speaker, True)
             for speaker, person, claim in claims
@@ -103,7 +103,7 @@ def test_answers_are_what_reading_the_questions_gives(name: str) -> None:
 def test_neither_an_answer_nor_the_last_words_give_the_others_away(name: str) -> None:
     task = load_task(name, train_size=1000, test_size=500)
     counts = Counter(item.answer for item in task.train)
-    # Of boolean expressions more are true than false.
+    # More boolean expressions are true than false.
     assert max(counts.values()) / 1000 < (0.6 if name == "boolean" else 0.55)
     if name == "navigate":
         # Guessing by the last number of steps alone is hardly better than guessing.
