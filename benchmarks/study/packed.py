@@ -67,8 +67,7 @@ def packed_answers(
     The model has to take a mask (R, 1, T, T) and positions; `check_packing` tries it.
     """
     device, (runs, count) = prompts.device, (prompts.shape[0], prompts.shape[-2])
-    ids: list[int] = []
-    reads, places, keep, owner, targets = ([] for _ in range(5))
+    ids, reads, places, keep, owner, targets = (list[int]() for _ in range(6))
     for row, item in enumerate(items):
         # The token before an answer token predicts it.
         keep += range(len(ids) + len(item.question) - 1, len(ids) + len(item.inputs))

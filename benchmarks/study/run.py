@@ -47,8 +47,6 @@ _ROW = 400
 _LOST = 100.0
 
 Items = Sequence[EncodedItem]
-# A packed forward pass of prompts behind a batch.
-Forward = Callable[[Sequence[Tensor], Items], packed.Answers]
 
 
 @dataclass
@@ -83,13 +81,8 @@ def train(
     prompts = [_prompt(trial, base, tokenizer) for trial in trials]
     packed.check_packing(base, prompts[0], items, common["adapter"])
     runs = [_begin(trial, base, p, items) for trial, p in zip(trials, prompts, strict=True)]
-    hidden = any(run.on_hidden for run in runs)
-
-    def forward(prompts: Sequence[Tensor], batch: Items, hidden: bool = False) -> packed.Answers:
-        return packed.packed_answers(base, torch.stack(list(prompts)), batch, hidden)
-
-    nothing = base.get_input_embeddings().weight[:0]
-    (bare,) = _evaluate(forward, [nothing], test, choices)
+    nothing = base.get_input_embeddings().weight[None, :0]
+    (bare,) = _evaluate(base, nothing, test, choices)
     reference = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
     reference["majority_rate"] = task.majority_rate
     seconds = 0.0
@@ -99,17 +92,18 @@ def train(
         if step:
             batch = _batch(items, step, common["seed"], common["batch_size"])
             left = 1 - (step - 1) / steps if common["lr_schedule"] == "linear" else 1.0
-            seconds += _advance(runs, lambda p, b=batch: forward(p, b, hidden), step / steps, left)
+            seconds += _advance(runs, base, batch, step / steps, left)
         if step % common["eval_every"] == 0 or step == steps:
             split = test if step == steps else test[: common["curve_size"]]
-            clouds = [run.parameter.detach() for run in runs]
-            scores = _evaluate(forward, clouds, split, choices)
+            clouds = torch.stack([run.parameter.detach() for run in runs])
+            scores = _evaluate(base, clouds, split, choices)
             for run, cloud, score in zip(runs, clouds, scores, strict=True):
                 point = _rates(score[:, : common["curve_size"]]) | _topology(cloud)
                 run.curve.append({"step": step, **point})
     records = []
     for run, score in zip(runs, scores, strict=True):
-        record = {"kind": "run", "key": trial_key(run.trial), "trial": run.trial, "split": "test"}
+        key = trial_key(run.trial)
+        record: Trial = {"kind": "run", "key": key, "trial": run.trial, "split": "test"}
         record |= {"reference": reference, "curve": run.curve, "train_ce": run.train_ce}
         record |= {"end": {"items": len(test), **_rates(score)}, "diverged": run.diverged}
         # Within the forward pass the time of a term cannot be told from the model's.
@@ -142,18 +136,15 @@ def _batch(items: Items, step: int, seed: int, size: int) -> Items:
     return [items[i] for i in order[index * size : (index + 1) * size]]
 
 
-def _advance(
-    runs: Sequence[_Run],
-    forward: Callable[[Sequence[Tensor]], packed.Answers],
-    now: float,
-    left: float,
-) -> float:
+def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: float) -> float:
     """Make a step of every run at a time in (0, 1], with a share of the learning rates.
 
     Return the seconds of all but the terms, which each run counts for itself.
     """
     began = time.perf_counter()
-    answers = forward([run.parameter for run in runs])
+    hidden = any(run.on_hidden for run in runs)
+    parameters = [run.parameter for run in runs]
+    answers = packed.packed_answers(base, torch.stack(parameters), batch, hidden)
     losses = answers.token_losses().mean(1)
     weights = [run.trial["weight"] * share(run.trial["settings"], now) for run in runs]
     objective = losses.sum()
@@ -161,7 +152,7 @@ def _advance(
         # The states of a run that has diverged are not finite, which a barcode refuses.
         if run.on_hidden and weight and bool(answers.hidden[index].isfinite().all()):
             objective = objective + weight * run.term(answers.hidden[index])
-    gradients = torch.autograd.grad(objective, [run.parameter for run in runs])
+    gradients = torch.autograd.grad(objective, parameters)
     terms = 0.0
     for run, loss, gradient, weight in zip(runs, losses.tolist(), gradients, weights, strict=True):
         if weight and not run.on_hidden:
@@ -182,9 +173,7 @@ def _advance(
 
 
 @torch.no_grad()
-def _evaluate(
-    forward: Forward, prompts: Sequence[Tensor], items: Items, choices: Choices
-) -> Tensor:
+def _evaluate(base: Any, prompts: Tensor, items: Items, choices: Choices) -> Tensor:
     """Return for each of R prompts and B items (R, 4, B): whether the answer is right, and right
     among the answers of the task; its nats; its tokens."""
     batches: list[list[EncodedItem]] = []
@@ -197,7 +186,7 @@ def _evaluate(
         room -= len(item.inputs)
     tables = []
     for batch in batches:
-        answers = forward(prompts, batch)
+        answers = packed.packed_answers(base, prompts, batch)
         table = torch.zeros(len(prompts), 4, len(batch), dtype=torch.float64)
         misses = (answers.logits.argmax(-1) != answers.targets).double()
         nats = answers.token_losses().double().nan_to_num(_LOST, _LOST).clamp(max=_LOST)
@@ -210,13 +199,10 @@ def _evaluate(
 
 
 def _rates(score: Tensor) -> dict[str, float]:
-    right, restricted, nats, tokens = score
-    ce = _six_digits(float(nats.sum() / tokens.sum()))
-    return {
-        "accuracy": float(right.mean()),
-        "restricted_accuracy": float(restricted.mean()),
-        "ce": ce,
-    }
+    right, restricted, nats, tokens = score.sum(1).tolist()
+    rates = {"accuracy": right, "restricted_accuracy": restricted, "ce": nats}
+    wholes = (score.shape[1], score.shape[1], tokens)
+    return {k: _six_digits(v / n) for (k, v), n in zip(rates.items(), wholes, strict=True)}
 
 
 def _topology(clouds: Tensor) -> dict[str, float]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 from pathlib import Path
-from typing import Any
 
 import pytest
-from small_designs import write
+from small_designs import made, write
 
 from tsloss_fast import cli
-from tsloss_fast.benchmarks.study import run
+from tsloss_fast.benchmarks.study.results import read_results
+from tsloss_fast.benchmarks.study.run import run_study
 
 
 @pytest.mark.parametrize(
@@ -49,40 +49,35 @@ def test_a_folder_that_cannot_be_made_or_is_held_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "file"]
 
 
-def test_a_study_is_run_and_its_tables_are_written(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_study_is_run_once_and_a_failing_model_harms_no_other(
+    tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["compare", str(write(tmp_path)), "--models", str(tiny_folder), "--out"]
-    assert cli.main([*arguments, str(tmp_path / "out"), "--threads", "1"]) == 0
-    page = (tmp_path / "out" / "small.md").read_text(encoding="utf-8")
-    printed = capsys.readouterr()
-    assert printed.out.strip() == page.strip()
-    assert "| tsloss |" in page
-    assert "2/2" in printed.err
-    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    out = tmp_path / "out"
+    words = ["compare", str(write(tmp_path, seeds=[0, 1])), "--out", str(out), "--models"]
+    words += [str(tmp_path / "no such model"), str(tiny_folder)]
+    assert cli.main([*words, "--processes", "2", "--threads", "1"]) == 1
+    said = capfd.readouterr()
+    assert "no such model, seed 1 (ce at 0.03, tsloss at 0.03): Model" in said.err
+    assert "error: 2 cohorts failed; the same command tries again" in said.err
+    assert "| tsloss |" in said.out
+    assert said.out.strip() == (out / "small.md").read_text(encoding="utf-8").strip()
+    pictures = list(out.glob("*.png"))
     assert pictures
-    assert all(f"wrote {tmp_path / 'out' / name}" in printed.err for name in pictures)
-    before = (tmp_path / "out" / "small.jsonl").read_bytes()
-    assert cli.main([*arguments, str(tmp_path / "out"), "--tables"]) == 0
-    assert capsys.readouterr().out.strip() == page.strip()
-    assert (tmp_path / "out" / "small.jsonl").read_bytes() == before
-
-
-def test_a_study_that_failed_in_part_ends_with_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[Any] = []
-
-    def fail(design: Any, out: Path, *more: Any) -> int:
-        seen.extend(more)
-        out.mkdir()
-        (out / "small.jsonl").touch()
-        return 2
-
-    monkeypatch.setattr(run, "run_study", fail)
-    words = [str(write(tmp_path)), "--out", str(tmp_path / "out"), "--processes", "3"]
-    assert cli.main(["compare", *words, "--threads", "7"]) == 1
-    assert seen == [3, 7, "cpu"]
-    assert "error: 2 cohorts failed; the same command tries again" in capsys.readouterr().err
+    assert all(f"wrote {path}" in said.err for path in pictures)
+    lines = read_results(out)
+    assert [line["kind"] for line in lines] == ["experiment", "session", *["run"] * 4]
+    assert lines[1]["processes"] == 2
+    assert lines[1]["machine"]["torch"]
+    before = (out / "small.jsonl").read_bytes()
+    assert cli.main([*words, "--tables"]) == 0
+    assert capfd.readouterr().out == said.out
+    assert (out / "small.jsonl").read_bytes() == before
+    # Another design, whose runs are among these under other names, starts no process.
+    arms = ["ce", {"name": "mine", "loss": "tsloss"}]
+    other = made(tmp_path, models=[str(tiny_folder)], name="part", methods=arms)
+    assert run_study(other, out, processes=0) == 0
+    assert [line["kind"] for line in read_results(out / "part.jsonl")] == ["experiment"]
+    selected = other.select(read_results(out))[1:]
+    assert [line["trial"]["method"] for line in selected] == ["ce", "mine"]
     with pytest.raises(SystemExit):
-        cli.main(["compare", *words, "--threads", "0"])
+        cli.main([*words, "--threads", "0"])

@@ -79,26 +79,19 @@ def test_prefixes_are_those_of_peft(
 
 
 def other_models() -> list[Any]:
-    """Learned positions, parallel blocks, windows, scaled embeddings: two layers of each."""
-    import transformers
+    """Learned positions, and rotary ones with shared heads: two layers of each."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
     common = {"vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2}
     common |= {"num_attention_heads": 4, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
     grouped = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
-    found = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for name, more in (
-            ("GPT2", {}),
-            ("Qwen2", grouped),
-            ("Gemma2", grouped),
-            ("GPTNeoX", {"intermediate_size": 64}),
-            ("OPT", {"word_embed_proj_dim": 32, "ffn_dim": 64}),
-        ):
-            config = getattr(transformers, f"{name}Config")(**common | more)
-            kind = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
-            found.append(getattr(transformers, kind)(config).eval())
-    return found
+        models = (
+            GPT2LMHeadModel(GPT2Config(**common)),
+            Qwen2ForCausalLM(Qwen2Config(**common | grouped)),
+        )
+        return [model.eval() for model in models]
 
 
 def test_models_that_can_be_packed_are_told_from_those_that_cannot(
