@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 FUZZ_SECONDS ?= 60
 DEMO_DIR ?= runs/demo
 EXPERIMENTS := default ablation degenerate long schedules prefix
-EVIDENCE_DIR ?= benchmarks/results/evidence
+STUDY_DIR ?= runs/study
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
@@ -80,12 +80,13 @@ bench: venv
 
 # Every table and figure of the experiments, and the one in the README, from their raw results.
 evidence: venv
-	$(BIN)/python -m tsloss_fast.benchmarks.evidence --readme README.md
+	$(BIN)/python -m tsloss_fast.benchmarks.study.page --readme README.md
 
-# The experiments themselves: hours, stopped and started at will. EVIDENCE_DIR takes another folder.
+# The experiments themselves: hours, stopped and started at will. The published results are those of
+# older designs, so new ones go to another folder.
 experiments: venv
 	for name in $(EXPERIMENTS); do \
-	  $(BIN)/tsloss compare $$name --processes 2 --out $(EVIDENCE_DIR) >/dev/null; done
+	  $(BIN)/tsloss compare $$name --processes 2 --out $(STUDY_DIR) >/dev/null; done
 
 # What is released: the source distribution, and wheels for the Pythons that are here. CUDA=1 adds the variant.
 dist: venv

@@ -22,11 +22,11 @@ import tsloss_fast
 from tsloss_fast import TSLoss, barcode, cli, h0_persistence, reference
 
 CORE = ("barcode", "cli", "distributed", "doctor", "functional", "loss", "reference")
-EXTRAS = {"analysis": "analysis", "tuning": "tuning", "compare.command": "tuning"}
+EXTRAS = {"analysis": "analysis", "tuning": "tuning"}
 # What each command is given that gets it as far as the first thing that it needs.
 COMMANDS = {
     "tune": ("tuning", "--model", "smollm2", "--task", "boolean", "--out", "run"),
-    "compare": ("tuning", "default", "--out", "run"),
+    "compare": ("tuning,study", "default", "--out", "run"),
     "analyze": ("analysis", "points.npy"),
     "plot": ("analysis", "barcode", "run", "-o", "barcode.png"),
     "report": ("analysis", "run"),

@@ -33,15 +33,6 @@ PACKAGES = (
     "tsloss_fast",
     "tsloss_fast.analysis",
     "tsloss_fast.barcode",
-    "tsloss_fast.compare.comparison",
-    "tsloss_fast.compare.design",
-    "tsloss_fast.compare.figure",
-    "tsloss_fast.compare.methods",
-    "tsloss_fast.compare.parts",
-    "tsloss_fast.compare.results",
-    "tsloss_fast.compare.scheduler",
-    "tsloss_fast.compare.statistics",
-    "tsloss_fast.compare.summary",
     "tsloss_fast.distributed",
     "tsloss_fast.doctor",
     "tsloss_fast.reference",
@@ -68,8 +59,6 @@ MAIN_NAMES = (
     "tsloss_fast.analysis.measure",
     "tsloss_fast.analysis.plot_barcode",
     "tsloss_fast.analysis.to_gudhi",
-    "tsloss_fast.compare.design.load_design",
-    "tsloss_fast.compare.statistics.holm",
     "tsloss_fast.distributed.h0_persistence",
     "tsloss_fast.doctor.report",
     "tsloss_fast.reference.h0_persistence",
@@ -86,7 +75,7 @@ MAIN_NAMES = (
 
 
 def module_of(name: str) -> ModuleType:
-    for part, needed in (("tuning", "peft"), ("compare", "peft"), ("analysis", "sklearn")):
+    for part, needed in (("tuning", "peft"), ("analysis", "sklearn")):
         if name.startswith(f"tsloss_fast.{part}"):
             pytest.importorskip(needed, reason="needs the extras tuning and analysis")
     return importlib.import_module(name)

@@ -20,13 +20,12 @@ import tsloss_fast
 
 PACKAGE = Path(tsloss_fast.__file__).parent
 COMMANDS = {"cli", "doctor", "__main__"}
-LAYERS = {"analysis", "tuning", "compare"}
-# The imports that each layer must not have; `compare` and the commands may import everything.
+LAYERS = {"analysis", "tuning"}
+# The imports that each layer must not have; the commands may import everything.
 FORBIDDEN = {
     "core": LAYERS,
     "distributed": LAYERS | {"commands"},
-    "analysis": {"tuning", "compare"},
-    "tuning": {"compare"},
+    "analysis": {"tuning"},
 }
 # These folders are not layers: the benchmarks join the package when it is installed, and the
 # documentation is not installed.
@@ -218,11 +217,10 @@ def test_imports_without_a_circle_pass(tmp_path: Path, sources: dict[str, str]) 
     ("module", "line", "other"),
     [
         ("analysis.a", "from made.tuning import x", "tuning"),
-        ("analysis.a", "from ..compare.b import x", "compare.b"),
+        ("analysis.a", "from ..tuning.b import x", "tuning.b"),
         ("analysis.a", "home = 'made.tuning'", "tuning"),
-        ("tuning.a", "from made.compare import b", "compare.b"),
         ("a", "from .analysis import b", "analysis.b"),
-        ("a", "import made.compare.b as b", "compare.b"),
+        ("a", "import made.tuning.b as b", "tuning.b"),
         ("barcode.a", "from made import tuning", "tuning"),
         ("distributed.a", "from .. import doctor", "doctor"),
         ("distributed.a", "from ..analysis import b", "analysis.b"),
@@ -231,7 +229,7 @@ def test_imports_without_a_circle_pass(tmp_path: Path, sources: dict[str, str]) 
 def test_an_import_of_a_higher_layer_is_found(
     tmp_path: Path, module: str, line: str, other: str
 ) -> None:
-    layers = dict.fromkeys(("analysis/b", "tuning/b", "compare/b", "doctor"), "")
+    layers = dict.fromkeys(("analysis/b", "tuning/b", "doctor"), "")
     package = make_package(tmp_path, {**layers, module.replace(".", "/"): line})
     assert forbidden_imports(package) == [f"made.{module} -> made.{other}"]
 
@@ -239,9 +237,8 @@ def test_an_import_of_a_higher_layer_is_found(
 def test_imports_of_lower_layers_pass(tmp_path: Path) -> None:
     sources = {
         "cli": "from . import doctor, tuning",
-        "doctor": "from . import compare",
-        "compare/a": "from made import analysis, distributed, doctor, tuning, x",
-        "tuning/a": "from ..analysis import x",
+        "doctor": "from . import tuning",
+        "tuning/a": "from made import analysis, distributed, doctor, x",
         "analysis/a": "from .. import core, distributed",
         "distributed/a": "from ..core import x",
         "core": "",

