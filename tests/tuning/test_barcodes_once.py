@@ -239,6 +239,17 @@ def test_a_barcode_is_that_of_the_points_as_they_are_now(barcodes: list[None]) -
     check(points[0, :, :0], 1)
 
 
+def test_the_same_points_in_clouds_of_other_sizes_have_another_barcode() -> None:
+    last = LastBarcode()
+    points = torch.randn(2, 9, 4)
+    for lengths in (None, [9, 5], [4, 9], [4, 9], None):
+        found = last.of(points, lengths)
+        expected = h0_persistence(points, lengths=lengths)
+        assert found is not None
+        assert torch.equal(found.deaths, expected.deaths)
+        assert torch.equal(found.edges, expected.edges)
+
+
 @pytest.mark.parametrize(
     "points",
     [

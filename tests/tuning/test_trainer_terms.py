@@ -327,8 +327,9 @@ def test_what_is_no_cloud_is_named(
 # The time.
 
 
+@pytest.mark.parametrize("which", ["the prompt, which the task uses too", "a batch of its own"])
 def test_the_seconds_of_the_term_are_those_of_its_forward_and_its_backward(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     clock = [0.0]
 
@@ -358,8 +359,9 @@ def test_the_seconds_of_the_term_are_those_of_its_forward_and_its_backward(
     layer.register_forward_hook(of_the_task)
     layer.register_full_backward_hook(of_the_task)
     monkeypatch.setattr(trainer_module, "perf_counter", lambda: clock[0])
-    # The points are the parameter itself, which the task uses as well.
     (parameter,) = trainable(model).values()
+    if which == "a batch of its own":
+        parameter = nn.Parameter(initial()[None])
     settings = {"max_steps": 2, "gradient_accumulation_steps": 2, "ts_loss": Loss()}
     made = train(tmp_path, model, ts_clouds=lambda model: parameter, **settings)
     assert made.ts_seconds == 4 * 11.0

@@ -91,7 +91,7 @@ class hidden_states:
     """
 
     def __init__(self, positions: slice | Sequence[int], layers: Sequence[int] = (-1,)) -> None:
-        self.positions = positions if isinstance(positions, slice) else list(positions)
+        self.positions = positions if isinstance(positions, slice) else [int(p) for p in positions]
         self.layers = list(layers)
         self._states: Sequence[Tensor] | None = None
         self._model: nn.Module | None = None

@@ -228,7 +228,7 @@ class TSLossMixin(_Trainer):
         change. There is a gradient only with a weight above 0."""
         with torch.set_grad_enabled(weight > 0):
             parts = cloud_parts(self.ts_clouds(unwrap(model)))
-            # The task may use a parameter as well; the backward of a view is that of the term alone.
+            # A view has a backward of its own, while the task may use a parameter as well.
             parts = [part.view_as(part) if part.is_leaf else part for part in parts]
             for part in parts:
                 if part.grad_fn is not None:
