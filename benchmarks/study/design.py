@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-
-from tsloss_fast._terminal import escape_invisible
 from tsloss_fast.benchmarks.study.methods import METHODS, Method, Start, check_choice
 from tsloss_fast.benchmarks.study.outcomes import OUTCOMES
 from tsloss_fast.benchmarks.study.tasks import task_difficulty
+
+from tsloss_fast._terminal import escape_invisible
 
 __all__ = ["Design", "TaskPlan", "Trial", "load_design", "trial_key"]
 

@@ -25,17 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-
-from tsloss_fast import barcode, h0_persistence
-from tsloss_fast._files import HeldElsewhere, exclusive
 from tsloss_fast.benchmarks.study import packed
 from tsloss_fast.benchmarks.study.design import Design, Trial, trial_key
 from tsloss_fast.benchmarks.study.methods import make_term, share
 from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
 from tsloss_fast.benchmarks.study.tasks import load_task
+
+from tsloss_fast import barcode, h0_persistence
+from tsloss_fast._files import HeldElsewhere, exclusive
 from tsloss_fast.doctor import machine
-from tsloss_fast.tuning.answers import EncodedItem, encode_items
-from tsloss_fast.tuning.evaluation import Choices
+from tsloss_fast.tuning.answers import Choices, EncodedItem, encode_items
 from tsloss_fast.tuning.models import load_model
 from tsloss_fast.tuning.prompts import initial_prompt
 

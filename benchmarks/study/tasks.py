@@ -13,9 +13,13 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tsloss_fast.tuning.boolean import boolean_item, count_boolean_expressions
-from tsloss_fast.tuning.task_files import read_json_lines
-from tsloss_fast.tuning.tasks import Item, Task
+from tsloss_fast.tuning.tasks import (
+    Item,
+    Task,
+    boolean_item,
+    count_boolean_items,
+    read_json_lines,
+)
 
 __all__ = ["TASKS", "load_task", "split_of", "task_difficulty"]
 
@@ -181,7 +185,7 @@ _Draw = Callable[[random.Random, int], tuple[str, str]]
 _GENERATORS: dict[str, tuple[range, int, _Draw]] = {
     "boolean": (
         *(range(1, 9), 3),
-        lambda generator, n: boolean_item(generator.randrange(count_boolean_expressions(n)), n),
+        lambda generator, n: boolean_item(generator.randrange(count_boolean_items(n)), n),
     ),
     "navigate": (range(3, 9), 4, _navigate),
     "object_counting": (range(2, 7), 3, _object_counting),

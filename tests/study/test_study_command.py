@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from small_designs import made, write
-
-from tsloss_fast import cli
 from tsloss_fast.benchmarks.study.results import read_results
 from tsloss_fast.benchmarks.study.run import run_study
+
+from tsloss_fast import cli
 
 
 @pytest.mark.parametrize(

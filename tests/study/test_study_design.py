@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from small_designs import SMALL, TASK, made, trials
-
 from tsloss_fast.benchmarks.study.design import load_design, trial_key
 
 PRESETS = ("ablation", "default", "degenerate", "long", "prefix", "quick", "schedules")

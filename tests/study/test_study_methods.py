@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
+from tsloss_fast.benchmarks.study.methods import METHODS, Method, make_term, share
 
 from tsloss_fast import TSLoss
-from tsloss_fast.benchmarks.study.methods import METHODS, Method, make_term, share
 
 
 def cloud(seed: int) -> torch.Tensor:

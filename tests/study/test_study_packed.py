@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from tiny_llama import UNEVEN_ITEMS, VOCABULARY
-
 from tsloss_fast.benchmarks.study import packed
 from tsloss_fast.benchmarks.study.packed import (
     check_packing,
@@ -15,6 +14,7 @@ from tsloss_fast.benchmarks.study.packed import (
     packed_answers,
     plain_losses,
 )
+
 from tsloss_fast.tuning import add_soft_prompt, initial_prompt, prompt_clouds
 from tsloss_fast.tuning.answers import EncodedItem, answer_logits, encode_items
 from tsloss_fast.tuning.tasks import Item

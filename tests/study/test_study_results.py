@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
 
 

@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from tsloss_fast.benchmarks.study import tasks
 from tsloss_fast.benchmarks.study.tasks import TASKS, load_task, split_of, task_difficulty
 

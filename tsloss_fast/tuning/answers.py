@@ -28,7 +28,6 @@ __all__ = [
     "encode_items",
     "evaluate",
     "pad_tokens",
-    "shortest_and_longest",
 ]
 
 
@@ -158,19 +157,15 @@ def pad_tokens(
     return ids.to(device), mask.to(device)
 
 
-def shortest_and_longest(items: Sequence[EncodedItem]) -> list[EncodedItem]:
-    """Return the two items that differ most in length: enough to try a way of running a model."""
-    by_length = sorted(items, key=lambda item: len(item.inputs))
-    return [by_length[0], by_length[-1]]
-
-
 def can_share_prompt(model: Any, items: Sequence[EncodedItem]) -> bool:
     """Return whether sharing the prompt gives this model's plain loss and gradient, by trying both.
 
     Some architectures keep no key-value cache, do not take position ids or detach what they cache,
     and a list of them would not stay true. The trial costs two small training steps.
     """
-    pair = shortest_and_longest(items)
+    # The two items that differ most in length are enough to tell.
+    by_length = sorted(items, key=lambda item: len(item.inputs))
+    pair = [by_length[0], by_length[-1]]
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = []
     for share_prompt in (False, True):

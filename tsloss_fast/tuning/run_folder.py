@@ -11,6 +11,7 @@ adapter/                            the final prompt, for `PeftModel.from_pretra
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -74,6 +75,8 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder} is being written by {holder}: wait for it to end, or use another folder"
             ) from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise  # a link in the folder, which the message names
             raise RunFolderError(
                 f"nothing can be written to {folder} ({error.strerror}): use another folder"
             ) from error
