@@ -64,7 +64,7 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the splits, in hexadecimal: two runs with the same digest saw the same
+        """SHA-256 of the splits, in hexadecimal. Two runs with the same digest saw the same
         data."""
         splits = [
             [(item.question, item.answer) for item in split]
