@@ -170,40 +170,7 @@ def tune(
             digests = {"model": digest, "tokens": hashlib.sha256(tokens.encode()).hexdigest()}
             claim(folder, identity, versions, digests)
         processes.wait_for_everyone()
-        return _run(config, arguments, folder, task, prompted, splits, progress)
-
-
-def _run(
-    config: TuneConfig,
-    arguments: TrainingArguments,
-    folder: Path,
-    task: Task,
-    model: Any,
-    splits: Sequence[Sequence[EncodedItem]],
-    progress: Progress | None,
-) -> TuneResult:
-    """Train from the newest checkpoint to the last step."""
-    checkpoint = newest_checkpoint(folder, clean=arguments.process_index == 0)
-    begun = int(checkpoint.name.split("-")[1]) if checkpoint else None
-    log = None
-    if arguments.process_index == 0:
-        log = MetricsLog(folder, begun)
-        if begun is None:
-            # Of a run killed before its first checkpoint nothing is kept.
-            (folder / RECORD).unlink(missing_ok=True)
-    use_cache = getattr(model.config, "use_cache", None)
-    trainer = _PromptTrainer(config, arguments, folder, task, model, splits, log, progress)
-    with contextlib.closing(log) if log else contextlib.nullcontext():
-        try:
-            trainer.finish(checkpoint)
-        finally:
-            # The Trainer switches the cache off; the next run is to find the model unchanged.
-            model.config.use_cache = use_cache
-    records = read_metrics(folder)
-    reference = next(record for record in records if record["kind"] == "reference")
-    final = [record for record in records if record["kind"] == "eval"][-1]
-    prompt = prompt_clouds(model).detach()[0].cpu().clone()
-    return TuneResult(folder, prompt, reference | final, begun or 0)
+        return _PromptTrainer(config, arguments, task, prompted, splits, progress).run()
 
 
 def _training_arguments(config: TuneConfig) -> TrainingArguments:
@@ -304,23 +271,21 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         self,
         config: TuneConfig,
         arguments: TrainingArguments,
-        folder: Path,
         task: Task,
         model: Any,
         splits: Sequence[Sequence[EncodedItem]],
-        log: MetricsLog | None,
         progress: Progress | None,
     ) -> None:
         self.config = config
-        self.folder = folder
+        self.folder = Path(config.out)
         self.task = task
         self.train_items, self.test_items, self.validation_items = splits
         self.choices = Choices(item.answer for split in splits for item in split)
-        self.metrics_log = log
-        self.report = progress if progress is not None and log is not None else lambda record: None
+        self.progress = progress
+        self.metrics_log: MetricsLog | None = None
         self.step_began = self.loss_seconds = 0.0
         self.recorder = PromptTopologyCallback(
-            folder,
+            self.folder,
             h1_every=config.eval_every,
             points_every=config.eval_every,
             metadata={"model": config.model},
@@ -328,6 +293,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         )
         early = [EarlyStoppingCallback(config.patience)] if config.patience else []
         callbacks: list[Any] = [self.recorder, *early, _Diary(self)]
+        use_cache = getattr(model.config, "use_cache", None)
         super().__init__(
             model=model,
             args=arguments,
@@ -338,40 +304,64 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
             ts_loss=config.make_loss(),
             ts_weight=config.weight or 0.0,
         )
+        # The Trainer switches the cache off; the next run is to find the model unchanged.
+        model.config.use_cache = use_cache
         self.remove_callback(PrinterCallback)
 
-    def finish(self, checkpoint: Path | None) -> None:
-        """Train from a checkpoint, or from the start, to the end, and save the adapter."""
-        done = False
-        if checkpoint is not None:
-            step = int(checkpoint.name.split("-")[1])
-            lines = read_metrics(self.folder)
-            (reference,) = (line for line in lines if line["kind"] == "reference")
-            self.share_prompt = reference["share_prompt"]
-            self.report({"kind": "resume", "step": step})
-            stopped = lines[-1]["kind"] == "end" and lines[-1]["steps"] == self.config.steps
-            done = step >= self.config.steps or stopped
-        with _deferred_interrupt() as self.interrupted:
-            if done:
-                self._load_from_checkpoint(str(checkpoint))
+    def run(self) -> TuneResult:
+        """Train from the newest checkpoint, or from the start, to the end; save the adapter."""
+        writes = self.args.process_index == 0
+        checkpoint = newest_checkpoint(self.folder, clean=writes)
+        begun = int(checkpoint.name.split("-")[1]) if checkpoint else None
+        if writes and begun is None:
+            # Nothing is kept of a run that was killed before its first checkpoint.
+            (self.folder / RECORD).unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            if writes:
+                self.metrics_log = stack.enter_context(
+                    contextlib.closing(MetricsLog(self.folder, begun))
+                )
+            lines = read_metrics(self.folder) if begun is not None else []
+            ended = bool(lines) and lines[-1].get("steps") == self.config.steps
+            if begun is None:
+                self._train(None)
             else:
-                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                (reference,) = (line for line in lines if line["kind"] == "reference")
+                self.share_prompt = reference["share_prompt"]
+                self._report({"kind": "resume", "step": begun})
+                if begun >= self.config.steps or ended:
+                    self._load_from_checkpoint(str(checkpoint))
+                else:
+                    self._train(str(checkpoint))
+            if writes:
+                with whole_folder(self.folder / "adapter") as temporary:
+                    self._save(str(temporary))
+        lines = read_metrics(self.folder)
+        reference = next(line for line in lines if line["kind"] == "reference")
+        final = [line for line in lines if line["kind"] == "eval"][-1]
+        prompt = prompt_clouds(self.model).detach()[0].cpu().clone()
+        return TuneResult(self.folder, prompt, reference | final, begun or 0)
+
+    def _train(self, checkpoint: str | None) -> None:
+        with _deferred_interrupt() as self.interrupted:
+            self.train(resume_from_checkpoint=checkpoint)
         step = self.state.global_step
-        if not done and self.interrupted() and step < self.config.steps:
+        if step < self.config.steps and self.interrupted():
             raise TuningInterrupted(
                 f"interrupted after step {step} of {self.config.steps}; a checkpoint is in "
                 f"{self.folder}: the same command goes on from there"
             )
-        if self.args.process_index == 0:
-            if not done and step < self.config.steps:
-                self.write({"kind": "end", "step": step, "steps": self.config.steps})
-            with whole_folder(self.folder / "adapter") as temporary:
-                self._save(str(temporary))
+        if step < self.config.steps:
+            self.write({"kind": "end", "step": step, "steps": self.config.steps})
+
+    def _report(self, record: dict[str, Any]) -> None:
+        if self.progress is not None and self.metrics_log is not None:
+            self.progress(record)
 
     def write(self, record: dict[str, Any]) -> None:
         if self.metrics_log is not None:
             self.metrics_log.write(record)
-            self.report(record)
+            self._report(record)
 
     def begin(self) -> None:
         """Measure what is measured once, before the first step."""
