@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_the_name_of_a_run_can_be_shown(folder: Path, name: bytes, shown: str) -
         run.mkdir(parents=True)
         (run / RECORD).write_bytes((folder / RECORD).read_bytes())
     assert [run.name for run in load_runs(runs)] == [f"{part}/{shown}: {shown}" for part in "ab"]
+
+
+def test_the_tasks_own_loss_is_shown_where_the_trainer_logs_it(folder: Path) -> None:
+    path = folder / "trainer_state.json"
+    state(path, 2, 9.0, 10)
+    written = json.loads(path.read_text())
+    for entry, own in zip(written["log_history"], (0.5, 0.25), strict=True):
+        entry["tsloss/task_loss"] = own
+    path.write_text(json.dumps(written))
+    later = time.time() + 10
+    os.utime(path, (later, later))
+    assert load_run(folder).measured["train_ce"].values.tolist() == [0.5, 0.25]
 
 
 def test_a_state_from_before_the_record_is_of_another_training(folder: Path) -> None:

@@ -192,7 +192,9 @@ def _of_trainer(folder: Path, began: float) -> dict[str, Series]:
     renamed = {"loss": "train_ce", "eval_loss": "ce"}
     try:
         for entry in json.loads(path.read_text("utf-8"))["log_history"]:
-            for name, value in entry.items():
+            # Where the task's own loss is logged, the loss of the training has the term in it.
+            own = {"loss": entry["tsloss/task_loss"]} if "tsloss/task_loss" in entry else {}
+            for name, value in {**entry, **own}.items():
                 if isinstance(value, (int, float)) and name not in ("step", "epoch"):
                     name = renamed.get(name, name.removeprefix("eval_"))
                     points.setdefault(name, {})[int(entry["step"])] = float(value)
