@@ -14,11 +14,12 @@ except ModuleNotFoundError:  # Python 3.10
 HEAD = """# Dependencies
 
 What `make venv` installs, written by `make lock`. An installed tsloss_fast needs torch and NumPy
-alone; the extras `tuning`, `analysis`, `study` and `bench` bring what is marked with them, the rest
-is for development. Nothing of any of them is copied into this repository or its wheels, so their licences
-bind who installs them. Of the extras, GUDHI is MIT with some modules under GPL; giotto-ph and
-quitefastmst, which `tsloss bench` measures if they are there, are AGPL; nvidia-cuda-nvdisasm, which
-reads compiled kernels in the tests, is proprietary and free of charge; all others are permissive.
+alone; the extras `tuning`, `analysis`, `study` and `bench` bring what is marked with them, the
+rest is for development. Nothing of any of them is copied into this repository or its wheels, so
+their licences bind who installs them. Of the extras, GUDHI is MIT with some modules under GPL;
+giotto-ph and quitefastmst, which `tsloss bench` measures if they are there, are AGPL;
+nvidia-cuda-nvdisasm, which reads compiled kernels in the tests, is proprietary and free of charge;
+all others are permissive.
 
 | package | version | licence, as it says itself | wanted by |
 |---|---|---|---|
