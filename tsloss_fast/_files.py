@@ -163,6 +163,7 @@ def exclusive(folder: Path, passing: bool = False) -> Iterator[None]:
         OSError: the lock is a symbolic link, or cannot be made.
     """
     descriptor = _lock(folder)
+    _held.add(descriptor)
     try:
         yield
     finally:
@@ -170,7 +171,23 @@ def exclusive(folder: Path, passing: bool = False) -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+# Descriptors of the locks that this process holds.
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """Close the inherited locks in a forked process: a DataLoader's worker that outlives its parent
+    must not hold the folder."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock(folder: Path) -> int:

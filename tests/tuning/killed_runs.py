@@ -103,7 +103,7 @@ def _half_a_removal(number: int) -> None:
 
     def rmtree(path: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal calls
-        if os.path.isdir(path) and os.path.basename(path).startswith("checkpoint-"):
+        if os.path.isdir(path) and "old-checkpoint" in os.path.basename(path):
             calls += 1
             if calls == number:
                 os.unlink(os.path.join(path, "optimizer.pt"))

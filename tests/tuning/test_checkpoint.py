@@ -31,6 +31,7 @@ from tsloss_fast.tuning.run_folder import (
     RunFolderError,
     exclusive,
     finish_checkpoint,
+    newest_checkpoint,
     read_metrics,
 )
 from tsloss_fast.tuning.tune import TuningInterrupted
@@ -398,7 +399,7 @@ def test_no_code_in_a_checkpoint_is_executed(tmp_path: Path, file: str) -> None:
     torch.save({"state": _Bomb(marker)}, place / file)
     with pytest.raises(RunFolderError, match=f"cannot be read .{file} is not what was written"):
         tune_here(str(out), steps=5)
-    finish_checkpoint(place)
+    finish_checkpoint(out, 4)
     with pytest.raises(pickle.UnpicklingError):
         tune_here(str(out), steps=5)
     assert not marker.exists()
@@ -417,9 +418,75 @@ def test_a_log_shorter_than_its_checkpoint_is_not_continued(tmp_path: Path) -> N
         tune_here(str(out), steps=4)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[1:], "does not begin with the rates without tuning"),
+        (lambda lines: [line for line in lines if '"eval"' not in line], "holds no evaluation"),
+        (lambda lines: lines[:3] + lines[4:], "a step is missing or stands twice"),
+        (lambda lines: [lines[0].replace("share_prompt", "x"), *lines[1:]], "share_prompt"),
+    ],
+)
+def test_a_damaged_log_is_not_continued(tmp_path: Path, damage: Any, message: str) -> None:
+    out = tmp_path / "run"
+    tune_here(str(out), steps=4)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    (out / "metrics.jsonl").write_text("\n".join(damage(lines)) + "\n")
+    with pytest.raises(RunFolderError, match=message):
+        tune_here(str(out), steps=4)
+
+
+def test_only_checkpoints_are_touched_in_their_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tune_here(str(out), steps=8)
+    place = out / "checkpoints"
+    for name in ("checkpoint-old", "checkpoint-4-backup"):
+        (place / name).mkdir()
+    (place / "checkpoint-5").touch()
+    assert tune_here(str(out), steps=9).resumed_from == 8
+    left = {path.name for path in place.iterdir()}
+    assert left == {
+        *("checkpoint-old", "checkpoint-4-backup", "checkpoint-5"),
+        *("checkpoint-8", "checkpoint-9"),
+    }
+
+
+def test_a_checkpoint_is_pruned_only_after_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kills, one while a checkpoint is pruned, leave one to go on from."""
+    out = tmp_path / "run"
+    assert tune_and_die(str(out), ("half a removal", 1, "")) == -signal.SIGKILL
+    assert newest_checkpoint(out, clean=False).name == "checkpoint-12"
+    assert tune_and_die(str(out), ("save", 1, "before")) == -signal.SIGKILL
+    assert newest_checkpoint(out, clean=False).name == "checkpoint-12"
+
+
+def test_a_worker_that_outlives_its_parent_does_not_hold_the_folder(tmp_path: Path) -> None:
+    """A forked process inherits the lock's descriptor, and lets it go."""
+    from tsloss_fast._files import exclusive as held
+
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if not parent:
+        with held(tmp_path):
+            if not os.fork():
+                os.write(writer, b"x")
+                time.sleep(30)
+                os._exit(0)
+            time.sleep(30)
+        os._exit(0)
+    os.read(reader, 1)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    with held(tmp_path):
+        pass
+
+
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, None)
-    kept = [{"kind": "reference"}, {"kind": "step", "step": 1}, {"kind": "eval", "step": 1}]
+    reference = {"kind": "reference", "share_prompt": True}
+    kept = [reference, {"kind": "step", "step": 1}, {"kind": "eval", "step": 1}]
     for record in [*kept, {"kind": "step", "step": 2}]:
         log.write(record)
     log.close()

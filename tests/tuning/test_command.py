@@ -255,3 +255,18 @@ def test_two_processes_train_the_prompt_of_one_with_twice_the_batch(
         prompts.append(load_file(out / "adapter/adapter_model.safetensors")["prompt_embeddings"])
         assert [r["step"] for r in read_metrics(out) if r["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
     torch.testing.assert_close(prompts[0], prompts[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_control_that_cannot_run_is_refused_before_the_run_beside_it(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = ["tune", "--model", str(tiny_model_dir), "--steps", "2", *SIZES]
+    other = [*options, "--loss", "ce", "--lr", "0.5", "--out", str(out / "control")]
+    assert main(other) == 0
+    capsys.readouterr()
+    assert main([*options, "--control", "--out", str(out)]) == 1
+    _, error = capsys.readouterr()
+    assert "another configuration: lr (0.5 there, 0.03 here)" in error
+    assert "loading" not in error
+    assert not (out / "metrics.jsonl").exists()

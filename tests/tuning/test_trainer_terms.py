@@ -367,3 +367,32 @@ def test_the_seconds_of_the_term_are_those_of_its_forward_and_its_backward(
     assert made.ts_seconds == 4 * 11.0
     assert len(passes) == 8
     assert train(tmp_path, ts_weight=0, **settings).ts_seconds == 4 * 1.0
+
+
+class Named(nn.Module):
+    """A loss whose term has a name of the caller's choice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, points: Tensor, return_terms: bool = False) -> Any:
+        return points.square().mean(), {self.name: 1.0}
+
+
+@pytest.mark.parametrize("name", ["total", "task_loss", "weight"])
+def test_a_term_with_a_name_of_the_log_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"Named calls a term {name}, which is the trainer's own"):
+        train(tmp_path, ts_loss=Named(name))
+
+
+def test_a_term_may_be_a_plain_number(tmp_path: Path) -> None:
+    assert logs(train(tmp_path, ts_loss=Named("one")))[0]["tsloss/one"] == 1.0
+
+
+def test_the_record_lies_in_an_output_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "run.arrows"
+    folder.mkdir()
+    train(folder, callbacks=[PromptTopologyCallback()])
+    assert read_record(folder / "topology.arrows").steps().tolist() == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.arrows"]

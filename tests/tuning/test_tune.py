@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +30,7 @@ from tsloss_fast.tuning import TuneConfig, initial_prompt, tune
 from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, MeanSquaredNorm
 from tsloss_fast.tuning.run_folder import read_metrics
 from tsloss_fast.tuning.tasks import load_task
+from tsloss_fast.tuning.tune import TuningInterrupted
 
 Tuner = Callable[..., Any]
 
@@ -47,9 +51,9 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def run(settings: dict[str, Any], tiny_model: Any, tiny_tokenizer: Any) -> Tuner:
-    def run(**changes: Any) -> Any:
+    def run(progress: Any = None, **changes: Any) -> Any:
         config = TuneConfig(**(settings | changes))
-        return tune(config, load=lambda: (tiny_model, tiny_tokenizer))
+        return tune(config, progress, load=lambda: (tiny_model, tiny_tokenizer))
 
     return run
 
@@ -242,13 +246,16 @@ def test_a_diverging_run_stops_and_says_so(run: Tuner, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         AnswerLogits, "cross_entropy", lambda self: self.logits.float().sum() * math.nan
     )
-    with pytest.raises(FloatingPointError, match=r"nan at step 1: use a learning rate below 0.03"):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at step 1: use a learning rate below 0.03"
+    ):
         run()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"out": ""}, "out must name a folder, got ''"),
         ({"loss": "mse"}, "loss must be one of tsloss, surrogate, total, l2, ce"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size must be an integer"),
@@ -339,6 +346,9 @@ def test_a_state_space_model_is_tuned(settings: dict[str, Any], tiny_tokenizer: 
         ({"nope": "1"}, "TrainingArguments has no field 'nope'"),
         ({"max_steps": "3"}, "'max_steps' is decided by the other settings of tune"),
         ({"bf16": "perhaps"}, "bf16"),
+        ({"eval_on_start": "true"}, "'eval_on_start' is decided"),
+        ({"save_only_model": "true"}, "'save_only_model' is decided"),
+        ({"logging_strategy": "no"}, "'logging_strategy' is decided"),
         ({"report_to": "tensorbord"}, "tensorbord is not supported"),
     ],
 )
@@ -373,13 +383,69 @@ def test_the_trainer_reports_to_tensorboard(run: Tuner) -> None:
     assert list(result.folder.rglob("*tfevents*"))
 
 
+PATIENCE = {
+    **{"steps": 40, "lr": 0.3, "compactness": 1.0, "patience": 1, "eval_every": 3},
+    **{"test_size": 6, "validation_size": 6},
+}
+
+
 def test_patience_ends_a_run_that_no_longer_improves(run: Tuner) -> None:
-    settings = {"steps": 90, "lr": 1e-12, "validation_size": 5, "patience": 2}
-    result = run(**settings)
-    assert [line["step"] for line in lines(result, "eval")] == [0, 5, 10, 15]
-    assert read_metrics(result.folder)[-1] == {"kind": "end", "step": 15, "steps": 90}
-    again = run(**settings)
-    assert (again.resumed_from, again.final) == (15, result.final)
+    seen: list[Any] = []
+    result = run(progress=seen.append, **PATIENCE)
+    step = result.final["step"]
+    assert 3 < step < 40
+    assert seen[-1] == {"kind": "end", "step": step}
+    values = [line["validation_ce"] for line in lines(result, "eval")[1:]]
+    assert values[-1] > min(values[:-1])
+    assert values[:-1] == sorted(values[:-1], reverse=True)
+    again = run(**PATIENCE)
+    assert (again.resumed_from, again.final) == (step, result.final)
+    # A longer run would have stopped there as well.
+    longer = run(**PATIENCE | {"steps": 60})
+    assert (longer.resumed_from, longer.final) == (step, result.final)
+
+
+class Killed(Exception):
+    """Raised in place of a kill."""
+
+
+@pytest.mark.parametrize("kind", ["step", "eval", "end"])
+def test_a_stop_by_patience_is_kept_whenever_the_run_is_stopped_and_started(
+    run: Tuner, tmp_path: Path, kind: str
+) -> None:
+    whole = run(**PATIENCE, out=str(tmp_path / "whole"))
+    step = whole.final["step"]
+
+    def kill(record: Any) -> None:
+        if record["kind"] == kind and record["step"] == (1 if kind == "step" else step):
+            raise Killed
+
+    def interrupt(record: Any) -> None:
+        if record["kind"] == "eval" and record["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with contextlib.suppress(Killed):
+        run(progress=kill, **PATIENCE)
+    with contextlib.suppress(TuningInterrupted):
+        run(progress=interrupt, **PATIENCE)
+    again = run(**PATIENCE)
+    assert torch.equal(again.prompt, whole.prompt)
+    assert (again.folder / "checkpoints" / f"checkpoint-{step}").is_dir()
+    assert [line["step"] for line in lines(again, "step")] == list(range(1, step + 1))
+
+
+def test_what_the_trainer_refuses_leaves_nothing_behind(
+    run: Tuner, settings: dict[str, Any]
+) -> None:
+    for fields, error in (
+        ({"gradient_accumulation_steps": "0"}, Exception),
+        ({"train_sampling_strategy": "group_by_length"}, Exception),
+        ({"dataloader_drop_last": "true"}, ValueError),
+    ):
+        with pytest.raises(error):
+            run(trainer=fields, batch_size=64)
+        assert not Path(settings["out"]).exists(), fields
+    assert run().final["step"] == 12
 
 
 def test_the_default_weight_depends_on_the_loss(settings: dict[str, Any]) -> None:

@@ -67,16 +67,21 @@ def main(argv: Sequence[str]) -> int:
     _be_quiet()
 
     from tsloss_fast.analysis.figures.command import write_figure
-    from tsloss_fast.tuning.tune import tune
+    from tsloss_fast.tuning.tune import refuse_early, tune
 
     load = functools.cache(functools.partial(_load, config.model))
+    runs = [_with_control(one, control) for one in _with_seeds(config, seeds)]
     main_process = int(os.environ.get("RANK", "0")) == 0
+    if main_process:
+        # All runs before the first of them is begun.
+        refuse_early(each for together in runs for each in together.values())
     table: list[list[str]] = []
     wrote: list[str] = []
     finals: list[dict[str, Mapping[str, Any]]] = []
-    for one in _with_seeds(config, seeds):
+    for together in runs:
         results = {}
-        for name, each in _with_control(one, control).items():
+        one = next(iter(together.values()))
+        for name, each in together.items():
             label = name if seeds is None else f"{name}, seed {one.seed}"
             with _Bar(label, each.steps) as bar:
                 results[name] = tune(each, bar, load=load)
@@ -239,7 +244,10 @@ class _Bar:
                 f"{record['mean_death']:.3g}"
             )
         elif kind == "end":
-            self._say(f"stopped early after step {record['step']}: no lower cross-entropy")
+            self._say(
+                f"stopped early after step {record['step']}: the cross-entropy of the validation "
+                "items no longer fell"
+            )
 
     def _say(self, text: str) -> None:
         self.bar.write(f"{self.name}: {text}", file=sys.stderr)

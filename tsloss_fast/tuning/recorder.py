@@ -94,8 +94,10 @@ class TopologyRecorder:
         if not writes:
             return
         self._finish("close")
-        path = Path(str(folder) if self._path is None else self._path)
-        file = path if path.suffix == ".arrows" else path / RECORD
+        file = Path(str(folder if self._path is None else self._path))
+        # The Trainer's own folder may have any name.
+        if self._path is None or file.suffix != ".arrows":
+            file = file / RECORD
         if not step and file.exists():
             aside = put_aside(file)
             message = f"{file} is the record of another training: it is now {aside.name}"

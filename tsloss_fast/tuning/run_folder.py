@@ -15,7 +15,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tsloss_fast._files import (
     sync,
     whole_file,
 )
+from tsloss_fast.analysis.record import RECORD
 
 __all__ = [
     "CHECKPOINTS",
@@ -39,6 +41,7 @@ __all__ = [
     "claim",
     "exclusive",
     "finish_checkpoint",
+    "forget_untrained",
     "newest_checkpoint",
     "read_metrics",
 ]
@@ -124,7 +127,7 @@ def check_configuration(
         found = dict(kept.get("digests", {}))
         if found and found.keys() != DIGESTS.keys():
             raise ValueError(f"its digests are those of {', '.join(found)}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{file} cannot be read ({error}): restore it, or use another folder"
         ) from error
@@ -136,7 +139,7 @@ def check_configuration(
     here = json.loads(json.dumps(dict(config)))
     if digests is None or digests["model"] == found["model"]:
         here["model"] = there.get("model")
-    constant = "constant" in str(here["trainer"].get("lr_scheduler_type", "constant"))
+    constant = here["trainer"].get("lr_scheduler_type", "constant") == "constant"
     if constant and here["steps"] > there.get("steps", 0):
         there["steps"] = here["steps"]
     pairs = [(name, there.get(name), here.get(name)) for name in sorted({*there, *here})]
@@ -192,9 +195,8 @@ class MetricsLog:
         try:
             records = read_metrics(folder) if step is not None else []
             kept = [record for record in records if record.get("step", 0) <= (step or 0)]
-            last = max((r["step"] for r in kept if r["kind"] == "step"), default=0)
-            if last < (step or 0):
-                raise ValueError(f"it ends after step {last}")
+            if step is not None:
+                _check_lines(kept, step)
             lines = path.read_bytes().split(b"\n")[: len(kept)]
             self._file.truncate(sum(len(line) + 1 for line in lines))
         except (ValueError, KeyError, TypeError) as error:
@@ -217,6 +219,20 @@ class MetricsLog:
         self._file.close()
 
 
+def _check_lines(records: Sequence[Mapping[str, Any]], step: int) -> None:
+    """Raise ValueError or KeyError unless these are the lines of a run up to a step."""
+    steps = [record["step"] for record in records if record["kind"] == "step"]
+    if (steps and steps[-1] < step) or not steps:
+        raise ValueError(f"it ends after step {steps[-1] if steps else 0}")
+    if steps != list(range(1, step + 1)):
+        raise ValueError("a step is missing or stands twice")
+    if not any(record["kind"] == "eval" for record in records):
+        raise ValueError("it holds no evaluation")
+    if records[0]["kind"] != "reference":
+        raise ValueError("it does not begin with the rates without tuning")
+    _ = records[0]["share_prompt"]
+
+
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the records of a run's log, in order, without a half line at the end.
 
@@ -227,14 +243,39 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return read_json_lines(Path(folder) / METRICS)
 
 
-def finish_checkpoint(folder: Path) -> None:
-    """Mark a checkpoint as whole, once all its files are written and on the disk."""
+def finish_checkpoint(run: Path, step: int) -> None:
+    """Mark the checkpoint of a step as whole, once all its files are written and on the disk; then
+    remove all but the newest two."""
+    folder = run / CHECKPOINTS / f"checkpoint-{step}"
     files = sorted(path for path in folder.iterdir() if path.name != FINISHED)
     for file in files:
         sync(file)
     with whole_file(folder / FINISHED) as temporary:
         temporary.write_text(json.dumps({file.name: _digest(file) for file in files}, indent=1))
     sync(folder.parent)
+    for old in _checkpoints(run)[:-KEEP]:
+        remove_folder(old)
+
+
+def forget_untrained(run: Path) -> None:
+    """Remove what a run wrote to its folder, if it ended before its first step was logged."""
+    with contextlib.suppress(FileNotFoundError):
+        if any(record["kind"] == "step" for record in read_metrics(run)):
+            return
+    for name in (CONFIG, METRICS, RECORD):
+        (run / name).unlink(missing_ok=True)
+    for place in (run / CHECKPOINTS, run / "prompts"):
+        remove_folder(place)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The folders of checkpoints, whole or not, by step. Other names are the user's."""
+    found = [
+        path
+        for path in (run / CHECKPOINTS).glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()
+    ]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 def newest_checkpoint(run: Path, clean: bool = True) -> Path | None:
@@ -248,11 +289,10 @@ def newest_checkpoint(run: Path, clean: bool = True) -> Path | None:
     Raises:
         RunFolderError: one of its files is not what was written.
     """
-    places = run / CHECKPOINTS
-    found = sorted(places.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    found = _checkpoints(run)
     finished = [path for path in found if (path / FINISHED).is_file()]
     if clean:
-        for place in (run, run / "prompts", *found):
+        for place in (run, run / CHECKPOINTS, run / "prompts", *found):
             remove_temporaries(place)
         for old in set(found) - set(finished[-KEEP:]):
             remove_folder(old)

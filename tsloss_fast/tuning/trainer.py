@@ -259,7 +259,12 @@ class TSLossMixin(_Trainer):
                 f"ts_loss: {type(loss).__name__} gave {got} for points {tuple(points.shape)}, "
                 "expected a scalar tensor; take the mean over the clouds"
             )
-        return {"total": total, **terms}
+        if taken := {"total", "task_loss", "weight"} & terms.keys():
+            raise ValueError(
+                f"ts_loss: {type(loss).__name__} calls a term {', '.join(sorted(taken))}, which is "
+                "the trainer's own name in the log; give the term another name"
+            )
+        return {"total": total} | {n: torch.as_tensor(value) for n, value in terms.items()}
 
     def _known_barcode(self, loss: TSLoss, points: Tensor, lengths: Any) -> dict[str, Any]:
         """The argument `lengths` if the sizes differ, and `h0` if the loss can use it: the barcode

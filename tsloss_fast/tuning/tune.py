@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 
@@ -52,13 +53,21 @@ from tsloss_fast.tuning.run_folder import (
     claim,
     exclusive,
     finish_checkpoint,
+    forget_untrained,
     newest_checkpoint,
     read_metrics,
 )
 from tsloss_fast.tuning.tasks import Task, load_task
 from tsloss_fast.tuning.trainer import TSLossMixin
 
-__all__ = ["Progress", "TuneConfig", "TuneResult", "TuningInterrupted", "tune"]
+__all__ = [
+    "Progress",
+    "TuneConfig",
+    "TuneResult",
+    "TuningInterrupted",
+    "refuse_early",
+    "tune",
+]
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -125,27 +134,13 @@ def tune(
         FileNotFoundError: as `load_task`.
         ModelNotAvailableError: as `load_model`.
     """
-    task = load_task(
-        config.task,
-        train_size=config.train_size,
-        test_size=config.test_size,
-        validation_size=config.validation_size,
-        seed=config.seed,
-        difficulty=config.difficulty,
-    )
     folder = Path(config.out)
-    arguments = _training_arguments(config)
+    task, arguments, identity = _prepare(config)
     processes = PartialState(cpu=arguments.use_cpu)
     with exclusive(folder) if processes.is_main_process else contextlib.nullcontext():
-        identity = config.identity() | {"task_digest": task.digest}
-        versions = {
-            "tsloss_fast": tsloss_fast.__version__,
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-        }
         # Before the model is loaded, which takes its time; written only when everything is there,
         # so that a mistyped name does not stay in the folder.
-        check_configuration(folder, identity, versions)
+        fresh = check_configuration(folder, identity, _VERSIONS) is None
         model: Any
         model, tokenizer = load() if load is not None else load_model(config.model)
         refuse_other_models(model)
@@ -168,9 +163,44 @@ def tune(
         prompted = add_soft_prompt(model.to(arguments.device), initial).to(arguments.device)
         if processes.is_main_process:
             digests = {"model": digest, "tokens": hashlib.sha256(tokens.encode()).hexdigest()}
-            claim(folder, identity, versions, digests)
+            claim(folder, identity, _VERSIONS, digests)
         processes.wait_for_everyone()
-        return _PromptTrainer(config, arguments, task, prompted, splits, progress).run()
+        try:
+            return _PromptTrainer(config, arguments, task, prompted, splits, progress).run()
+        except Exception:
+            # What the Trainer refuses has trained nothing, and must not stay in the way.
+            if fresh and processes.is_main_process:
+                forget_untrained(folder)
+            raise
+
+
+def refuse_early(configs: Iterable[TuneConfig]) -> None:
+    """Raise what `tune` raises before it loads a model, for each of several runs to come."""
+    for config in configs:
+        _, _, identity = _prepare(config)
+        with exclusive(Path(config.out)):
+            check_configuration(Path(config.out), identity, _VERSIONS)
+
+
+_VERSIONS = {
+    "tsloss_fast": tsloss_fast.__version__,
+    "torch": str(torch.__version__),
+    "transformers": transformers.__version__,
+}
+
+
+def _prepare(config: TuneConfig) -> tuple[Task, TrainingArguments, dict[str, Any]]:
+    """Return the items, the Trainer's arguments, and what the result depends on."""
+    task = load_task(
+        config.task,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        validation_size=config.validation_size,
+        seed=config.seed,
+        difficulty=config.difficulty,
+    )
+    identity = config.identity() | {"task_digest": task.digest}
+    return task, _training_arguments(config), identity
 
 
 def _training_arguments(config: TuneConfig) -> TrainingArguments:
@@ -188,7 +218,12 @@ def _training_arguments(config: TuneConfig) -> TrainingArguments:
         "eval_steps": config.eval_every,
         "save_strategy": "steps",
         "save_steps": config.checkpoint_every,
-        "save_total_limit": 2,
+        # `finish_checkpoint` prunes, once a checkpoint is whole.
+        "save_total_limit": None,
+        "save_only_model": False,
+        "load_best_model_at_end": False,
+        "eval_on_start": False,
+        "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "use_cpu": cpu,
@@ -253,12 +288,15 @@ class _AnswerTrainer(Trainer):
         # processes and casts to half precision.
         share = self.share_prompt and model is self.model and not (self.args.bf16 or self.args.fp16)
         ce = answer_logits(model, inputs["items"], share_prompt=share).cross_entropy()
-        if not bool(torch.isfinite(ce)):
-            raise FloatingPointError(
-                f"the cross-entropy is {ce.item()} at step {self.state.global_step + 1}: use a "
-                f"learning rate below {self.args.learning_rate:g}, in another folder"
-            )
+        self._refuse_divergence("cross-entropy", ce, self.state.global_step + 1)
         return (ce, None) if return_outputs else ce
+
+    def _refuse_divergence(self, name: str, values: Tensor, step: int) -> None:
+        if not bool(values.isfinite().all()):
+            raise FloatingPointError(
+                f"the {name} is not finite at step {step}: use a learning rate below "
+                f"{self.args.learning_rate:g}, or a smaller weight, in another folder"
+            )
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # it is not known, since the prompt is shared
@@ -285,7 +323,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         self.metrics_log: MetricsLog | None = None
         self.step_began = self.loss_seconds = 0.0
         self.recorder = PromptTopologyCallback(
-            self.folder,
+            self.folder / RECORD,
             h1_every=config.eval_every,
             points_every=config.eval_every,
             metadata={"model": config.model},
@@ -321,15 +359,15 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
                 self.metrics_log = stack.enter_context(
                     contextlib.closing(MetricsLog(self.folder, begun))
                 )
-            lines = read_metrics(self.folder) if begun is not None else []
-            ended = bool(lines) and lines[-1].get("steps") == self.config.steps
             if begun is None:
                 self._train(None)
             else:
-                (reference,) = (line for line in lines if line["kind"] == "reference")
-                self.share_prompt = reference["share_prompt"]
+                lines = read_metrics(self.folder)
+                self.share_prompt = next(x for x in lines if x["kind"] == "reference")[
+                    "share_prompt"
+                ]
                 self._report({"kind": "resume", "step": begun})
-                if begun >= self.config.steps or ended:
+                if begun >= self.config.steps or self._was_out_of_patience(str(checkpoint)):
                     self._load_from_checkpoint(str(checkpoint))
                 else:
                     self._train(str(checkpoint))
@@ -346,13 +384,27 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         with _deferred_interrupt() as self.interrupted:
             self.train(resume_from_checkpoint=checkpoint)
         step = self.state.global_step
-        if step < self.config.steps and self.interrupted():
+        if step == 0:
+            raise ValueError(
+                f"the training ended without a step: {len(self.train_items)} training items give "
+                f"no batch of {self.config.batch_size} with {dict(self.config.trainer)}"
+            )
+        if self.interrupted():
             raise TuningInterrupted(
                 f"interrupted after step {step} of {self.config.steps}; a checkpoint is in "
                 f"{self.folder}: the same command goes on from there"
             )
         if step < self.config.steps:
-            self.write({"kind": "end", "step": step, "steps": self.config.steps})
+            self._report({"kind": "end", "step": step})
+
+    def _was_out_of_patience(self, checkpoint: str) -> bool:
+        """Whether the run had been stopped early at this checkpoint: more steps change nothing."""
+        if self.config.patience is None:
+            return False
+        state = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
+        kept = state.stateful_callbacks["EarlyStoppingCallback"]
+        counter: int = kept["attributes"]["early_stopping_patience_counter"]
+        return counter >= self.config.patience
 
     def _report(self, record: dict[str, Any]) -> None:
         if self.progress is not None and self.metrics_log is not None:
@@ -394,16 +446,21 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         record |= self._topology()
         self.write(record | {"seconds": round(time.perf_counter() - began, 4)})
         metrics = {f"eval_{n}": v for n, v in record.items() if n not in ("kind", "step")}
+        metrics["eval_loss"] = record["ce"]  # as the Trainer and its schedulers call it
         super().log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        if self.control.should_training_stop:
+            # After all callbacks, whatever their order, so that an early stop has a checkpoint.
+            self.control.should_save = True
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log(logs, *args, **kwargs)
         if "loss" not in logs:
             return
+        self._refuse_divergence("prompt", prompt_clouds(self.model), self.state.global_step)
         terms = {n.removeprefix("tsloss/"): v for n, v in logs.items() if n.startswith("tsloss/")}
         spent = self.ts_seconds + self.recorder.seconds
         record = {
@@ -443,8 +500,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.process_index == 0:
-            places = Path(str(self.args.output_dir))
-            finish_checkpoint(places / f"checkpoint-{self.state.global_step}")
+            finish_checkpoint(self.folder, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(str(output_dir))
@@ -487,10 +543,6 @@ class _Diary(TrainerCallback):
             self.trainer.save_prompt(int(state.epoch))
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if control.should_training_stop:
-            control.should_save = True
 
 
 @contextlib.contextmanager
