@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsloss_fast._files import whole_file
+from tsloss_fast._files import HeldElsewhere, whole_file
 from tsloss_fast._terminal import CommandParser, counted, require, say
 
 __all__ = ["main"]
@@ -26,9 +26,6 @@ def main(argv: Sequence[str]) -> int:
     text = "folder of the results; studies in one folder share runs (runs/compare)"
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help=text)
     parser.add_argument("--tables", action="store_true", help="only write tables and figures again")
-    for name, kind in (("methods", str), ("tasks", str), ("models", str), ("seeds", int)):
-        text = f"{name} in place of the design's"
-        parser.add_argument(f"--{name}", type=kind, nargs="+", metavar=name[:-1].upper(), help=text)
     parser.add_argument("--processes", type=int, default=1, help="processes side by side (1)")
     parser.add_argument("--threads", type=int, help="threads of each (the cores divided)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (cpu)")
@@ -49,13 +46,14 @@ def main(argv: Sequence[str]) -> int:
     from tsloss_fast.benchmarks.study.run import run_study
     from tsloss_fast.benchmarks.study.tables import summarize
 
-    given = {name: getattr(options, name) for name in ("methods", "tasks", "models", "seeds")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    design = load_design(options.design, changes)
+    design = load_design(options.design)
     failures = 0
     if not options.tables:
         _check_device(options.device)
-        failures = run_study(design, options.out, options.processes, threads, options.device)
+        try:
+            failures = run_study(design, options.out, options.processes, threads, options.device)
+        except HeldElsewhere as error:
+            raise RuntimeError(f"{options.out} is in use by {error}: wait for its end") from None
     records = design.select(read_results(options.out))
     text, page = summarize(records), options.out / f"{design.name}.md"
     with whole_file(page) as temporary:

@@ -29,13 +29,11 @@ class Answers:
     Attributes:
         logits: (R, M, V), item after item.
         targets, owner: (M,) the right token, and the item that it belongs to.
-        hidden: (R, L, N, D) the outputs of the L layers at the prompt's positions, if asked for.
     """
 
     logits: Tensor
     targets: Tensor
     owner: Tensor
-    hidden: Tensor | None = None
 
     def token_losses(self) -> Tensor:
         """Return the negative log-likelihood (R, M) of each answer token, in nats."""
@@ -59,9 +57,7 @@ def initial_adapter(base: Any, prompt: Tensor, adapter: str) -> Tensor:
     return torch.stack([part[0].transpose(0, 1).flatten(1) for part in parts]).float()
 
 
-def packed_answers(
-    base: Any, prompts: Tensor, items: Sequence[EncodedItem], hidden: bool = False
-) -> Answers:
+def packed_answers(base: Any, prompts: Tensor, items: Sequence[EncodedItem]) -> Answers:
     """Return the logits behind each of R soft prompts (R, N, D) or prefixes (R, 2·L, N, kv).
 
     The model has to take a mask (R, 1, T, T) and positions; `check_packing` tries it.
@@ -103,12 +99,8 @@ def packed_answers(
         past_key_values=cache,
         use_cache=cache is not None,
         logits_to_keep=tensor(keep),
-        output_hidden_states=hidden,
     )
-    states = None
-    if hidden:
-        states = torch.stack([state[:, :count] for state in out.hidden_states[1:]], 1)
-    return Answers(out.logits, tensor(targets), tensor(owner), states)
+    return Answers(out.logits, tensor(targets), tensor(owner))
 
 
 def _prefix_cache(base: Any, prefixes: Tensor) -> Any:
@@ -128,23 +120,20 @@ def check_packing(base: Any, prompt: Tensor, items: Sequence[EncodedItem], adapt
     """Raise ValueError unless packing is the plain forward pass up to rounding, by trying it.
 
     The two items that differ most in length are packed behind the prompt (N, D) and behind it
-    reversed; losses and gradients of soft prompts are compared with those of plain forward passes.
-    The losses of prefixes have to be those of the prompts that the prefixes are made of.
+    reversed, or behind the prefixes made of the two. Gradients of prompts are compared too.
     """
     ordered = sorted(items, key=lambda item: len(item.inputs))
     pair = [ordered[0], ordered[-1]]
     prompts = torch.stack((prompt, prompt.flip(0))).requires_grad_()
-    plain = torch.stack(
-        [torch.cat([plain_losses(base, p, item) for item in pair]) for p in prompts]
-    )
-    starts = prompts
+    plain = torch.stack([torch.cat([plain_losses(base, p, i) for i in pair]) for p in prompts])
     try:
+        starts = prompts
         if adapter != "prompt":
             starts = torch.stack([initial_adapter(base, each, adapter) for each in prompts])
-        packed = packed_answers(base, starts, pair).token_losses()
-        differences = [(packed - plain) / (1 + plain)]
+        losses = packed_answers(base, starts, pair).token_losses()
+        differences = [(losses - plain) / (1 + plain)]
         if adapter == "prompt":
-            slopes = [torch.autograd.grad(losses.sum(), prompts)[0] for losses in (packed, plain)]
+            slopes = [torch.autograd.grad(each.sum(), prompts)[0] for each in (losses, plain)]
             differences.append((slopes[0] - slopes[1]) / slopes[1].norm())
         error = max(float(each.detach().norm()) for each in differences)
     except Exception as failure:

@@ -26,21 +26,15 @@ class ResultsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "ab", buffering=0, opener=not_a_link)  # noqa: SIM115
-        try:
-            self.records = read_json_lines(path)
-            self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        except BaseException:
-            self._file.close()
-            raise
+        self.records = read_json_lines(path) if path.exists() else []
+        self._file = open(path, "ab", opener=not_a_link)  # noqa: SIM115
+        self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
         sync(path.parent)
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         lines = [json.dumps(r, allow_nan=False, separators=(",", ":")) for r in records]
-        data = "".join(f"{line}\n" for line in lines).encode()
-        written = self._file.write(data)
-        if written != len(data):
-            raise OSError(f"{self.path}: only {written} of {len(data)} bytes fit on the disk")
+        self._file.write("".join(f"{line}\n" for line in lines).encode())
+        self._file.flush()
         sync(self._file.fileno())
 
     def close(self) -> None:

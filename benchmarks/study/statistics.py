@@ -19,7 +19,7 @@ Floats = Sequence[float]
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
 _ASSIGNMENTS = 2**14
-# Values that agree in so many digits would be equal if sums of decimals were not rounded.
+# Differences that agree in so many decimals would be equal if sums of decimals were not rounded.
 _DIGITS = 9
 
 
@@ -59,24 +59,19 @@ def paired_difference(
         arm, baseline: (n,), the same seeds in the same order; NaN for a missing outcome.
         margin: the difference that would not matter; None without one.
     """
-    both = np.asarray([arm, baseline], np.float64)
-    both = both[:, np.isfinite(both).all(axis=0)]
-    count = both.shape[1]
+    values = np.subtract(arm, baseline, dtype=np.float64)
+    values = values[np.isfinite(values)].round(_DIGITS)
+    count = len(values)
     if not count:
         return Difference(0)
-    largest = float(np.abs(both).max())
-    scale = 10.0 ** min(_DIGITS - math.ceil(math.log10(largest)), 100) if largest else 1.0
-    # Whole numbers of the last digit that counts: equal differences are equal, sums are exact.
-    whole = np.rint((both[0] - both[1]) * scale)
-    signs = [int((np.sign(whole) == sign).sum()) for sign in (1, -1, 0)]
-    mean = float(whole.sum()) / scale / count
-    found = Difference(count, mean, sign_flip_p(whole), *signs)
+    signs = [int((np.sign(values) == sign).sum()) for sign in (1, -1, 0)]
+    mean = round(math.fsum(values) / count, 12) + 0.0  # No sum is -0.0 or nearly zero.
+    found = Difference(count, mean, sign_flip_p(values), *signs)
     if count < 2:
         return found
-    if (whole == whole[0]).all():
+    if (values == values[0]).all():
         sure = None if margin is None else float(abs(mean) >= margin)
         return replace(found, low=mean, high=mean, equivalence=sure)
-    values = whole / scale
     spread = float(values.std(ddof=1))
     interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
     found = replace(found, low=float(interval.low), high=float(interval.high))
@@ -87,12 +82,12 @@ def paired_difference(
     return replace(found, detectable=detectable_difference(spread, count, confidence))
 
 
-def sign_flip_p(whole: np.ndarray) -> float:
-    """Two-sided p of the sum of (n,) whole numbers under all changes of their signs."""
-    if len(whole) < 2 or not whole.any():
+def sign_flip_p(values: np.ndarray) -> float:
+    """Two-sided p of the sum of (n,) differences under all changes of their signs."""
+    if len(values) < 2 or not values.any():
         return 1.0
     draws = {"n_resamples": _ASSIGNMENTS, "random_state": np.random.default_rng(0)}
-    found = stats.permutation_test((whole,), np.sum, permutation_type="samples", **draws)
+    found = stats.permutation_test((values,), np.sum, permutation_type="samples", **draws)
     return float(found.pvalue)
 
 

@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import yaml
+
 from tsloss_fast.tuning.tasks import (
     Item,
     Task,
@@ -41,31 +43,29 @@ def split_of(question: str) -> str:
 
 
 def load_task(
-    name: str, *, train_size: int, test_size: int, seed: int = 0, difficulty: int | None = None
+    name: str, train_size: int, test_size: int, seed: int = 0, difficulty: int | None = None
 ) -> Task:
     """Draw the training and test items of a task of `TASKS`, or of a JSON Lines file.
 
     The seed chooses the items and their order; the size of one split does not change the other.
     Raises ValueError if a split has fewer items than were asked for.
     """
-    sizes = {"train": train_size, "test": test_size, "validation": 0}
-    splits: dict[str, dict[str, str]] = {split: {} for split in sizes}
+    sizes = {"train": train_size, "test": test_size}
+    found: dict[str, dict[str, str]] = {split: {} for split in sizes}
     idle = 0
     for question, answer in _stream(name, seed, task_difficulty(name, difficulty)):
-        split = split_of(question)
-        fresh = question not in splits[split] and len(splits[split]) < sizes[split]
-        idle = 0 if fresh else idle + 1
-        if fresh:
-            splits[split][question] = answer
-        short = [each for each in sizes if len(splits[each]) < sizes[each]]
+        split, idle = split_of(question), idle + 1
+        if split in sizes and question not in found[split] and len(found[split]) < sizes[split]:
+            found[split][question], idle = answer, 0
+        short = [each for each in sizes if len(found[each]) < sizes[each]]
         if not short:
-            items = {each: tuple(Item(*pair) for pair in splits[each].items()) for each in sizes}
-            return Task(name, **items)
+            train, test = (tuple(Item(*pair) for pair in found[each].items()) for each in sizes)
+            return Task(name, train, test)
         if idle == _PATIENCE:
             break
     raise ValueError(
         f"the task {name!r} was asked for {sizes[short[0]]} {short[0]} items, but only "
-        f"{len(splits[short[0]])} different ones were found: ask for fewer, or another difficulty"
+        f"{len(found[short[0]])} different ones were found: ask for fewer, or another difficulty"
     )
 
 
@@ -94,22 +94,8 @@ def _stream(name: str, seed: int, difficulty: int | None) -> Iterator[tuple[str,
     yield from pairs
 
 
-# Every noun (in the plural too), name and number is one token of SmolLM2 after a space.
-_SORTS = {
-    "fruits": ("apple", "pear", "peach", "banana", "orange", "lemon"),
-    "vegetables": ("potato", "carrot", "onion", "cucumber", "pepper", "beet"),
-    "animals": ("cat", "dog", "cow", "pig", "goat", "duck"),
-    "clothes": ("shirt", "hat", "coat", "sock", "glove", "jacket"),
-    "vehicles": ("car", "bus", "bike", "truck", "train", "boat"),
-}
-_NUMBERS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen"),
-)
-_NAMES = (
-    *("Alice", "Anna", "Ben", "Carl", "Dan", "Fred", "Henry", "Jack"),
-    *("Jane", "Kim", "Maria", "Max", "Paul", "Rose", "Sarah", "Tom"),
-)
+_WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+_SORTS, _NUMBERS, _NAMES = (_WORDS[name] for name in ("sorts", "numbers", "names"))
 
 
 def _object_counting(generator: random.Random, kinds: int) -> tuple[str, str]:
