@@ -66,7 +66,7 @@ class Design:
 
     Attributes:
         name, question: for the reader; the name is that of the results file.
-        models, tasks, adapters, virtual_tokens, starts: each combination is a group.
+        models, tasks, virtual_tokens, starts: each combination is a group.
         methods: the arms that are compared in each group; the first is the baseline.
         lr: the grid of learning rates, the same for every arm. Outcomes are averaged over it.
         seeds: of items, first prompt and order of the data; arms are paired by them.
@@ -81,7 +81,6 @@ class Design:
     methods: tuple[Method, ...]
     question: str = "Which method is best?"
     models: tuple[str, ...] = ("smollm2",)
-    adapters: tuple[Literal["prompt", "prefix"], ...] = ("prompt",)
     virtual_tokens: tuple[Count, ...] = (10,)
     starts: tuple[Start, ...] = (Start(),)
     lr: tuple[float, ...] = (0.015, 0.03, 0.06)
@@ -117,12 +116,11 @@ class Design:
         Trials whose key is done or was in an earlier cohort are left out.
         """
         done = set(done)
-        for model, plan, adapter, count, start in itertools.product(
-            self.models, self.tasks, self.adapters, self.virtual_tokens, self.starts
-        ):
+        axes = (self.models, self.tasks, self.virtual_tokens, self.starts)
+        for model, plan, count, start in itertools.product(*axes):
             common = {"version": _VERSION, "stage": "final", "model": model}
             common |= {k: v for k, v in asdict(plan).items() if not k.endswith("_threshold")}
-            common |= {"adapter": adapter, "virtual_tokens": count}
+            common |= {"adapter": "prompt", "virtual_tokens": count}
             common |= {"weight_decay": self.weight_decay, "lr_schedule": self.lr_schedule}
             for seed in self.seeds:
                 trials = []

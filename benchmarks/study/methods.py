@@ -82,8 +82,8 @@ class Method:
         """Return what a run depends on, apart from weight and start."""
         if self.loss == "ce":
             return {"loss": "ce"}
-        how = {"loss": self.loss, "schedule": self.schedule, "where": "adapter"}
-        return how | {"arguments": dict(self.arguments)}
+        arguments = dict(self.arguments)
+        return {"loss": self.loss, "schedule": self.schedule, "arguments": arguments}
 
 
 def share(settings: Mapping[str, Any], time: float) -> float:

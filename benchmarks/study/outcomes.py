@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from scipy.integrate import trapezoid
 
 from tsloss_fast._terminal import escape_invisible
 
@@ -99,17 +100,14 @@ def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
     Where a curve ends early, as in a run that diverged, its last accuracy counts to the end.
     """
     end, curve, losses = run["end"], run["curve"], list(map(_number, run["train_ce"]))
-    steps, last = int(run["trial"]["steps"]), curve[-1] if curve else {}
+    steps, last = run["trial"]["steps"], curve[-1]
     series = {k: [(p["step"], _number(p[k])) for p in curve] for k in ("accuracy", "ce")}
     series["train_ce"] = list(enumerate(losses, start=1))
-    area = math.nan
-    if curve and curve[0]["step"] == 0:
-        pairs = itertools.pairwise([*series["accuracy"], (steps, series["accuracy"][-1][1])])
-        area = math.fsum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairs) / steps
+    at, rates = zip(*series["accuracy"], (steps, series["accuracy"][-1][1]), strict=True)
     found: dict[str, Any] = {
         "train_ce": math.fsum(losses) / steps if len(losses) == steps else math.nan,
         "final_accuracy": _number(end.get("accuracy")),
-        "accuracy_area": area,
+        "accuracy_area": trapezoid(rates, at) / steps,
         "final_ce": _number(end.get("ce")),
         "coefficient_of_variation": _number(last.get("coefficient_of_variation")),
     }
@@ -117,9 +115,9 @@ def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
         points = series[OUTCOMES[name].series]
         sign = 1 if OUTCOMES[name].series == "accuracy" else -1
         threshold = thresholds.get(f"{OUTCOMES[name].series}_threshold")
-        known = threshold is not None and bool(points)
+        known = threshold is not None
         past = [s for s, value in points if known and sign * value >= sign * threshold]
-        reached = float(past[0] if past else steps) if known else math.nan
+        reached = float(next(iter(past), steps)) if known else math.nan
         found[name] = math.log2(reached) if name == "steps_to_train_ce" else reached
         found[late] = known and not past
     return found
@@ -196,12 +194,13 @@ def agrees(part: Record, whole: Record) -> bool:
 
 def designed_groups(design: Record) -> Iterator[dict[str, Any]]:
     """Yield what the runs of each group of a design share."""
-    axes = ("models", "tasks", "adapters", "virtual_tokens", "starts")
+    axes = ("models", "tasks", "virtual_tokens", "starts")
     shared = {key: design[key] for key in ("weight_decay", "lr_schedule")}
-    for model, task, adapter, count, start in itertools.product(*(design[axis] for axis in axes)):
+    # Older designs could name another adapter.
+    shared["adapter"] = design.get("adapters", ["prompt"])[0]
+    for model, task, count, start in itertools.product(*(design[axis] for axis in axes)):
         begin = {"start" if k == "name" else k: v for k, v in start.items()}
-        where = {"model": model, "adapter": adapter, "virtual_tokens": count}
-        yield {**shared, **where, **task, **begin}
+        yield {**shared, "model": model, "virtual_tokens": count, **task, **begin}
 
 
 _WORDS = {"difficulty": "difficulty {}", "model": "{}", "adapter": "{}", "virtual_tokens": "N = {}"}

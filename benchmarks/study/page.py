@@ -107,7 +107,7 @@ def page(studies: Mapping[str, Study], folder: str) -> str:
     seconds = [run["seconds"]["step"] * len(run["train_ce"]) for run in runs.values()]
     links = "[Tables]({0}/{1}.md), [figure]({0}/{1}.png), [raw results]({0}/{1}.jsonl)."
     experiments = [
-        f"- **{name}**: {study.design.get('question')} {len(study.arms)} methods, "
+        f"- **{name}**: {study.design['question']} {len(study.arms)} methods, "
         f"{study.runs.seed.nunique()} seeds. {links.format(folder, name)}"
         for name, study in told.items()
     ]
@@ -154,8 +154,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="the page (by default beside the folder)")
     parser.add_argument("--readme", type=Path, help="a README whose marked table is replaced")
     options = parser.parse_args(argv)
-    if not options.results.is_dir():
-        parser.error(f"{options.results} is no folder; tsloss compare --out makes one")
     output = options.output or options.results.with_suffix(".md")
     say(*(f"wrote {path}" for path in write(options.results, output, options.readme)))
     return 0

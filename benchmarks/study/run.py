@@ -53,7 +53,7 @@ Items = Sequence[EncodedItem]
 @dataclass
 class _Run:
     trial: Trial
-    parameter: Tensor
+    prompt: Tensor
     optimizer: torch.optim.Optimizer
     term: Callable[[Tensor], Tensor]
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -73,9 +73,8 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
     task = load_task(*(common[name] for name in sizes))
     items, test = (encode_items(split, tokenizer) for split in (task.train, task.test))
     choices = Choices(item.answer for item in (*items, *test))
-    prompts = [_prompt(trial, base, tokenizer) for trial in trials]
-    packed.check_packing(base, prompts[0], items, common["adapter"])
-    runs = [_begin(trial, base, each) for trial, each in zip(trials, prompts, strict=True)]
+    runs = [_begin(trial, base, tokenizer) for trial in trials]
+    packed.check_packing(base, runs[0].prompt.detach(), items)
     nothing = base.get_input_embeddings().weight[None, :0]
     (bare,) = _evaluate(base, nothing, test, choices)
     reference = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
@@ -90,10 +89,10 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
             seconds += time.perf_counter() - began
         if step % common["eval_every"] == 0 or step == steps:
             split = test if step == steps else test[: common["curve_size"]]
-            clouds = torch.stack([run.parameter.detach() for run in runs])
-            scores = _evaluate(base, clouds, split, choices)
-            for run, cloud, score in zip(runs, clouds, scores, strict=True):
-                point = _rates(score[:, : common["curve_size"]]) | _topology(cloud)
+            prompts = torch.stack([run.prompt.detach() for run in runs])
+            scores = _evaluate(base, prompts, split, choices)
+            for run, prompt, score in zip(runs, prompts, scores, strict=True):
+                point = _rates(score[:, : common["curve_size"]]) | _topology(prompt)
                 run.curve.append({"step": step, **point})
     records = []
     shared = (seconds - sum(run.term_seconds for run in runs)) / len(runs)
@@ -109,16 +108,11 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
     return records
 
 
-def _prompt(trial: Trial, base: Any, tokenizer: Any) -> Tensor:
+def _begin(trial: Trial, base: Any, tokenizer: Any) -> _Run:
     begin = [trial[name] for name in ("virtual_tokens", "init", "init_text", "seed", "jitter")]
-    return initial_prompt(base, tokenizer, *begin).to(base.device)
-
-
-def _begin(trial: Trial, base: Any, prompt: Tensor) -> _Run:
-    clouds = packed.initial_adapter(base, prompt, trial["adapter"])
-    parameter = clouds.clone().requires_grad_()
-    optimizer = torch.optim.AdamW([parameter], trial["lr"], weight_decay=trial["weight_decay"])
-    return _Run(trial, parameter, optimizer, make_term(trial["settings"], clouds))
+    prompt = initial_prompt(base, tokenizer, *begin).to(base.device).requires_grad_()
+    optimizer = torch.optim.AdamW([prompt], trial["lr"], weight_decay=trial["weight_decay"])
+    return _Run(trial, prompt, optimizer, make_term(trial["settings"], prompt))
 
 
 def _batch(items: Items, step: int, seed: int, size: int) -> Items:
@@ -130,14 +124,14 @@ def _batch(items: Items, step: int, seed: int, size: int) -> Items:
 
 def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: float) -> None:
     """Make a step of every run at a time in (0, 1], with a share of the learning rates."""
-    parameters = [run.parameter for run in runs]
-    losses = packed.packed_answers(base, torch.stack(parameters), batch).token_losses().mean(1)
-    gradients = torch.autograd.grad(losses.sum(), parameters)
+    prompts = [run.prompt for run in runs]
+    losses = packed.packed_answers(base, torch.stack(prompts), batch).token_losses().mean(1)
+    gradients = torch.autograd.grad(losses.sum(), prompts)
     for run, loss, gradient in zip(runs, losses.tolist(), gradients, strict=True):
         weight = run.trial["weight"] * share(run.trial["settings"], now)
         if weight:
             began = time.perf_counter()
-            (slope,) = torch.autograd.grad(weight * run.term(run.parameter), run.parameter)
+            (slope,) = torch.autograd.grad(weight * run.term(run.prompt), run.prompt)
             gradient = gradient + slope
             run.term_seconds += time.perf_counter() - began
         if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
@@ -145,7 +139,7 @@ def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: fl
         # A run that diverged stays as it was, and the others go on.
         if run.diverged is None:
             run.train_ce.append(_six_digits(loss))
-            run.parameter.grad = gradient
+            run.prompt.grad = gradient
             run.optimizer.param_groups[0]["lr"] = left * run.trial["lr"]
             run.optimizer.step()
 
@@ -183,8 +177,8 @@ def _rates(score: Tensor) -> dict[str, float]:
     return {k: _six_digits(v / n) for (k, v), n in zip(rates.items(), wholes, strict=True)}
 
 
-def _topology(clouds: Tensor) -> dict[str, float]:
-    deaths = h0_persistence(clouds if clouds.ndim == 3 else clouds[None]).deaths
+def _topology(prompt: Tensor) -> dict[str, float]:
+    deaths = h0_persistence(prompt[None]).deaths
     measures = (barcode.mean_death, barcode.coefficient_of_variation, barcode.redundancy)
     return {each.__name__: _six_digits(float(each(deaths).mean())) for each in measures}
 

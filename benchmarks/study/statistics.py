@@ -115,7 +115,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
     """One outcome of an arm beside the baseline's, over the seeds that both have.
 
@@ -153,13 +153,9 @@ def compare(
     names = dict.fromkeys([*study.primary, *outcomes])
     arms = [arm for arm in study.arms_of(group) if arm != base]
     found = [_compare(study, group, arm, base, OUTCOMES[name]) for arm in arms for name in names]
-    primary = {
-        index: entry.difference.p
-        for index, entry in enumerate(found)
-        if entry.outcome.name in study.primary and entry.difference.p is not None
-    }
-    for index, p in zip(primary, holm(list(primary.values())), strict=True):
-        found[index] = replace(found[index], holm=p)
+    tested = [e for e in found if e.outcome.name in study.primary and e.difference.p is not None]
+    for entry, p in zip(tested, holm([e.difference.p for e in tested]), strict=True):
+        entry.holm = p
     return found
 
 
@@ -172,7 +168,7 @@ def _compare(study: Study, group: int, arm: str, baseline: str, outcome: Outcome
     never = 0 < censored == sum(map(len, [*pairs["rates"], *pairs["rates_base"]]))
     difference = paired_difference(
         *([] if never else pairs[column].to_numpy(float) for column in (name, f"{name}_base")),
-        float(study.design.get("confidence", 0.95)),
+        study.design["confidence"],
         study.design.get("margins", {}).get(name),
     )
     other_rates = study.rates(group, arm) != study.rates(group, baseline)

