@@ -31,9 +31,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (cpu)")
     options = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = options.threads
-    if threads is None:
-        threads = max(1, (cores or 1) // max(1, options.processes))
+    shared = max(1, (cores or 1) // max(1, options.processes))
+    threads = shared if options.threads is None else options.threads
     if min(options.processes, threads) < 1:
         parser.error("--processes and --threads must be at least 1")
     modules = ("transformers", "peft", "yaml", "scipy", "pandas", "matplotlib", "tqdm")

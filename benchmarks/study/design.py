@@ -14,7 +14,6 @@ import re
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,8 +157,7 @@ def trial_key(trial: Mapping[str, Any]) -> str:
 
 def load_design(name_or_path: str) -> Design:
     """Return a preset or the design of a YAML file."""
-    folder = resources.files("tsloss_fast.benchmarks.study") / "presets"
-    presets = {Path(entry.name).stem: entry for entry in folder.iterdir()}
+    presets = {file.stem: file for file in Path(__file__).parent.glob("presets/*.yaml")}
     file = presets.get(name_or_path, Path(name_or_path))
     if not file.is_file():
         raise FileNotFoundError(
@@ -181,14 +179,14 @@ def read_design(mapping: Any) -> Design:
 class _Loader(yaml.SafeLoader):
     """The safe loader, except that a key given twice is an error, not the last of its values."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"the mapping in line {line} has the key {twice[0]!r} twice")
-        return node
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(
+                    f"line {node.start_mark.line + 1}: the key {key!r} is twice in it"
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _read(kind: Any, given: Any, where: str) -> Any:

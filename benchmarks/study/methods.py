@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tsloss_fast import TSLoss
 
-__all__ = ["METHODS", "Method", "Start", "make_term", "share"]
+__all__ = ["METHODS", "SCHEDULES", "Method", "Start", "make_term"]
 
 # The share of a method's weight at a time in (0, 1], 1 being the last step.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -84,11 +84,6 @@ class Method:
             return {"loss": "ce"}
         arguments = dict(self.arguments)
         return {"loss": self.loss, "schedule": self.schedule, "arguments": arguments}
-
-
-def share(settings: Mapping[str, Any], time: float) -> float:
-    """Return the schedule's share of the weight at a time in (0, 1]."""
-    return SCHEDULES[settings.get("schedule", "constant")](time)
 
 
 def make_term(settings: Mapping[str, Any], initial: Tensor) -> Callable[[Tensor], Tensor]:

@@ -14,13 +14,7 @@ from pathlib import Path
 from tsloss_fast.benchmarks.study import tables
 from tsloss_fast.benchmarks.study.design import read_design
 from tsloss_fast.benchmarks.study.figure import draw
-from tsloss_fast.benchmarks.study.outcomes import (
-    OUTCOMES,
-    Record,
-    Study,
-    group_names,
-    read_study,
-)
+from tsloss_fast.benchmarks.study.outcomes import OUTCOMES, Record, Study, group_names, read_study
 from tsloss_fast.benchmarks.study.results import read_results
 from tsloss_fast.benchmarks.study.statistics import Comparison, compare
 
@@ -59,8 +53,8 @@ def read_studies(folder: Path) -> dict[str, Study]:
     everything = read_results(folder)
     names = sorted(file.stem for file in folder.glob("*.jsonl"))
     names.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-    own = {name: read_results(folder / f"{name}.jsonl") for name in names}
-    return {name: read_study(own_records(own[name], everything)) for name in names}
+    own = ((name, read_results(folder / f"{name}.jsonl")) for name in names)
+    return {name: read_study(own_records(lines, everything)) for name, lines in own}
 
 
 def settings(study: Study) -> Iterator[tuple[int, str]]:

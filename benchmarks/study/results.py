@@ -47,10 +47,7 @@ def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     if not files:
         raise FileNotFoundError(f"{place} holds no results (*.jsonl); tsloss compare writes them")
-    records = []
-    for file in files:
-        for number, record in enumerate(read_json_lines(file), start=1):
-            if not isinstance(record.get("kind"), str):
-                raise ValueError(f"{file}, line {number}: not a line of results (it has no kind)")
-            records.append(record)
+    records = [record for file in files for record in read_json_lines(file)]
+    if not all("kind" in record for record in records):
+        raise ValueError(f"{place}: not the results of a study, since a line has no kind")
     return records

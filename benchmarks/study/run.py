@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tsloss_fast.benchmarks.study import packed
 from tsloss_fast.benchmarks.study.design import Design, Trial, trial_key
-from tsloss_fast.benchmarks.study.methods import make_term, share
+from tsloss_fast.benchmarks.study.methods import SCHEDULES, make_term
 from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
 from tsloss_fast.benchmarks.study.tasks import load_task
 
@@ -128,7 +128,8 @@ def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: fl
     losses = packed.packed_answers(base, torch.stack(prompts), batch).token_losses().mean(1)
     gradients = torch.autograd.grad(losses.sum(), prompts)
     for run, loss, gradient in zip(runs, losses.tolist(), gradients, strict=True):
-        weight = run.trial["weight"] * share(run.trial["settings"], now)
+        schedule = SCHEDULES[run.trial["settings"].get("schedule", "constant")]
+        weight = run.trial["weight"] * schedule(now)
         if weight:
             began = time.perf_counter()
             (slope,) = torch.autograd.grad(weight * run.term(run.prompt), run.prompt)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Study
 
-Floats = Sequence[float]
 # Nothing is claimed about other seeds if there are fewer pairs.
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
@@ -48,7 +48,7 @@ class Difference:
 
 
 def paired_difference(
-    arm: Floats, baseline: Floats, confidence: float = 0.95, margin: float | None = None
+    arm: ArrayLike, baseline: ArrayLike, confidence: float = 0.95, margin: float | None = None
 ) -> Difference:
     """Return what n pairs of runs say of the mean difference arm - baseline.
 
@@ -72,19 +72,19 @@ def paired_difference(
     if (values == values[0]).all():
         sure = None if margin is None else float(abs(mean) >= margin)
         return replace(found, low=mean, high=mean, equivalence=sure)
-    spread = float(values.std(ddof=1))
     interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
     found = replace(found, low=float(interval.low), high=float(interval.high))
     if margin is not None:
         above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
         below = stats.ttest_1samp(values, margin, alternative="less").pvalue
         found = replace(found, equivalence=float(max(above, below)))
+    spread = float(values.std(ddof=1))
     return replace(found, detectable=detectable_difference(spread, count, confidence))
 
 
 def sign_flip_p(values: np.ndarray) -> float:
     """Two-sided p of the sum of (n,) differences under all changes of their signs."""
-    if len(values) < 2 or not values.any():
+    if len(values) < 2:
         return 1.0
     draws = {"n_resamples": _ASSIGNMENTS, "random_state": np.random.default_rng(0)}
     found = stats.permutation_test((values,), np.sum, permutation_type="samples", **draws)

@@ -13,13 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from tsloss_fast.tuning.tasks import (
-    Item,
-    Task,
-    boolean_item,
-    count_boolean_items,
-    read_json_lines,
-)
+from tsloss_fast.tuning.tasks import Item, Task, boolean_item, count_boolean_items, read_json_lines
 
 __all__ = ["TASKS", "load_task", "split_of", "task_difficulty"]
 
