@@ -58,28 +58,13 @@ def test_a_difference_is_what_scipy_and_an_enumeration_say(values: list[float]) 
         assert found.detectable == pytest.approx(size)
 
 
-@settings(deadline=None, max_examples=60)
-@given(DECIMALS)
-def test_exchanging_the_two_turns_every_sign(values: list[float]) -> None:
-    zero = [0.0] * len(values)
-    one, other = paired_difference(values, zero), paired_difference(zero, values)
-    assert one.mean == -other.mean
-    assert (one.p, one.above, one.detectable) == (other.p, other.below, other.detectable)
-    if one.low is not None and one.high is not None:
-        assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
-
-
 def test_no_pair_says_nothing_and_one_pair_has_no_interval() -> None:
     assert paired_difference([], []) == Difference(0)
-    assert paired_difference([math.nan, math.inf], [0.5, 0.5]) == Difference(0)
+    some = paired_difference([0.7, math.nan, 0.5, 0.6], [0.5, 0.5, math.inf, 0.5])
+    assert some == paired_difference([0.7, 0.6], [0.5, 0.5])
     one = paired_difference([0.7], [0.5], margin=0.1)
     assert (one.pairs, one.mean, one.p, one.above) == (1, pytest.approx(0.2), 1.0, 1)
     assert (one.low, one.high, one.equivalence, one.detectable) == (None, None, None, None)
-
-
-def test_a_pair_with_a_value_that_is_not_finite_is_left_out() -> None:
-    found = paired_difference([0.7, math.nan, 0.5, 0.6], [0.5, 0.5, math.inf, 0.5])
-    assert found == paired_difference([0.7, 0.6], [0.5, 0.5])
 
 
 def test_equal_differences_have_an_interval_of_one_point() -> None:
@@ -125,14 +110,6 @@ def test_holm_is_that_of_the_paper() -> None:
     assert holm([]) == []
 
 
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p: list[float]) -> None:
-    found = holm(p)
-    assert all(a <= b <= min(1, len(p) * a + 1e-12) for a, b in zip(p, found, strict=True))
-    order = sorted(range(len(p)), key=p.__getitem__)
-    assert [found[k] for k in order] == sorted(found)
-
-
 def test_pairs_are_of_the_same_seed_and_items() -> None:
     runs = make_pairs([0.1, 0.1, 0.1])
     runs[5]["task_digest"] = "changed"
@@ -173,9 +150,3 @@ def test_runs_that_all_miss_the_threshold_are_not_compared() -> None:
     late = [*make_pairs([0.0]), make_run("ce", 1), make_run("tsloss", 1, accuracy=flat(0.8))]
     (entry,) = compare(read_study([design, *late]), 0)
     assert (entry.never, entry.censored, entry.difference.mean) == (False, 3, -4)
-
-
-def test_different_learning_rates_are_noted() -> None:
-    runs = [make_run("ce", 0), make_run("tsloss", 0, lr=0.02), make_run("l2", 0)]
-    found = compare(read_study(runs), 0)
-    assert {entry.arm: entry.other_rates for entry in found} == {"tsloss": True, "l2": False}
