@@ -181,11 +181,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [str(key.value) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(
-                    f"line {node.start_mark.line + 1}: the key {key!r} is twice in it"
-                )
+        if len(keys) > len(set(keys)):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a key is given twice, {keys}")
         return super().construct_mapping(node, deep)
 
 

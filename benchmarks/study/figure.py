@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
 from tsloss_fast._files import whole_file
 from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
 
-# The baseline is black, and others have these in turn: darker ones of Tol's follow the package's.
-_COLOURS = (*COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
+# The baseline is black, and darker colours of Tol's follow the package's.
+_COLOURS = ("#000000", *COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
 _HEAD = (
     "Left: accuracy on the items of the curve, mean over seeds and learning rates; shaded: least "
     "to largest seed of {0}.\nRight: difference to {0}, paired by seed, with Student's interval; "
@@ -30,22 +29,21 @@ _HEAD = (
 )
 
 
-def draw(records: Iterable[Record], path: str | os.PathLike[str]) -> list[Path]:
+def draw(records: Iterable[Record], path: Path) -> list[Path]:
     """Draw the runs of one experiment, finished or underway; return the path of the picture, if
     there is a run to draw. The picture is there whole or not at all. Equal records give equal
     bytes."""
     study = read_study(records)
     if not study.begun:
         return []
-    with whole_file(Path(path)) as temporary:
+    with whole_file(path) as temporary:
         _page(study).savefig(temporary, format="png")
-    return [Path(path)]
+    return [path]
 
 
 def _page(study: Study) -> Figure:
     groups = study.begun
-    endless = itertools.chain(["#000000"], itertools.cycle(_COLOURS))
-    colours = dict(zip(study.arms, endless, strict=False))
+    colours = dict(zip(study.arms, itertools.cycle(_COLOURS), strict=False))
     heights = [max(2.9, 0.24 * len(study.arms_of(group)) + 1.1) for group in groups]
     columns = max(1, 150 // (max(map(len, study.arms)) + 9))
     head = 1.0 + 0.2 * math.ceil(len(colours) / columns)  # Inches, as the heights.

@@ -163,8 +163,6 @@ def average_over_rates(runs: pd.DataFrame, grid: frozenset[float]) -> pd.DataFra
     of something else. One run without an outcome makes the mean NaN.
     """
     keys, counts = ["group", "arm", "seed"], [*CENSORED.values(), "diverged"]
-    if runs.empty:
-        return pd.DataFrame(columns=[*keys, *OUTCOMES, *counts, "rates", "digest"])
     by_seed = runs.groupby(keys, sort=False)
     found = by_seed[list(OUTCOMES)].agg(lambda column: math.fsum(column) / len(column))
     found[counts] = by_seed[counts].sum()

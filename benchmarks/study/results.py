@@ -8,7 +8,6 @@ have "choice", the learning rate that a method got by a search.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,8 @@ class ResultsFile:
         self._file.close()
 
 
-def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_results(place: Path) -> list[dict[str, Any]]:
     """Return the lines of a results file, or of all results files (`*.jsonl`) of a folder."""
-    place = Path(path)
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     if not files:
         raise FileNotFoundError(f"{place} holds no results (*.jsonl); tsloss compare writes them")

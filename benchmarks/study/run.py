@@ -47,8 +47,6 @@ _ROW = 400
 # The most nats of a token, also where its probability is 0 or not a number: JSON has no infinity.
 _LOST = 100.0
 
-Items = Sequence[EncodedItem]
-
 
 @dataclass
 class _Run:
@@ -97,8 +95,12 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
     records = []
     shared = (seconds - sum(run.term_seconds for run in runs)) / len(runs)
     for run, score in zip(runs, scores, strict=True):
-        key = trial_key(run.trial)
-        record: Trial = {"kind": "run", "key": key, "trial": run.trial, "split": "test"}
+        record: Trial = {
+            "kind": "run",
+            "key": trial_key(run.trial),
+            "trial": run.trial,
+            "split": "test",
+        }
         record |= {"reference": reference, "curve": run.curve, "train_ce": run.train_ce}
         record |= {"end": {"items": len(test), **_rates(score)}, "diverged": run.diverged}
         seconds_of = {"step": shared + run.term_seconds, "term": run.term_seconds}
@@ -115,14 +117,16 @@ def _begin(trial: Trial, base: Any, tokenizer: Any) -> _Run:
     return _Run(trial, prompt, optimizer, make_term(trial["settings"], prompt))
 
 
-def _batch(items: Items, step: int, seed: int, size: int) -> Items:
+def _batch(items: Sequence[EncodedItem], step: int, seed: int, size: int) -> Sequence[EncodedItem]:
     """Return the items of a step in 1, 2, …; every epoch has an order of its own."""
     epoch, index = divmod(step - 1, -(-len(items) // size))
     order = np.random.default_rng([seed, epoch]).permutation(len(items))
     return [items[i] for i in order[index * size : (index + 1) * size]]
 
 
-def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: float) -> None:
+def _advance(
+    runs: Sequence[_Run], base: Any, batch: Sequence[EncodedItem], now: float, left: float
+) -> None:
     """Make a step of every run at a time in (0, 1], with a share of the learning rates."""
     prompts = [run.prompt for run in runs]
     losses = packed.packed_answers(base, torch.stack(prompts), batch).token_losses().mean(1)
@@ -146,7 +150,7 @@ def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: fl
 
 
 @torch.no_grad()
-def _evaluate(base: Any, prompts: Tensor, items: Items, choices: Choices) -> Tensor:
+def _evaluate(base: Any, prompts: Tensor, items: Sequence[EncodedItem], choices: Choices) -> Tensor:
     """Return for each of R prompts and B items (R, 4, B): whether the answer is right, and right
     among the answers of the task; its nats; its tokens."""
     batches: list[list[EncodedItem]] = []

@@ -28,13 +28,9 @@ def summarize(records: Iterable[Record]) -> str:
     waiting = [f"- {name}" for group, name in enumerate(names) if group not in study.begun]
     blocks += ["## No run finished yet", "\n".join(waiting)] if waiting else []
     template = Path(__file__).with_name("tables_template.md").read_text(encoding="utf-8")
-    return template.format(
-        name=study.name,
-        question=study.design["question"],
-        runs=counted(len(study.runs), "run"),
-        baseline=study.arms[0],
-        groups="\n\n".join(filter(None, blocks)),
-    )
+    head = {"name": study.name, "question": study.design["question"], "baseline": study.arms[0]}
+    groups = "\n\n".join(filter(None, blocks))
+    return template.format(**head, runs=counted(len(study.runs), "run"), groups=groups)
 
 
 def methods_table(study: Study, group: int) -> str:

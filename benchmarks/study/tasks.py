@@ -17,9 +17,6 @@ from tsloss_fast.tuning.tasks import Item, Task, boolean_item, count_boolean_ite
 
 __all__ = ["TASKS", "load_task", "split_of", "task_difficulty"]
 
-# Draws without a new item after which a generated task counts as exhausted.
-_PATIENCE = 10_000
-
 
 def split_of(question: str) -> str:
     """Return "train" (half of all questions), "validation" (a fifth) or "test".
@@ -51,7 +48,7 @@ def load_task(
         if not short:
             train, test = (tuple(Item(*pair) for pair in found[each].items()) for each in sizes)
             return Task(name, train, test)
-        if idle == _PATIENCE:
+        if idle == 10_000:  # After so many draws without a new item the task is exhausted.
             break
     raise ValueError(
         f"the task {name!r} was asked for {sizes[short[0]]} {short[0]} items, but only "
@@ -157,8 +154,7 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
 
 # Difficulties, the default one, and a function that draws an item. A difficulty counts operands,
 # instructions, kinds of things and people.
-_Draw = Callable[[random.Random, int], tuple[str, str]]
-TASKS: dict[str, tuple[range, int, _Draw]] = {
+TASKS: dict[str, tuple[range, int, Callable[[random.Random, int], tuple[str, str]]]] = {
     "boolean": (
         *(range(1, 9), 3),
         lambda generator, n: boolean_item(generator.randrange(count_boolean_items(n)), n),

@@ -97,7 +97,7 @@ def test_a_file_that_is_not_a_design_is_named(tmp_path: Path) -> None:
         b"name: [": "not YAML",
         b"- a": "expected a mapping, got",
         b"name: caf\xe9": "0xe9",
-        b"lr: [0.1]\nname: a\nlr: [0.3]": "not YAML .line 1: the key 'lr' is twice in it",
+        b"lr: [0.1]\nname: a\nlr: [0.3]": "not YAML .line 1: a key is given twice",
         b"models: " + b"[" * 2000: "recursion",
         b"name: mine\ntasks: [boolean]": "argument: 'methods'",
     }.items():
