@@ -80,10 +80,7 @@ class Method:
 
     def settings(self) -> dict[str, Any]:
         """Return what a run depends on, apart from weight and start."""
-        if self.loss == "ce":
-            return {"loss": "ce"}
-        arguments = dict(self.arguments)
-        return {"loss": self.loss, "schedule": self.schedule, "arguments": arguments}
+        return {"loss": self.loss, "schedule": self.schedule, "arguments": dict(self.arguments)}
 
 
 def make_term(settings: Mapping[str, Any], initial: Tensor) -> Callable[[Tensor], Tensor]:

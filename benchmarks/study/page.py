@@ -36,16 +36,11 @@ def own_records(lines: Sequence[Record], everything: Sequence[Record]) -> list[R
     if isinstance(design["lr"], list):
         return list(read_design(design).select(everything))
     # In older designs a search chose the learning rate and the weight of each method.
-    choices = [
-        {key: value for key, value in line.items() if key not in _SEARCHED}
-        for line in lines
-        if line["kind"] == "choice"
-    ]
-    return [line for line in lines if line["kind"] != "run"] + [
-        run
-        for run in everything
-        if run["kind"] == "run" and any(each.items() <= run["trial"].items() for each in choices)
-    ]
+    chosen = [line for line in lines if line["kind"] == "choice"]
+    choices = [{k: v for k, v in line.items() if k not in _SEARCHED} for line in chosen]
+    runs = [run for run in everything if run["kind"] == "run"]
+    own = [run for run in runs if any(each.items() <= run["trial"].items() for each in choices)]
+    return [*(line for line in lines if line["kind"] != "run"), *own]
 
 
 def read_studies(folder: Path) -> dict[str, Study]:

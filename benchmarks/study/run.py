@@ -132,8 +132,7 @@ def _advance(
     losses = packed.packed_answers(base, torch.stack(prompts), batch).token_losses().mean(1)
     gradients = torch.autograd.grad(losses.sum(), prompts)
     for run, loss, gradient in zip(runs, losses.tolist(), gradients, strict=True):
-        schedule = SCHEDULES[run.trial["settings"].get("schedule", "constant")]
-        weight = run.trial["weight"] * schedule(now)
+        weight = run.trial["weight"] * SCHEDULES[run.trial["settings"]["schedule"]](now)
         if weight:
             began = time.perf_counter()
             (slope,) = torch.autograd.grad(weight * run.term(run.prompt), run.prompt)

@@ -19,8 +19,6 @@ from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, S
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
 _ASSIGNMENTS = 2**14
-# Differences that agree in so many decimals would be equal if sums of decimals were not rounded.
-_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,8 @@ def paired_difference(
         margin: the difference that would not matter; None without one.
     """
     values = np.subtract(arm, baseline, dtype=np.float64)
-    values = values[np.isfinite(values)].round(_DIGITS)
+    # Nine decimals: differences that would be equal without rounding errors are equal.
+    values = values[np.isfinite(values)].round(9)
     count = len(values)
     if not count:
         return Difference(0)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 
 import numpy as np
 import pytest
 from made_records import START, TASK, make_design, make_pairs, make_run
 from tsloss_fast.benchmarks.study.outcomes import (
     CENSORED,
-    OUTCOMES,
     equal_methods,
     group_names,
     read_study,
@@ -64,20 +62,10 @@ def test_a_seed_without_a_rate_of_the_grid_does_not_count() -> None:
 
 def test_one_rate_without_an_outcome_leaves_the_seed_without_it() -> None:
     runs = [make_run("ce", 0, lr=0.01), make_run("ce", 0, lr=0.02, losses=(1.0,), diverged=1)]
-    seeds = read_study([make_design(), *runs]).seeds
+    seeds = read_study([make_design(lr=[0.01, 0.02]), *runs]).seeds
     assert np.isnan(seeds.train_ce[0])
     assert seeds.final_accuracy[0] == 0.7
     assert seeds.diverged[0] == 1
-
-
-def test_the_order_of_the_records_does_not_matter() -> None:
-    records = [make_design(), *make_pairs([0.1, 0.0, -0.2])]
-    expected = read_study(records).of(0, "tsloss")[list(OUTCOMES)].to_numpy()
-    for seed in range(3):
-        random.Random(seed).shuffle(records)
-        found = read_study(records)
-        assert found.arms == ["ce", "tsloss"]
-        np.testing.assert_array_equal(found.of(0, "tsloss")[list(OUTCOMES)], expected)
 
 
 def test_runs_of_a_search_and_of_other_designs_are_not_among_the_final_runs() -> None:

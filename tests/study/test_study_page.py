@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_records import make_design, make_pairs, make_run
 from tsloss_fast.benchmarks.study.design import read_design, trial_key
-from tsloss_fast.benchmarks.study.page import main, own_records, read_studies, write
+from tsloss_fast.benchmarks.study.page import main, own_records, write
 
 GAINS = [0.1, 0.11, 0.1, 0.12, 0.1]
 REAL = Path(__file__).parents[2] / "benchmarks/results/evidence"
@@ -81,20 +81,3 @@ def test_the_readme_gets_the_table_between_its_marks(
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected <!-- evidence -->"):
         main(arguments)
-
-
-def test_the_real_results_load_whole() -> None:
-    lines = [
-        json.loads(line) for file in REAL.glob("*.jsonl") for line in file.read_text().splitlines()
-    ]
-    final = [line for line in lines if line.get("trial", {}).get("stage") == "final"]
-    studies = read_studies(REAL)
-    told = [run["key"] for study in studies.values() for run in study.runs.run]
-    assert set(told) == {run["key"] for run in final}
-    for study in studies.values():
-        arms, seeds = study.design["methods"], study.design["seeds"]
-        groups = len(study.design["tasks"]) * len(study.design["starts"])
-        assert len(study.runs) == len(study.seeds) == groups * len(arms) * len(seeds)
-        by_key = {run["key"]: run["end"]["accuracy"] for run in final}
-        expected = [by_key[run["key"]] for run in study.runs.run]
-        assert study.runs.final_accuracy.tolist() == expected
