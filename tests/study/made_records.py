@@ -35,7 +35,6 @@ def make_run(
     losses: Sequence[float | None] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5),
     task: Mapping[str, Any] = TASK,
     start: Mapping[str, Any] = START,
-    digest: str = "d",
     diverged: int | None = None,
     **trial: Any,
 ) -> Record:
@@ -43,29 +42,22 @@ def make_run(
     fields |= {"start" if k == "name" else k: v for k, v in start.items()}
     fields |= {"stage": "final", "model": "smollm2", "adapter": "prompt", "virtual_tokens": 10}
     fields |= {"weight_decay": 0.0, "lr_schedule": "constant", "method": method}
-    fields |= {
-        "settings": {},
-        "lr": 0.03,
-        "weight": 0.0 if method == "ce" else 3.0,
-        "seed": seed,
-        **trial,
-    }
+    fields |= {"settings": {}, "lr": 0.03, "weight": 0.0 if method == "ce" else 3.0}
+    fields |= {"seed": seed, **trial}
     steps = range(0, fields["steps"] + 1, fields["eval_every"])
-    points = zip(steps, accuracy, ce, strict=False)
+    names = ("step", "accuracy", "ce")
+    points = [dict(zip(names, p, strict=True)) for p in zip(steps, accuracy, ce, strict=False)]
     return {
         "kind": "run",
         "key": " ".join(str(fields[k]) for k in ("stage", "task", "start", "method", "lr", "seed")),
         "trial": fields,
         "reference": dict(REFERENCE),
-        "curve": [
-            {"step": step, "accuracy": rate, "ce": nats, "coefficient_of_variation": 0.05}
-            for step, rate, nats in points
-        ],
+        "curve": [point | {"coefficient_of_variation": 0.05} for point in points],
         "train_ce": list(losses),
         "end": {"accuracy": accuracy[-1], "ce": ce[-1]},
         "seconds": {"step": 0.4, "term": 0.004},
         "diverged": diverged,
-        "task_digest": digest,
+        "task_digest": "d",
     }
 
 

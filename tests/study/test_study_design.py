@@ -33,10 +33,8 @@ def test_arms_of_a_seed_share_everything_but_what_is_compared(tmp_path: Path) ->
     ]
     differ = {name for t in cohort for name in t if t[name] != cohort[0][name]}
     assert differ == {"method", "settings", "lr", "weight", "start", "init", "init_text", "jitter"}
-    sizes = [
-        len(c) for c in made(tmp_path, lr=[0.1, 0.2], methods=["ce", "l2"], cohort=3).cohorts()
-    ]
-    assert sizes == [2, 2]
+    four = made(tmp_path, lr=[0.1, 0.2], methods=["ce", "l2"], cohort=3)
+    assert [len(cohort) for cohort in four.cohorts()] == [2, 2]
 
 
 def test_a_trial_is_known_by_what_it_does_and_not_by_its_names(tmp_path: Path) -> None:

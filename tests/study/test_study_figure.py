@@ -67,13 +67,13 @@ def test_no_text_lies_on_another(tmp_path: Path, saved_figures: list[Any]) -> No
     figure = saved_figures[0]
     figure.canvas.draw()  # The saved picture is smaller than the figure.
     axles = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    hidden = [
+    outside = [
         tick.label1
         for axis in axles
         for tick in axis.get_major_ticks()
         if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
     ]
-    texts = [text for text in figure.findobj(Text) if text.get_visible() and text not in hidden]
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text not in outside]
     shown = [text for text in texts if text.get_text().strip()]
     boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
     for index, (one, box) in enumerate(boxes):

@@ -43,28 +43,20 @@ def test_each_prompts_losses_and_gradient_are_those_of_peft(
             torch.testing.assert_close(loss[found.owner == row], alone)
 
 
-def other_models() -> list[Any]:
-    """Learned positions, and rotary ones with shared heads: two layers of each."""
-    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+def test_models_that_can_be_packed_are_told_from_those_that_cannot(
+    tiny: Any, items: list[EncodedItem]
+) -> None:
+    from transformers import (
+        GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    )  # fmt: skip
 
     common = {"vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2}
     common |= {"num_attention_heads": 4, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
     grouped = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        models = (
-            GPT2LMHeadModel(GPT2Config(**common)),
-            Qwen2ForCausalLM(Qwen2Config(**common | grouped)),
-        )
-        return [model.eval() for model in models]
-
-
-def test_models_that_can_be_packed_are_told_from_those_that_cannot(
-    tiny: Any, items: list[EncodedItem]
-) -> None:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    for model in other_models():
+    torch.manual_seed(0)
+    learned = GPT2LMHeadModel(GPT2Config(**common)).eval()
+    rotary = Qwen2ForCausalLM(Qwen2Config(**common | grouped)).eval()
+    for model in (learned, rotary):
         prompt = initial_prompt(model, tiny[1], 6)
         check_packing(model, prompt, items)
         original = model.forward

@@ -79,13 +79,6 @@ def test_equal_differences_have_an_interval_of_one_point() -> None:
     assert (shift.p, shift.equivalence, shift.detectable) == (2 / 2**5, 1, None)
 
 
-def test_with_more_than_14_pairs_signs_are_drawn_the_same_way_each_time() -> None:
-    values = np.random.default_rng(0).normal(0.3, 1, 24)
-    found = [paired_difference(values, np.zeros(24)).p for _ in range(2)]
-    assert found[0] == found[1]
-    assert found[0] == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.03)
-
-
 def test_the_detectable_difference_is_seen_in_80_percent_of_studies() -> None:
     assert detectable_difference(0.062, 5) == pytest.approx(0.104, abs=5e-4)
     size = detectable_difference(2.0, 8)
@@ -112,13 +105,8 @@ def test_pairs_are_of_the_same_seed_and_items() -> None:
 
 def test_the_correction_is_for_all_primary_outcomes_of_all_methods() -> None:
     records = [make_design(["ce", "tsloss", "l2"]), *make_pairs([0.1, 0.2, 0.3, 0.1, 0.2])]
-    records += [
-        run for run in make_pairs([0.01, -0.01, 0.02, 0.0, 0.01], "l2") if "l2" in run["key"]
-    ]
+    records += make_pairs([0.01, -0.01, 0.02, 0.0, 0.01], "l2")[1::2]
     found = compare(read_study(records), 0, ["final_ce"])
-    assert [(e.arm, e.outcome.name) for e in found][:3] == [
-        ("tsloss", "train_ce"), ("tsloss", "final_accuracy"), ("tsloss", "final_ce")
-    ]  # fmt: skip
     primary = [entry for entry in found if entry.outcome.name != "final_ce"]
     assert [e.holm for e in primary] == holm([e.difference.p or 0.0 for e in primary])
     assert [e.holm for e in found if e.outcome.name == "final_ce"] == [None, None]
@@ -129,10 +117,9 @@ def test_the_correction_is_for_all_primary_outcomes_of_all_methods() -> None:
 def test_a_verdict_needs_five_seeds(sign: int, verdict: str) -> None:
     design = make_design(primary=["final_accuracy", "final_ce", "accuracy_area"])
     gains = [sign * gain for gain in (0.1, 0.11, 0.1, 0.12, 0.1)]
-    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains)]), 0)] == [
-        verdict
-    ] * 3
-    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains[:4])]), 0)] == [""] * 3
+    for count, expected in ((5, verdict), (4, "")):
+        found = compare(read_study([design, *make_pairs(gains[:count])]), 0)
+        assert [entry.verdict for entry in found] == [expected] * 3
 
 
 def test_runs_that_all_miss_the_threshold_are_not_compared() -> None:
