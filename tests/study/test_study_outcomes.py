@@ -92,14 +92,10 @@ def test_groups_are_those_of_the_design_with_runs_or_without() -> None:
     study = read_study([make_design(starts=[other, START]), make_run()])
     assert (len(study.groups), study.begun) == (2, [1])
     assert group_names(study.groups) == ["boolean, from y", "boolean, from x"]
-    harder = {**TASK, "difficulty": 5, "steps": 4}
+    # A name may be that of a file, and cannot move the cursor.
+    harder = {**TASK, "task": "a\x1b[2J", "difficulty": 5, "steps": 4}
     study = read_study([make_design(tasks=[TASK, harder]), make_run()])
-    assert group_names(study.groups)[1] == "boolean, difficulty 5, 4 steps"
-
-
-def test_names_of_groups_cannot_move_the_cursor() -> None:
-    study = read_study([make_design(tasks=[{**TASK, "task": "a\x1b[2J\n"}])])
-    assert group_names(study.groups, short=False)[0].startswith("a\\x1b[2J\\n, smollm2")
+    assert group_names(study.groups)[1] == "a\\x1b[2J, difficulty 5, 4 steps"
 
 
 def test_methods_are_equal_if_all_common_runs_are_so_to_the_bit() -> None:
