@@ -34,10 +34,11 @@ def test_curves_are_means_and_forests_have_the_intervals(
     assert panels(saved_figures[0])["mean training CE"].lines[1].get_markerfacecolor() == "white"
 
 
-def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:
+def test_equal_records_give_equal_bytes_and_no_run_gives_no_picture(tmp_path: Path) -> None:
     records = [make_design(), *make_pairs([0.1, 0.2])]
     paths = [draw(records, tmp_path / name)[0] for name in ("a.png", "b.png")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert draw([make_design()], tmp_path / "c.png") == []
 
 
 def test_other_rates_are_squares_and_missing_differences_are_written(
@@ -52,10 +53,6 @@ def test_other_rates_are_squares_and_missing_differences_are_written(
     assert [text.get_text() for text in drawn["final accuracy"].texts] == ["no pair"]
     said = [text.get_text() for text in drawn["steps to accuracy"].texts]
     assert said == ["never reached", "no pair"]
-
-
-def test_without_a_run_nothing_is_drawn(tmp_path: Path) -> None:
-    assert draw([make_design()], tmp_path / "g.png") == []
 
 
 def test_no_text_lies_on_another(tmp_path: Path, saved_figures: list[Any]) -> None:

@@ -37,9 +37,6 @@ def test_a_threshold_that_is_never_reached_counts_all_steps_and_is_censored() ->
     assert (found["steps_to_accuracy"], found["steps_to_ce"]) == (8, 8)
     assert found["steps_to_train_ce"] == 3
     assert all(found[late] for late in CENSORED.values())
-
-
-def test_without_a_threshold_there_are_no_steps_to_it() -> None:
     found = run_outcomes(make_run(), {})
     assert all(math.isnan(found[name]) and not found[late] for name, late in CENSORED.items())
 

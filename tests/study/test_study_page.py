@@ -76,8 +76,6 @@ def test_the_readme_gets_the_table_between_its_marks(
     assert first.endswith("\n<!-- /evidence -->\nafter\n")
     assert "**+0.106 (+0.095 to +0.117)**" in first
     assert "old" not in first
-    assert main(arguments) == 0
-    assert readme.read_text(encoding="utf-8") == first
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected <!-- evidence -->"):
         main(arguments)

@@ -72,13 +72,10 @@ generated = pytest.mark.parametrize("name", READERS)
 
 @generated
 def test_answers_are_what_reading_the_questions_gives(name: str) -> None:
-    lengths = []
     for difficulty in range(3, 7):
         task = load_task(name, train_size=60, test_size=30, difficulty=difficulty)
         for item in task.train + task.test:
             assert READERS[name](item.question) == item.answer
-        lengths.append(sum(len(item.question.split()) for item in task.train))
-    assert lengths == sorted(set(lengths)), "a greater difficulty is a longer question"
 
 
 @generated
