@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     design = load_design(options.design)
     failures = 0
     if not options.tables:
-        torch.empty(0, device=options.device)  # Raises an error if there is no such device.
+        torch.empty(0, device=options.device)  # An error if there is no such device.
         try:
             failures = run_study(design, options.out, options.processes, threads, options.device)
         except HeldElsewhere as error:

@@ -24,7 +24,7 @@ from tsloss_fast._terminal import CommandParser, say, table_lines
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
 # Other designs follow. The pilot chose how to measure: it has tables, and no number on the page.
 _ORDER = ("default", "ablation", "degenerate", "long", "schedules", "prefix")
-# What a choice has beside the fields that it shares with the runs of its search and its final runs.
+# A choice has these fields beside those that it shares with the runs of its search and others.
 _SEARCHED = {"kind", "trials", "lr", "weight", "eval_every"}
 _LEVELS = ("final_accuracy", "coefficient_of_variation")
 _SHOWN = ("final_accuracy", "accuracy_area", "steps_to_accuracy", "steps_to_ce", "final_ce")
@@ -35,7 +35,7 @@ def own_records(lines: Sequence[Record], everything: Sequence[Record]) -> list[R
     design = next(line["design"] for line in reversed(lines) if line["kind"] == "experiment")
     if isinstance(design["lr"], list):
         return list(read_design(design).select(everything))
-    # In older designs a search chose the learning rate and the weight of each method.
+    # Older designs have a search, which chose the learning rate and the weight of each method.
     chosen = [line for line in lines if line["kind"] == "choice"]
     choices = [{k: v for k, v in line.items() if k not in _SEARCHED} for line in chosen]
     runs = [run for run in everything if run["kind"] == "run"]
