@@ -45,16 +45,14 @@ def test_each_prompts_losses_and_gradient_are_those_of_peft(
 def test_models_that_can_be_packed_are_told_from_those_that_cannot(
     tiny: Any, items: list[EncodedItem]
 ) -> None:
-    from transformers import (
-        GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-    )  # fmt: skip
+    import transformers as hf
 
     common = {"vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2}
     common |= {"num_attention_heads": 4, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
     grouped = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
     torch.manual_seed(0)
-    learned = GPT2LMHeadModel(GPT2Config(**common)).eval()
-    rotary = Qwen2ForCausalLM(Qwen2Config(**common | grouped)).eval()
+    learned = hf.GPT2LMHeadModel(hf.GPT2Config(**common)).eval()
+    rotary = hf.Qwen2ForCausalLM(hf.Qwen2Config(**common | grouped)).eval()
     for model in (learned, rotary):
         prompt = initial_prompt(model, tiny[1], 6)
         check_packing(model, prompt, items)
@@ -70,7 +68,7 @@ def test_models_that_can_be_packed_are_told_from_those_that_cannot(
         with pytest.raises(ValueError, match="cannot be run packed, with an error of"):
             check_packing(model, prompt, items)
     # A recurrent model.
-    config = MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)
-    model = MambaForCausalLM(config).eval()
+    config = hf.MambaConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = hf.MambaForCausalLM(config).eval()
     with pytest.raises(ValueError, match="MambaForCausalLM cannot be run packed"):
         check_packing(model, initial_prompt(model, tiny[1], 6), items)
