@@ -1,5 +1,3 @@
-"""The study whether a topological loss helps prompt tuning: designs, runs, tables and the page.
-
-`tsloss compare` runs a design (`command`), and `python -m tsloss_fast.benchmarks.study.page` writes
-the published page. The package does not import anything of this folder.
+"""The study whether a topological loss helps prompt tuning. `tsloss compare` runs a design, and
+`python -m tsloss_fast.benchmarks.study.page` writes the published page.
 """

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsloss_fast._files import whole_file
+from tsloss_fast._files import HeldElsewhere, whole_file
 from tsloss_fast._terminal import CommandParser, counted, require, say
 
 __all__ = ["main"]
@@ -26,36 +26,34 @@ def main(argv: Sequence[str]) -> int:
     text = "folder of the results; studies in one folder share runs (runs/compare)"
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help=text)
     parser.add_argument("--tables", action="store_true", help="only write tables and figures again")
-    for name, kind in (("methods", str), ("tasks", str), ("models", str), ("seeds", int)):
-        text = f"{name} in place of the design's"
-        parser.add_argument(f"--{name}", type=kind, nargs="+", metavar=name[:-1].upper(), help=text)
     parser.add_argument("--processes", type=int, default=1, help="processes side by side (1)")
     parser.add_argument("--threads", type=int, help="threads of each (the cores divided)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (cpu)")
     options = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = options.threads
-    if threads is None:
-        threads = max(1, (cores or 1) // max(1, options.processes))
+    shared = max(1, (cores or 1) // max(1, options.processes))
+    threads = shared if options.threads is None else options.threads
     if min(options.processes, threads) < 1:
         parser.error("--processes and --threads must be at least 1")
     modules = ("transformers", "peft", "yaml", "scipy", "pandas", "matplotlib", "tqdm")
     require("tsloss compare", "tuning,study", *modules)
     # Read when torch is loaded: threads that spin while they wait slow the other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
     from tsloss_fast.benchmarks.study.design import load_design
     from tsloss_fast.benchmarks.study.figure import draw
     from tsloss_fast.benchmarks.study.results import read_results
     from tsloss_fast.benchmarks.study.run import run_study
     from tsloss_fast.benchmarks.study.tables import summarize
 
-    given = {name: getattr(options, name) for name in ("methods", "tasks", "models", "seeds")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    design = load_design(options.design, changes)
+    design = load_design(options.design)
     failures = 0
     if not options.tables:
-        _check_device(options.device)
-        failures = run_study(design, options.out, options.processes, threads, options.device)
+        torch.empty(0, device=options.device)  # An error if there is no such device.
+        try:
+            failures = run_study(design, options.out, options.processes, threads, options.device)
+        except HeldElsewhere as error:
+            raise RuntimeError(f"{options.out} is in use by {error}: wait for its end") from None
     records = design.select(read_results(options.out))
     text, page = summarize(records), options.out / f"{design.name}.md"
     with whole_file(page) as temporary:
@@ -67,12 +65,3 @@ def main(argv: Sequence[str]) -> int:
         what = f"{counted(failures, 'cohort')} failed; the same command tries again"
         say(f"tsloss: error: {what}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    there = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    allowed = ["cpu", *(["cuda"] if there else []), *there]
-    if device not in allowed:
-        raise ValueError(f"--device: got {device!r}, expected one of {', '.join(allowed)} here")

@@ -11,26 +11,25 @@ import itertools
 import json
 import math
 import re
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from importlib import resources
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from tsloss_fast.benchmarks.study.methods import METHODS, Method, Start, check_choice
+from tsloss_fast.benchmarks.study.methods import METHODS, Method, Start
 from tsloss_fast.benchmarks.study.outcomes import OUTCOMES
 from tsloss_fast.benchmarks.study.tasks import task_difficulty
 
 from tsloss_fast._terminal import escape_invisible
 
-__all__ = ["Design", "TaskPlan", "Trial", "load_design", "trial_key"]
+__all__ = ["Design", "TaskPlan", "Trial", "load_design", "read_design", "trial_key"]
 
 Trial = dict[str, Any]
 # Numbers in a design are at least 0, and counts at least 1.
 Count = Annotated[int, 1]
+OutcomeName = Literal[tuple(OUTCOMES)]
 # To be counted up when generated items or the training change, which makes other runs.
 _VERSION = 2
 
@@ -66,7 +65,7 @@ class Design:
 
     Attributes:
         name, question: for the reader; the name is that of the results file.
-        models, tasks, adapters, virtual_tokens, starts: each combination is a group.
+        models, tasks, virtual_tokens, starts: each combination is a group.
         methods: the arms that are compared in each group; the first is the baseline.
         lr: the grid of learning rates, the same for every arm. Outcomes are averaged over it.
         seeds: of items, first prompt and order of the data; arms are paired by them.
@@ -81,30 +80,22 @@ class Design:
     methods: tuple[Method, ...]
     question: str = "Which method is best?"
     models: tuple[str, ...] = ("smollm2",)
-    adapters: tuple[str, ...] = ("prompt",)
     virtual_tokens: tuple[Count, ...] = (10,)
     starts: tuple[Start, ...] = (Start(),)
     lr: tuple[float, ...] = (0.015, 0.03, 0.06)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    lr_schedule: str = "constant"
+    lr_schedule: Literal["constant", "linear"] = "constant"
     weight_decay: float = 0.0
-    primary: tuple[str, ...] = ("train_ce", "final_accuracy")
-    margins: Mapping[str, float] = field(default_factory=dict)
+    primary: tuple[OutcomeName, ...] = ("train_ce", "final_accuracy")
+    margins: Mapping[OutcomeName, float] = field(default_factory=dict)
     confidence: float = 0.95
     cohort: Count = 6
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w .-]*", self.name, re.ASCII):
             raise ValueError(f"name: got {self.name!r}, expected letters, since it names files")
-        for outcome in (*self.primary, *self.margins):
-            check_choice("primary and margins", outcome, OUTCOMES)
-        for adapter in self.adapters:
-            check_choice("adapters", adapter, ("prompt", "prefix"))
-        check_choice("lr_schedule", self.lr_schedule, ("constant", "linear"))
         if not (min(self.lr) > 0 and 0 < self.confidence < 1):
             raise ValueError("lr must be above 0, and confidence between 0 and 1")
-        if "prefix" in self.adapters and any(method.where == "hidden" for method in self.methods):
-            raise ValueError("a prefix has no hidden states: leave out the methods on them")
         # Tables tell groups apart by these, and runs are known by the content of their arm.
         for what, values in (
             ("tasks", [(p.task, p.difficulty, p.train_size, p.steps) for p in self.tasks]),
@@ -124,12 +115,11 @@ class Design:
         Trials whose key is done or was in an earlier cohort are left out.
         """
         done = set(done)
-        for model, plan, adapter, count, start in itertools.product(
-            self.models, self.tasks, self.adapters, self.virtual_tokens, self.starts
-        ):
+        axes = (self.models, self.tasks, self.virtual_tokens, self.starts)
+        for model, plan, count, start in itertools.product(*axes):
             common = {"version": _VERSION, "stage": "final", "model": model}
             common |= {k: v for k, v in asdict(plan).items() if not k.endswith("_threshold")}
-            common |= {"adapter": adapter, "virtual_tokens": count}
+            common |= {"adapter": "prompt", "virtual_tokens": count}
             common |= {"weight_decay": self.weight_decay, "lr_schedule": self.lr_schedule}
             for seed in self.seeds:
                 trials = []
@@ -165,58 +155,51 @@ def trial_key(trial: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_design(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Design:
-    """Return a preset or the design of a YAML file, with some of its lists replaced.
-
-    Methods and tasks among the changes may be names of entries of the file.
-    """
-    folder = resources.files("tsloss_fast.benchmarks.study") / "presets"
-    presets = {Path(entry.name).stem: entry for entry in folder.iterdir()}
+def load_design(name_or_path: str) -> Design:
+    """Return a preset or the design of a YAML file."""
+    presets = {file.stem: file for file in Path(__file__).parent.glob("presets/*.yaml")}
     file = presets.get(name_or_path, Path(name_or_path))
     if not file.is_file():
         raise FileNotFoundError(
             f"the design {name_or_path!r} is neither a file nor one of {', '.join(sorted(presets))}"
         )
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-        if not isinstance(found, dict):
-            raise ValueError(f"expected a mapping, got {type(found).__name__}")
-        for name, given in (changes or {}).items():
-            entries = [e for e in found.get(name) or [] if isinstance(e, dict)]
-            known = {each.get("task", each.get("name")): each for each in entries}
-            found[name] = [known.get(each, each) for each in given]
-        return _read(Design, found, "the design")
-    except (ValueError, OSError, ImportError, OverflowError, RecursionError) as error:
+        return read_design(yaml.load(file.read_text(encoding="utf-8"), _Loader))
+    except (ValueError, TypeError, OSError, ImportError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name_or_path}: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{name_or_path}: not YAML ({' '.join(str(error).split())})") from error
 
 
+def read_design(mapping: Any) -> Design:
+    """Return the design that a file or a line of results holds; raise ValueError if it is none."""
+    return _read(Design, mapping, "the design")
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader, except that a key given twice is an error, not the last of its values."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"the mapping in line {line} has the key {twice[0]!r} twice")
-        return node
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        if len(keys) > len(set(keys)):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a key is given twice, {keys}")
+        return super().construct_mapping(node, deep)
 
 
 def _read(kind: Any, given: Any, where: str) -> Any:
     """Return a value of a design's file as the kind that a field's annotation names."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    optional = origin in (types.UnionType, typing.Union)
-    if kind is Any or (optional and given is None):
+    if kind is Any:
         return given
-    if optional:
-        return _read(inner[0], given, where)
+    if type(None) in inner:
+        return None if given is None else _read(inner[0], given, where)
     if is_dataclass(kind):
         return _read_fields(kind, given, where)
+    if origin is Literal:
+        _check_choice(where, given, inner)
+        return given
     if origin is Mapping and isinstance(given, Mapping):
-        return {str(key): _read(inner[1], v, f"{where}: {key}") for key, v in given.items()}
+        return {_read(inner[0], k, where): _read(inner[1], v, where) for k, v in given.items()}
     if origin is tuple and isinstance(given, list) and given:
         values = [_read(inner[0], each, f"{where}, number {n}") for n, each in enumerate(given, 1)]
         _refuse_repeats(where, values)
@@ -227,14 +210,10 @@ def _read(kind: Any, given: Any, where: str) -> Any:
     number = base in (int, float) and isinstance(given, (int, base)) and not isinstance(given, bool)
     if number and least <= given < math.inf:
         return base(given)
-    words = {str: "visible text", int: f"an integer of at least {least}", float: "a number >= 0"}
-    expected = words.get(base, "a list with an entry" if origin is tuple else "a mapping")
-    hint = ""
-    if base is float and isinstance(given, str):
-        hint = " (YAML takes 1e-2 for text: write 0.01 or 1.0e-2)"
-    elif given is None:
-        hint = " (YAML takes null and ~ for nothing: leave it out, or write it in quotes)"
-    raise ValueError(f"{where}: expected {expected}, got {given!r}{hint}")
+    words = {str: "visible text", int: f"an integer of at least {least}", Mapping: "a mapping"}
+    words[float] = "a number >= 0 (YAML takes 1e-2 for text: write 0.01 or 1.0e-2)"
+    words[tuple] = "a list with an entry"
+    raise ValueError(f"{where}: expected {words.get(base) or words[origin]}, got {given!r}")
 
 
 def _read_fields(kind: Any, given: Any, where: str) -> Any:
@@ -244,16 +223,17 @@ def _read_fields(kind: Any, given: Any, where: str) -> Any:
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: expected a mapping, got {given!r}")
     if kind is Method and "loss" not in given:
-        check_choice(f"{where}: a method without a loss", str(given.get("name")), METHODS)
+        _check_choice(f"{where}: a method without a loss", str(given.get("name")), METHODS)
         given = METHODS[given["name"]] | given
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in given:
-        check_choice(f"{where}: key", str(name), hints)
-    for each in fields(kind):
-        if each.default is each.default_factory is MISSING and each.name not in given:
-            raise ValueError(f"{where} needs {each.name}")
-    values = {name: _read(hints[name], value, f"{where}: {name}") for name, value in given.items()}
-    return kind(**values)
+        _check_choice(f"{where}: key", name, hints)
+    return kind(**{name: _read(hints[name], v, f"{where}: {name}") for name, v in given.items()})
+
+
+def _check_choice(where: str, given: object, allowed: Collection[str]) -> None:
+    if given not in allowed:
+        raise ValueError(f"{where}: got {given!r}, expected one of {', '.join(allowed)}")
 
 
 def _refuse_repeats(where: str, values: Sequence[Any]) -> None:

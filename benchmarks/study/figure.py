@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,36 +20,30 @@ from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
 from tsloss_fast._files import whole_file
 from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
 
-# The baseline is black, and others have these in turn: darker ones of Tol's follow the package's.
-_COLOURS = (*COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
+# The baseline is black, and darker colours of Tol's follow the package's.
+_COLOURS = ("#000000", *COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
 _HEAD = (
     "Left: accuracy on the items of the curve, mean over seeds and learning rates; shaded: least "
     "to largest seed of {0}.\nRight: difference to {0}, paired by seed, with Student's interval; "
     "filled: it excludes zero; square: the two had different learning rates."
 )
-_GROUPS_A_PAGE = 4
 
 
-def draw(records: Iterable[Record], path: str | os.PathLike[str]) -> list[Path]:
-    """Draw the runs of one experiment, finished or underway; return the paths of the pictures.
-
-    The picture at `path` has the first 4 groups, those beside it ("name-2.png" and so on) the next.
-    Each is there whole or not at all. Equal records give equal bytes.
-    """
-    study, out, pages = read_study(records), Path(path), []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for first in range(0, len(study.begun), _GROUPS_A_PAGE):
-        number = f"-{first // _GROUPS_A_PAGE + 1}" if first else ""
-        pages.append(out.with_name(f"{out.stem}{number}{out.suffix}"))
-        figure = _page(study, study.begun[first : first + _GROUPS_A_PAGE])
-        with whole_file(pages[-1]) as temporary:
-            figure.savefig(temporary, format="png")
-    return pages
+def draw(records: Iterable[Record], path: Path) -> list[Path]:
+    """Draw the runs of one experiment, finished or underway; return the path of the picture, if
+    there is a run to draw. The picture is there whole or not at all. Equal records give equal
+    bytes."""
+    study = read_study(records)
+    if not study.begun:
+        return []
+    with whole_file(path) as temporary:
+        _page(study).savefig(temporary, format="png")
+    return [path]
 
 
-def _page(study: Study, groups: Sequence[int]) -> Figure:
-    endless = itertools.chain(["#000000"], itertools.cycle(_COLOURS))
-    colours = dict(zip(study.arms, endless, strict=False))
+def _page(study: Study) -> Figure:
+    groups = study.begun
+    colours = dict(zip(study.arms, itertools.cycle(_COLOURS), strict=False))
     heights = [max(2.9, 0.24 * len(study.arms_of(group)) + 1.1) for group in groups]
     columns = max(1, 150 // (max(map(len, study.arms)) + 9))
     head = 1.0 + 0.2 * math.ceil(len(colours) / columns)  # Inches, as the heights.
@@ -67,9 +60,9 @@ def _page(study: Study, groups: Sequence[int]) -> Figure:
         labelcolor="linecolor", loc="lower left", bbox_to_anchor=(0.01, 0), borderaxespad=0,
         frameon=False, ncols=columns,
     )  # fmt: skip
-    names = dict(zip(study.begun, group_names([study.groups[g] for g in study.begun]), strict=True))
-    for group, part in zip(groups, parts, strict=True):
-        part.suptitle(names[group], x=0.01, fontsize=12, **title)
+    names = group_names([study.groups[group] for group in groups])
+    for group, name, part in zip(groups, names, parts, strict=True):
+        part.suptitle(name, x=0.01, fontsize=12, **title)
         found = compare(study, group)
         widths = [3.4, *(1.5 for _ in study.primary)]
         curves, *forests = part.subplots(1, len(widths), width_ratios=widths)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+import yaml
 from torch import Tensor
 
 from tsloss_fast import TSLoss
 
-__all__ = ["METHODS", "Method", "Start", "check_choice", "make_term", "share"]
+__all__ = ["METHODS", "SCHEDULES", "Method", "Start", "make_term"]
 
 # The share of a method's weight at a time in (0, 1], 1 being the last step.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -28,22 +30,16 @@ _FORMS = {"surrogate": 10.0, "nearest": 10.0, "tsloss": 10.0}
 LOSSES = {"ce": 0.0, "l2": 0.03, "pairwise": 0.3, "hofer": 0.1, **_FORMS}
 
 
-def check_choice(what: str, given: str, allowed: Collection[str]) -> None:
-    if given not in allowed:
-        raise ValueError(f"{what}: got {given!r}, expected one of {', '.join(allowed)}")
-
-
 @dataclass(frozen=True)
 class Start:
     """How a prompt begins; all but the name are arguments of `initial_prompt`."""
 
     name: str = "vocabulary"
-    init: str = "vocabulary"
+    init: Literal["vocabulary", "text", "normal"] = "vocabulary"
     init_text: str | None = None
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice(f"start {self.name!r}: init", self.init, ("vocabulary", "text", "normal"))
         if (self.init == "text") != (self.init_text is not None):
             raise ValueError(f"start {self.name!r}: init_text belongs to init: text alone")
 
@@ -58,25 +54,19 @@ class Method:
             death of the first prompt), "surrogate", "nearest" or "tsloss" (TSLoss, exact form).
         weight: None is the default of the loss.
         schedule: of the weight; of its names, "warmup" and "early" mean the first quarter.
-        where: the clouds: "adapter", the trained parameter; or "hidden", the states behind each
-            layer at the positions of the soft prompt.
         start: of this arm alone, in place of the design's.
         arguments: of TSLoss.
     """
 
     name: str
-    loss: str
+    loss: Literal[tuple(LOSSES)]
     weight: float | None = None
-    schedule: str = "constant"
-    where: str = "adapter"
+    schedule: Literal[tuple(SCHEDULES)] = "constant"
     start: Start | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         what = f"method {self.name!r}"
-        check_choice(f"{what}: loss", self.loss, LOSSES)
-        check_choice(f"{what}: schedule", self.schedule, SCHEDULES)
-        check_choice(f"{what}: where", self.where, ("adapter", "hidden"))
         if self.weight is None:
             object.__setattr__(self, "weight", LOSSES[self.loss])
         if (self.weight == 0) != (self.loss == "ce"):
@@ -90,15 +80,7 @@ class Method:
 
     def settings(self) -> dict[str, Any]:
         """Return what a run depends on, apart from weight and start."""
-        if self.loss == "ce":
-            return {"loss": "ce"}
-        how = {"loss": self.loss, "schedule": self.schedule, "where": self.where}
-        return how | {"arguments": dict(self.arguments)}
-
-
-def share(settings: Mapping[str, Any], time: float) -> float:
-    """Return the schedule's share of the weight at a time in (0, 1]."""
-    return SCHEDULES[settings.get("schedule", "constant")](time)
+        return {"loss": self.loss, "schedule": self.schedule, "arguments": dict(self.arguments)}
 
 
 def make_term(settings: Mapping[str, Any], initial: Tensor) -> Callable[[Tensor], Tensor]:
@@ -126,18 +108,5 @@ def _mean_distance(points: Tensor) -> Tensor:
 
 
 # The arms that a design can name without more words.
-METHODS: dict[str, dict[str, Any]] = {loss: {"loss": loss} for loss in LOSSES}
-METHODS |= {f"tsloss-{name}": {"loss": "tsloss", "schedule": name} for name in list(SCHEDULES)[1:]}
-METHODS["tsloss-hidden"] = {"loss": "tsloss", "where": "hidden"}
-METHODS |= {
-    name: {"loss": loss, "arguments": {argument: value}}
-    for name, loss, argument, value in (
-        ("tsloss-compact", "tsloss", "compactness", 0.1),
-        ("tsloss-loops", "tsloss", "loops", 0.1),
-        ("connectivity", "tsloss", "redundancy", 0.0),
-        ("redundancy", "tsloss", "connectivity", 0.0),
-        ("surrogate-h0", "surrogate", "redundancy", 0.0),
-        ("surrogate-h1", "surrogate", "connectivity", 0.0),
-        ("surrogate-detached", "surrogate", "detach_thresholds", True),
-    )
-}
+METHODS = {loss: {"loss": loss} for loss in LOSSES}
+METHODS |= yaml.safe_load(Path(__file__).with_name("methods.yaml").read_text(encoding="utf-8"))

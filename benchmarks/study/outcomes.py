@@ -1,4 +1,4 @@
-"""Final runs as a pandas table: what each run came to, then the mean over the learning rates.
+"""Runs as a pandas table: what each run came to, then the mean over the learning rates.
 
 A group holds the runs that differ in arm, learning rate and seed alone. An arm is a method of the
 design; one with a start of its own belongs to the groups of the arms without.
@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from scipy.integrate import trapezoid
 
 from tsloss_fast._terminal import escape_invisible
 
 Record = Mapping[str, Any]
-_ARM = {"method", "settings", "weight"}
-START = ("start", "init", "init_text", "jitter")
-# Fields of a trial that differ within a group. Final runs do not look at validation items.
-_WITHIN = {*_ARM, "stage", "lr", "seed", "validation_size"}
-_SECONDS = ("step", "term")
-_COLUMNS = ["group", "arm", "lr", "weight", "seed", "diverged", *_SECONDS, "digest", "run"]
+_COLUMNS = ["group", "arm", "stage", "lr", "weight", "seed", "diverged", "step", "term"]
+_COLUMNS += ["digest", "run"]
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,10 @@ class Study:
     """The records of one experiment, sorted.
 
     Attributes:
-        arms: of the design or with a run, the baseline first.
-        groups: what the runs of each group share, and the thresholds of its task; those of the
-            design come first, with runs or without.
-        runs: a row a final run; the column "run" holds its record.
+        arms: of the design, the baseline first.
+        groups: what the runs of each group of the design share, and the thresholds of its task.
+        trained: a row a run; the column "run" holds its record.
+        runs: those of `trained` that are final, and no part of an older design's search.
         seeds: a row a group, arm and seed, see `average_over_rates`.
     """
 
@@ -72,6 +69,7 @@ class Study:
     arms: Sequence[str]
     primary: Sequence[str]
     groups: Sequence[Record]
+    trained: pd.DataFrame
     runs: pd.DataFrame
     seeds: pd.DataFrame
     records: Sequence[Record]
@@ -102,17 +100,14 @@ def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
     Where a curve ends early, as in a run that diverged, its last accuracy counts to the end.
     """
     end, curve, losses = run["end"], run["curve"], list(map(_number, run["train_ce"]))
-    steps, last = int(run["trial"]["steps"]), curve[-1] if curve else {}
+    steps, last = run["trial"]["steps"], curve[-1]
     series = {k: [(p["step"], _number(p[k])) for p in curve] for k in ("accuracy", "ce")}
     series["train_ce"] = list(enumerate(losses, start=1))
-    area = math.nan
-    if curve and curve[0]["step"] == 0:
-        pairs = itertools.pairwise([*series["accuracy"], (steps, series["accuracy"][-1][1])])
-        area = math.fsum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairs) / steps
+    at, rates = zip(*series["accuracy"], (steps, series["accuracy"][-1][1]), strict=True)
     found: dict[str, Any] = {
         "train_ce": math.fsum(losses) / steps if len(losses) == steps else math.nan,
         "final_accuracy": _number(end.get("accuracy")),
-        "accuracy_area": area,
+        "accuracy_area": trapezoid(rates, at) / steps,
         "final_ce": _number(end.get("ce")),
         "coefficient_of_variation": _number(last.get("coefficient_of_variation")),
     }
@@ -120,9 +115,9 @@ def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
         points = series[OUTCOMES[name].series]
         sign = 1 if OUTCOMES[name].series == "accuracy" else -1
         threshold = thresholds.get(f"{OUTCOMES[name].series}_threshold")
-        known = threshold is not None and bool(points)
+        known = threshold is not None
         past = [s for s, value in points if known and sign * value >= sign * threshold]
-        reached = float(past[0] if past else steps) if known else math.nan
+        reached = float(next(iter(past), steps)) if known else math.nan
         found[name] = math.log2(reached) if name == "steps_to_train_ce" else reached
         found[late] = known and not past
     return found
@@ -134,98 +129,76 @@ def _number(value: float | None) -> float:
 
 
 def read_study(records: Iterable[Record]) -> Study:
-    """Sort the records of one experiment, finished or underway.
-
-    The first of two runs of the same group, arm, learning rate and seed counts.
-    """
+    """Sort the records of one experiment, finished or underway. Runs that are in no group of its
+    design are left out."""
     everything = list(records)
-    head: Record = next((r for r in reversed(everything) if r["kind"] == "experiment"), {})
-    design: Record = head.get("design", {})
-    primary = list(design.get("primary") or ("train_ce", "final_accuracy"))
-    methods = design.get("methods", [])
-    own = {method["name"] for method in methods if method.get("start") is not None}
-    groups, rows = list(designed_groups(design)), []
-    final = [r for r in everything if r["kind"] == "run" and r["trial"]["stage"] == "final"]
-    # Arms with a start of their own come last, when the groups that they belong to are known.
-    for run in sorted(final, key=lambda run: run["trial"]["method"] in own):
-        trial, seconds = run["trial"], run.get("seconds") or {}
-        fields = {k: v for k, v in trial.items() if trial["method"] not in own or k not in START}
-        there = [index for index, group in enumerate(groups) if agrees(group, fields)]
-        if not there:
-            there = [len(groups)]
-            task = next((task for task in design.get("tasks", []) if agrees(task, trial)), {})
-            groups.append({**task, **{k: v for k, v in trial.items() if k not in _WITHIN}})
-        values = [trial[name] for name in ("method", "lr", "weight", "seed")]
-        values += [run.get("diverged") is not None, *map(_number, map(seconds.get, _SECONDS))]
-        values += [str(run.get("task_digest")), run]
-        for group in there:
-            row = dict(zip(_COLUMNS, [group, *values], strict=True))
-            rows.append({**row, **run_outcomes(run, groups[group])})
-    runs = pd.DataFrame(rows, columns=[*_COLUMNS, *OUTCOMES, *CENSORED.values()])
-    runs = runs.drop_duplicates(["group", "arm", "lr", "seed"], ignore_index=True)
-    arms = [*dict.fromkeys([*(method["name"] for method in methods), *runs.arm])] or ["ce"]
-    grid = design["lr"] if isinstance(design.get("lr"), list) else []
-    seeds = average_over_rates(runs, frozenset(map(float, grid)))
-    return Study(head.get("name", "Study"), design, arms, primary, groups, runs, seeds, everything)
+    head = next(each for each in reversed(everything) if each["kind"] == "experiment")
+    design, rows = head["design"], []
+    groups = list(designed_groups(design))
+    own = {each["name"] for each in design["methods"] if each.get("start") is not None}
+    for run in (each for each in everything if each["kind"] == "run"):
+        trial, seconds = run["trial"], run["seconds"]
+        row = {name: trial[name] for name in ("stage", "lr", "weight", "seed")}
+        row |= {"arm": trial["method"], "diverged": run["diverged"] is not None, "run": run}
+        row |= {"step": seconds["step"], "term": _number(seconds["term"])}
+        row |= {"digest": run["task_digest"]}
+        starts = ("start", "init", "init_text", "jitter") if trial["method"] in own else ()
+        fields = {key: value for key, value in trial.items() if key not in starts}
+        for index, group in enumerate(groups):
+            if agrees(group, fields):
+                rows.append({"group": index, **row, **run_outcomes(run, group)})
+    trained = pd.DataFrame(rows, columns=[*_COLUMNS, *OUTCOMES, *CENSORED.values()])
+    runs = trained[trained.stage == "final"]
+    arms = [method["name"] for method in design["methods"]]
+    grid = frozenset(design["lr"] if isinstance(design["lr"], list) else ())
+    seeds = average_over_rates(runs, grid)
+    primary = design["primary"]
+    return Study(head["name"], design, arms, primary, groups, trained, runs, seeds, everything)
 
 
-def average_over_rates(runs: pd.DataFrame, grid: frozenset[float] = frozenset()) -> pd.DataFrame:
+def average_over_rates(runs: pd.DataFrame, grid: frozenset[float]) -> pd.DataFrame:
     """Return means of outcomes over the learning rates, and counts of censored and diverged runs.
 
-    A seed counts once its runs have every rate of the grid, by default every rate that the arm has
-    in its group: a mean over other rates would be a mean of something else. One run without an
-    outcome makes the mean NaN.
+    A seed counts once its runs have every rate of the grid: a mean over other rates would be a mean
+    of something else. One run without an outcome makes the mean NaN.
     """
     keys, counts = ["group", "arm", "seed"], [*CENSORED.values(), "diverged"]
-    if runs.empty:
-        return pd.DataFrame(columns=[*keys, *OUTCOMES, *counts, "rates", "digest"])
     by_seed = runs.groupby(keys, sort=False)
     found = by_seed[list(OUTCOMES)].agg(lambda column: math.fsum(column) / len(column))
     found[counts] = by_seed[counts].sum()
     found["rates"] = by_seed["lr"].agg(frozenset)
     found["digest"] = by_seed["digest"].agg(lambda column: " ".join(sorted(set(column))))
-    every = runs.groupby(["group", "arm"])["lr"].agg(frozenset)
-    complete = [rates >= (grid or every.loc[key[:2]]) for key, rates in found["rates"].items()]
-    return found[complete].reset_index()
+    return found[[rates >= grid for rates in found["rates"]]].reset_index()
 
 
 def equal_methods(study: Study, group: int) -> list[tuple[str, str]]:
     """Pairs of methods whose training is bit for bit the same wherever they ran with the same
     learning rate and seed, runs of a search included."""
-    fields = ("model", "task", "difficulty", "train_size", "adapter", "virtual_tokens", "steps")
-    where = {k: study.groups[group].get(k) for k in (*fields, "batch_size", *START)}
-    seen: dict[str, dict[str, set[str]]] = {arm: {} for arm in study.arms}
-    for run in study.records:
-        if run["kind"] == "run" and agrees(where, run["trial"]):
-            place = {k: v for k, v in run["trial"].items() if k not in _ARM}
-            runs = seen.setdefault(run["trial"]["method"], {})
-            came_to = json.dumps([run["train_ce"], run["end"]])
-            runs.setdefault(json.dumps(place), set()).add(came_to)
-    pairs = [(a, b, seen[a].keys() & seen[b]) for a, b in itertools.combinations(seen, 2)]
-    return [(a, b) for a, b, at in pairs if at and all(seen[a][k] == seen[b][k] for k in at)]
+    runs = study.trained[study.trained.group == group]
+    came_to = runs.run.map(lambda run: json.dumps([run["train_ce"], run["end"]]))
+    came_to = came_to.groupby([runs.stage, runs.lr, runs.seed, runs.arm]).agg(frozenset).unstack()
+    there = [arm for arm in study.arms if arm in came_to]
+    pairs = [(*pair, came_to[list(pair)].dropna()) for pair in itertools.combinations(there, 2)]
+    return [(a, b) for a, b, both in pairs if len(both) and both[a].equals(both[b])]
 
 
 def agrees(part: Record, whole: Record) -> bool:
-    """Whether the fields that both have are equal, but for those that differ within a group. None
-    in `part` says nothing, as a difficulty does that is left to the task."""
-    return all(v is None or whole.get(k, v) == v for k, v in part.items() if k not in _WITHIN)
+    """Whether the fields that both have are equal. None in `part` says nothing, as a difficulty
+    does that is left to the task. Final runs do not look at validation items, and a search
+    evaluates less often."""
+    idle = ("validation_size", "eval_every")
+    return all(v is None or whole.get(k, v) == v for k, v in part.items() if k not in idle)
 
 
 def designed_groups(design: Record) -> Iterator[dict[str, Any]]:
     """Yield what the runs of each group of a design share."""
-    axes = ("models", "tasks", "adapters", "virtual_tokens", "starts")
-    shared = {k: design[k] for k in ("weight_decay", "lr_schedule") if k in design}
-    for values in itertools.product(*(design.get(axis) or () for axis in axes)):
-        model, task, adapter, count, start = values
+    axes = ("models", "tasks", "virtual_tokens", "starts")
+    shared = {key: design[key] for key in ("weight_decay", "lr_schedule")}
+    # Older designs could name another adapter.
+    shared["adapter"] = design.get("adapters", ["prompt"])[0]
+    for model, task, count, start in itertools.product(*(design[axis] for axis in axes)):
         begin = {"start" if k == "name" else k: v for k, v in start.items()}
-        yield {
-            **shared,
-            "model": model,
-            "adapter": adapter,
-            "virtual_tokens": count,
-            **task,
-            **begin,
-        }
+        yield {**shared, "model": model, "virtual_tokens": count, **task, **begin}
 
 
 _WORDS = {"difficulty": "difficulty {}", "model": "{}", "adapter": "{}", "virtual_tokens": "N = {}"}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsloss_fast.tuning.answers import EncodedItem
 
-__all__ = ["Answers", "check_packing", "initial_adapter", "packed_answers", "plain_losses"]
+__all__ = ["Answers", "check_packing", "packed_answers", "plain_losses"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,11 @@ class Answers:
     Attributes:
         logits: (R, M, V), item after item.
         targets, owner: (M,) the right token, and the item that it belongs to.
-        hidden: (R, L, N, D) the outputs of the L layers at the prompt's positions, if asked for.
     """
 
     logits: Tensor
     targets: Tensor
     owner: Tensor
-    hidden: Tensor | None = None
 
     def token_losses(self) -> Tensor:
         """Return the negative log-likelihood (R, M) of each answer token, in nats."""
@@ -43,34 +41,18 @@ class Answers:
         return F.cross_entropy(logits, targets, reduction="none").view(len(self.logits), -1)
 
 
-def initial_adapter(base: Any, prompt: Tensor, adapter: str) -> Tensor:
-    """Return the first values of an adapter's parameter, from a soft prompt (N, D).
-
-    `"prompt"`: the prompt itself. `"prefix"`: the keys and values (2·L, N, kv) that the prompt has
-    in each of the L layers, keys before values, so that both adapters begin as the same function.
-    """
-    if adapter == "prompt":
-        return prompt.detach().clone()
-    inputs = prompt[None].to(base.get_input_embeddings().weight)
-    with torch.no_grad():
-        layers = base.base_model(inputs_embeds=inputs, use_cache=True).past_key_values.layers
-    # (1, heads, N, dim) each, to (N, heads · dim).
-    parts = [layer.keys for layer in layers] + [layer.values for layer in layers]
-    return torch.stack([part[0].transpose(0, 1).flatten(1) for part in parts]).float()
-
-
-def packed_answers(
-    base: Any, prompts: Tensor, items: Sequence[EncodedItem], hidden: bool = False
-) -> Answers:
-    """Return the logits behind each of R soft prompts (R, N, D) or prefixes (R, 2·L, N, kv).
+def packed_answers(base: Any, prompts: Tensor, items: Sequence[EncodedItem]) -> Answers:
+    """Return the logits behind each of R soft prompts (R, N, D).
 
     The model has to take a mask (R, 1, T, T) and positions; `check_packing` tries it.
     """
-    device, (runs, count) = prompts.device, (prompts.shape[0], prompts.shape[-2])
-    ids, reads, places, keep, owner, targets = (list[int]() for _ in range(6))
+    device, (runs, count, _) = prompts.device, prompts.shape
+    # -1 marks the prompt, which every item sees.
+    reads, places = [-1] * count, [*range(count)]
+    ids, keep, owner, targets = (list[int]() for _ in range(4))
     for row, item in enumerate(items):
         # The token before an answer token predicts it.
-        keep += range(len(ids) + len(item.question) - 1, len(ids) + len(item.inputs))
+        keep += range(len(reads) + len(item.question) - 1, len(reads) + len(item.inputs))
         ids += item.inputs
         reads += [row] * len(item.inputs)
         places += range(count, count + len(item.inputs))
@@ -81,17 +63,9 @@ def packed_answers(
         return torch.tensor(values, device=device)
 
     inputs = base.get_input_embeddings()(tensor(ids)).expand(runs, -1, -1)
-    # -1 marks the prompt, which every item sees.
-    seen = [-1] * count + reads
-    cache = None
-    if prompts.ndim == 4:
-        cache = _prefix_cache(base, prompts.to(inputs.dtype))
-    else:
-        inputs = torch.cat((prompts.to(inputs.dtype), inputs), dim=1)
-        reads, places = seen, [*range(count), *places]
-        keep = [column + count for column in keep]
-    own = (tensor(reads)[:, None] == tensor(seen)) | (tensor(seen) == -1)
-    mask = own.tril(diagonal=len(seen) - len(reads))
+    inputs = torch.cat((prompts.to(inputs.dtype), inputs), dim=1)
+    seen = tensor(reads)
+    mask = ((seen[:, None] == seen) | (seen == -1)).tril()
     if base.config._attn_implementation != "sdpa":
         # Other implementations add the mask to the logits of the attention.
         lowest = torch.finfo(inputs.dtype).min
@@ -100,52 +74,26 @@ def packed_answers(
         inputs_embeds=inputs,
         attention_mask=mask.expand(runs, 1, -1, -1),
         position_ids=tensor(places).expand(runs, -1),
-        past_key_values=cache,
-        use_cache=cache is not None,
+        use_cache=False,
         logits_to_keep=tensor(keep),
-        output_hidden_states=hidden,
     )
-    states = None
-    if hidden:
-        states = torch.stack([state[:, :count] for state in out.hidden_states[1:]], 1)
-    return Answers(out.logits, tensor(targets), tensor(owner), states)
+    return Answers(out.logits, tensor(targets), tensor(owner))
 
 
-def _prefix_cache(base: Any, prefixes: Tensor) -> Any:
-    from transformers import DynamicCache
-
-    runs, double, count, width = prefixes.shape
-    config = base.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    parts = prefixes.view(runs, double, count, heads, width // heads).transpose(2, 3)
-    cache = DynamicCache(config=config)
-    for layer in range(double // 2):
-        cache.update(parts[:, layer], parts[:, double // 2 + layer], layer)
-    return cache
-
-
-def check_packing(base: Any, prompt: Tensor, items: Sequence[EncodedItem], adapter: str) -> None:
+def check_packing(base: Any, prompt: Tensor, items: Sequence[EncodedItem]) -> None:
     """Raise ValueError unless packing is the plain forward pass up to rounding, by trying it.
 
     The two items that differ most in length are packed behind the prompt (N, D) and behind it
-    reversed; losses and gradients of soft prompts are compared with those of plain forward passes.
-    The losses of prefixes have to be those of the prompts that the prefixes are made of.
+    reversed; losses and gradients are compared with those of plain forward passes.
     """
     ordered = sorted(items, key=lambda item: len(item.inputs))
     pair = [ordered[0], ordered[-1]]
     prompts = torch.stack((prompt, prompt.flip(0))).requires_grad_()
-    plain = torch.stack(
-        [torch.cat([plain_losses(base, p, item) for item in pair]) for p in prompts]
-    )
-    starts = prompts
+    plain = torch.stack([torch.cat([plain_losses(base, p, i) for i in pair]) for p in prompts])
     try:
-        if adapter != "prompt":
-            starts = torch.stack([initial_adapter(base, each, adapter) for each in prompts])
-        packed = packed_answers(base, starts, pair).token_losses()
-        differences = [(packed - plain) / (1 + plain)]
-        if adapter == "prompt":
-            slopes = [torch.autograd.grad(losses.sum(), prompts)[0] for losses in (packed, plain)]
-            differences.append((slopes[0] - slopes[1]) / slopes[1].norm())
+        losses = packed_answers(base, prompts, pair).token_losses()
+        slope, expected = (torch.autograd.grad(each.sum(), prompts)[0] for each in (losses, plain))
+        differences = ((losses - plain) / (1 + plain), (slope - expected) / expected.norm())
         error = max(float(each.detach().norm()) for each in differences)
     except Exception as failure:
         # Any failure means that this model cannot be run in this way.

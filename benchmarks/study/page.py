@@ -6,24 +6,15 @@ beside its results (``*.jsonl``), the page above them, and a table between the m
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tsloss_fast.benchmarks.study import tables
+from tsloss_fast.benchmarks.study.design import read_design
 from tsloss_fast.benchmarks.study.figure import draw
-from tsloss_fast.benchmarks.study.outcomes import (
-    OUTCOMES,
-    START,
-    Record,
-    Study,
-    agrees,
-    designed_groups,
-    group_names,
-    read_study,
-)
+from tsloss_fast.benchmarks.study.outcomes import OUTCOMES, Record, Study, group_names, read_study
 from tsloss_fast.benchmarks.study.results import read_results
 from tsloss_fast.benchmarks.study.statistics import Comparison, compare
 
@@ -33,44 +24,23 @@ from tsloss_fast._terminal import CommandParser, say, table_lines
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
 # Other designs follow. The pilot chose how to measure: it has tables, and no number on the page.
 _ORDER = ("default", "ablation", "degenerate", "long", "schedules", "prefix")
+# A choice has these fields beside those that it shares with the runs of its search and others.
+_SEARCHED = {"kind", "trials", "lr", "weight", "eval_every"}
 _LEVELS = ("final_accuracy", "coefficient_of_variation")
 _SHOWN = ("final_accuracy", "accuracy_area", "steps_to_accuracy", "steps_to_ce", "final_ce")
 
 
 def own_records(lines: Sequence[Record], everything: Sequence[Record]) -> list[Record]:
-    """The lines of a results file, and those runs of its folder that belong to its design too.
-
-    A run belongs to it if its group, method and seed are in the design, and if it has the learning
-    rate and the weight that the design, or its search, gives the method.
-    """
+    """The lines of a results file, and those runs of its folder that belong to its design too."""
     design = next(line["design"] for line in reversed(lines) if line["kind"] == "experiment")
-    grid = design["lr"] if isinstance(design["lr"], list) else [design["lr"]]
-    seeds = {"final": design["seeds"], "search": (design.get("search") or {}).get("seeds", [])}
-    groups, found = list(designed_groups(design)), {}
-    runs = [line for line in everything if line["kind"] == "run"]
-    for run, method in itertools.product(runs, design["methods"]):
-        trial = {"lr_schedule": "constant", **run["trial"], "method": method["name"]}
-        searching = trial["stage"] == "search"
-        # A search is evaluated less often, and an arm may have a start of its own.
-        idle = {"eval_every", "curve_size"} if searching else set()
-        idle |= set(START) if method.get("start") is not None else set()
-        fields = {k: v for k, v in trial.items() if k not in idle}
-        settings = {name: method.get(name) for name in trial["settings"]}
-        same = settings == trial["settings"]  # Designs may call a method by different names.
-        if None in settings.values():
-            same = method["name"] == run["trial"]["method"]
-        if method.get("start") is not None:
-            same &= agrees({k: method["start"].get(k) for k in START[1:]}, trial)
-        chosen = [(grid, [method.get("weight", trial["weight"])])]
-        for line in lines:
-            if (line["kind"], line.get("method")) == ("choice", method["name"]):
-                chosen += [([line["lr"]], [line["weight"]])] * agrees(line, fields)
-        rates, weights = chosen[-1]
-        same &= searching or (trial["lr"] in rates and trial["weight"] in weights)
-        same &= trial["seed"] in seeds[trial["stage"]]
-        if same and any(agrees(group, fields) for group in groups):
-            found.setdefault((run["key"], method["name"]), {**run, "trial": trial})
-    return [*(line for line in lines if line["kind"] != "run"), *found.values()]
+    if isinstance(design["lr"], list):
+        return list(read_design(design).select(everything))
+    # Older designs have a search, which chose the learning rate and the weight of each method.
+    chosen = [line for line in lines if line["kind"] == "choice"]
+    choices = [{k: v for k, v in line.items() if k not in _SEARCHED} for line in chosen]
+    runs = [run for run in everything if run["kind"] == "run"]
+    own = [run for run in runs if any(each.items() <= run["trial"].items() for each in choices)]
+    return [*(line for line in lines if line["kind"] != "run"), *own]
 
 
 def read_studies(folder: Path) -> dict[str, Study]:
@@ -78,8 +48,8 @@ def read_studies(folder: Path) -> dict[str, Study]:
     everything = read_results(folder)
     names = sorted(file.stem for file in folder.glob("*.jsonl"))
     names.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-    own = {name: read_results(folder / f"{name}.jsonl") for name in names}
-    return {name: read_study(own_records(own[name], everything)) for name in names}
+    own = ((name, read_results(folder / f"{name}.jsonl")) for name in names)
+    return {name: read_study(own_records(lines, everything)) for name, lines in own}
 
 
 def settings(study: Study) -> Iterator[tuple[int, str]]:
@@ -122,12 +92,11 @@ def page(studies: Mapping[str, Study], folder: str) -> str:
             same += [f"{name}: {title}: {said}" for said in equal]
     every = list(entries.values())
     sizes = [e.difference.detectable for e in every if e.outcome.name == "final_accuracy"]
-    lines = [line for study in told.values() for line in study.records]
-    runs = {line["key"]: line for line in lines if line["kind"] == "run"}
+    runs = {run["key"]: run for study in told.values() for run in study.trained.run}
     seconds = [run["seconds"]["step"] * len(run["train_ce"]) for run in runs.values()]
     links = "[Tables]({0}/{1}.md), [figure]({0}/{1}.png), [raw results]({0}/{1}.jsonl)."
     experiments = [
-        f"- **{name}**: {study.design.get('question')} {len(study.arms)} methods, "
+        f"- **{name}**: {study.design['question']} {len(study.arms)} methods, "
         f"{study.runs.seed.nunique()} seeds. {links.format(folder, name)}"
         for name, study in told.items()
     ]
@@ -174,8 +143,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="the page (by default beside the folder)")
     parser.add_argument("--readme", type=Path, help="a README whose marked table is replaced")
     options = parser.parse_args(argv)
-    if not options.results.is_dir():
-        parser.error(f"{options.results} is no folder; tsloss compare --out makes one")
     output = options.output or options.results.with_suffix(".md")
     say(*(f"wrote {path}" for path in write(options.results, output, options.readme)))
     return 0

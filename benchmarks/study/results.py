@@ -8,7 +8,6 @@ have "choice", the learning rate that a method got by a search.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,37 +25,27 @@ class ResultsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "ab", buffering=0, opener=not_a_link)  # noqa: SIM115
-        try:
-            self.records = read_json_lines(path)
-            self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        except BaseException:
-            self._file.close()
-            raise
+        self.records = read_json_lines(path) if path.exists() else []
+        self._file = open(path, "ab", opener=not_a_link)  # noqa: SIM115
+        self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
         sync(path.parent)
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         lines = [json.dumps(r, allow_nan=False, separators=(",", ":")) for r in records]
-        data = "".join(f"{line}\n" for line in lines).encode()
-        written = self._file.write(data)
-        if written != len(data):
-            raise OSError(f"{self.path}: only {written} of {len(data)} bytes fit on the disk")
+        self._file.write("".join(f"{line}\n" for line in lines).encode())
+        self._file.flush()
         sync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
 
-def read_results(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_results(place: Path) -> list[dict[str, Any]]:
     """Return the lines of a results file, or of all results files (`*.jsonl`) of a folder."""
-    place = Path(path)
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     if not files:
         raise FileNotFoundError(f"{place} holds no results (*.jsonl); tsloss compare writes them")
-    records = []
-    for file in files:
-        for number, record in enumerate(read_json_lines(file), start=1):
-            if not isinstance(record.get("kind"), str):
-                raise ValueError(f"{file}, line {number}: not a line of results (it has no kind)")
-            records.append(record)
+    records = [record for file in files for record in read_json_lines(file)]
+    if not all("kind" in record for record in records):
+        raise ValueError(f"{place}: not the results of a study, since a line has no kind")
     return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import math
@@ -27,12 +28,13 @@ from torch import Tensor
 from tqdm import tqdm
 from tsloss_fast.benchmarks.study import packed
 from tsloss_fast.benchmarks.study.design import Design, Trial, trial_key
-from tsloss_fast.benchmarks.study.methods import make_term, share
+from tsloss_fast.benchmarks.study.methods import SCHEDULES, make_term
 from tsloss_fast.benchmarks.study.results import ResultsFile, read_results
 from tsloss_fast.benchmarks.study.tasks import load_task
 
 from tsloss_fast import barcode, h0_persistence
-from tsloss_fast._files import HeldElsewhere, exclusive
+from tsloss_fast._files import exclusive
+from tsloss_fast._terminal import one_line
 from tsloss_fast.doctor import machine
 from tsloss_fast.tuning.answers import Choices, EncodedItem, encode_items
 from tsloss_fast.tuning.models import load_model
@@ -45,13 +47,11 @@ _ROW = 400
 # The most nats of a token, also where its probability is 0 or not a number: JSON has no infinity.
 _LOST = 100.0
 
-Items = Sequence[EncodedItem]
-
 
 @dataclass
 class _Run:
     trial: Trial
-    parameter: Tensor
+    prompt: Tensor
     optimizer: torch.optim.Optimizer
     term: Callable[[Tensor], Tensor]
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -59,120 +59,97 @@ class _Run:
     term_seconds: float = 0.0
     diverged: int | None = None
 
-    def __post_init__(self) -> None:
-        self.on_hidden = self.trial["settings"].get("where") == "hidden"
 
-
-def train(
-    trials: Sequence[Trial], base: Any, tokenizer: Any, stopped: Callable[[], bool] = lambda: False
-) -> list[dict[str, Any]]:
+def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, Any]]:
     """Train the runs of some trials of one group and seed; return their records.
 
     The runs read the same items in the same order. Each has its own start, parameter, loss and
     AdamW, so that it is the run that it would be alone, up to the rounding of the forward pass.
-    Raises InterruptedError as soon as `stopped`, which is asked before each step, says so.
     """
     common, steps = trials[0], trials[0]["steps"]
-    sizes = {name: common[name] for name in ("train_size", "test_size", "seed", "difficulty")}
-    task = load_task(common["task"], **sizes)
+    sizes = ("task", "train_size", "test_size", "seed", "difficulty")
+    task = load_task(*(common[name] for name in sizes))
     items, test = (encode_items(split, tokenizer) for split in (task.train, task.test))
     choices = Choices(item.answer for item in (*items, *test))
-    prompts = [_prompt(trial, base, tokenizer) for trial in trials]
-    packed.check_packing(base, prompts[0], items, common["adapter"])
-    runs = [_begin(trial, base, p, items) for trial, p in zip(trials, prompts, strict=True)]
+    runs = [_begin(trial, base, tokenizer) for trial in trials]
+    packed.check_packing(base, runs[0].prompt.detach(), items)
     nothing = base.get_input_embeddings().weight[None, :0]
     (bare,) = _evaluate(base, nothing, test, choices)
     reference = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
     reference["majority_rate"] = task.majority_rate
     seconds = 0.0
     for step in range(steps + 1):
-        if stopped():
-            raise InterruptedError
         if step:
             batch = _batch(items, step, common["seed"], common["batch_size"])
             left = 1 - (step - 1) / steps if common["lr_schedule"] == "linear" else 1.0
-            seconds += _advance(runs, base, batch, step / steps, left)
+            began = time.perf_counter()
+            _advance(runs, base, batch, step / steps, left)
+            seconds += time.perf_counter() - began
         if step % common["eval_every"] == 0 or step == steps:
             split = test if step == steps else test[: common["curve_size"]]
-            clouds = torch.stack([run.parameter.detach() for run in runs])
-            scores = _evaluate(base, clouds, split, choices)
-            for run, cloud, score in zip(runs, clouds, scores, strict=True):
-                point = _rates(score[:, : common["curve_size"]]) | _topology(cloud)
+            prompts = torch.stack([run.prompt.detach() for run in runs])
+            scores = _evaluate(base, prompts, split, choices)
+            for run, prompt, score in zip(runs, prompts, scores, strict=True):
+                point = _rates(score[:, : common["curve_size"]]) | _topology(prompt)
                 run.curve.append({"step": step, **point})
     records = []
+    shared = (seconds - sum(run.term_seconds for run in runs)) / len(runs)
     for run, score in zip(runs, scores, strict=True):
-        key = trial_key(run.trial)
-        record: Trial = {"kind": "run", "key": key, "trial": run.trial, "split": "test"}
+        record: Trial = {
+            "kind": "run",
+            "key": trial_key(run.trial),
+            "trial": run.trial,
+            "split": "test",
+        }
         record |= {"reference": reference, "curve": run.curve, "train_ce": run.train_ce}
         record |= {"end": {"items": len(test), **_rates(score)}, "diverged": run.diverged}
-        # Within the forward pass the time of a term cannot be told from the model's.
-        term = None if run.on_hidden else _six_digits(run.term_seconds / steps)
-        step_seconds = _six_digits((seconds / len(runs) + run.term_seconds) / steps)
-        record |= {"seconds": {"step": step_seconds, "term": term}, "cohort": len(runs)}
+        seconds_of = {"step": shared + run.term_seconds, "term": run.term_seconds}
+        record["seconds"] = {name: _six_digits(each / steps) for name, each in seconds_of.items()}
+        record["cohort"] = len(runs)
         records.append(record | {"forward": "packed", "task_digest": task.digest[:16]})
     return records
 
 
-def _prompt(trial: Trial, base: Any, tokenizer: Any) -> Tensor:
+def _begin(trial: Trial, base: Any, tokenizer: Any) -> _Run:
     begin = [trial[name] for name in ("virtual_tokens", "init", "init_text", "seed", "jitter")]
-    return initial_prompt(base, tokenizer, *begin).to(base.device)
+    prompt = initial_prompt(base, tokenizer, *begin).to(base.device).requires_grad_()
+    optimizer = torch.optim.AdamW([prompt], trial["lr"], weight_decay=trial["weight_decay"])
+    return _Run(trial, prompt, optimizer, make_term(trial["settings"], prompt))
 
 
-def _begin(trial: Trial, base: Any, prompt: Tensor, items: Items) -> _Run:
-    clouds = packed.initial_adapter(base, prompt, trial["adapter"])
-    parameter = clouds.clone().requires_grad_()
-    optimizer = torch.optim.AdamW([parameter], trial["lr"], weight_decay=trial["weight_decay"])
-    if trial["settings"].get("where") == "hidden":
-        with torch.no_grad():
-            clouds = packed.packed_answers(base, clouds[None], items[:1], hidden=True).hidden[0]
-    return _Run(trial, parameter, optimizer, make_term(trial["settings"], clouds))
-
-
-def _batch(items: Items, step: int, seed: int, size: int) -> Items:
+def _batch(items: Sequence[EncodedItem], step: int, seed: int, size: int) -> Sequence[EncodedItem]:
     """Return the items of a step in 1, 2, …; every epoch has an order of its own."""
     epoch, index = divmod(step - 1, -(-len(items) // size))
     order = np.random.default_rng([seed, epoch]).permutation(len(items))
     return [items[i] for i in order[index * size : (index + 1) * size]]
 
 
-def _advance(runs: Sequence[_Run], base: Any, batch: Items, now: float, left: float) -> float:
-    """Make a step of every run at a time in (0, 1], with a share of the learning rates.
-
-    Return the seconds of all but the terms, which each run counts for itself.
-    """
-    began = time.perf_counter()
-    hidden = any(run.on_hidden for run in runs)
-    parameters = [run.parameter for run in runs]
-    answers = packed.packed_answers(base, torch.stack(parameters), batch, hidden)
-    losses = answers.token_losses().mean(1)
-    weights = [run.trial["weight"] * share(run.trial["settings"], now) for run in runs]
-    objective = losses.sum()
-    for index, (run, weight) in enumerate(zip(runs, weights, strict=True)):
-        # The states of a run that has diverged are not finite, which a barcode refuses.
-        if run.on_hidden and weight and bool(answers.hidden[index].isfinite().all()):
-            objective = objective + weight * run.term(answers.hidden[index])
-    gradients = torch.autograd.grad(objective, parameters)
-    terms = 0.0
-    for run, loss, gradient, weight in zip(runs, losses.tolist(), gradients, weights, strict=True):
-        if weight and not run.on_hidden:
-            term_began = time.perf_counter()
-            (slope,) = torch.autograd.grad(weight * run.term(run.parameter), run.parameter)
+def _advance(
+    runs: Sequence[_Run], base: Any, batch: Sequence[EncodedItem], now: float, left: float
+) -> None:
+    """Make a step of every run at a time in (0, 1], with a share of the learning rates."""
+    prompts = [run.prompt for run in runs]
+    losses = packed.packed_answers(base, torch.stack(prompts), batch).token_losses().mean(1)
+    gradients = torch.autograd.grad(losses.sum(), prompts)
+    for run, loss, gradient in zip(runs, losses.tolist(), gradients, strict=True):
+        weight = run.trial["weight"] * SCHEDULES[run.trial["settings"]["schedule"]](now)
+        if weight:
+            began = time.perf_counter()
+            (slope,) = torch.autograd.grad(weight * run.term(run.prompt), run.prompt)
             gradient = gradient + slope
-            run.term_seconds += time.perf_counter() - term_began
-            terms += time.perf_counter() - term_began
+            run.term_seconds += time.perf_counter() - began
         if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
             run.diverged = run.diverged or len(run.train_ce) + 1
         # A run that diverged stays as it was, and the others go on.
         if run.diverged is None:
             run.train_ce.append(_six_digits(loss))
-            run.parameter.grad = gradient
+            run.prompt.grad = gradient
             run.optimizer.param_groups[0]["lr"] = left * run.trial["lr"]
             run.optimizer.step()
-    return time.perf_counter() - began - terms
 
 
 @torch.no_grad()
-def _evaluate(base: Any, prompts: Tensor, items: Items, choices: Choices) -> Tensor:
+def _evaluate(base: Any, prompts: Tensor, items: Sequence[EncodedItem], choices: Choices) -> Tensor:
     """Return for each of R prompts and B items (R, 4, B): whether the answer is right, and right
     among the answers of the task; its nats; its tokens."""
     batches: list[list[EncodedItem]] = []
@@ -204,8 +181,8 @@ def _rates(score: Tensor) -> dict[str, float]:
     return {k: _six_digits(v / n) for (k, v), n in zip(rates.items(), wholes, strict=True)}
 
 
-def _topology(clouds: Tensor) -> dict[str, float]:
-    deaths = h0_persistence(clouds if clouds.ndim == 3 else clouds[None]).deaths
+def _topology(prompt: Tensor) -> dict[str, float]:
+    deaths = h0_persistence(prompt[None]).deaths
     measures = (barcode.mean_death, barcode.coefficient_of_variation, barcode.redundancy)
     return {each.__name__: _six_digits(float(each(deaths).mean())) for each in measures}
 
@@ -224,21 +201,15 @@ def run_study(
     appended to `out`/NAME.jsonl as it ends, and a cohort that was stopped begins again.
     """
     for plan, seed in itertools.product(design.tasks, design.seeds):
-        sizes = {"train_size": plan.train_size, "test_size": plan.test_size}
-        load_task(plan.task, **sizes, seed=seed, difficulty=plan.difficulty)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(out, passing=True))
-        except HeldElsewhere as error:
-            raise RuntimeError(f"{out} is in use by {error}: wait for its end") from None
-        results = stack.enter_context(contextlib.closing(ResultsFile(out / f"{design.name}.jsonl")))
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        load_task(plan.task, plan.train_size, plan.test_size, seed, plan.difficulty)
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    file = out / f"{design.name}.jsonl"
+    with exclusive(out, passing=True), contextlib.closing(ResultsFile(file)) as results:
         line = {"kind": "experiment", "name": design.name, "design": design.to_mapping()}
         declared = [each["design"] for each in results.records if each["kind"] == "experiment"]
         if declared[-1:] != [line["design"]]:
             results.append([line | {"date": now}])
         done = {line["key"] for line in read_results(out) if line["kind"] == "run"}
-        total = len({trial_key(trial) for cohort in design.cohorts() for trial in cohort})
         cohorts = list(design.cohorts(done))
         if not cohorts:
             return 0
@@ -246,50 +217,43 @@ def run_study(
         versions = {name: importlib.metadata.version(name) for name in ("transformers", "peft")}
         facts["machine"] = {name: str(value) for name, value in machine().items()} | versions
         results.append([{"kind": "session", "date": now, **facts}])
-        bar = tqdm(total=total, initial=total - sum(map(len, cohorts)), desc=design.name)
-        stack.enter_context(bar)
         context = multiprocessing.get_context("spawn")
-        stop = context.Event()
-        pool = ProcessPoolExecutor(processes, context, _initialize, (threads, device, stop))
+        pool = ProcessPoolExecutor(processes, context, _initialize, (threads,))
+        goes_on = f"{file} holds what was finished, and the same command goes on"
         try:
-            return _collect({pool.submit(_work, each): each for each in cohorts}, results, bar)
+            return _collect({pool.submit(_work, each, device): each for each in cohorts}, results)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted; {results.path} holds what was finished, and the same command goes on"
-            ) from None
+            raise KeyboardInterrupt(f"interrupted; {goes_on}") from None
+        except BrokenProcessPool:
+            what = "if memory ran out, use fewer processes or a smaller cohort"
+            raise RuntimeError(f"a process died. {goes_on}; {what}") from None
         finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            # After an error, cohorts that are still trained would keep the command waiting.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown()
 
 
-def _collect(futures: dict[Future[Any], list[Trial]], results: ResultsFile, bar: tqdm) -> int:
+def _collect(futures: dict[Future[Any], list[Trial]], results: ResultsFile) -> int:
     """Append the results of cohorts as they end; return how many of them failed."""
     failures = 0
-    for future in as_completed(futures):
-        trial = futures[future][0]
-        try:
-            records = future.result()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                f"a process died. {results.path} holds what was finished, and the same command "
-                "goes on; if memory ran out, use fewer processes or a smaller cohort"
-            ) from None
-        except RuntimeError as error:
-            failures += 1
-            arms = ", ".join(f"{each['method']} at {each['lr']:g}" for each in futures[future])
-            what = f"{trial['task']}, {trial['model']}, seed {trial['seed']} ({arms})"
-            bar.write(f"failed: {what}: {error}", file=sys.stderr)
-        else:
-            results.append(records)
-            bar.update(len(records))
+    with tqdm(total=sum(map(len, futures.values())), desc=results.path.stem) as bar:
+        for future in as_completed(futures):
+            cohort = futures[future]
+            try:
+                records = future.result()
+            except ValueError as error:
+                failures += 1
+                arms = ", ".join(f"{trial['method']} at {trial['lr']:g}" for trial in cohort)
+                what = f"{cohort[0]['task']}, {cohort[0]['model']}, seed {cohort[0]['seed']}"
+                bar.write(f"failed: {what} ({arms}): {error}", file=sys.stderr)
+            else:
+                results.append(records)
+                bar.update(len(records))
     return failures
 
 
-# A process keeps between cohorts its device, the event that stops it, and the last model.
-_process: dict[str, Any] = {}
-
-
-def _initialize(threads: int, device: str, stop: Any) -> None:
+def _initialize(threads: int) -> None:
     # A terminal sends an interrupt to the whole group, and the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
@@ -297,20 +261,17 @@ def _initialize(threads: int, device: str, stop: Any) -> None:
     parent: Any = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
-    _process.update(device=device, stop=stop, name=None)
 
 
-def _work(cohort: list[Trial]) -> list[dict[str, Any]]:
-    name = cohort[0]["model"]
+@functools.lru_cache(maxsize=1)
+def _model(name: str, device: str) -> tuple[Any, Any]:
+    base, tokenizer = load_model(name)
+    return base.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _work(cohort: list[Trial], device: str) -> list[dict[str, Any]]:
     try:
-        if _process["name"] != name:
-            # One at a time: models are large, and cohorts come model by model.
-            _process.update(name=None, model=None)
-            base, tokenizer = load_model(name)
-            base = base.to(_process["device"]).eval().requires_grad_(False)
-            _process.update(name=name, model=(base, tokenizer))
-        return train(cohort, *_process["model"], _process["stop"].is_set)
+        return train(cohort, *_model(cohort[0]["model"], device))
     except Exception as error:
         # Other errors may hold what cannot be sent to the parent.
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RuntimeError(text) from error
+        raise ValueError(one_line(f"{type(error).__name__}: {error}")) from error

@@ -11,16 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Study
 
-Floats = Sequence[float]
 # Nothing is claimed about other seeds if there are fewer pairs.
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
 _ASSIGNMENTS = 2**14
-# Values that agree in so many digits would be equal if sums of decimals were not rounded.
-_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Difference:
 
 
 def paired_difference(
-    arm: Floats, baseline: Floats, confidence: float = 0.95, margin: float | None = None
+    arm: ArrayLike, baseline: ArrayLike, confidence: float = 0.95, margin: float | None = None
 ) -> Difference:
     """Return what n pairs of runs say of the mean difference arm - baseline.
 
@@ -59,40 +57,36 @@ def paired_difference(
         arm, baseline: (n,), the same seeds in the same order; NaN for a missing outcome.
         margin: the difference that would not matter; None without one.
     """
-    both = np.asarray([arm, baseline], np.float64)
-    both = both[:, np.isfinite(both).all(axis=0)]
-    count = both.shape[1]
+    values = np.subtract(arm, baseline, dtype=np.float64)
+    # Nine decimals: differences that would be equal without rounding errors are equal.
+    values = values[np.isfinite(values)].round(9)
+    count = len(values)
     if not count:
         return Difference(0)
-    largest = float(np.abs(both).max())
-    scale = 10.0 ** min(_DIGITS - math.ceil(math.log10(largest)), 100) if largest else 1.0
-    # Whole numbers of the last digit that counts: equal differences are equal, sums are exact.
-    whole = np.rint((both[0] - both[1]) * scale)
-    signs = [int((np.sign(whole) == sign).sum()) for sign in (1, -1, 0)]
-    mean = float(whole.sum()) / scale / count
-    found = Difference(count, mean, sign_flip_p(whole), *signs)
+    signs = [int((np.sign(values) == sign).sum()) for sign in (1, -1, 0)]
+    mean = round(math.fsum(values) / count, 12) + 0.0  # No sum is -0.0 or nearly zero.
+    found = Difference(count, mean, sign_flip_p(values), *signs)
     if count < 2:
         return found
-    if (whole == whole[0]).all():
+    if (values == values[0]).all():
         sure = None if margin is None else float(abs(mean) >= margin)
         return replace(found, low=mean, high=mean, equivalence=sure)
-    values = whole / scale
-    spread = float(values.std(ddof=1))
     interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
     found = replace(found, low=float(interval.low), high=float(interval.high))
     if margin is not None:
         above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
         below = stats.ttest_1samp(values, margin, alternative="less").pvalue
         found = replace(found, equivalence=float(max(above, below)))
+    spread = float(values.std(ddof=1))
     return replace(found, detectable=detectable_difference(spread, count, confidence))
 
 
-def sign_flip_p(whole: np.ndarray) -> float:
-    """Two-sided p of the sum of (n,) whole numbers under all changes of their signs."""
-    if len(whole) < 2 or not whole.any():
+def sign_flip_p(values: np.ndarray) -> float:
+    """Two-sided p of the sum of (n,) differences under all changes of their signs."""
+    if len(values) < 2:
         return 1.0
     draws = {"n_resamples": _ASSIGNMENTS, "random_state": np.random.default_rng(0)}
-    found = stats.permutation_test((whole,), np.sum, permutation_type="samples", **draws)
+    found = stats.permutation_test((values,), np.sum, permutation_type="samples", **draws)
     return float(found.pvalue)
 
 
@@ -120,7 +114,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
     """One outcome of an arm beside the baseline's, over the seeds that both have.
 
@@ -158,13 +152,9 @@ def compare(
     names = dict.fromkeys([*study.primary, *outcomes])
     arms = [arm for arm in study.arms_of(group) if arm != base]
     found = [_compare(study, group, arm, base, OUTCOMES[name]) for arm in arms for name in names]
-    primary = {
-        index: entry.difference.p
-        for index, entry in enumerate(found)
-        if entry.outcome.name in study.primary and entry.difference.p is not None
-    }
-    for index, p in zip(primary, holm(list(primary.values())), strict=True):
-        found[index] = replace(found[index], holm=p)
+    tested = [e for e in found if e.outcome.name in study.primary and e.difference.p is not None]
+    for entry, p in zip(tested, holm([e.difference.p for e in tested]), strict=True):
+        entry.holm = p
     return found
 
 
@@ -177,7 +167,7 @@ def _compare(study: Study, group: int, arm: str, baseline: str, outcome: Outcome
     never = 0 < censored == sum(map(len, [*pairs["rates"], *pairs["rates_base"]]))
     difference = paired_difference(
         *([] if never else pairs[column].to_numpy(float) for column in (name, f"{name}_base")),
-        float(study.design.get("confidence", 0.95)),
+        study.design["confidence"],
         study.design.get("margins", {}).get(name),
     )
     other_rates = study.rates(group, arm) != study.rates(group, baseline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from tsloss_fast.benchmarks.study import outcomes
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Record, Study
@@ -13,20 +14,12 @@ from tsloss_fast._terminal import counted, table_lines
 
 NONE, NEVER, OTHER_RATE = "–", "never reached", "\N{DAGGER}"
 REFERENCES = ("majority_rate", "zero_shot_restricted_accuracy")
-_HEAD = """{runs}. Each difference is method − {baseline}, paired by seed, with Student's interval
-and the sign-flip test; Holm's correction is for all primary outcomes and methods of a group. Better
-means more accuracy, fewer steps, less cross-entropy (CE). A run that never reached a threshold
-counts with all its steps, so that means are lower bounds (≥). With several learning rates (lr), a
-seed counts with its mean over them. ± is the standard deviation over seeds. The last column is the
-true difference for which 80 % of such studies have an interval without zero. Milliseconds depend
-on the machine, its load, and the runs that are trained together."""
 
 
 def summarize(records: Iterable[Record]) -> str:
     """Return the page of the records of one experiment, which may be underway."""
     study = outcomes.read_study(records)
-    blocks = [f"# {study.name}", study.design.get("question", "")]
-    blocks += [_HEAD.format(runs=counted(len(study.runs), "run"), baseline=study.arms[0])]
+    blocks: list[str] = []
     names = outcomes.group_names(study.groups, short=False)
     for group in study.begun:
         found = compare(study, group, ["final_ce"])
@@ -34,7 +27,10 @@ def summarize(records: Iterable[Record]) -> str:
         blocks += ["\n".join(f"- {s}" for s in [*notes(study, group), *conclusions(study, found)])]
     waiting = [f"- {name}" for group, name in enumerate(names) if group not in study.begun]
     blocks += ["## No run finished yet", "\n".join(waiting)] if waiting else []
-    return "\n\n".join(filter(None, blocks)) + "\n"
+    template = Path(__file__).with_name("tables_template.md").read_text(encoding="utf-8")
+    head = {"name": study.name, "question": study.design["question"], "baseline": study.arms[0]}
+    groups = "\n\n".join(filter(None, blocks))
+    return template.format(**head, runs=counted(len(study.runs), "run"), groups=groups)
 
 
 def methods_table(study: Study, group: int) -> str:
@@ -63,9 +59,8 @@ def differences_table(found: Sequence[Comparison]) -> str:
         d, outcome = entry.difference, entry.outcome
         ways = [d.above, d.below, d.equal] if outcome.better >= 0 else [d.below, d.above, d.equal]
         row = [entry.arm + OTHER_RATE * entry.other_rates, outcome.label]
-        row += [
-            f"{d.pairs}" + f", {counted(entry.censored, 'run')} censored" * (entry.censored > 0)
-        ]
+        late = f", {counted(entry.censored, 'run')} censored" if entry.censored else ""
+        row += [f"{d.pairs}{late}"]
         row += [NEVER if entry.never else shown(d.mean, outcome, "+"), interval_text(entry)]
         row += [f"**{entry.verdict}**" if entry.verdict else "", " / ".join(map(str, ways))]
         p_values = [NONE if p is None else f"{p:.3g}" for p in (d.p, entry.holm, d.equivalence)]
@@ -107,8 +102,7 @@ def shown(value: float | None, outcome: Outcome, sign: str = "") -> str:
 def reference(study: Study, group: int, name: str) -> float:
     """The mean over seeds of a rate that needs no training; NaN without one."""
     runs = study.runs[study.runs.group == group].drop_duplicates("seed").run
-    rates = [run["reference"][name] for run in runs if run["reference"].get(name) is not None]
-    return math.fsum(rates) / len(rates) if rates else math.nan
+    return float(runs.map(lambda run: run["reference"].get(name)).astype(float).mean())
 
 
 def notes(study: Study, group: int) -> Iterator[str]:
@@ -126,7 +120,7 @@ def notes(study: Study, group: int) -> Iterator[str]:
     runs = study.runs[study.runs.group == group]
     for arm in study.arms:
         seeds = study.of(group, arm)
-        lacking = sorted({*runs.seed, *study.design.get("seeds", [])} - set(seeds.seed))
+        lacking = sorted({*runs.seed, *study.design["seeds"]} - set(seeds.seed))
         if lacking:
             yield f"{arm} is not finished: seed {', '.join(map(str, lacking))}."
         broken = [OUTCOMES[n].label for n in OUTCOMES if seeds[n][seeds.diverged > 0].isna().any()]
@@ -178,7 +172,7 @@ def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
         if p is not None and p < 0.05 and entry.difference.pairs >= MINIMUM_SEEDS:
             margin = study.design["margins"][entry.outcome.name]
             yield f"{entry.arm} makes no difference of {margin:g} in {entry.outcome.label}."
-    yield from chance(tested, float(study.design.get("confidence", 0.95)))
+    yield from chance(tested, study.design["confidence"])
 
 
 def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:

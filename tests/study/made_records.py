@@ -11,13 +11,14 @@ TASK: Record = {
     "steps": 8, "batch_size": 8, "eval_every": 4,
     "train_ce_threshold": 0.4, "ce_threshold": 0.5, "accuracy_threshold": 0.75,
 }  # fmt: skip
+REFERENCE = {"majority_rate": 0.55, "zero_shot_accuracy": 0.1, "zero_shot_restricted_accuracy": 0.5}
 START: Record = {"name": "x", "init": "text", "init_text": "x", "jitter": 0.0}
 
 
 def make_design(methods: Sequence[Any] = ("ce", "tsloss"), **changes: Any) -> Record:
     design = {
         "name": "made", "question": "Does it help?", "models": ["smollm2"], "tasks": [TASK],
-        "adapters": ["prompt"], "virtual_tokens": [10], "starts": [START],
+        "virtual_tokens": [10], "starts": [START],
         "methods": [m if isinstance(m, dict) else {"name": m, "loss": m} for m in methods],
         "lr": [0.03], "seeds": [0, 1, 2, 3, 4], "lr_schedule": "constant", "weight_decay": 0.0,
         "primary": ["train_ce", "final_accuracy"], "margins": {}, "confidence": 0.95, **changes,
@@ -34,40 +35,29 @@ def make_run(
     losses: Sequence[float | None] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5),
     task: Mapping[str, Any] = TASK,
     start: Mapping[str, Any] = START,
-    digest: str = "d",
     diverged: int | None = None,
     **trial: Any,
 ) -> Record:
     fields = {k: v for k, v in task.items() if not k.endswith("_threshold")}
     fields |= {"start" if k == "name" else k: v for k, v in start.items()}
     fields |= {"stage": "final", "model": "smollm2", "adapter": "prompt", "virtual_tokens": 10}
-    fields |= {
-        "weight_decay": 0.0,
-        "lr_schedule": "constant",
-        "method": method,
-        "settings": {"loss": method},
-    }
-    fields |= {"lr": 0.03, "weight": 0.0 if method == "ce" else 3.0, "seed": seed, **trial}
+    fields |= {"weight_decay": 0.0, "lr_schedule": "constant", "method": method}
+    fields |= {"settings": {}, "lr": 0.03, "weight": 0.0 if method == "ce" else 3.0}
+    fields |= {"seed": seed, **trial}
     steps = range(0, fields["steps"] + 1, fields["eval_every"])
-    points = zip(steps, accuracy, ce, strict=False)
+    names = ("step", "accuracy", "ce")
+    points = [dict(zip(names, p, strict=True)) for p in zip(steps, accuracy, ce, strict=False)]
     return {
         "kind": "run",
         "key": " ".join(str(fields[k]) for k in ("stage", "task", "start", "method", "lr", "seed")),
         "trial": fields,
-        "reference": {
-            "majority_rate": 0.55,
-            "zero_shot_accuracy": 0.1,
-            "zero_shot_restricted_accuracy": 0.5,
-        },
-        "curve": [
-            {"step": step, "accuracy": rate, "ce": nats, "coefficient_of_variation": 0.05}
-            for step, rate, nats in points
-        ],
+        "reference": dict(REFERENCE),
+        "curve": [point | {"coefficient_of_variation": 0.05} for point in points],
         "train_ce": list(losses),
         "end": {"accuracy": accuracy[-1], "ce": ce[-1]},
         "seconds": {"step": 0.4, "term": 0.004},
         "diverged": diverged,
-        "task_digest": digest,
+        "task_digest": "d",
     }
 
 

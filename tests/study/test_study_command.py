@@ -17,44 +17,34 @@ from tsloss_fast import cli
     ("arguments", "message"),
     [
         (["defualt"], "neither a file nor one of ablation, default"),
-        (["default", "--methods", "ce", "adam"], "got 'adam', expected one of ce, l2"),
-        (["default", "--tasks", "navigation"], "'navigation' is neither a file nor"),
-        (["default", "--seeds", "1", "1"], "seeds: number 1 and number 2 are the same"),
         (["default", "--tables"], "No such file"),
-        (["default", "--device", "cuda:7"], "--device: got 'cuda:7', expected one of cpu"),
-        (["{big}"], "was asked for 20 train items, but only 4 different ones"),
+        (["default", "--device", "cuda:7"], "CUDA"),
     ],
 )
 def test_what_cannot_be_run_is_refused_and_leaves_nothing(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    big = write(tmp_path, tasks=[{"task": "boolean", "difficulty": 1, "train_size": 20}])
-    arguments = [argument.format(big=big) for argument in arguments]
     assert cli.main(["compare", *arguments, "--out", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [big]
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_or_is_held_is_refused(
+def test_a_folder_that_is_held_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    assert cli.main(["compare", "quick", "--out", str(file / "out")]) == 1
-    assert "file" in capsys.readouterr().err
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert cli.main(["compare", "quick", "--out", str(tmp_path)]) == 1
     assert "is in use by another process" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "file"]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_study_is_run_once_and_a_failing_model_harms_no_other(
     tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["compare", str(write(tmp_path, seeds=[0, 1])), "--out", str(out), "--models"]
-    words += [str(tmp_path / "no such model"), str(tiny_folder)]
+    models = [str(tmp_path / "no such model"), str(tiny_folder)]
+    words = ["compare", str(write(tmp_path, seeds=[0, 1], models=models)), "--out", str(out)]
     assert cli.main([*words, "--processes", "2", "--threads", "1"]) == 1
     said = capfd.readouterr()
     assert "no such model, seed 1 (ce at 0.03, tsloss at 0.03): Model" in said.err

@@ -19,7 +19,7 @@ from tsloss_fast.benchmarks.study.results import read_results
 from tsloss_fast.benchmarks.study.run import run_study, train
 from tsloss_fast.benchmarks.study.tasks import load_task
 
-from tsloss_fast import TSLoss, h0_persistence
+from tsloss_fast import h0_persistence
 from tsloss_fast.tuning import add_soft_prompt, initial_prompt
 from tsloss_fast.tuning.answers import Choices, answer_logits, encode_items, evaluate
 
@@ -99,39 +99,6 @@ def test_a_run_is_the_same_alone_and_among_others(tiny: Any, tmp_path: Path) -> 
         assert timeless([record], "cohort") == timeless(alone, "cohort")
 
 
-def test_a_term_on_hidden_states_pulls_the_prompt_through_the_model(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Adam's first step is lr · sign(gradient), computed here from the model's hidden states."""
-    runs: list[Any] = []
-    original = run._begin
-    monkeypatch.setattr(run, "_begin", lambda *a: runs.append(original(*a)) or runs[-1])
-    _, record = train(trials(tmp_path, ["ce", "tsloss-hidden"], task={"steps": 1}), *tiny)
-    assert record["seconds"]["term"] is None
-    items = encode_items(load_task("boolean", train_size=20, test_size=16).train, tiny[1])
-    start = initial_prompt(*tiny, 6)
-    model = add_soft_prompt(tiny[0], start).eval()
-    prompt = next(p for p in model.parameters() if p.requires_grad)
-    ce = answer_logits(model, run._batch(items, 1, 0, 8)).cross_entropy()
-    states = tiny[0](inputs_embeds=prompt[None], output_hidden_states=True).hidden_states[1:]
-    (gradient,) = torch.autograd.grad(ce + 10 * TSLoss()(torch.cat(states)), prompt)
-    clear = gradient.abs() > 1e-3 * gradient.abs().max()
-    step = (runs[1].parameter.detach() - start)[clear]
-    torch.testing.assert_close(step, -0.03 * gradient.sign()[clear], rtol=1e-3, atol=1e-6)
-    assert not torch.equal(runs[0].parameter, runs[1].parameter)
-
-
-def test_prefixes_are_trained_as_clouds_of_every_layer(tiny: Any, tmp_path: Path) -> None:
-    changes = {"adapters": ["prefix"], "lr": [0.1]}
-    control, tuned = train(trials(tmp_path, ["ce", "tsloss"], **changes), *tiny)
-    assert control["train_ce"][-1] < control["train_ce"][0]
-    name = "coefficient_of_variation"
-    assert tuned["curve"][-1][name] < control["curve"][-1][name]
-    # The prompt that the prefix is made of gives the same first loss.
-    (as_prompt,) = train(trials(tmp_path, ["ce"]), *tiny)
-    assert control["train_ce"][0] == pytest.approx(as_prompt["train_ce"][0], rel=1e-5)
-
-
 def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +126,8 @@ def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
 
 
 def runs_of(folder: Path) -> dict[str, Any]:
-    runs = [line for line in read_results(folder) if line["kind"] == "run"]
+    lines = read_results(folder) if list(folder.glob("*.jsonl")) else []
+    runs = [line for line in lines if line["kind"] == "run"]
     return {line["key"]: timeless([line], "cohort") for line in runs}
 
 
@@ -173,15 +141,12 @@ def test_killed_and_interrupted_studies_end_as_one_that_was_not(
     words = [sys.executable, "-m", "tsloss_fast", "compare", str(write(tmp_path, **changes))]
     words += ["--out", str(out), "--threads", "1"]
 
-    def some_runs(more_than: int) -> bool:
-        return (out / "small.jsonl").exists() and len(runs_of(out)) > more_than
-
     for number, sent in enumerate((signal.SIGKILL, signal.SIGINT)):
         # Shells let what runs in the background ignore interrupts, which would be inherited.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
             end = time.monotonic() + 300
-            while not some_runs(2 * number) and process.poll() is None:
+            while process.poll() is None and len(runs_of(out)) <= 2 * number:
                 assert time.monotonic() < end
                 time.sleep(0.02)
             process.send_signal(sent)

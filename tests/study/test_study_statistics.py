@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -22,11 +21,6 @@ from tsloss_fast.benchmarks.study.statistics import (
 )
 
 DECIMALS = st.lists(st.integers(-1000, 1000).map(lambda k: k / 1000), min_size=1, max_size=9)
-
-
-@pytest.fixture(autouse=True)
-def no_warning_escapes() -> None:
-    warnings.simplefilter("error")
 
 
 def all_sign_flips(values: list[float]) -> float:
@@ -54,32 +48,15 @@ def test_a_difference_is_what_scipy_and_an_enumeration_say(values: list[float]) 
         t = [(np.mean(values) + s * 0.3) / stats.sem(values) for s in (1, -1)]
         p = max(stats.t.sf(t[0], len(values) - 1), stats.t.cdf(t[1], len(values) - 1))
         assert found.equivalence == pytest.approx(p, abs=1e-6)
-        size = detectable_difference(np.std(values, ddof=1), len(values))
-        assert found.detectable == pytest.approx(size)
-
-
-@settings(deadline=None, max_examples=60)
-@given(DECIMALS)
-def test_exchanging_the_two_turns_every_sign(values: list[float]) -> None:
-    zero = [0.0] * len(values)
-    one, other = paired_difference(values, zero), paired_difference(zero, values)
-    assert one.mean == -other.mean
-    assert (one.p, one.above, one.detectable) == (other.p, other.below, other.detectable)
-    if one.low is not None and one.high is not None:
-        assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
 
 
 def test_no_pair_says_nothing_and_one_pair_has_no_interval() -> None:
     assert paired_difference([], []) == Difference(0)
-    assert paired_difference([math.nan, math.inf], [0.5, 0.5]) == Difference(0)
+    some = paired_difference([0.7, math.nan, 0.5, 0.6], [0.5, 0.5, math.inf, 0.5])
+    assert some == paired_difference([0.7, 0.6], [0.5, 0.5])
     one = paired_difference([0.7], [0.5], margin=0.1)
     assert (one.pairs, one.mean, one.p, one.above) == (1, pytest.approx(0.2), 1.0, 1)
     assert (one.low, one.high, one.equivalence, one.detectable) == (None, None, None, None)
-
-
-def test_a_pair_with_a_value_that_is_not_finite_is_left_out() -> None:
-    found = paired_difference([0.7, math.nan, 0.5, 0.6], [0.5, 0.5, math.inf, 0.5])
-    assert found == paired_difference([0.7, 0.6], [0.5, 0.5])
 
 
 def test_equal_differences_have_an_interval_of_one_point() -> None:
@@ -94,21 +71,6 @@ def test_equal_differences_have_an_interval_of_one_point() -> None:
     assert (shift.p, shift.equivalence, shift.detectable) == (2 / 2**5, 1, None)
 
 
-def test_with_more_than_14_pairs_signs_are_drawn_the_same_way_each_time() -> None:
-    values = np.random.default_rng(0).normal(0.3, 1, 24)
-    found = [paired_difference(values, np.zeros(24)).p for _ in range(2)]
-    assert found[0] == found[1]
-    assert found[0] == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.03)
-
-
-def test_intervals_of_five_seeds_cover_what_they_promise_and_tests_err_as_often() -> None:
-    generator = np.random.default_rng(1)
-    found = [paired_difference(generator.normal(size=5), np.zeros(5)) for _ in range(600)]
-    assert 0.93 < np.mean([d.low < 0 < d.high for d in found]) < 0.97
-    # The least p of five seeds is 1/16, so that it comes up as often.
-    assert 0.04 < np.mean([d.p <= 1 / 16 for d in found]) < 0.085
-
-
 def test_the_detectable_difference_is_seen_in_80_percent_of_studies() -> None:
     assert detectable_difference(0.062, 5) == pytest.approx(0.104, abs=5e-4)
     size = detectable_difference(2.0, 8)
@@ -116,21 +78,12 @@ def test_the_detectable_difference_is_seen_in_80_percent_of_studies() -> None:
     assert np.mean(stats.ttest_1samp(studies, 0, axis=1).pvalue < 0.05) == pytest.approx(
         0.8, abs=0.01
     )
-    assert detectable_difference(1.0, 2) > 0
 
 
 def test_holm_is_that_of_the_paper() -> None:
     assert holm([0.01, 0.04, 0.03]) == [0.03, 0.06, 0.06]
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p: list[float]) -> None:
-    found = holm(p)
-    assert all(a <= b <= min(1, len(p) * a + 1e-12) for a, b in zip(p, found, strict=True))
-    order = sorted(range(len(p)), key=p.__getitem__)
-    assert [found[k] for k in order] == sorted(found)
 
 
 def test_pairs_are_of_the_same_seed_and_items() -> None:
@@ -143,13 +96,8 @@ def test_pairs_are_of_the_same_seed_and_items() -> None:
 
 def test_the_correction_is_for_all_primary_outcomes_of_all_methods() -> None:
     records = [make_design(["ce", "tsloss", "l2"]), *make_pairs([0.1, 0.2, 0.3, 0.1, 0.2])]
-    records += [
-        run for run in make_pairs([0.01, -0.01, 0.02, 0.0, 0.01], "l2") if "l2" in run["key"]
-    ]
+    records += make_pairs([0.01, -0.01, 0.02, 0.0, 0.01], "l2")[1::2]
     found = compare(read_study(records), 0, ["final_ce"])
-    assert [(e.arm, e.outcome.name) for e in found][:3] == [
-        ("tsloss", "train_ce"), ("tsloss", "final_accuracy"), ("tsloss", "final_ce")
-    ]  # fmt: skip
     primary = [entry for entry in found if entry.outcome.name != "final_ce"]
     assert [e.holm for e in primary] == holm([e.difference.p or 0.0 for e in primary])
     assert [e.holm for e in found if e.outcome.name == "final_ce"] == [None, None]
@@ -160,10 +108,9 @@ def test_the_correction_is_for_all_primary_outcomes_of_all_methods() -> None:
 def test_a_verdict_needs_five_seeds(sign: int, verdict: str) -> None:
     design = make_design(primary=["final_accuracy", "final_ce", "accuracy_area"])
     gains = [sign * gain for gain in (0.1, 0.11, 0.1, 0.12, 0.1)]
-    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains)]), 0)] == [
-        verdict
-    ] * 3
-    assert [e.verdict for e in compare(read_study([design, *make_pairs(gains[:4])]), 0)] == [""] * 3
+    for count, expected in ((5, verdict), (4, "")):
+        found = compare(read_study([design, *make_pairs(gains[:count])]), 0)
+        assert [entry.verdict for entry in found] == [expected] * 3
 
 
 def test_runs_that_all_miss_the_threshold_are_not_compared() -> None:
@@ -173,9 +120,3 @@ def test_runs_that_all_miss_the_threshold_are_not_compared() -> None:
     late = [*make_pairs([0.0]), make_run("ce", 1), make_run("tsloss", 1, accuracy=flat(0.8))]
     (entry,) = compare(read_study([design, *late]), 0)
     assert (entry.never, entry.censored, entry.difference.mean) == (False, 3, -4)
-
-
-def test_different_learning_rates_are_noted() -> None:
-    runs = [make_run("ce", 0), make_run("tsloss", 0, lr=0.02), make_run("l2", 0)]
-    found = compare(read_study(runs), 0)
-    assert {entry.arm: entry.other_rates for entry in found} == {"tsloss": True, "l2": False}

