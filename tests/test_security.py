@@ -247,7 +247,7 @@ def lock(folder: Path) -> None:
 def log(folder: Path) -> None:
     from tsloss_fast.tuning.run_folder import MetricsLog
 
-    MetricsLog(folder, 0).close()
+    MetricsLog(folder, None).close()
 
 
 def results(folder: Path) -> None:

@@ -39,17 +39,18 @@ def main(argv: Sequence[str]) -> int:
     require("tsloss compare", "tuning,study", *modules)
     # Read when torch is loaded: threads that spin while they wait slow the other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
     from tsloss_fast.benchmarks.study.design import load_design
     from tsloss_fast.benchmarks.study.figure import draw
     from tsloss_fast.benchmarks.study.results import read_results
     from tsloss_fast.benchmarks.study.run import run_study
     from tsloss_fast.benchmarks.study.tables import summarize
 
+    from tsloss_fast.tuning.config import check_device
+
     design = load_design(options.design)
     failures = 0
     if not options.tables:
-        torch.empty(0, device=options.device)  # An error if there is no such device.
+        check_device(options.device)
         try:
             failures = run_study(design, options.out, options.processes, threads, options.device)
         except HeldElsewhere as error:

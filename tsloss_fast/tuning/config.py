@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tsloss_fast.loss import TSLoss
 from tsloss_fast.tuning.tasks import OPERANDS
 
-__all__ = ["DEFAULT_WEIGHTS", "INITS", "LOSSES", "MeanSquaredNorm", "TuneConfig"]
+__all__ = ["DEFAULT_WEIGHTS", "INITS", "LOSSES", "MeanSquaredNorm", "TuneConfig", "check_device"]
 
 # The scale-free losses share a weight. A sum of lengths or squared norms is as large as the
 # embedding is, tens on SmolLM2: at weight 10 it would pull the prompt to the origin.
@@ -140,7 +140,7 @@ class TuneConfig:
             raise ValueError(f"init 'text' needs a text in init_text, got {text!r}")
         if self.init != "text" and text is not None:
             raise ValueError(f"init_text is only used by init 'text', but init is {self.init!r}")
-        _check_device(self.device)
+        check_device(self.device)
 
     def make_loss(self) -> nn.Module:
         """Return the module of what is added to the cross-entropy (for "ce", of what is
@@ -161,7 +161,7 @@ class TuneConfig:
         return settings
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     """Raise ValueError unless torch finds the device on this machine."""
     try:
         device = torch.device(name)
