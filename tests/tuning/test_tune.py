@@ -289,6 +289,15 @@ def test_bad_settings_are_refused_before_anything_is_made(
     assert not Path(settings["out"]).exists()
 
 
+def test_a_second_device_is_to_be_chosen_by_what_is_seen(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert TuneConfig(**settings, device="cuda").device == "cuda"
+    with pytest.raises(ValueError, match=r"got 'cuda:2': .*CUDA_VISIBLE_DEVICES=2"):
+        TuneConfig(**settings, device="cuda:2")
+
+
 def test_a_missing_gudhi_is_said_before_anything_is_made(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,13 @@ class TuneConfig:
         if self.init != "text" and text is not None:
             raise ValueError(f"init_text is only used by init 'text', but init is {self.init!r}")
         check_device(self.device)
+        index = torch.device(self.device).index
+        if index:
+            raise ValueError(
+                f"device must be the first of its kind, which is the one that the Trainer takes, got "
+                f"{self.device!r}: let only that one be seen, with CUDA_VISIBLE_DEVICES={index} and "
+                "the device cuda"
+            )
 
     def make_loss(self) -> nn.Module:
         """Return the module of what is added to the cross-entropy (for "ce", of what is
