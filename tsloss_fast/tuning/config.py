@@ -144,9 +144,8 @@ class TuneConfig:
         index = torch.device(self.device).index
         if index:
             raise ValueError(
-                f"device must be the first of its kind, which is the one that the Trainer takes, got "
-                f"{self.device!r}: let only that one be seen, with CUDA_VISIBLE_DEVICES={index} and "
-                "the device cuda"
+                "device must be the first of its kind, as the Trainer takes it, got "
+                f"{self.device!r}: use the device cuda, with CUDA_VISIBLE_DEVICES={index}"
             )
 
     def make_loss(self) -> nn.Module:
