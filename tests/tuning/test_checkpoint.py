@@ -123,7 +123,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     tmp_path: Path, untouched: Any
 ) -> None:
-    """The process is killed from outside, whatever it is doing then."""
+    """The process is killed from outside at a random moment."""
     chosen = random.Random(os.environ.get("TSLOSS_KILL_SEED", "1"))
     out = tmp_path / "run"
     killed = 0

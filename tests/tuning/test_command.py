@@ -64,7 +64,7 @@ def test_tune_with_a_control_writes_and_names_everything(
     assert progress.count("loading ") == 1, "the model is loaded once for both runs"
     evaluations = [line for line in progress.splitlines() if ": accuracy " in line]
     assert len(evaluations) == 6
-    # The rates without tuning are said once a run, with what they mean.
+    # The rates without tuning are printed once a run, with an explanation.
     (said, _) = [line for line in progress.splitlines() if "majority 0." in line]
     assert "share of test items whose answer is the most likely text" in said
     assert "restricted zero-shot 0." in said

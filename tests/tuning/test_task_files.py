@@ -1,4 +1,4 @@
-"""Tasks from files: read line by line, and what is wrong with them said."""
+"""Tasks from files are read line by line, and each fault is named with its line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trainer takes for a loss, a weight and clouds, and what its log says of them."""
+"""The losses, weights and clouds that a trainer takes, and the values that it logs of them."""
 
 from __future__ import annotations
 

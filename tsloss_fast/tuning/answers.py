@@ -1,4 +1,4 @@
-"""What a model says at the answer tokens of a task, and how often that is right.
+"""Logits of a model at the answer tokens of a task, and how often its answers are right.
 
 A training step of prompt tuning runs a frozen model over [prompt][question][answer] for each item.
 Two parts of that are not needed. Under causal attention the prompt's keys and values are the same
@@ -175,7 +175,7 @@ def can_share_prompt(model: Any, items: Sequence[EncodedItem]) -> bool:
         except Exception:
             if not share_prompt:
                 raise
-            # Whatever the error is, it means that this model cannot be run in this way.
+            # Any error means that this model cannot be run in this way.
             return False
         found.append((loss.detach(), torch.cat([g.flatten().float() for g in gradients])))
     (loss, gradient), (shared_loss, shared_gradient) = found

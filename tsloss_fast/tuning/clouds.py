@@ -14,7 +14,7 @@ from tsloss_fast.functional import H0Persistence, h0_persistence
 
 __all__ = ["Clouds", "LastBarcode", "cloud_names", "cloud_parts", "one_batch", "prompt_clouds"]
 
-# What a function of clouds may give: points (N, D) or (B, N, D), or several of them.
+# The result of a function of clouds: points (N, D) or (B, N, D), or several such tensors.
 Clouds = Tensor | Sequence[Tensor]
 
 # Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.

@@ -36,7 +36,7 @@ SHOWN = ("mean_lifetime", "coefficient_of_variation", "redundancy")
 
 
 class TopologyRecorder:
-    """What the callbacks for transformers and for Lightning share; `PromptTopologyCallback`
+    """The shared part of the callbacks for transformers and for Lightning; `PromptTopologyCallback`
     explains the arguments. `seconds` is the time that recording has taken on this process."""
 
     def __init__(
@@ -156,7 +156,8 @@ class TopologyRecorder:
 
 @contextlib.contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """With the prompt's encoder in eval mode: what is watched is no sample, and draws no number."""
+    """Put the prompt's encoder into eval mode, so that dropout neither changes what is recorded nor
+    draws random numbers."""
     encoder = getattr(model, "prompt_encoder", None)
     training = [m for m in encoder.modules() if m.training] if encoder is not None else []
     for module in training:

@@ -98,7 +98,7 @@ def check_configuration(
     made_with: Mapping[str, str],
     digests: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
-    """Return what the folder says of its run if this is that run; None if it is no run's.
+    """Return the kept configuration if the folder belongs to this run, or None if it is unused.
 
     Args:
         folder: held by `exclusive`.
@@ -181,8 +181,8 @@ class MetricsLog:
 
     Args:
         folder: held by `exclusive`.
-        step: of the checkpoint that the run goes on from, so that the lines of steps that will be
-            run again never stand twice; None for a fresh run.
+        step: that of the checkpoint to resume from, so that the lines of steps that are run again
+            never stand twice; None for a fresh run.
 
     Raises:
         RunFolderError: the log ends before the checkpoint, or is damaged.

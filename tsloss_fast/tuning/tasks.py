@@ -153,7 +153,7 @@ def count_boolean_items(operands: int) -> int:
     """Return how many distinct expressions with exactly `operands` operands exist: 8ᵏ·2ᵏ⁻¹.
 
     Raises:
-        ValueError: `operands` is no integer in 1 … 8.
+        ValueError: `operands` is not an integer from 1 to 8.
     """
     integer = isinstance(operands, int) and not isinstance(operands, bool)
     if not integer or not 1 <= operands <= MOST_OPERANDS:

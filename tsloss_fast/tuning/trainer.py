@@ -1,7 +1,7 @@
 """TSLoss inside the Trainer of transformers and the SFTTrainer of TRL.
 
-In a loop of one's own, with accelerate, Lightning or neither, the term is simply added: the average
-over ranks leaves it as it is, and with accumulation accelerate divides it together with the loss.
+A training loop without a Trainer adds the term to its loss: the average over processes does not
+change the term, and with accumulation accelerate divides it together with the loss.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class TSLossMixin(_Trainer):
     have taken, on other devices than the CPU that of the host. `TSLossTrainer` has an example.
 
     Raises:
-        TypeError, ValueError: a wrong argument, which a loss that is no scalar shows in training; a
+        TypeError, ValueError: a wrong argument, in training also a loss that is not a scalar; a
             model without virtual tokens; what transformers cannot train: prefix tuning with
             gradient checkpointing, label smoothing with virtual tokens before the text. A class
             that names this mixin behind a trainer whose own loss would be in use is refused when it

@@ -168,7 +168,7 @@ def tune(
         try:
             return _PromptTrainer(config, arguments, task, prompted, splits, progress).run()
         except Exception:
-            # What the Trainer refuses has trained nothing, and must not stay in the way.
+            # A run that the Trainer refuses has trained nothing, so its folder becomes free again.
             if fresh and processes.is_main_process:
                 forget_untrained(folder)
             raise
@@ -190,7 +190,7 @@ _VERSIONS = {
 
 
 def _prepare(config: TuneConfig) -> tuple[Task, TrainingArguments, dict[str, Any]]:
-    """Return the items, the Trainer's arguments, and what the result depends on."""
+    """Return the items, the Trainer's arguments, and all settings that the result depends on."""
     task = load_task(
         config.task,
         train_size=config.train_size,
@@ -452,7 +452,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
             self.args, self.state, self.control, metrics
         )
         if self.control.should_training_stop:
-            # After all callbacks, whatever their order, so that an early stop has a checkpoint.
+            # This stands behind all callbacks, so that an early stop always has a checkpoint.
             self.control.should_save = True
         return metrics
 
