@@ -73,6 +73,6 @@ class LightningTopologyCallback(TopologyRecorder, _Callback):
         self._finish("close")
 
     def _watched(self, module: nn.Module) -> nn.Module:
-        """Return the argument of the function of clouds: for prompt_clouds the module's peft model."""
+        """Return the argument of the function of clouds: the peft model, or the whole module."""
         found = (m for m in module.modules() if isinstance(getattr(m, "peft_config", None), dict))
         return next(found, module) if self._clouds is prompt_clouds else module
