@@ -321,7 +321,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         self.choices = Choices(item.answer for split in splits for item in split)
         self.progress = progress
         self.metrics_log: MetricsLog | None = None
-        self.step_began = self.loss_seconds = 0.0
+        self.step_began = self.spent_before = 0.0
         self.recorder = PromptTopologyCallback(
             self.folder / RECORD,
             h1_every=config.eval_every,
@@ -462,7 +462,6 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
             return
         self._refuse_divergence("prompt", prompt_clouds(self.model), self.state.global_step)
         terms = {n.removeprefix("tsloss/"): v for n, v in logs.items() if n.startswith("tsloss/")}
-        spent = self.ts_seconds + self.recorder.seconds
         record = {
             "kind": "step",
             "step": self.state.global_step,
@@ -474,13 +473,16 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
             **self._topology(),
             "grad_norm": float(logs["grad_norm"]),
             "seconds": round(time.perf_counter() - self.step_began, 4),
-            "loss_seconds": round(spent - self.loss_seconds, 6),
+            "loss_seconds": round(self.spent_on_topology() - self.spent_before, 6),
         }
-        self.loss_seconds = spent
         self.write(record)
         # After the step's line, so that a checkpoint of this step finds it.
         if self.interrupted() and self.state.global_step < self.state.max_steps:
             self.control.should_save = self.control.should_training_stop = True
+
+    def spent_on_topology(self) -> float:
+        """Return the seconds that the term, with its gradient, and the record have taken so far."""
+        return self.ts_seconds + self.recorder.seconds
 
     def save_prompt(self, epoch: int) -> None:
         """Write `prompts/soft_prompt_epoch_NNN.pt`, a float32 tensor (1, N, D); 000 is the
@@ -537,6 +539,7 @@ class _Diary(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.step_began = time.perf_counter()
+        self.trainer.spent_before = self.trainer.spent_on_topology()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.epoch == int(state.epoch):
