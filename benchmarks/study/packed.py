@@ -3,8 +3,7 @@
 Runs that share a seed read the same items in the same order, and only their prompts differ. So a
 batch is packed: [prompt][item 1][item 2]… is one row, in which every item sees the prompt and
 itself (a block mask, with positions that begin again after the prompt), and the R prompts are the R
-rows. Loss and gradient of each prompt are those of the plain forward pass up to rounding. One after
-another by the plain pass, six runs of SmolLM2 take twice as long on one thread, or more.
+rows. Loss and gradient of each prompt are those of the plain forward pass up to rounding.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_the_training_is_not_changed_by_being_watched(tmp_path: Path) -> None:
 def test_the_values_reach_the_history_and_every_reporter(
     tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs the extra test")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with warnings.catch_warnings():

@@ -436,6 +436,16 @@ def test_a_damaged_log_is_not_continued(tmp_path: Path, damage: Any, message: st
         tune_here(str(out), steps=4)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "topology.arrows", "checkpoints", "prompts"])
+def test_what_may_be_another_programs_is_left_alone(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "run" / name / "kept" if "." not in name else tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    with pytest.raises(RunFolderError, match=f"holds {name} but no config.json"):
+        tune_here(str(tmp_path / "run"), steps=1)
+    assert file.read_text() == "{}"
+
+
 def test_only_checkpoints_are_touched_in_their_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     tune_here(str(out), steps=8)
@@ -451,9 +461,7 @@ def test_only_checkpoints_are_touched_in_their_folder(tmp_path: Path) -> None:
     }
 
 
-def test_a_checkpoint_is_pruned_only_after_the_new_one_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_pruned_only_after_the_new_one_is_whole(tmp_path: Path) -> None:
     """Two kills, one while a checkpoint is pruned, leave one to go on from."""
     out = tmp_path / "run"
     assert tune_and_die(str(out), ("half a removal", 1, "")) == -signal.SIGKILL
@@ -471,16 +479,16 @@ def test_a_worker_that_outlives_its_parent_does_not_hold_the_folder(tmp_path: Pa
     if not parent:
         with held(tmp_path):
             if not os.fork():
-                os.write(writer, b"x")
-                time.sleep(30)
+                os.write(writer, f"{os.getpid()}".encode())
+                time.sleep(60)
                 os._exit(0)
-            time.sleep(30)
+            time.sleep(60)
         os._exit(0)
-    os.read(reader, 1)
+    worker = int(os.read(reader, 32))
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     with held(tmp_path):
-        pass
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:

@@ -233,7 +233,6 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model(
 def test_two_processes_train_the_prompt_of_one_with_twice_the_batch(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torch.distributed")
     prompts = []
     for processes, batch in ((2, 4), (1, 8)):
         out = tmp_path / str(processes)

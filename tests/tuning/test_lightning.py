@@ -86,7 +86,7 @@ def logged(folder: Path) -> list[dict[str, str]]:
 def test_every_step_is_recorded_and_the_chosen_values_are_logged(
     tmp_path: Path, package: str
 ) -> None:
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs the extra test")
     made = module(package)
     start = prompt_clouds(made.model)[0].detach().clone()
     callback = LightningTopologyCallback(log=["mean_lifetime", "displacement_first"])

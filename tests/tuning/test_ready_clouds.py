@@ -137,7 +137,7 @@ def test_hidden_states_and_their_gradient_are_those_of_the_model(
     method: str, positions: Any
 ) -> None:
     if method != "prompt" and isinstance(positions, list):
-        positions = positions[:-1]  # there are no virtual tokens before the text
+        positions = positions[:-1]  # no virtual token stands before the text
     chosen = [0, 1, -1] if method == "prompt" else [1, -1]
     make = with_lora if method == "lora" else lambda: make_peft(method)
 

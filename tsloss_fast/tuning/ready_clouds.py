@@ -69,8 +69,8 @@ class hidden_states:
 
     Args:
         positions: a slice or a sequence: `slice(0, 10)` for ten virtual tokens before the text,
-            `slice(-8, None)` for the last 8 positions, which are no padding where a batch is padded
-            on the left.
+            `slice(-8, None)` for the last 8 positions, which are text if batches are padded on the
+            left.
         layers: as in the model's `output_hidden_states`: 0 for the embeddings, i for the output of
             layer i, -1 for the last after its norm.
 

@@ -35,6 +35,7 @@ from tsloss_fast.analysis.record import RECORD
 __all__ = [
     "CHECKPOINTS",
     "METRICS",
+    "PROMPTS",
     "MetricsLog",
     "RunFolderError",
     "check_configuration",
@@ -49,6 +50,7 @@ __all__ = [
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+PROMPTS = "prompts"
 # The last file of a checkpoint: the SHA-256 of each of its files.
 FINISHED = "finished.json"
 # The newest checkpoint, and one to go back to should a disk have damaged it.
@@ -115,11 +117,13 @@ def check_configuration(
     """
     file = folder / CONFIG
     if not file.exists():
-        if (folder / METRICS).exists():
-            raise RunFolderError(
-                f"{folder} holds {METRICS} but no {CONFIG}, so its run is not known: use another "
-                "folder"
-            )
+        # These are removed or cut when a run begins again, and here they may be anyone's.
+        for name in (METRICS, RECORD, CHECKPOINTS, PROMPTS):
+            if (folder / name).exists():
+                raise RunFolderError(
+                    f"{folder} holds {name} but no {CONFIG}, so its run is not known: use another "
+                    "folder"
+                )
         return None
     try:
         kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -222,15 +226,15 @@ class MetricsLog:
 def _check_lines(records: Sequence[Mapping[str, Any]], step: int) -> None:
     """Raise ValueError or KeyError unless these are the lines of a run up to a step."""
     steps = [record["step"] for record in records if record["kind"] == "step"]
-    if (steps and steps[-1] < step) or not steps:
-        raise ValueError(f"it ends after step {steps[-1] if steps else 0}")
+    last = max(steps, default=0)
+    if last < step:
+        raise ValueError(f"it ends after step {last}")
     if steps != list(range(1, step + 1)):
         raise ValueError("a step is missing or stands twice")
     if not any(record["kind"] == "eval" for record in records):
         raise ValueError("it holds no evaluation")
-    if records[0]["kind"] != "reference":
-        raise ValueError("it does not begin with the rates without tuning")
-    _ = records[0]["share_prompt"]
+    if records[0]["kind"] != "reference" or "share_prompt" not in records[0]:
+        raise ValueError("it does not begin with the rates without tuning and share_prompt")
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -262,10 +266,11 @@ def forget_untrained(run: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if any(record["kind"] == "step" for record in read_metrics(run)):
             return
-    for name in (CONFIG, METRICS, RECORD):
-        (run / name).unlink(missing_ok=True)
-    for place in (run / CHECKPOINTS, run / "prompts"):
+    for place in (run / CHECKPOINTS, run / PROMPTS):
         remove_folder(place)
+    # The configuration goes last: without it, what a kill left here would be no known run's.
+    for name in (METRICS, RECORD, CONFIG):
+        (run / name).unlink(missing_ok=True)
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -292,7 +297,7 @@ def newest_checkpoint(run: Path, clean: bool = True) -> Path | None:
     found = _checkpoints(run)
     finished = [path for path in found if (path / FINISHED).is_file()]
     if clean:
-        for place in (run, run / CHECKPOINTS, run / "prompts", *found):
+        for place in (run, run / CHECKPOINTS, run / PROMPTS, *found):
             remove_temporaries(place)
         for old in set(found) - set(finished[-KEEP:]):
             remove_folder(old)

@@ -48,6 +48,7 @@ from tsloss_fast.tuning.models import load_model, model_digest
 from tsloss_fast.tuning.prompts import add_soft_prompt, initial_prompt
 from tsloss_fast.tuning.run_folder import (
     CHECKPOINTS,
+    PROMPTS,
     MetricsLog,
     check_configuration,
     claim,
@@ -362,10 +363,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
             if begun is None:
                 self._train(None)
             else:
-                lines = read_metrics(self.folder)
-                self.share_prompt = next(x for x in lines if x["kind"] == "reference")[
-                    "share_prompt"
-                ]
+                self.share_prompt = read_metrics(self.folder)[0]["share_prompt"]
                 self._report({"kind": "resume", "step": begun})
                 if begun >= self.config.steps or self._was_out_of_patience(str(checkpoint)):
                     self._load_from_checkpoint(str(checkpoint))
@@ -374,8 +372,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
             if writes:
                 with whole_folder(self.folder / "adapter") as temporary:
                     self._save(str(temporary))
-        lines = read_metrics(self.folder)
-        reference = next(line for line in lines if line["kind"] == "reference")
+        reference, *lines = read_metrics(self.folder)
         final = [line for line in lines if line["kind"] == "eval"][-1]
         prompt = prompt_clouds(self.model).detach()[0].cpu().clone()
         return TuneResult(self.folder, prompt, reference | final, begun or 0)
@@ -490,7 +487,7 @@ class _PromptTrainer(TSLossMixin, _AnswerTrainer):
         prompt = prompt_clouds(self.model)[:1].detach().cpu().contiguous().clone()
         if self.args.process_index:
             return
-        path = self.folder / "prompts" / f"soft_prompt_epoch_{epoch:03d}.pt"
+        path = self.folder / PROMPTS / f"soft_prompt_epoch_{epoch:03d}.pt"
         path.parent.mkdir(exist_ok=True)
         # Through a handle: given a path, torch writes the file's name, here a temporary one.
         with whole_file(path) as temporary, temporary.open("wb") as handle:
