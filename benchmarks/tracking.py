@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from tsloss_fast._terminal import table_head, table_row
-from tsloss_fast.analysis.h1 import h1_diagram
-from tsloss_fast.analysis.tracker import TopologyTracker
+from tsloss_fast.analysis.record.h1 import h1_diagram
+from tsloss_fast.analysis.record.tracker import TopologyTracker
 
 from .report import duration
 from .suite import print_and_write

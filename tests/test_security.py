@@ -25,7 +25,7 @@ for module in ("pyarrow", "safetensors", "matplotlib", "scipy", "plotly"):
 
 from safetensors.torch import save_file  # noqa: E402
 
-from tsloss_fast.analysis.tracker import TopologyTracker  # noqa: E402
+from tsloss_fast.analysis.record.tracker import TopologyTracker  # noqa: E402
 
 NASTY = (
     "../../escaped",

@@ -105,13 +105,13 @@ def _compare(argv: Sequence[str]) -> int:
 
 
 def _analyze(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.saved.command import main as analyze_main
+    from tsloss_fast.analysis.analyze.command import main as analyze_main
 
     return analyze_main(argv)
 
 
 def _plot(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.figures.command import main as plot_main
+    from tsloss_fast.analysis.plots.command import main as plot_main
 
     return plot_main(argv)
 

@@ -18,7 +18,7 @@ from tsloss_fast.benchmarks.study.statistics import Comparison, compare
 from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
 
 from tsloss_fast._files import whole_file
-from tsloss_fast.analysis.figures.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
+from tsloss_fast.analysis.plots.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
 
 # The baseline is black, and darker colours of Tol's follow the package's.
 _COLOURS = ("#000000", *COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")

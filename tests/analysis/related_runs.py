@@ -13,7 +13,8 @@ pytest.importorskip("scipy")
 
 import pyarrow as pa
 
-from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
+from tsloss_fast.analysis.record.reader import TopologyRecord
+from tsloss_fast.analysis.record.schema import SCHEMA
 from tsloss_fast.analysis.relation.findings import Correlation, Relation
 from tsloss_fast.analysis.relation.relate import relate
 from tsloss_fast.analysis.runs import Run, Series

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.tracker import TopologyTracker
+from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.vocabulary.nearest import Vocabulary
 
 HOSTILE = (

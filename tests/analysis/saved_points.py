@@ -13,7 +13,7 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import save_file
 
-from tsloss_fast.analysis.record_writer import RecordWriter
+from tsloss_fast.analysis.record.writer import RecordWriter
 
 
 def points(n: int = 5, d: int = 3, seed: int = 0) -> torch.Tensor:

@@ -15,7 +15,7 @@ gudhi = pytest.importorskip("gudhi", reason='pip install "tsloss-fast[analysis]"
 pytest.importorskip("sklearn")
 scipy_distance = pytest.importorskip("scipy.spatial.distance")
 
-from tsloss_fast.analysis.saved.quantities import COLUMNS, measure, rips_diagrams  # noqa: E402
+from tsloss_fast.analysis.analyze.quantities import COLUMNS, measure, rips_diagrams  # noqa: E402
 
 Array = np.ndarray
 

@@ -16,16 +16,16 @@ import pyarrow as pa
 from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
-from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.record import RECORD, read_record
-from tsloss_fast.analysis.record_writer import RecordWriter
-from tsloss_fast.analysis.saved.sources import (
+from tsloss_fast.analysis.analyze.sources import (
     DamagedSource,
     NoCloudError,
     SourceError,
     find_sources,
     read_clouds,
 )
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.record.reader import CloudColumns, read_record
+from tsloss_fast.analysis.record.writer import RecordWriter
 
 SAVED = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 

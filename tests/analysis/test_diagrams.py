@@ -18,7 +18,7 @@ import gudhi
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
-from tsloss_fast.analysis.h1 import h1_diagram
+from tsloss_fast.analysis.record.h1 import h1_diagram
 
 
 def cloud(n: int, seed: int = 0) -> np.ndarray:

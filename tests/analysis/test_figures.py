@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tsloss_fast import barcode, h0_persistence
-from tsloss_fast.analysis.figures.plots import (
+from tsloss_fast.analysis.plots.plots import (
     plot_barcode,
     plot_components,
     plot_dendrogram,
@@ -207,7 +207,7 @@ def test_it_draws_on_the_axes_given_and_makes_no_pyplot_figure() -> None:
     assert plot_components([1.0], ax) is ax
     script = (
         "import sys, numpy as np\n"
-        "from tsloss_fast.analysis.figures.plots import *\n"
+        "from tsloss_fast.analysis.plots.plots import *\n"
         "plot_dendrogram([1.0], [[0, 1]]); plot_map(np.eye(2), [[0, 1]]).figure.canvas.draw()\n"
         "print('matplotlib.pyplot' in sys.modules)"
     )

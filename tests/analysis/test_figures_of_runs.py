@@ -18,11 +18,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from tsloss_fast import h0_persistence
-from tsloss_fast.analysis.figures.plots import (
+from tsloss_fast.analysis.plots.plots import (
     plot_map,
     plot_series,
 )
-from tsloss_fast.analysis.figures.tree import principal_components
+from tsloss_fast.analysis.plots.tree import principal_components
 
 
 def test_series_are_drawn_as_given_and_the_control_grey_and_dashed() -> None:

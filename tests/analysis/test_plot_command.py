@@ -19,11 +19,12 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from tsloss_fast import cli
-from tsloss_fast.analysis.figures import command as plot_command
-from tsloss_fast.analysis.figures import figure as plot_figure
-from tsloss_fast.analysis.record import RECORD, read_record
-from tsloss_fast.analysis.record_writer import RecordWriter
-from tsloss_fast.analysis.tracker import TopologyTracker
+from tsloss_fast.analysis.plots import command as plot_command
+from tsloss_fast.analysis.plots import figure as plot_figure
+from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.record.reader import read_record
+from tsloss_fast.analysis.record.tracker import TopologyTracker
+from tsloss_fast.analysis.record.writer import RecordWriter
 
 STEPS = 4
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF"}

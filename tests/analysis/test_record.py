@@ -13,8 +13,10 @@ pytest.importorskip("pyarrow")
 
 import pyarrow as pa
 
-from tsloss_fast.analysis.record import SCHEMA, RecordError, TopologyRecord, read_record
-from tsloss_fast.analysis.record_writer import RecordWriter
+from tsloss_fast.analysis.record import RecordError
+from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
+from tsloss_fast.analysis.record.schema import SCHEMA
+from tsloss_fast.analysis.record.writer import RecordWriter
 
 
 def row(step: int, n: int = 3) -> dict[str, object]:

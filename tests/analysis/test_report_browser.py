@@ -23,7 +23,7 @@ from report_runs import HOSTILE, STEPS, hostile_vocabulary, make_run
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tsloss_fast.analysis.record import read_record
+from tsloss_fast.analysis.record.reader import read_record
 from tsloss_fast.analysis.report import command as report
 from tsloss_fast.analysis.report import names as report_names
 from tsloss_fast.analysis.report.names import find_names, visible

@@ -15,8 +15,8 @@ pytest.importorskip("plotly")
 
 from report_runs import hostile_vocabulary, make_run
 
-from tsloss_fast.analysis.record import read_record
-from tsloss_fast.analysis.record_writer import RecordWriter
+from tsloss_fast.analysis.record.reader import read_record
+from tsloss_fast.analysis.record.writer import RecordWriter
 from tsloss_fast.analysis.report import data as report_data
 from tsloss_fast.analysis.report.data import page_data
 from tsloss_fast.analysis.report.frames import newest, thin, thin_curve
@@ -130,7 +130,7 @@ def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_pat
 def test_only_clouds_of_the_embedding_space_have_names_of_tokens(
     tmp_path: Path, clouds: list[str], expected: list[bool]
 ) -> None:
-    from tsloss_fast.analysis.tracker import TopologyTracker
+    from tsloss_fast.analysis.record.tracker import TopologyTracker
 
     with TopologyTracker(tmp_path, h1_every=None, points_every=1, clouds=clouds or None) as tracker:
         tracker.record(0, np.random.default_rng(0).normal(size=(len(expected), 12, 16)))
@@ -141,7 +141,7 @@ def test_only_clouds_of_the_embedding_space_have_names_of_tokens(
 
 
 def test_the_limit_of_redundancy_is_the_records(runs: Path, tmp_path: Path) -> None:
-    from tsloss_fast.analysis.tracker import TopologyTracker
+    from tsloss_fast.analysis.record.tracker import TopologyTracker
 
     with TopologyTracker(tmp_path, h1_every=None, rho=0.3) as tracker:
         tracker.record(0, np.eye(3))

@@ -182,7 +182,7 @@ def test_loops_are_drawn_where_they_mean_something_and_otherwise_a_sentence(
 
 
 def test_points_that_are_not_finite_and_notes_on_what_is_missing(tmp_path: Path) -> None:
-    from tsloss_fast.analysis.tracker import TopologyTracker
+    from tsloss_fast.analysis.record.tracker import TopologyTracker
 
     with TopologyTracker(tmp_path / "bare", h1_every=None) as tracker:
         tracker.record(0, np.ones((3, 2)))

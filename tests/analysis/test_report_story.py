@@ -12,9 +12,8 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
-from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.record import TopologyRecord, read_record
-from tsloss_fast.analysis.record_writer import RecordWriter
+from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord, read_record
+from tsloss_fast.analysis.record.writer import RecordWriter
 from tsloss_fast.analysis.report.story import Story, tell
 from tsloss_fast.analysis.report.task_story import control_of, tell_task
 from tsloss_fast.analysis.report.wording import change, number

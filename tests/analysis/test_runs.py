@@ -14,8 +14,8 @@ import torch
 pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
 
 from tsloss_fast.analysis.record import RECORD
+from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.runs import load_run, load_runs
-from tsloss_fast.analysis.tracker import TopologyTracker
 
 
 @pytest.fixture

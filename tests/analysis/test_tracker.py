@@ -24,7 +24,7 @@ from walks import record_all, walk
 
 from tsloss_fast import H0Persistence, TSLoss, h0_persistence
 from tsloss_fast.analysis import TopologyTracker, read_record
-from tsloss_fast.analysis.measures import LOGGED
+from tsloss_fast.analysis.record.measures import LOGGED
 
 
 def test_every_quantity_is_what_its_definition_says(tmp_path: Path) -> None:

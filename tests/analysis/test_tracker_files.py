@@ -19,8 +19,8 @@ pytest.importorskip("sklearn")
 from walks import record_all, walk
 
 from tsloss_fast.analysis import TopologyTracker, read_record
-from tsloss_fast.analysis.measures import LOGGED
 from tsloss_fast.analysis.record import RecordError
+from tsloss_fast.analysis.record.measures import LOGGED
 
 
 def test_only_the_steps_asked_for_are_recorded(tmp_path: Path) -> None:

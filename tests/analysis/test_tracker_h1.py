@@ -22,7 +22,7 @@ import gudhi.hera
 from walks import record_all, walk
 
 from tsloss_fast.analysis import TopologyTracker, read_record
-from tsloss_fast.analysis.h1 import BackgroundH1, _finish, find_engine, h1_diagram
+from tsloss_fast.analysis.record.h1 import BackgroundH1, _finish, find_engine, h1_diagram
 
 
 def test_h1_is_gudhis_and_comes_with_its_own_distances(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_failure_of_h1_is_said_once_and_h0_goes_on(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("tsloss_fast.analysis.h1_rows.h1_diagram", fail)
+    monkeypatch.setattr("tsloss_fast.analysis.record.h1.h1_diagram", fail)
     with pytest.warns(UserWarning, match="H1 failed .* MemoryError: no room") as caught:
         record = record_all(tmp_path, walk(4), h1_every=1)
     assert len(caught) == 1
@@ -98,7 +98,7 @@ def test_a_failure_of_h1_where_warnings_are_errors_holds_nobody_up(
         assert release.wait(60)
         raise MemoryError("no room")
 
-    monkeypatch.setattr("tsloss_fast.analysis.h1_rows.h1_diagram", fail)
+    monkeypatch.setattr("tsloss_fast.analysis.record.h1.h1_diagram", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracker = TopologyTracker(tmp_path, h1_every=1)
@@ -120,7 +120,7 @@ def test_training_does_not_wait_for_h1(tmp_path: Path, monkeypatch: pytest.Monke
         assert release.wait(60)
         return np.empty((0, 2))
 
-    monkeypatch.setattr("tsloss_fast.analysis.h1_rows.h1_diagram", slow)
+    monkeypatch.setattr("tsloss_fast.analysis.record.h1.h1_diagram", slow)
     cloud = walk(1)[0]
     tracker = TopologyTracker(tmp_path, h1_every=1)
     for step in range(30):

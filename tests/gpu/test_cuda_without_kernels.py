@@ -312,7 +312,7 @@ def test_a_graph_that_is_captured_is_an_error_that_says_what_to_do(
 
 
 def test_a_tracker_measures_on_the_cpu_without_a_warning(device: str, tmp_path: Path) -> None:
-    tracking = pytest.importorskip("tsloss_fast.analysis.tracker")
+    tracking = pytest.importorskip("tsloss_fast.analysis.record.tracker")
     recorded = []
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")

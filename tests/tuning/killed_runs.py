@@ -80,7 +80,7 @@ def _half_a_line(number: int) -> None:
 
 
 def _half_a_batch(number: int) -> None:
-    from tsloss_fast.analysis.record_writer import RecordWriter
+    from tsloss_fast.analysis.record.writer import RecordWriter
 
     original = RecordWriter.write
     calls = 0

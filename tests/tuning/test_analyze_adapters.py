@@ -15,7 +15,7 @@ peft = pytest.importorskip("peft", reason=NEEDS)
 pytest.importorskip("pyarrow", reason=NEEDS)
 load_file = pytest.importorskip("safetensors.torch", reason=NEEDS).load_file
 
-from tsloss_fast.analysis.saved.sources import NoCloudError, find_sources, read_clouds  # noqa: E402
+from tsloss_fast.analysis.analyze.sources import NoCloudError, find_sources, read_clouds  # noqa: E402
 from tsloss_fast.tuning import prompt_clouds  # noqa: E402
 
 if TYPE_CHECKING:

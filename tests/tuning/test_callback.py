@@ -25,7 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis import load_run, read_record
-from tsloss_fast.analysis.measures import LOGGED
+from tsloss_fast.analysis.record.measures import LOGGED
 from tsloss_fast.tuning import (
     PromptTopologyCallback,
     TSLossTrainer,
@@ -297,7 +297,7 @@ def test_a_trainers_folder_is_a_run_for_the_reports(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_record_and_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tsloss_fast.analysis.record_writer import RecordWriter
+    from tsloss_fast.analysis.record.writer import RecordWriter
 
     write = RecordWriter.write
 

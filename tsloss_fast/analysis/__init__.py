@@ -12,8 +12,10 @@ from tsloss_fast._terminal import require
 from tsloss_fast.analysis.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from tsloss_fast.analysis.analyze.quantities import measure
+    from tsloss_fast.analysis.analyze.sources import read_clouds
     from tsloss_fast.analysis.diagrams import RipsH0, from_gudhi, h0_diagram, to_gudhi
-    from tsloss_fast.analysis.figures.plots import (
+    from tsloss_fast.analysis.plots.plots import (
         plot_barcode,
         plot_components,
         plot_dendrogram,
@@ -21,13 +23,12 @@ if TYPE_CHECKING:
         plot_map,
         plot_series,
     )
-    from tsloss_fast.analysis.h1 import h1_diagram
-    from tsloss_fast.analysis.record import RecordError, TopologyRecord, read_record
+    from tsloss_fast.analysis.record import RecordError
+    from tsloss_fast.analysis.record.h1 import h1_diagram
+    from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
+    from tsloss_fast.analysis.record.tracker import TopologyTracker
     from tsloss_fast.analysis.relation.relate import relate
     from tsloss_fast.analysis.runs import Run, load_run, load_runs
-    from tsloss_fast.analysis.saved.quantities import measure
-    from tsloss_fast.analysis.saved.sources import read_clouds
-    from tsloss_fast.analysis.tracker import TopologyTracker
     from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
 __all__ = [
@@ -60,16 +61,16 @@ _HOME = {
     "RecordError": "record",
     "RipsH0": "diagrams",
     "Run": "runs",
-    "TopologyRecord": "record",
-    "TopologyTracker": "tracker",
+    "TopologyRecord": "record.reader",
+    "TopologyTracker": "record.tracker",
     "Vocabulary": "vocabulary.nearest",
     "from_gudhi": "diagrams",
     "h0_diagram": "diagrams",
-    "h1_diagram": "h1",
+    "h1_diagram": "record.h1",
     "load_run": "runs",
     "load_runs": "runs",
     "load_vocabulary": "vocabulary.nearest",
-    "measure": "saved.quantities",
+    "measure": "analyze.quantities",
     **dict.fromkeys(
         (
             "plot_barcode",
@@ -79,10 +80,10 @@ _HOME = {
             "plot_map",
             "plot_series",
         ),
-        "figures.plots",
+        "plots.plots",
     ),
-    "read_clouds": "saved.sources",
-    "read_record": "record",
+    "read_clouds": "analyze.sources",
+    "read_record": "record.reader",
     "relate": "relation.relate",
     "to_gudhi": "diagrams",
 }

@@ -14,17 +14,13 @@ import numpy as np
 
 from tsloss_fast._files import read_json_lines
 from tsloss_fast._terminal import escape_invisible
-from tsloss_fast.analysis.record import RECORD, RecordError, TopologyRecord, read_record
+from tsloss_fast.analysis.record import RECORD, RecordError
+from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
+from tsloss_fast.analysis.words import LOSSES
 
 __all__ = ["Run", "Series", "describe", "load_run", "load_runs"]
 
 CONTROL = "control"
-_LOSSES = {
-    "tsloss": "TSLoss",
-    "surrogate": "TSLoss (surrogate)",
-    "total": "total persistence",
-    "l2": "squared norm",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def describe(loss: str, weight: float) -> str:
     """What a run's loss is, in words."""
     if loss == "ce":
         return "cross-entropy alone"
-    return f"cross-entropy + {weight:g} × {_LOSSES.get(loss, loss)}"
+    return f"cross-entropy + {weight:g} × {LOSSES.get(loss, loss)}"
 
 
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:

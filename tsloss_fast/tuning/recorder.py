@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsloss_fast.analysis.measures import LOGGED
 from tsloss_fast.analysis.record import RECORD
-from tsloss_fast.analysis.record_writer import put_aside
-from tsloss_fast.analysis.schedule import schedule
-from tsloss_fast.analysis.tracker import TopologyTracker
+from tsloss_fast.analysis.record.measures import LOGGED
+from tsloss_fast.analysis.record.tracker import TopologyTracker, schedule
+from tsloss_fast.analysis.record.writer import put_aside
 from tsloss_fast.tuning.clouds import (
     Clouds,
     LastBarcode,

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tsloss_fast.analysis.record import SCHEMA, TopologyRecord
+from tsloss_fast.analysis.record.reader import TopologyRecord
+from tsloss_fast.analysis.record.schema import SCHEMA
 from tsloss_fast.analysis.relation.findings import Correlation, Relation
 from tsloss_fast.analysis.relation.groups import count_seeds, describe_group, group_runs
 from tsloss_fast.analysis.relation.spearman import (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.columns import CloudColumns
+from tsloss_fast.analysis.record.reader import CloudColumns
 from tsloss_fast.analysis.report.frames import compact, frames, loops, thin, thin_curve
 from tsloss_fast.analysis.report.health import SHORT
 from tsloss_fast.analysis.report.map import Names, maps

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.record import TopologyRecord
+from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 
 __all__ = ["compact", "frames", "loops", "newest", "thin", "thin_curve"]
 

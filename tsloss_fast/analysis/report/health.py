@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.record import TopologyRecord
+from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.report.wording import number
 
 __all__ = ["EVEN", "GAP", "SHORT", "Check", "Course", "check_course", "find_groups", "held_since"]

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tsloss_fast.analysis.columns import CloudColumns
 from tsloss_fast.analysis.plane import principal_plane
-from tsloss_fast.analysis.record import TopologyRecord
+from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.report.frames import compact, newest, thin
 
 __all__ = ["Names", "maps"]

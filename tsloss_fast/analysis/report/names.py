@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tsloss_fast._terminal import escape_invisible, shorten
-from tsloss_fast.analysis.record import TopologyRecord
+from tsloss_fast.analysis.record.reader import TopologyRecord
 from tsloss_fast.analysis.runs import Run
 from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.record import TopologyRecord
+from tsloss_fast.analysis.record.reader import TopologyRecord
 from tsloss_fast.analysis.report.health import (
     EVEN,
     GAP,

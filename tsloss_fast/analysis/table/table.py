@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.gguf_files import EMBEDDINGS
-from tsloss_fast.analysis.saved.stored import NoCloudError, reading, select
-from tsloss_fast.analysis.saved.tensor_files import open_tensors
+from tsloss_fast.analysis.analyze.gguf_files import EMBEDDINGS
+from tsloss_fast.analysis.analyze.stored import NoCloudError, reading, select
+from tsloss_fast.analysis.analyze.tensor_files import open_tensors
 
 __all__ = ["Table", "open_table"]
 

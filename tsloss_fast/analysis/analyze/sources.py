@@ -31,18 +31,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.record import RECORD, RecordError, read_record
-from tsloss_fast.analysis.runs import CONTROL
-from tsloss_fast.analysis.saved import adapters
-from tsloss_fast.analysis.saved.stored import (
+from tsloss_fast.analysis.analyze import adapters
+from tsloss_fast.analysis.analyze.stored import (
     DamagedSource,
     NoCloudError,
     SourceError,
     reading,
     select,
 )
-from tsloss_fast.analysis.saved.tensor_files import (
+from tsloss_fast.analysis.analyze.tensor_files import (
     INDEX,
     TENSOR_FILES,
     TORCH_FILES,
@@ -50,6 +47,9 @@ from tsloss_fast.analysis.saved.tensor_files import (
     open_tensors,
     shards_of,
 )
+from tsloss_fast.analysis.record import RECORD, RecordError
+from tsloss_fast.analysis.record.reader import CloudColumns, read_record
+from tsloss_fast.analysis.runs import CONTROL
 
 __all__ = [
     "Cloud",

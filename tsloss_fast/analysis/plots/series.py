@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast.analysis.figures.axes import (
+from tsloss_fast.analysis.plots.axes import (
     COLOURS,
     GREY,
     GRID,

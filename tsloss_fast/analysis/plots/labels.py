@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation, Text
 
-from tsloss_fast.analysis.figures.axes import GREY, INK
+from tsloss_fast.analysis.plots.axes import GREY, INK
 
 __all__ = ["spread_labels"]
 

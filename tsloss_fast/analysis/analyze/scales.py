@@ -26,7 +26,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.stored import FLOAT8, StoredTensor
+from tsloss_fast.analysis.analyze.stored import FLOAT8, StoredTensor
 
 __all__ = ["with_scales"]
 

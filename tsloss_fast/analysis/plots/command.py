@@ -93,8 +93,8 @@ def write_figure(
     """
     import matplotlib.style
 
-    from tsloss_fast.analysis.figures.choice import Choice
-    from tsloss_fast.analysis.figures.figure import draw_runs
+    from tsloss_fast.analysis.plots.choice import Choice
+    from tsloss_fast.analysis.plots.figure import draw_runs
     from tsloss_fast.analysis.runs import load_runs
 
     suffix = out.suffix.lower()

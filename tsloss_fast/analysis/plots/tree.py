@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
-from tsloss_fast.analysis.figures.axes import (
+from tsloss_fast.analysis.plane import principal_plane
+from tsloss_fast.analysis.plots.axes import (
     COLOURS,
     GREY,
     INK,
@@ -22,8 +23,7 @@ from tsloss_fast.analysis.figures.axes import (
     note,
     require_at_least,
 )
-from tsloss_fast.analysis.figures.labels import spread_labels
-from tsloss_fast.analysis.plane import principal_plane
+from tsloss_fast.analysis.plots.labels import spread_labels
 from tsloss_fast.barcode import single_linkage
 from tsloss_fast.functional import H0Persistence
 

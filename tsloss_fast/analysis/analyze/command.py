@@ -17,8 +17,8 @@ import pyarrow.parquet
 
 from tsloss_fast._files import whole_file
 from tsloss_fast._terminal import CommandParser, encodable, escape_invisible, one_line, require, say
-from tsloss_fast.analysis.saved.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
-from tsloss_fast.analysis.saved.sources import (
+from tsloss_fast.analysis.analyze.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
+from tsloss_fast.analysis.analyze.sources import (
     Cloud,
     NoCloudError,
     SourceError,

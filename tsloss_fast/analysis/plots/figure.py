@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from tsloss_fast.analysis.figures.axes import GREY, legend, limits
-from tsloss_fast.analysis.figures.choice import (
+from tsloss_fast.analysis.plots.axes import GREY, legend, limits
+from tsloss_fast.analysis.plots.choice import (
     Choice,
     chosen_series,
     chosen_step,
@@ -26,7 +26,7 @@ from tsloss_fast.analysis.figures.choice import (
     steps_with_points,
     usual_quantities,
 )
-from tsloss_fast.analysis.figures.plots import (
+from tsloss_fast.analysis.plots.plots import (
     plot_barcode,
     plot_components,
     plot_dendrogram,
@@ -34,7 +34,7 @@ from tsloss_fast.analysis.figures.plots import (
     plot_map,
     plot_series,
 )
-from tsloss_fast.analysis.figures.series import run_looks
+from tsloss_fast.analysis.plots.series import run_looks
 from tsloss_fast.analysis.runs import Run
 
 __all__ = ["KINDS", "draw_runs"]

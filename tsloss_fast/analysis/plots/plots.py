@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.figures.axes import (
+from tsloss_fast.analysis.plots.axes import (
     COLOURS,
     GREY,
     GRID,
@@ -28,8 +28,8 @@ from tsloss_fast.analysis.figures.axes import (
     note,
     require_at_least,
 )
-from tsloss_fast.analysis.figures.series import plot_series
-from tsloss_fast.analysis.figures.tree import plot_dendrogram, plot_map
+from tsloss_fast.analysis.plots.series import plot_series
+from tsloss_fast.analysis.plots.tree import plot_dendrogram, plot_map
 
 __all__ = [
     "plot_barcode",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tsloss_fast.analysis.columns import CloudColumns
-from tsloss_fast.analysis.figures.axes import homology
-from tsloss_fast.analysis.record import SCHEMA
+from tsloss_fast.analysis.plots.axes import homology
+from tsloss_fast.analysis.record.reader import CloudColumns
+from tsloss_fast.analysis.record.schema import SCHEMA
 from tsloss_fast.analysis.runs import Run, Series
 
 __all__ = [

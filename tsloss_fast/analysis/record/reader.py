@@ -1,81 +1,23 @@
-"""The record of a tracked run: an Arrow IPC stream, one row per step, cloud and dimension.
-
-The file only ever grows, by one write a record, so a process killed at any moment leaves at most
-one half batch at the end, which readers here leave out. Anything that reads Arrow opens it:
-
-    pyarrow.ipc.open_stream("runs/boolean/topology.arrows").read_pandas()
-
-`SCHEMA` below has the columns. A row of dimension 0 is written when the step is recorded, its row
-of dimension 1 when the background thread has it, some rows later.
-"""
+"""Reading a record: whole rows, or one cloud column by column."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from tsloss_fast._terminal import counted
+from tsloss_fast.analysis.record import RECORD, RecordError
+from tsloss_fast.analysis.record.schema import METADATA_KEY, SCHEMA
 
-__all__ = ["METADATA_KEY", "RECORD", "SCHEMA", "RecordError", "TopologyRecord", "read_record"]
-
-RECORD = "topology.arrows"
-METADATA_KEY = b"tsloss_fast"
-_numbers = pa.list_(pa.float64())
-_pairs = pa.list_(pa.list_(pa.int32(), 2))
-
-SCHEMA = pa.schema(
-    [
-        # What the row is of. `time` in seconds since 1970.
-        ("step", pa.int64()),
-        ("cloud", pa.int32()),
-        ("dimension", pa.int8()),
-        ("time", pa.float64()),
-        ("n_points", pa.int32()),
-        ("n_features", pa.int32()),
-        # The finite bars, by death; in dimension 0 all births are 0 and there is one infinite bar
-        # more. `edges[k]` is the critical edge of bar k, smaller point first (dimension 0 only).
-        ("births", _numbers),
-        ("deaths", _numbers),
-        ("edges", _pairs),
-        # Functionals of the lifetimes (death - birth): `tsloss_fast.barcode` has the definitions.
-        ("bars", pa.int32()),
-        ("total_persistence", pa.float64()),
-        ("mean_lifetime", pa.float64()),
-        ("max_lifetime", pa.float64()),
-        ("coefficient_of_variation", pa.float64()),
-        ("persistent_entropy", pa.float64()),
-        ("entropy_gap", pa.float64()),  # ln(bars) - persistent_entropy
-        ("redundancy", pa.float64()),  # dimension 0 only
-        # Connected components at each scale, in the units of the points (dimension 0 only).
-        ("scales", _numbers),
-        ("components", pa.list_(pa.int32())),
-        # Distances to the same cloud's diagram in the record before and in the first one; W is
-        # 1-Wasserstein, both with the ground metric of GUDHI (L∞).
-        ("bottleneck_previous", pa.float64()),
-        ("bottleneck_first", pa.float64()),
-        ("wasserstein_previous", pa.float64()),
-        ("wasserstein_first", pa.float64()),
-        # Mean Euclidean distance that a point has moved, since the record before and the first.
-        ("displacement_previous", pa.float64()),
-        ("displacement_first", pa.float64()),
-        # Critical edges that the record before did not have, and those that are gone.
-        ("edges_added", _pairs),
-        ("edges_removed", _pairs),
-        # The points row by row (n_points × n_features), at the steps at which they were kept.
-        ("points", _numbers),
-    ]
-)
-
-
-class RecordError(RuntimeError):
-    """A record cannot be used; the message says why and what to do."""
+__all__ = ["CloudColumns", "TopologyRecord", "read_record"]
 
 
 class TopologyRecord:
@@ -285,3 +227,73 @@ def _rows_that_fit(table: pa.Table) -> np.ndarray:
     row_of_count = np.asarray(pa.compute.list_parent_indices(components))
     fit[row_of_count[~np.asarray(components.flatten().is_valid())]] = False
     return fit
+
+
+class CloudColumns:
+    """The rows of one cloud and dimension, by step ascending. The last row of a step counts.
+
+    A row with its points can hold millions of numbers; only the columns asked for are decoded.
+    """
+
+    def __init__(self, record: TopologyRecord, cloud: int = 0, dimension: int = 0) -> None:
+        self.record, self.cloud, self.dimension = record, cloud, dimension
+        keys = (record.table.column(name).to_numpy() for name in ("cloud", "dimension", "step"))
+        clouds, dimensions, steps = keys
+        mine = np.flatnonzero((clouds == cloud) & (dimensions == dimension))
+        newest = dict(zip(steps[mine].tolist(), mine.tolist(), strict=True))
+        self.steps = np.array(sorted(newest), dtype=np.int64)
+        self._rows = np.array([newest[step] for step in self.steps.tolist()], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers (S,) float64, NaN where there is none."""
+        return self.record.series(name, self.cloud, self.dimension)
+
+    def lists(self, name: str, at: Sequence[int] | None = None) -> list[np.ndarray | None]:
+        """A column of lists at positions `at` of `steps` (all of them): (n,), of pairs (n, 2)."""
+        rows = self._rows if at is None else self._rows[np.asarray(at, dtype=np.int64)]
+        chunks, starts = _chunks(self.record, name)
+        where = np.searchsorted(starts, rows, side="right") - 1
+        found: list[np.ndarray | None] = []
+        for row, chunk in zip((rows - starts[where]).tolist(), where.tolist(), strict=True):
+            valid, offsets, values = chunks[chunk]
+            found.append(values[offsets[row] : offsets[row + 1]] if valid[row] else None)
+        return found
+
+    def present(self, name: str) -> np.ndarray:
+        """Where a column is not null, (S,) bool."""
+        column = self.record.table.column(name).is_valid().to_numpy(zero_copy_only=False)
+        return np.asarray(column)[self._rows]
+
+
+# Validity, offsets and values of each chunk, which is a batch that was written. They are views:
+# `take` would copy the column, and there is one call for each cloud.
+_Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]
+_CHUNKS: WeakKeyDictionary[TopologyRecord, dict[str, tuple[list[_Chunk], np.ndarray]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _chunks(record: TopologyRecord, name: str) -> tuple[list[_Chunk], np.ndarray]:
+    """The chunks of a column of lists, and the rows at which they begin."""
+    known = _CHUNKS.setdefault(record, {})
+    if name not in known:
+        column = record.table.column(name)
+        starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)], dtype=np.int64)
+        known[name] = [_views(chunk) for chunk in column.chunks], starts
+    return known[name]
+
+
+def _views(chunk: pa.ListArray) -> _Chunk:
+    values = chunk.values
+    if pa.types.is_fixed_size_list(values.type):
+        numbers = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
+    else:
+        numbers = values.to_numpy(zero_copy_only=False)
+    return (
+        chunk.is_valid().to_numpy(zero_copy_only=False),
+        chunk.offsets.to_numpy(zero_copy_only=False),
+        numbers,
+    )

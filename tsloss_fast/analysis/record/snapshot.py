@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsloss_fast import H0Persistence, barcode, h0_persistence
 from tsloss_fast._batch import has_cuda_kernels
-from tsloss_fast.analysis.measures import changed_edges, lifetime_measures
+from tsloss_fast.analysis.record.measures import changed_edges, lifetime_measures
 
 __all__ = ["Snapshot", "h0_rows", "snapshot_of_rows", "take"]
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.gguf_files import gguf_tensors
-from tsloss_fast.analysis.saved.scales import with_scales
-from tsloss_fast.analysis.saved.stored import (
+from tsloss_fast.analysis.analyze.gguf_files import gguf_tensors
+from tsloss_fast.analysis.analyze.scales import with_scales
+from tsloss_fast.analysis.analyze.stored import (
     DamagedSource,
     NoCloudError,
     StoredTensor,

@@ -15,13 +15,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from tsloss_fast._files import sync, whole_file
-from tsloss_fast.analysis.record import (
-    METADATA_KEY,
-    SCHEMA,
-    RecordError,
-    TopologyRecord,
-    read_record,
-)
+from tsloss_fast.analysis.record import RecordError
+from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
+from tsloss_fast.analysis.record.schema import METADATA_KEY, SCHEMA
 
 __all__ = ["RecordWriter", "put_aside"]
 

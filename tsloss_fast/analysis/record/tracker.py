@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,29 @@ from torch import Tensor
 
 from tsloss_fast import H0Persistence, barcode, h0_persistence
 from tsloss_fast._batch import HALF, as_tensor, check_lengths, shape_error
-from tsloss_fast.analysis.h1 import BackgroundH1, find_engine, load_engine
-from tsloss_fast.analysis.h1_rows import H1Rows, h1_job
-from tsloss_fast.analysis.measures import LOGGED, scales_for, summary
 from tsloss_fast.analysis.record import RECORD
-from tsloss_fast.analysis.record_writer import RecordWriter
-from tsloss_fast.analysis.schedule import Schedule, schedule
-from tsloss_fast.analysis.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
+from tsloss_fast.analysis.record.h1 import BackgroundH1, H1Rows, find_engine, h1_job, load_engine
+from tsloss_fast.analysis.record.measures import LOGGED, scales_for, summary
+from tsloss_fast.analysis.record.snapshot import Snapshot, h0_rows, snapshot_of_rows, take
+from tsloss_fast.analysis.record.writer import RecordWriter
 from tsloss_fast.functional import given_barcode
 
-__all__ = ["TopologyTracker"]
+__all__ = ["Schedule", "TopologyTracker", "schedule"]
+
+Schedule = int | Callable[[int], bool]
+
+
+def schedule(name: str, value: Schedule) -> Callable[[int], bool]:
+    """The steps that a number divides, or a function says yes to.
+
+    Raises:
+        ValueError: neither; `name` is what it was given for.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1 or a function, got {value!r}")
+    return lambda step: step % value == 0
 
 
 class TopologyTracker:
@@ -38,7 +51,7 @@ class TopologyTracker:
 
     Args:
         path: a folder, in which the record is `topology.arrows`, or a file that ends in .arrows;
-            `tsloss_fast.analysis.record.SCHEMA` has the columns.
+            `tsloss_fast.analysis.record.schema.SCHEMA` has the columns.
         metric: as in `h0_persistence`.
         every: record at steps that this divides, or that it says yes to; other steps cost nothing.
         h1_every: the same for H1, among the recorded steps; the first step is always one. None: no

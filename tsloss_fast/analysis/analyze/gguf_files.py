@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.stored import DamagedSource, StoredTensor, check_claim, need
+from tsloss_fast.analysis.analyze.stored import DamagedSource, StoredTensor, check_claim, need
 
 __all__ = ["EMBEDDINGS", "gguf_tensors", "open_gguf"]
 

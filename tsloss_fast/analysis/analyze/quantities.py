@@ -37,8 +37,8 @@ from torch import Tensor
 
 from tsloss_fast import h0_persistence
 from tsloss_fast._batch import as_tensor, shape_error
-from tsloss_fast.analysis.h1 import find_engine, load_engine
-from tsloss_fast.analysis.measures import lifetime_measures
+from tsloss_fast.analysis.record.h1 import find_engine, load_engine
+from tsloss_fast.analysis.record.measures import lifetime_measures
 
 __all__ = ["COLUMNS", "MAX_EDGE_LENGTH", "MAX_POINTS", "measure", "rips_diagrams"]
 

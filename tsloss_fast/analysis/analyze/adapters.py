@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.saved.stored import (
+from tsloss_fast.analysis.analyze.stored import (
     DamagedSource,
     NoCloudError,
     SourceError,
     StoredTensor,
     select,
 )
-from tsloss_fast.analysis.saved.tensor_files import open_tensors
+from tsloss_fast.analysis.analyze.tensor_files import open_tensors
 
 __all__ = ["CONFIG", "WEIGHTS", "adapter_clouds", "lora_vectors"]
 
