@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 __all__ = [
     "HeldElsewhere",
+    "check_writable",
     "exclusive",
     "not_a_link",
     "read_json_lines",
@@ -37,25 +39,65 @@ LOCK = ".lock"
 # FUSE) or locks (Lustre without the option "flock", NFS without its lock daemon). A full or broken
 # disk is told by other numbers.
 _MISSING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+# Errors of a write, which Python raises without the name of the file.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class HeldElsewhere(RuntimeError):
     """Another process holds the folder; the message names that process."""
 
 
+def check_writable(path: Path) -> None:
+    """Raise now what writing the file `path` would raise after the work. Nothing is left behind.
+
+    The folders above it need not exist; they are not made here.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
+        NotADirectoryError: something above it is no folder.
+        OSError: its folder cannot be written, such as PermissionError.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder: expected the name of the file to write, such as "
+            f"{path / f'result{path.suffix}'}"
+        )
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"cannot write {path}: {folder} is no folder")
+    try:
+        # The permission bits do not tell of file systems that are mounted read-only.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = f"cannot be written: the folder {folder} takes no files ({error.strerror})"
+        raise type(error)(error.errno, reason, str(path)) from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; rename it to `path` if the block ends without error."""
+    """Yield a temporary path to write to; rename it to `path` if the block ends without error.
+
+    An error of the operating system names `path`, not the temporary file, which the user has never
+    heard of.
+    """
     temporary = _temporary(path)
-    # What lies there was left by a killed process, or is a link: its target may be anything.
-    temporary.unlink(missing_ok=True)
     try:
+        # What lies there was left by a killed process, or is a link: its target may be anything.
+        temporary.unlink(missing_ok=True)
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        full = error.filename is None and error.errno in _OF_THE_DISK
+        if full or error.filename == str(temporary):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
