@@ -6,4 +6,4 @@ RECORD = "topology.arrows"
 
 
 class RecordError(RuntimeError):
-    """A record cannot be used; the message says why and what to do."""
+    """A record cannot be used. The message gives the reason and a way out."""

@@ -1,7 +1,7 @@
 """1-dimensional persistence through GUDHI or ripser, at once or in a background thread.
 
-H1 is watched, not trained with, and it is dear: O(N³) simplices in the worst case. So it is
-computed by libraries that are good at it, on the CPU, while the training goes on.
+H1 is recorded but never enters the loss, and its cost grows up to the cube of the number of points.
+So established libraries compute it on the CPU, in a thread beside the training.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def find_engine(name: str = "auto") -> str | None:
 def load_engine(name: str) -> Any:
     """Import an engine, which takes about a second the first time, and give its entry point.
 
-    A thread cannot do it while the interpreter ends, so whoever starts one does it before.
+    A thread cannot import while the interpreter ends, so this is called before the thread starts.
     """
     importlib.import_module("scipy.spatial.distance")
     if name == "gudhi":
@@ -145,8 +145,8 @@ def h1_diagram(
 class BackgroundH1:
     """Computes jobs in one daemon thread, in order, and hands each result to a function.
 
-    A job that cannot be taken, because `backlog` others wait, is left out and counted: training
-    never waits. If a job fails, that is said once and no more are taken.
+    Training never waits for it: when `backlog` jobs wait already, the next job is left out and
+    counted. After a job has failed, which gives one warning, no further job is taken.
     """
 
     def __init__(self, work: Callable[[Any], None], backlog: int = 8) -> None:
@@ -214,7 +214,7 @@ def _finish(jobs: queue.Queue[Any], thread: threading.Thread) -> None:
             thread.join()
 
 
-# Of each cloud that has bars: the step, the number of the cloud, its points.
+# The step, the index of the cloud and its points, for each cloud that has bars.
 H1Job = list[tuple[int, int, np.ndarray]]
 
 
@@ -227,7 +227,7 @@ def h1_job(step: int, now: Snapshot) -> H1Job:
 
 
 class H1Rows:
-    """What the thread does with a job: diagrams, their measures, and rows in the record.
+    """Compute the diagrams of a job and their measures, and write them as rows of the record.
 
     It holds the tracker's parts and not the tracker, which may be collected before it is done.
     """

@@ -54,7 +54,7 @@ def lifetime_measures(
         rho: of `barcode.redundancy`; None leaves it out.
 
     Returns:
-        By column of the record, a number per barcode. Without bars all are 0.
+        One number per barcode for each column of the record. A barcode without bars has zeros.
     """
     size = lifetimes.shape[-1]
     bars = (

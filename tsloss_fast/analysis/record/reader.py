@@ -21,11 +21,11 @@ __all__ = ["CloudColumns", "TopologyRecord", "read_record"]
 
 
 class TopologyRecord:
-    """What a run's record holds.
+    """The contents of a record.
 
     Attributes:
         table: every row, as a `pyarrow.Table`; `table.to_pandas()` for pandas.
-        metadata: `metric`, `clouds` (names), `rho`, `h1` (the engine), and what the user gave.
+        metadata: `metric`, `clouds` (names), `rho`, `h1` (the engine), and the user's own entries.
         damaged_bytes: bytes from the first batch on that is cut off, as by a kill, or damaged, or
             that has a row whose parts do not go together. Nothing of them is in `table`.
     """
@@ -63,9 +63,13 @@ class TopologyRecord:
         names = self.metadata.get("clouds") or []
         return str(names[cloud]) if cloud < len(names) else f"cloud {cloud}"
 
+    def rows(self, cloud: int = 0, dimension: int = 0) -> Mapping[int, int]:
+        """Return the index of each step's row in `table`. A later row replaces an earlier one."""
+        return self._rows.get((cloud, dimension), {})
+
     def steps(self, cloud: int = 0, dimension: int = 0) -> np.ndarray:
         """Recorded steps (S,) int64, ascending."""
-        return np.array(sorted(self._rows.get((cloud, dimension), {})), dtype=np.int64)
+        return np.array(sorted(self.rows(cloud, dimension)), dtype=np.int64)
 
     def series(self, name: str, cloud: int = 0, dimension: int = 0) -> np.ndarray:
         """A column of numbers at `steps(cloud, dimension)`, (S,) float64; NaN where there is none.
@@ -74,7 +78,7 @@ class TopologyRecord:
             KeyError: no such column.
         """
         column = self.table.column(name)
-        rows = self._rows.get((cloud, dimension), {})
+        rows = self.rows(cloud, dimension)
         values = column.take(pa.array([rows[step] for step in sorted(rows)], pa.int64()))
         return np.asarray(values.cast(pa.float64()).fill_null(float("nan")).to_numpy())
 
@@ -120,7 +124,7 @@ class TopologyRecord:
         infinite = [[0.0, np.inf]] if row["n_points"] else []
         finite = np.stack([row["births"], row["deaths"]], -1)
         found = [np.concatenate([finite, np.array(infinite).reshape(-1, 2)])]
-        if step in self._rows.get((cloud, 1), {}):
+        if step in self.rows(cloud, 1):
             row = self.row(step, cloud, 1)
             found.append(np.stack([row["births"], row["deaths"]], -1))
         return found
@@ -237,12 +241,9 @@ class CloudColumns:
 
     def __init__(self, record: TopologyRecord, cloud: int = 0, dimension: int = 0) -> None:
         self.record, self.cloud, self.dimension = record, cloud, dimension
-        keys = (record.table.column(name).to_numpy() for name in ("cloud", "dimension", "step"))
-        clouds, dimensions, steps = keys
-        mine = np.flatnonzero((clouds == cloud) & (dimensions == dimension))
-        newest = dict(zip(steps[mine].tolist(), mine.tolist(), strict=True))
-        self.steps = np.array(sorted(newest), dtype=np.int64)
-        self._rows = np.array([newest[step] for step in self.steps.tolist()], dtype=np.int64)
+        rows = record.rows(cloud, dimension)
+        self.steps = record.steps(cloud, dimension)
+        self._rows = np.array([rows[step] for step in self.steps.tolist()], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.steps)

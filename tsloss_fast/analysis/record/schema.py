@@ -21,7 +21,7 @@ _pairs = pa.list_(pa.list_(pa.int32(), 2))
 
 SCHEMA = pa.schema(
     [
-        # What the row is of. `time` in seconds since 1970.
+        # The step, cloud and dimension that the row describes. `time` counts seconds since 1970.
         ("step", pa.int64()),
         ("cloud", pa.int32()),
         ("dimension", pa.int8()),

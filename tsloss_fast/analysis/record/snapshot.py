@@ -1,4 +1,4 @@
-"""The clouds at one step, as they are recorded and as the next record is compared with them."""
+"""A snapshot of all clouds at one step: the source of a record's rows and of its comparisons."""
 
 from __future__ import annotations
 

@@ -59,12 +59,12 @@ class TopologyTracker:
         points_every: the same for keeping the points themselves; 8 N D bytes a cloud. They are kept
             at the first step in any case: maps and names of tokens need them.
         h1: "gudhi", "ripser", or "auto": whichever is installed, and no H1 if neither is.
-        max_h1_points: no H1 of larger clouds, which is said once.
+        max_h1_points: larger clouds get no H1, after one warning.
         clouds: names of the B clouds.
         rho: of `barcode.redundancy`.
         metadata: kept with the record; what JSON can hold. `model` lets a report name the tokens.
-        resume: the step that the training goes on from. What was recorded after it is dropped.
-            None: a new record; an old one at `path` is an error.
+        resume: the step from which the training is resumed. Later rows are dropped.
+            None starts a new record, and a record that is already at `path` is an error.
         resume_points: the points at that step, so that the next displacement is known if the step
             was recorded (otherwise it is, if the points of the last record were kept).
 
@@ -164,7 +164,7 @@ class TopologyTracker:
         keep: bool = False,
         h0: H0Persistence | None = None,
     ) -> dict[str, float] | None:
-        """Record the points as they are after `step` steps, if the step is one to record.
+        """Record the points after `step` training steps, if the schedule selects this step.
 
         Args:
             step: above every step recorded before.
@@ -172,7 +172,8 @@ class TopologyTracker:
                 device and strides, also with a gradient, which is left alone.
                 `prompt_clouds(model)` gives the virtual tokens of a peft model.
             lengths: (...) valid points of each cloud of a padded batch.
-            keep: record this step whatever the schedule says, with its points and H1: for the last.
+            keep: record this step with its points and H1 even if the schedule leaves it out. The
+                last step of a training is recorded this way.
             h0: the barcode of exactly these points under the tracker's metric and with these
                 lengths, where the caller has it already: deaths (..., N-1) and edges
                 (..., N-1, 2), on any device. It is computed otherwise.

@@ -38,14 +38,14 @@ class RecordWriter:
         path: the file. Its folder is made.
         metadata: what JSON can hold; `clouds` are their names.
         keep: None for a new file (an existing one is an error); otherwise rows of an existing
-            record up to this step are kept, whatever lies after them is dropped, at once and
+            record up to this step are kept and all later rows are dropped, at once and
             atomically. There need not be a file. If damage hides rows before that step, the damaged
             file is put aside, with a warning.
         same: keys of the metadata that an existing record must have with the same values.
 
     Raises:
         FileExistsError: there is a record, and `keep` is None.
-        RecordError: what is there is no record of ours, or differs in `same`; it is left as it is.
+        RecordError: the existing file is no record, or differs in `same`. The file is left alone.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RecordWriter:
             file.writelines(messages)
         self._schema = schema
         self._file: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND)
-        # Also for a writer that nobody closes.
+        # This closes the file of a writer that is collected without `close`.
         self._closing = weakref.finalize(self, os.close, self._file)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
