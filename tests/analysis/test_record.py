@@ -312,3 +312,18 @@ def test_a_closed_writer_says_so(written: tuple[Path, list[int]]) -> None:
     writer.close()
     with pytest.raises(ValueError, match="is closed"):
         writer.write([row(9)])
+
+
+def test_a_record_that_an_earlier_version_wrote_is_read() -> None:
+    record = read_record(Path(__file__).with_name("written_by_0_1_0.arrows"))
+    assert record.metadata["model"] == "tiny"
+    assert record.damaged_bytes == 0
+    assert steps_of(record) == [0, 5, 10, 15]
+    # The points (0, 0), (3, 4), (3, 5), (10, 0), scaled by 1 + step / 10.
+    for step in (0, 5, 10, 15):
+        died = record.row(step)["deaths"]
+        np.testing.assert_allclose(died, (1 + step / 10) * np.array([1, 5, 65**0.5]), rtol=1e-15)
+    assert record.row(10)["points"].tolist() == [[0, 0], [6, 8], [6, 10], [20, 0]]
+    assert record.steps(dimension=1).tolist() == [0, 10]
+    # Half the longest bar, which is nearer to the diagonal than to the bar that it grew from.
+    assert record.series("bottleneck_first")[-1] == pytest.approx(2.5 * 65**0.5 / 2)
