@@ -35,7 +35,6 @@ _STYLE = {
     "font.size": 8.4,
     "axes.labelsize": 8,
     "figure.titlesize": 8,
-    "legend.title_fontsize": 8,
     "axes.linewidth": 0.7,
     "lines.linewidth": 1.4,
     "xtick.major.width": 0.7,

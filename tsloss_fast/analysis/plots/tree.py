@@ -122,10 +122,10 @@ def plot_map(
 ) -> Axes:
     """Draw the points in their first two principal components, joined by their spanning tree.
 
-    The components are those of points and context together. The tree is that of the whole space:
-    what is near on the map need not be joined, as two components are only a part of the variance,
-    which the axes state. Labels move to where they overlap nothing, whatever the size of the
-    figure; those for which there is no room are left out, and the map says how many.
+    The components are those of points and context together, or of the frame. The tree is that of
+    the whole space: what is near on the map need not be joined, as two components are only a part
+    of the variance, which the axes state. Labels move to where they overlap nothing, whatever the
+    size of the figure; those for which there is no room are left out, and the map says how many.
 
     Args:
         points: (N, D) real numbers, one unit for both axes.
@@ -144,15 +144,16 @@ def plot_map(
     """
     cloud = as_points(points, "points")
     pairs = as_edges(edges, len(cloud))
-    none = np.zeros((0, cloud.shape[1]))
-    around = none if context is None else as_points(context, "context")
-    whole = none if frame is None else as_points(frame, "frame")
-    for name, more in (("context", around), ("frame", whole)):
-        if len(more) and more.shape[1] != cloud.shape[1]:
+    others = {"context": context, "frame": frame}
+    for name, value in others.items():
+        more = as_points([] if value is None else value, name)
+        others[name] = more if len(more) else cloud[:0]
+        if others[name].shape[1] != cloud.shape[1]:
             raise ValueError(
                 f"{name}: expected as many columns as points have, {cloud.shape[1]}, got "
                 f"{more.shape[1]}"
             )
+    around, whole = others.values()
     names = as_labels(labels, len(cloud), "labels")
     around_names = as_labels(context_labels, len(around), "context_labels")
     axes = style.axes_or_new(ax, (style.COLUMN, 3.1))
@@ -160,7 +161,7 @@ def plot_map(
         axes.set(xticks=[], yticks=[])
         style.note(axes, "no points")
         return axes
-    drawn = np.concatenate([cloud, around.reshape(-1, cloud.shape[1])])
+    drawn = np.concatenate([cloud, around])
     whole = whole if len(whole) else drawn
     centre, plane, shares = principal_plane(whole)
     places = (drawn - centre) @ plane
@@ -221,6 +222,8 @@ class _LabelPlacer(Text):
         frame = axes.get_window_extent(renderer)
         taken = np.zeros((0, 2, 2))
         for label in self.labels:
+            # A label that is hidden has no size.
+            label.set_visible(True)
             size = Text.get_window_extent(label, renderer)
             half = np.array([size.width, size.height]) / 2
             offsets = AROUND * (RINGS * unit + half)
