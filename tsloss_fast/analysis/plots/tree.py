@@ -27,7 +27,7 @@ from tsloss_fast.functional import H0Persistence
 __all__ = ["plot_dendrogram", "plot_map"]
 
 # Type smaller than this (points) cannot be read in print.
-LEAST_TYPE = 4.0
+LEAST_TYPE = 5.0
 # Where a label may lie, seen from its point: the nearest ring first, and there to the right first.
 ANGLES = np.deg2rad([0, 180, 90, 270, 45, 315, 135, 225])
 RINGS = np.repeat([4.0, 9.0, 18.0], len(ANGLES))[:, None]  # points of type
