@@ -18,29 +18,18 @@ ALL = {"all": "a figure of each kind: pages of FILE.pdf, or FILE-barcode.png, â€
 def main(argv: Sequence[str]) -> int:
     """Run `tsloss plot`; returns the exit code 0, raises on errors."""
     parser = _parser()
-    given = parser.parse_args(argv)
-    if given.out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        parser.error(
-            f"--out: expected a file name that ends in .png, .svg or .pdf, got {given.out}"
-        )
-    if given.quantity and given.kind not in ("curves", "all"):
-        parser.error(f"--quantity chooses the curves; a {given.kind} has none")
-    if given.step is not None and given.kind == "curves":
+    given = vars(parser.parse_args(argv))
+    out, kind = given.pop("out"), given.pop("kind")
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        parser.error(f"--out: expected a file name that ends in .png, .svg or .pdf, got {out}")
+    if given["quantities"] and kind not in ("curves", "all"):
+        parser.error(f"--quantity chooses the curves; a {kind} has none")
+    if given["step"] is not None and kind == "curves":
         parser.error("--step chooses a step; the curves show all of them")
     require("tsloss plot", "analysis", "matplotlib", "scipy")
     from tsloss_fast.analysis.plots.figure import write_figure
 
-    written = write_figure(
-        given.out,
-        given.kind,
-        given.runs,
-        step=given.step,
-        cloud=given.cloud,
-        quantities=given.quantity,
-        title=given.title,
-        size=(given.width, given.height),
-        dpi=given.dpi,
-    )
+    written = write_figure(out, kind, given.pop("runs"), **given)
     say(*(f"wrote {path}" for path in written))
     return 0
 
@@ -65,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cloud", type=int, default=0, metavar="I", help="index of the cloud (default: 0)")
     add(
         "--quantity",
+        dest="quantities",
         action="append",
         default=[],
         metavar="NAME",

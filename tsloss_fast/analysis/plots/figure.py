@@ -53,7 +53,8 @@ def write_figure(
     cloud: int = 0,
     quantities: Sequence[str] = (),
     title: str | None = None,
-    size: Size = (None, None),
+    width: float | None = None,
+    height: float | None = None,
     dpi: float = 300.0,
 ) -> list[Path]:
     """Draw recorded runs, each with the control in its folder; return the files that were written.
@@ -70,7 +71,7 @@ def write_figure(
         cloud: index of the cloud.
         quantities: of curves: `NAME`, or `NAME:1` for dimension 1; empty for the usual ones.
         title: above the figure.
-        size: width and height in inches; None: as the panels need.
+        width, height: inches; None: as the panels need.
         dpi: dots an inch of a .png.
 
     Raises:
@@ -84,7 +85,9 @@ def write_figure(
     for path in paths.values() or [out]:
         check_writable(path)
     with style.figure_style(), ExitStack() as files:
-        drawn = _Figures(load_runs(folders), step, cloud, quantities).draw(kind, size, title)
+        drawn = _Figures(load_runs(folders), step, cloud, quantities).draw(
+            kind, (width, height), title
+        )
         out.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".pdf":
             temporary = files.enter_context(whole_file(out))
@@ -147,10 +150,28 @@ class _Figures:
         return {each: self._figure(each, rows, size, title) for each in kinds}
 
     def _rows(self, mapped: bool) -> dict[str, dict[str, Any]]:
-        """The row of each run at the step to draw, if it has bars."""
+        """The row to draw of each run; `mapped`: of a step at which the points were kept.
+
+        Raises:
+            ValueError: there is none, or not of the step asked for, or it has no bars.
+        """
         rows = {}
         for name, run in self.runs.items():
-            step = _chosen_step(name, run, self.step, self.cloud, mapped)
+            recorded = run.record.steps(self.cloud).tolist()
+            steps = _steps_with_points(run, self.cloud) if mapped else recorded
+            if not steps:
+                raise ValueError(
+                    f"the record of {name} holds no points to map, of any step: they were not kept "
+                    "when it was written"
+                )
+            step = steps[-1] if self.step is None else self.step
+            if step not in steps:
+                what = "has no points in the record" if step in recorded else "was not recorded"
+                nearest = sorted(sorted(steps, key=lambda each: abs(each - self.step))[:4])
+                raise ValueError(
+                    f"step {step} of {name} {what}; nearest: {', '.join(map(str, nearest))} "
+                    f"({len(steps)} steps from {steps[0]} to {steps[-1]})"
+                )
             rows[name] = row = run.record.row(step, self.cloud)
             if not row["n_points"]:
                 raise ValueError(f"cloud {self.cloud} of {name} has no points at step {step}")
@@ -232,26 +253,21 @@ class _Figures:
         found = {name: series.get(quantity, none) for name, series in self.series.items()}
         column, _, dimension = quantity.partition(":")
         label = f"{style.homology(1)}: {label_of(column)}" if dimension else label_of(column)
-        plot_series(
-            {name: (series.steps, series.values) for name, series in found.items()},
-            axes,
-            ylabel=textwrap.fill(label, 22),
-            control=self.controls,
-            limit=1 if quantity.endswith("accuracy") else None,
-            show_legend=first,
-        )
+        lines = {name: (series.steps, series.values) for name, series in found.items()}
+        top = 1 if quantity.endswith("accuracy") else None
+        plot_series(lines, axes, control=self.controls, limit=top, show_legend=first)
+        axes.set_ylabel(textwrap.fill(label, 22), parse_math=False)
         # Rates that need no tuning, without which an accuracy cannot be judged.
         reference = next(iter(self.runs.values())).reference if quantity == "accuracy" else {}
-        rates = {text: reference.get(name) for name, text in RATES.items()}
-        lines = [
+        rates = [
             axes.axhline(
-                rate, label=f"{text} {rate:.2f}", color=style.GREY, linewidth=0.9, zorder=1,
-                linestyle=(0, (1, 1.5 + 2 * place)),
+                reference[name], label=f"{text} {reference[name]:.2f}", color=style.GREY,
+                linewidth=0.9, linestyle=(0, (1, 1.5 + 2 * place)), zorder=1,
             )
-            for place, (text, rate) in enumerate(rates.items()) if rate is not None
+            for place, (name, text) in enumerate(RATES.items()) if reference.get(name) is not None
         ]  # fmt: skip
-        if lines:
-            style.legend(axes, axes.lines if first else lines)
+        if rates:
+            style.legend(axes, axes.lines if first else rates)
 
 
 def _series(run: Run, cloud: int) -> dict[str, Series]:
@@ -268,28 +284,3 @@ def _series(run: Run, cloud: int) -> dict[str, Series]:
 def _steps_with_points(run: Run, cloud: int) -> list[int]:
     columns = CloudColumns(run.record, cloud)
     return [int(step) for step in columns.steps[columns.present("points")]]
-
-
-def _chosen_step(name: str, run: Run, step: int | None, cloud: int, mapped: bool) -> int:
-    """The step to draw; `mapped`: one of those at which the points were kept.
-
-    Raises:
-        ValueError: there is none, or not the one asked for.
-    """
-    recorded = run.record.steps(cloud).tolist()
-    steps: list[int] = _steps_with_points(run, cloud) if mapped else recorded
-    if not steps:
-        raise ValueError(
-            f"the record of {name} holds no points to map, of any step: they were not kept when it "
-            "was written"
-        )
-    if step is None:
-        return steps[-1]
-    if step not in steps:
-        what = "has no points in the record" if step in recorded else "was not recorded"
-        nearest = sorted(sorted(steps, key=lambda each: abs(each - step))[:4])
-        raise ValueError(
-            f"step {step} of {name} {what}; nearest: {', '.join(map(str, nearest))} "
-            f"({len(steps)} steps from {steps[0]} to {steps[-1]})"
-        )
-    return step

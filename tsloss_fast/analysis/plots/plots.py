@@ -110,19 +110,12 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
     axes.plot([low, top], [low, top], color=style.GREY, linewidth=0.8, zorder=1)
     axes.axhline(infinity, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for dimension, bars in enumerate(found):
+        shape, colour = (look[dimension % 6] for look in (style.MARKERS, style.COLOURS))
         (marks,) = axes.plot(
-            bars[:, 0],
-            np.minimum(bars[:, 1], infinity),
-            style.MARKERS[dimension % len(style.MARKERS)],
-            color=style.COLOURS[dimension % len(style.COLOURS)],
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.3,
-            alpha=0.85,
-            clip_on=False,
-            zorder=3,
+            bars[:, 0], np.minimum(bars[:, 1], infinity), shape, color=colour, markersize=4.5,
+            markeredgecolor="white", markeredgewidth=0.3, alpha=0.85, clip_on=False, zorder=3,
             label=f"{style.homology(dimension)}: {_bars(bars)}",
-        )
+        )  # fmt: skip
         # As in `plot_barcode`.
         marks.set_in_layout(len(bars) > 0)
     axes.set(xlim=(low, top), ylim=(low, top), aspect="equal", xlabel="birth", ylabel="death")
@@ -174,10 +167,11 @@ def plot_components(
         color=colour, linestyle=stroke, linewidth=1.4, label=label,
     )  # fmt: skip
     # Every curve stays at 1 from its last death to the edge.
-    curves = {line: np.asarray(line.get_xdata(), dtype=np.float64) for line in axes.lines}
-    edge = 1.06 * max(float(found[-2]) for found in curves.values()) or 1.0
-    for line, found in curves.items():
-        line.set_xdata([*found[:-1], edge])
+    curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    starts = [np.asarray(line.get_xdata(), dtype=np.float64)[:-1] for line in curves]
+    edge = 1.06 * max(float(found[-1]) for found in starts) or 1.0
+    for line, found in zip(curves, starts, strict=True):
+        line.set_xdata([*found, edge])
     axes.set_xlim(0, edge)
     axes.set_ylim(0, 1.05 * max(float(np.max(line.get_ydata())) for line in curves))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -247,6 +241,8 @@ def plot_series(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     counts = bool((drawn == np.floor(drawn)).all() and drawn.any())
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=counts))
+    if (drawn < 0).any():
+        axes.axhline(0, color=style.GREY, linewidth=0.8, zorder=1)
     axes.grid(axis="y", color=style.GRID, linewidth=0.7)
     axes.set_xlabel("training step")
     axes.set_ylabel(ylabel or "", parse_math=False)

@@ -19,10 +19,10 @@ from matplotlib.lines import Line2D
 
 from tsloss_fast.analysis.words import PALETTE
 
-COLOURS = tuple(PALETTE["runs"])
+COLOURS, _GREYS = PALETTE["runs"], PALETTE["controls"]
 # Shapes tell dimensions apart where a figure is printed in grey.
 MARKERS = ("o", "s", "^", "D", "v", "P")
-GREY, INK, GRID = PALETTE["controls"][0], "#222222", "#e4e4e4"
+GREY, INK, GRID = _GREYS[0], "#222222", "#e4e4e4"
 # What matplotlib calls an artist that was given no name begins so.
 UNNAMED = "_child"
 COLUMN = 3.4  # inches, the width of a column of a paper
@@ -91,19 +91,19 @@ def run_looks(
             f"control: {', '.join(sorted(controls - set(names)))} is not among the series: "
             f"{', '.join(names) or '(none)'}"
         )
-    ways = [(colour, stroke) for stroke in _STROKES for colour in COLOURS]
-    greys = [(grey, stroke) for stroke in _CONTROL_STROKES for grey in PALETTE["controls"]]
-    for what, given, most in (
-        ("runs", len(names) - len(controls), len(ways)),
-        ("controls", len(controls), len(greys)),
+    looks: dict[str, tuple[str, Any]] = {}
+    for what, given, colours, strokes in (
+        ("runs", [name for name in names if name not in controls], COLOURS, _STROKES),
+        ("controls", [name for name in names if name in controls], _GREYS, _CONTROL_STROKES),
     ):
-        if given > most:
+        ways = [(colour, stroke) for stroke in strokes for colour in colours]
+        if len(given) > len(ways):
             raise ValueError(
-                f"series: {given} {what} cannot be told apart in one figure, expected at most "
-                f"{most}; draw them in several"
+                f"series: {len(given)} {what} cannot be told apart in one figure, expected at most "
+                f"{len(ways)}; draw them in several"
             )
-    free, free_greys = iter(ways), iter(greys)
-    return {name: next(free_greys if name in controls else free) for name in names}
+        looks.update(zip(given, ways, strict=False))
+    return looks
 
 
 def legend(axes: Axes, lines: Iterable[Line2D] | None = None, **how: Any) -> None:

@@ -13,14 +13,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast.analysis.plane import principal_plane
-from tsloss_fast.analysis.plots import style
-from tsloss_fast.analysis.plots.arrays import (
-    as_deaths,
-    as_edges,
-    as_labels,
-    as_points,
-    require_at_least,
-)
+from tsloss_fast.analysis.plots import arrays, style
 from tsloss_fast.barcode import single_linkage
 from tsloss_fast.functional import H0Persistence
 
@@ -63,17 +56,17 @@ def plot_dendrogram(
 
     O(N log N).
     """
-    heights = as_deaths(deaths)
+    heights = arrays.as_deaths(deaths)
     count = len(heights) + 1
-    pairs = as_edges(edges, count)
+    pairs = arrays.as_edges(edges, count)
     if len(pairs) != len(heights):
         raise ValueError(
             f"edges: expected one edge for each of the {len(heights)} deaths, got {len(pairs)}"
         )
     if labels is None:
         labels = range(count)
-    names = as_labels(labels, len(labels) if count == 1 else count, "labels")
-    require_at_least(2, max_leaves, "max_leaves")
+    names = arrays.as_labels(labels, len(labels) if count == 1 else count, "labels")
+    arrays.require_at_least(2, max_leaves, "max_leaves")
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     axes.set_ylabel("scale")
     axes.spines["bottom"].set_visible(False)
@@ -142,11 +135,11 @@ def plot_map(
 
     O((N + C + F)·D·min(N + C + F, D)).
     """
-    cloud = as_points(points, "points")
-    pairs = as_edges(edges, len(cloud))
+    cloud = arrays.as_points(points, "points")
+    pairs = arrays.as_edges(edges, len(cloud))
     others = {"context": context, "frame": frame}
     for name, value in others.items():
-        more = as_points([] if value is None else value, name)
+        more = arrays.as_points([] if value is None else value, name)
         others[name] = more if len(more) else cloud[:0]
         if others[name].shape[1] != cloud.shape[1]:
             raise ValueError(
@@ -154,8 +147,8 @@ def plot_map(
                 f"{more.shape[1]}"
             )
     around, whole = others.values()
-    names = as_labels(labels, len(cloud), "labels")
-    around_names = as_labels(context_labels, len(around), "context_labels")
+    names = arrays.as_labels(labels, len(cloud), "labels")
+    around_names = arrays.as_labels(context_labels, len(around), "context_labels")
     axes = style.axes_or_new(ax, (style.COLUMN, 3.1))
     if not len(cloud):
         axes.set(xticks=[], yticks=[])
