@@ -60,10 +60,12 @@ def marks(axes: Axes, marker: str) -> np.ndarray:
 
 
 def test_a_barcode_has_each_bar_from_birth_to_death_and_an_arrow_for_infinity() -> None:
-    h0, h1 = np.array([[0, 2.0], [0, INF], [0, 1.0]]), np.array([[1.5, 1.75], [0.5, 2.5]])
+    h0, h1 = np.array([[0, 2.0], [0, INF], [0, 1.0]]), np.array([[1.5, 1.5], [0.5, 2.5]])
     axes = plot_barcode([h0, h1])
     edge = axes.get_xlim()[1]
-    assert bars(axes).tolist() == [[0, 1], [0, 2], [0, edge], [0.5, 2.5], [1.5, 1.75]]
+    assert bars(axes).tolist() == [[0, 1], [0, 2], [0, edge], [0.5, 2.5], [1.5, 1.5]]
+    # A bar of length 0 has a mark, or it would not be seen.
+    assert marks(axes, "|")[:, 0].tolist() == [1.5]
     assert axes.get_xlim()[0] == 0
     assert edge > 2.5
     heights = [segment[0, 1] for segment in segments(axes)]
@@ -99,12 +101,6 @@ def test_of_many_bars_the_longest_are_drawn_and_the_label_says_so() -> None:
     axes = plot_barcode(np.stack([np.zeros(500), lengths], -1), max_bars=20)
     assert bars(axes)[:, 1].tolist() == list(range(481, 501))
     assert [t.get_text() for t in axes.get_yticklabels()] == ["H₀\n20 longest\nof 500"]
-
-
-def test_bars_of_length_zero_can_be_seen() -> None:
-    axes = plot_barcode([np.array([[0, 0.0], [0, 1.0]]), np.array([[0.5, 0.5]])])
-    assert marks(axes, "|")[:, 0].tolist() == [0, 0.5]
-    assert axes.get_xlim()[0] == 0
 
 
 def test_a_diagram_has_the_diagonal_and_infinity_on_a_line_of_its_own() -> None:
@@ -184,16 +180,11 @@ def test_curves_of_components_that_are_compared_end_together() -> None:
 
 
 def test_series_are_drawn_as_given_and_the_control_grey_and_dashed() -> None:
-    steps = [0, 10, 20]
-    axes = plot_series(
-        {"run": (steps, [3.0, 2, 1]), "_control $": (steps, [3.0, 2.5, 2.5])},
-        control="_control $", ylabel="loss",
-    )  # fmt: skip
+    series = {"run": ([0, 10], [3.0, 2]), "_control $": ([0, 10], [3.0, 2.5])}
+    axes = plot_series(series, control="_control $", ylabel="loss")
     run, control = (line for line in axes.lines if line.get_marker() == "None")
-    assert list(run.get_ydata()) == [3, 2, 1]
-    assert list(control.get_ydata()) == [3, 2.5, 2.5]
-    assert run.get_linestyle() == "-"
-    assert control.get_linestyle() == "--"
+    assert (list(run.get_ydata()), list(control.get_ydata())) == ([3, 2], [3, 2.5])
+    assert (run.get_linestyle(), control.get_linestyle()) == ("-", "--")
     assert control.get_color() == "#6b6b6b"
     legend = axes.get_legend()
     assert legend is not None
@@ -220,17 +211,14 @@ def test_values_below_zero_and_a_limit_are_in_sight() -> None:
     assert plot_series({"a": ([0, 1], [0.25, 0.5])}, limit=1).get_ylim() == (0, 1.03)
 
 
-def test_eighteen_runs_can_be_told_apart_and_more_are_refused() -> None:
-    series = {f"run {k}": ([0, 1], [k, k]) for k in range(18)}
-    axes = plot_series(series)
-    looks = {(line.get_color(), str(line._dash_pattern)) for line in axes.lines}
-    assert len(looks) == 18
-    controls = plot_series(dict.fromkeys("abcdefghi", ([0], [1])), control=[*"abcdefghi"])
-    assert {line.get_linestyle() for line in controls.lines if line.get_marker() == "None"} == {
-        "--"
-    }
+def test_eighteen_runs_and_nine_controls_can_be_told_apart_and_more_are_refused() -> None:
+    runs = {f"run {k}": ([0, 1], [k, k]) for k in range(18)}
+    controls = {f"control {k}": ([0, 1], [k, k]) for k in range(9)}
+    lines = plot_series(runs | controls, control=[*controls]).lines
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in lines[::2]}) == 27
+    assert {line.get_linestyle() for line in lines[36::2]} == {"--"}
     with pytest.raises(ValueError, match=r"19 runs cannot be told apart .* at most 18"):
-        plot_series(series | {"one more": ([0], [1])})
+        plot_series(runs | {"one more": ([0], [1])})
 
 
 def test_the_map_is_pca_with_the_edges_of_the_tree() -> None:
@@ -254,15 +242,13 @@ def test_the_map_is_pca_with_the_edges_of_the_tree() -> None:
 def test_maps_do_not_depend_on_order_or_place(shape: tuple[int, int]) -> None:
     points = cloud(*shape)
     places = marks(plot_map(points, NO_EDGES), "o")
-    again = marks(plot_map(points[::-1] + 7, NO_EDGES), "o")
-    np.testing.assert_allclose(again[::-1], places, atol=1e-12)
-    huge = marks(plot_map(points * 1e150, NO_EDGES), "o")
-    np.testing.assert_allclose(huge / 1e150, places, atol=1e-12)
+    again = marks(plot_map(1e150 * (points[::-1] + 7), NO_EDGES), "o")
+    np.testing.assert_allclose(again[::-1] / 1e150, places, atol=1e-12)
 
 
 def test_context_is_part_of_the_map_and_of_its_components() -> None:
     points, context = cloud(6, 4), cloud(50, 4, seed=1) * [9, 1, 1, 1]
-    axes = plot_map(points, [], context=context, context_labels=[f"c{k}" for k in range(50)])
+    axes = plot_map(points, [], context=context, context_labels=range(50))
     together = np.concatenate([points, context])
     np.testing.assert_array_equal(marks(axes, "o"), np.roll(in_plane(together, together), 50, 0))
 
@@ -370,13 +356,14 @@ def test_it_draws_on_the_axes_given_and_makes_no_pyplot_figure() -> None:
         (lambda: plot_barcode([[[0, NAN]]]), ValueError, r"diagrams\[0\]: 1 of 1 have NaN"),
         (lambda: plot_barcode([[[1.0, 0.5]]]), ValueError, "a death before their birth.*number 0"),
         (lambda: plot_diagram([[[-INF, 0.5]]]), ValueError, "an infinite birth"),
-        (lambda: plot_barcode(np.zeros((4, 3))), ValueError, r"\(n, 2\), got \(4, 3\)"),
         (lambda: plot_barcode("bars"), TypeError, "expected a list of .* got str"),
-        (lambda: plot_barcode([["a", "b"]]), TypeError, "expected real numbers"),
         (lambda: plot_barcode([], "axes"), TypeError, "ax: expected matplotlib Axes.*got str"),
         (lambda: plot_barcode([], max_bars=0), ValueError, "max_bars: expected an integer from 1"),
-        (lambda: plot_components([NAN]), ValueError, "deaths: 1 of 1 are not finite.*nan"),
-        (lambda: plot_components([1, INF]), ValueError, "the infinite bar is implied"),
+        (
+            lambda: plot_components([NAN]),
+            ValueError,
+            "deaths: 1 of 1 are not finite.*nan.*the infinite bar is implied",
+        ),
         (lambda: plot_components([2.0, 1.0]), ValueError, "ascending order.*sort them"),
         (lambda: plot_components([-1.0]), ValueError, "are negative.*-1"),
         (lambda: plot_components([[1.0]]), ValueError, r"deaths: expected shape \(n,\)"),
@@ -386,7 +373,6 @@ def test_it_draws_on_the_axes_given_and_makes_no_pyplot_figure() -> None:
         (lambda: plot_dendrogram([0.0], [[-1, -1]]), ValueError, "padded batch"),
         (lambda: plot_dendrogram([1.0], [[0, 0.5]]), ValueError, "pairs of integers from 0 to 1"),
         (lambda: plot_dendrogram([1.0], [[0, 1]], labels="ab"), TypeError, "got one string"),
-        (lambda: plot_dendrogram([1.0], [[0, 1]], labels=[1]), ValueError, "expected 2 labels"),
         (lambda: plot_map([[NAN, 0]], []), ValueError, "points: 1 of 1 have NaN or infinite"),
         (lambda: plot_map(np.eye(3), [], context=np.eye(2)), ValueError, "as many columns.*3"),
         (lambda: plot_map(np.eye(3), [], labels=["a"]), ValueError, "expected 3 labels"),
