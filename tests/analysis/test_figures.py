@@ -188,7 +188,8 @@ def test_series_are_drawn_as_given_and_the_control_grey_and_dashed() -> None:
     assert control.get_color() == "#6b6b6b"
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["run", "_control $"]
+    shown = [(text.get_text(), text.get_parse_math()) for text in legend.get_texts()]
+    assert shown == [("run", False), ("_control $", False)]
     assert axes.get_ylim()[0] == axes.get_xlim()[0] == 0
     assert axes.get_ylabel() == "loss"
 
