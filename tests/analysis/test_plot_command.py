@@ -205,7 +205,7 @@ def test_dimension_one_is_drawn_where_it_was_recorded(
         assert axes.get_xlabel() == "scale"
     (axes,) = draw("curves", tmp_path, "--quantity", "bars:1").axes
     assert axes.get_ylabel() == "H₁: number of bars"
-    # What was never kept cannot be mapped, and the rest is still drawn.
+    # Points that were never kept cannot be mapped. The other kinds are still drawn.
     found = error_of(capsys, "map", tmp_path, "-o", tmp_path / "a.svg")
     assert "holds no points to map" in found
     saved_figures.clear()

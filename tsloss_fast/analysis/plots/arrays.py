@@ -140,8 +140,8 @@ def _refuse(name: str, wrong: np.ndarray, what: str, rows: np.ndarray, advice: s
 
 
 def as_labels(labels: Sequence[Any] | None, count: int, name: str) -> list[str]:
-    """Return the labels as they are shown: characters that do not print as escapes, long ones cut.
-    Without labels they are empty.
+    """Return the labels as text to draw, in which characters that do not print are escaped and
+    long labels are cut. Without labels they are empty.
 
     Raises:
         TypeError: one string instead of a list.

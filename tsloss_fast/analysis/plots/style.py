@@ -23,10 +23,10 @@ COLOURS, _GREYS = PALETTE["runs"], PALETTE["controls"]
 # Shapes tell dimensions apart where a figure is printed in grey.
 MARKERS = ("o", "s", "^", "D", "v", "P")
 GREY, INK, GRID = _GREYS[0], "#222222", "#e4e4e4"
-# What matplotlib calls an artist that was given no name begins so.
+# The label of an artist that was given none begins so in matplotlib.
 UNNAMED = "_child"
 COLUMN = 3.4  # inches, the width of a column of a paper
-# Runs are told apart by colour, then by stroke. Controls are grey, and never solid.
+# Runs differ in colour, then in stroke. Controls are grey, and never solid.
 _STROKES: tuple[Any, ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)))
 _CONTROL_STROKES: tuple[Any, ...] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
 _STYLE = {
@@ -47,7 +47,7 @@ _STYLE = {
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """A context in which a figure has the same bytes whatever the user's own style is."""
+    """Return a context in which the user's own style does not change a figure's bytes."""
     return matplotlib.style.context(["default", _STYLE])
 
 
@@ -83,7 +83,7 @@ def run_looks(
     """Return the colour and the stroke of each run, which depend on the order of the names alone.
 
     Raises:
-        ValueError: a control is no run, or there are more runs than can be told apart.
+        ValueError: a control is no run, or there are more runs than looks.
     """
     controls = {control} if isinstance(control, str) else set(control)
     if controls - set(names):

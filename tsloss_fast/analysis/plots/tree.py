@@ -117,8 +117,8 @@ def plot_map(
 
     The components are those of points and context together, or of the frame. The tree is that of
     the whole space: what is near on the map need not be joined, as two components are only a part
-    of the variance, which the axes state. Labels move to where they overlap nothing, whatever the
-    size of the figure; those for which there is no room are left out, and the map says how many.
+    of the variance, which the axes state. Labels move to where they overlap nothing, at any size
+    of the figure. A label without room is left out, and the map says how many there are.
 
     Args:
         points: (N, D) real numbers, one unit for both axes.
@@ -172,7 +172,7 @@ def plot_map(
     axes.margins(0.14)
     axes.update_datalim((whole - centre) @ plane)
     axes.set_aspect("equal", adjustable="datalim")
-    # In a narrow panel the labels have two lines.
+    # A narrow panel has room for its labels on two lines only.
     space, most = ("\n", 3) if axes.bbox.width < 2 * axes.figure.dpi else (" ", 4)
     for axis, number, share in zip((axes.xaxis, axes.yaxis), (1, 2), shares, strict=True):
         axis.set_major_locator(MaxNLocator(most))
