@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,15 @@ def test_errors_say_what_there_is(
     ):
         assert message in error_of(capsys, *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["f-map.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_legend_of_many_runs_has_room(pair: Path, tmp_path: Path, draw: Draw) -> None:
+    folders = [shutil.copytree(pair, tmp_path / f"seed-{seed}") for seed in range(6)]
+    (axes,) = draw("components", *folders).axes
+    assert len(axes.get_lines()) == 12
+    # More than half of the height that a figure of one run has.
+    assert axes.bbox.height > 1.35 * axes.figure.dpi
 
 
 def test_points_that_were_not_finite_are_an_error_that_says_so(tmp_path: Path, capsys: Any) -> None:

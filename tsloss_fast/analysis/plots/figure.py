@@ -191,11 +191,16 @@ class _Figures:
             columns = max(1, min(columns, int(size[0] / (2.6 if kind == "curves" else 1.6))))
         width = size[0] or style.COLUMN * columns
         lines = -(-count // columns)
-        height = max(0.8 * width / columns, 2.0)
+        panel = width / columns
+        height = max(0.8 * panel, 2.0) * lines
         if kind == "curves" and count > 2 * columns:
             # Many in one column are flat, so that they fit a page.
-            height = max(0.5 * width / columns, 1.5)
-        figure = style.new_figure((width, size[1] or height * lines))
+            height = max(0.5 * panel, 1.5) * lines
+        if kind in ("curves", "components"):
+            # Room for the legend, of which a line is 0.14 inches high.
+            names = "\n".join(style.wrapped(name, 0.75 * panel) for name in self.runs)
+            height += 0.14 * names.count("\n")
+        figure = style.new_figure((width, size[1] or height))
         panels = [figure.add_subplot(lines, columns, place + 1) for place in range(count)]
         if kind == "curves":
             for axes, quantity in zip(panels, self.quantities, strict=True):
@@ -210,7 +215,7 @@ class _Figures:
             panels[0].set_xlabel(self.scale)
             style.legend(panels[0])
         else:
-            self._pictures(kind, panels, rows, width / columns - 0.4)
+            self._pictures(kind, panels, rows, panel - 0.4)
         if title is not None:
             figure.suptitle(style.wrapped(title, width), x=0.01, ha="left", parse_math=False)
         return figure
