@@ -110,7 +110,7 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
     axes.plot([low, top], [low, top], color=style.GREY, linewidth=0.8, zorder=1)
     axes.axhline(infinity, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for dimension, bars in enumerate(found):
-        shape, colour = (look[dimension % 6] for look in (style.MARKERS, style.COLOURS))
+        shape, colour = (look[dimension % len(look)] for look in (style.MARKERS, style.COLOURS))
         (marks,) = axes.plot(
             bars[:, 0], np.minimum(bars[:, 1], infinity), shape, color=colour, markersize=4.5,
             markeredgecolor="white", markeredgewidth=0.3, alpha=0.85, clip_on=False, zorder=3,
