@@ -18,7 +18,9 @@ from tsloss_fast.benchmarks.study.statistics import Comparison, compare
 from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
 
 from tsloss_fast._files import whole_file
-from tsloss_fast.analysis.plots.axes import COLOURS, GREY, GRID, INK, axes_or_new, label_beside
+from tsloss_fast.analysis.plots import style
+from tsloss_fast.analysis.plots.style import COLOURS, GREY, GRID, INK
+from tsloss_fast.analysis.words import RATES
 
 # The baseline is black, and darker colours of Tol's follow the package's.
 _COLOURS = ("#000000", *COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
@@ -36,7 +38,7 @@ def draw(records: Iterable[Record], path: Path) -> list[Path]:
     study = read_study(records)
     if not study.begun:
         return []
-    with whole_file(path) as temporary:
+    with style.figure_style(), whole_file(path) as temporary:
         _page(study).savefig(temporary, format="png")
     return [path]
 
@@ -86,14 +88,18 @@ def _curves(axes: Axes, study: Study, group: int, colours: Mapping[str, str]) ->
         if arm == study.arms[0]:
             axes.fill_between(steps, by_seed.min(), by_seed.max(), color=GREY, alpha=0.2, lw=0)
         axes.plot(steps, by_seed.mean(), color=colours[arm], linewidth=1.8, label=arm)
-    rates = [reference(study, group, name) for name in REFERENCES]
-    beside = []
-    for rate, label, style in zip(rates, ("most frequent", "zero-shot"), ("--", ":"), strict=True):
-        axes.axhline(rate, color=GREY, linewidth=1.2, linestyle=style, zorder=1)
-        beside += [(rate, f"{label} {rate:.2f}", GREY)] * math.isfinite(rate)
     axes.set_xlim(0, study.groups[group]["steps"])
-    low, high = axes.get_ylim()
-    label_beside(axes, sorted(beside), 0.09 * (high - low), 4, fontsize=8.5)
+    rates = {name: reference(study, group, name) for name in REFERENCES}
+    for name, stroke in zip(REFERENCES, ("--", ":"), strict=True):
+        if math.isfinite(rate := rates[name]):
+            axes.axhline(rate, color=GREY, linewidth=1.2, linestyle=stroke, zorder=1)
+            # To the right, where no curve is: the upper one above its line, the lower one below.
+            side = "bottom" if name == max(rates, key=lambda each: rates[each]) else "top"
+            axes.annotate(
+                style.wrapped(f"{RATES[name]} {rate:.2f}", 1.4), (1, rate), (4, 0), va=side,
+                xycoords=axes.get_yaxis_transform(), textcoords="offset points", color=GREY,
+                fontsize=8.5, annotation_clip=False,
+            )  # fmt: skip
 
 
 def _forest(
@@ -129,7 +135,7 @@ def _forest(
 
 
 def _prepare(axes: Axes, below: str, title: str) -> None:
-    axes_or_new(axes, (1, 1))
+    style.axes_or_new(axes, (1, 1))
     axes.spines["left"].set_visible(False)
     axes.tick_params(colors=GREY, labelsize=8.5, length=0)
     axes.set_xlabel(below, fontsize=8.5, color=GREY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +18,50 @@ pytest.importorskip("scipy")
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from report_runs import make_pair, make_run
 
 from tsloss_fast import cli
-from tsloss_fast.analysis.plots import command as plot_command
-from tsloss_fast.analysis.plots import figure as plot_figure
+from tsloss_fast.analysis.plots import KINDS
+from tsloss_fast.analysis.plots.command import main
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.reader import read_record
 from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.record.writer import RecordWriter
 
-STEPS = 4
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF"}
-
-
-def make_run(folder: Path, loss: str = "tsloss", clouds: int = 1) -> Path:
-    """Points are kept at the even steps; the accuracy at step s is s/10."""
-    generator = torch.Generator().manual_seed(len(loss))
-    points = torch.randn(clouds, 6, 3, generator=generator)
-    names = [f"layer {k}" for k in range(clouds)]
-    with TopologyTracker(folder, h1_every=None, points_every=2, clouds=names) as tracker:
-        for step in range(STEPS + 1):
-            tracker.record(step, points)
-            points = points * 1.1 + 0.1 * torch.randn(points.shape, generator=generator)
-    lines = [
-        {"kind": "eval", "step": step, "ce": 1.0, "accuracy": step / 10} for step in range(STEPS)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {"config": {"loss": loss, "weight": 10.0}}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+NAMES = ["cross-entropy + 10 × TSLoss", "control: cross-entropy alone"]
+Draw = Callable[..., Figure]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "one", clouds=2)
+    """Steps 0, 5, …, 40; points at every other of them."""
+    return make_run(tmp_path_factory.mktemp("runs") / "one", clouds=["layer 0", "layer 1"])
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_run(tmp_path_factory.mktemp("runs") / "two")
-    make_run(folder / "control", "ce")
-    return folder
+    return make_pair(tmp_path_factory.mktemp("runs") / "two")
 
 
 def plot(*arguments: object) -> int:
-    return plot_command.main([str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def draw(tmp_path: Path, saved_figures: list[Figure]) -> Draw:
+    """The command with a file of its own; returns the last figure that it drew."""
+
+    def figure(*arguments: object) -> Figure:
+        assert plot(*arguments, "-o", tmp_path / "new" / "a.svg") == 0
+        return saved_figures[-1]
+
+    return figure
+
+
+def titles(figure: Figure) -> list[str]:
+    return [" ".join(axes.get_title(loc="left").split()) for axes in figure.axes]
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -73,24 +73,39 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_kinds_of_the_help_are_those_that_are_drawn() -> None:
-    assert set(plot_command.KINDS) == set(plot_figure.KINDS)
-
-
-@pytest.mark.parametrize("kind", plot_figure.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("error")
 def test_every_kind_is_drawn_for_a_run_and_for_a_run_with_its_control(
-    kind: str, run: Path, pair: Path, tmp_path: Path, saved_figures: list[Figure]
+    kind: str, run: Path, pair: Path, tmp_path: Path, draw: Draw
 ) -> None:
-    panels = {"components": 1, "curves": 5, "all": 10}
     for folder, count in ((run, 1), (pair, 2)):
-        out = tmp_path / "new" / f"{kind}-{count}.svg"
-        assert plot(kind, folder, "-o", out) == 0
+        panels = {"components": 1, "curves": 5}.get(kind, count)
+        assert len(draw(kind, folder).axes) == panels
+        (out,) = (tmp_path / "new").iterdir()
         assert out.read_bytes().startswith(MAGIC[".svg"])
-        assert len(saved_figures[-1].axes) == panels.get(kind, count) + 4 * (kind == "all") * (
-            count - 1
-        )
-    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".svg"}
+
+
+@pytest.mark.parametrize("suffix", list(MAGIC))
+@pytest.mark.filterwarnings("error")
+def test_all_kinds_are_pages_or_files_as_wide_as_a_column(
+    suffix: str, pair: Path, tmp_path: Path, saved_figures: list[Figure], capsys: Any
+) -> None:
+    out = tmp_path / f"f{suffix}"
+    plot("all", pair, "-o", out)
+    files = [out] if suffix == ".pdf" else [tmp_path / f"f-{kind}{suffix}" for kind in KINDS]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert capsys.readouterr().out.splitlines() == [f"wrote {path}" for path in files]
+    if suffix == ".pdf":
+        assert len(re.findall(rb"/Type /Page\b", out.read_bytes())) == len(KINDS)
+    assert len(saved_figures) == len(KINDS)
+    for figure in saved_figures:
+        assert figure.get_figwidth() == 3.4
+        assert figure.get_figheight() <= 9
+        # Leaves have smaller names where they stand close together.
+        leaves = [tick for axes in figure.axes for tick in axes.get_xticklabels()]
+        shown = {text for text in figure.findobj(Text) if text.get_text() and text.get_visible()}
+        sizes = [text.get_fontsize() for text in shown.difference(leaves)]
+        assert 6.9 < min(sizes) <= max(sizes) <= 8.4
 
 
 @pytest.mark.parametrize("suffix", list(MAGIC))
@@ -109,72 +124,73 @@ def test_text_stays_text(run: Path, tmp_path: Path) -> None:
     svg, pdf = tmp_path / "a.svg", tmp_path / "a.pdf"
     plot("barcode", run, "-o", svg, "--title", "of $a_1$ & b")
     text = svg.read_text("utf-8")
-    assert "of $a_1$ &amp; b</text>" in text
-    assert "Euclidean distance</text>" in text
+    assert "of $a_1$ &amp; b" in text
+    assert "Euclidean distance" in text
     assert not re.search(r"\d{4}-\d\d-\d\d", text)
     plot("barcode", run, "-o", pdf)
     assert b"CreationDate" not in pdf.read_bytes()
     assert b"/Subtype /Type0" in pdf.read_bytes() or b"/FontFile2" in pdf.read_bytes()
 
 
-def test_the_last_step_is_drawn_and_another_one_if_it_is_chosen(
-    run: Path, tmp_path: Path, saved_figures: list[Figure]
-) -> None:
-    record = read_record(run / RECORD)
-    for options, step, cloud in (
-        ([], STEPS, 0),
-        (["--step", 1], 1, 0),
-        (["--step", 0, "--cloud", 1], 0, 1),
-    ):
-        plot("dendrogram", run, "-o", tmp_path / "a.svg", *options)
-        (axes,) = saved_figures[-1].axes
-        (merges,) = axes.collections
+def test_the_last_step_is_drawn_and_another_one_if_it_is_chosen(run: Path, draw: Draw) -> None:
+    chosen: list[tuple[list[object], int, int]] = [
+        ([], 40, 0), (["--step", 5], 5, 0), (["--step", 0, "--cloud", 1], 0, 1)
+    ]  # fmt: skip
+    for options, step, cloud in chosen:
+        figure = draw("dendrogram", run, *options)
+        (merges,) = figure.axes[0].collections
         heights = sorted(float(s[1, 1]) for s in merges.get_segments())
-        np.testing.assert_array_equal(heights, record.row(step, cloud)["deaths"])
-        name = "cross-entropy + 10 × TSLoss"
-        title = " ".join(saved_figures[-1].get_suptitle().split())
-        assert title == f"{name}, step {step}, layer {cloud}"
+        np.testing.assert_array_equal(heights, read_record(run / RECORD).row(step, cloud)["deaths"])
+        assert titles(figure) == [f"{NAMES[0]}, step {step}, layer {cloud}"]
 
 
-def test_barcodes_side_by_side_have_one_scale(
-    pair: Path, tmp_path: Path, saved_figures: list[Figure]
+@pytest.mark.parametrize(
+    ("kind", "shared"), [("barcode", "x"), ("dendrogram", "y"), ("diagram", "xy"), ("map", "xy")]
+)
+def test_pictures_side_by_side_share_their_axes(
+    kind: str, shared: str, pair: Path, draw: Draw
 ) -> None:
-    plot("barcode", pair, "-o", tmp_path / "a.svg")
-    left, right = saved_figures[-1].axes
-    assert left.get_xlim() == right.get_xlim()
-    titles = [" ".join(axes.get_title(loc="left").split()) for axes in (left, right)]
-    assert titles == [
-        f"cross-entropy + 10 × TSLoss, step {STEPS}",
-        f"control: cross-entropy alone, step {STEPS}",
-    ]
+    figure = draw(kind, pair)
+    left, right = figure.axes
+    for axis in shared:
+        limits = [getattr(axes, f"get_{axis}lim")() for axes in (left, right)]
+        assert limits[0] == pytest.approx(limits[1])
+    assert left.get_xlabel() == right.get_xlabel()
+    assert titles(figure) == [f"{name}, step 40" for name in NAMES]
+
+
+def test_maps_of_runs_of_other_widths_have_planes_of_their_own_and_say_so(
+    run: Path, tmp_path: Path, draw: Draw
+) -> None:
+    figure = draw("map", run, make_run(tmp_path / "wide", features=4))
+    assert all(text.endswith(", in a plane of its own") for text in titles(figure))
 
 
 def test_curves_are_the_quantities_asked_for_and_the_control_is_dashed(
-    pair: Path, tmp_path: Path, saved_figures: list[Figure]
+    pair: Path, draw: Draw
 ) -> None:
     quantities = ["--quantity", "entropy_gap", "--quantity", "accuracy"]
-    plot("curves", pair, "-o", tmp_path / "a.svg", *quantities, "--title", "Curves")
-    gap, accuracy = saved_figures[-1].axes
-    assert (gap.get_ylabel(), accuracy.get_ylabel()) == ("ln(bars) − entropy (nats)", "accuracy")
+    figure = draw("curves", pair, *quantities, "--title", "Curves")
+    gap, accuracy = figure.axes
+    assert (gap.get_ylabel(), accuracy.get_ylabel()) == ("entropy gap (nats)", "accuracy")
     for axes in (gap, accuracy):
-        run, control = (line for line in axes.lines if len(line.get_xdata()))
-        assert (run.get_linestyle(), control.get_linestyle()) == ("-", "--")
-    for line, folder in zip(gap.lines, (pair, pair / "control"), strict=False):
+        lines = {line.get_label(): line for line in axes.lines}
+        assert [lines[name].get_linestyle() for name in NAMES] == ["-", "--"]
+    for line, folder in zip(gap.lines[::2], (pair, pair / "control"), strict=True):
         record = read_record(folder)
         np.testing.assert_array_equal(line.get_xdata(), record.steps())
         np.testing.assert_array_equal(line.get_ydata(), record.series("entropy_gap"))
-    assert list(accuracy.lines[0].get_ydata()) == [0, 0.1, 0.2, 0.3]
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), np.linspace(0.1, 0.9, 9))
     assert accuracy.get_ylim() == (0, 1.03)
-    (legend,) = saved_figures[-1].legends
-    assert legend.get_title().get_text() == "Curves"
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "cross-entropy + 10 × TSLoss",
-        "control: cross-entropy alone",
-    ]
+    assert figure.get_suptitle() == "Curves"
+    legends = [axes.get_legend() for axes in (gap, accuracy)]
+    shown = [[" ".join(t.get_text().split()) for t in each.get_texts()] for each in legends if each]
+    untuned = "the untuned model, told the possible answers 0.50"
+    assert shown == [NAMES, ["always the most frequent answer 0.60", untuned]]
 
 
 def test_dimension_one_is_drawn_where_it_was_recorded(
-    tmp_path: Path, saved_figures: list[Figure], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, draw: Draw, saved_figures: list[Figure], capsys: Any
 ) -> None:
     zero = {"cloud": 0, "n_points": 2, "n_features": 1, "births": [0.0], "deaths": [1.0]}
     one = {"cloud": 0, "n_points": 2, "n_features": 1, "births": [1.0], "deaths": [3.0]}
@@ -183,58 +199,62 @@ def test_dimension_one_is_drawn_where_it_was_recorded(
     writer.write([{"step": 0, **with_edges}, {"step": 0, "dimension": 1, "bars": 1, **one}])
     writer.write([{"step": 5, **with_edges}])
     writer.close()
-    out = tmp_path / "a.svg"
-    plot("barcode", tmp_path, "-o", out, "--step", 0)
-    labels = [text.get_text() for text in saved_figures[-1].axes[0].get_yticklabels()]
-    assert labels == ["H₀\n2 bars", "H₁\n1 bar"]
-    plot("barcode", tmp_path, "-o", out)
-    labels = [text.get_text() for text in saved_figures[-1].axes[0].get_yticklabels()]
-    assert labels == ["H₀\n2 bars"]
-    # Without a metric in the record the axis claims none.
-    assert saved_figures[-1].axes[0].get_xlabel() == "scale"
-    plot("curves", tmp_path, "-o", out, "--quantity", "bars:1")
-    assert saved_figures[-1].axes[0].get_ylabel() == "H₁: bars"
-    # What was never kept cannot be mapped, and the rest still makes one figure.
-    assert "holds no points to map" in error_of(capsys, "map", tmp_path, "-o", out)
-    plot("all", tmp_path, "-o", out, "--quantity", "bars:1")
-    assert len(saved_figures[-1].axes) == 5
+    for step, bars in ((0, ["H₀\n2 bars", "H₁\n1 bar"]), (5, ["H₀\n2 bars"])):
+        (axes,) = draw("barcode", tmp_path, "--step", step).axes
+        assert [text.get_text() for text in axes.get_yticklabels()] == bars
+        # Without a metric in the record the axis claims none.
+        assert axes.get_xlabel() == "scale"
+    (axes,) = draw("curves", tmp_path, "--quantity", "bars:1").axes
+    assert axes.get_ylabel() == "H₁: number of bars"
+    # Points that were never kept cannot be mapped. The other kinds are still drawn.
+    found = error_of(capsys, "map", tmp_path, "-o", tmp_path / "a.svg")
+    assert "holds no points to map" in found
+    saved_figures.clear()
+    draw("all", tmp_path, "--quantity", "bars:1")
+    assert len(saved_figures) == len(KINDS) - 1
 
 
 def test_size_and_resolution_are_as_asked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.png"
     plot("components", run, "-o", out, "--width", 4, "--height", 2, "--dpi", 50)
-    size = np.frombuffer(out.read_bytes()[16:24], dtype=">u4")
-    assert size.tolist() == [200, 100]
+    assert np.frombuffer(out.read_bytes()[16:24], dtype=">u4").tolist() == [200, 100]
 
 
 def test_errors_say_what_there_is(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "a.png"
+    (tmp_path / "f-map.png").mkdir()
+    out = ["-o", tmp_path / "a.png"]
     for arguments, message in (
-        (
-            ["barcode", run, "-o", out, "--step", 90],
-            "was not recorded; nearest: 1, 2, 3, 4 (5 steps",
-        ),
-        (["map", run, "-o", out, "--step", 3], "has no points in the record; nearest: 0, 2, 4"),
-        (["map", run, "-o", out, "--cloud", 7], "expected one of 0 (layer 0), 1 (layer 1)"),
-        (["curves", run, "-o", out, "--cloud", 7], "expected one of 0 (layer 0), 1 (layer 1)"),
-        (["curves", run, "-o", out, "--quantity", "x"], "'x' is in none of the runs; expected one"),
-        (["curves", run, "-o", out, "--step", 1], "the curves show all of them"),
-        (["map", run, "-o", out, "--quantity", "ce"], "a map has none"),
+        (["barcode", run, *out, "--step", 90], "was not recorded; nearest: 25, 30, 35, 40 (9 step"),
+        (["map", run, *out, "--step", 15], "has no points in the record; nearest: 0, 10, 20, 30"),
+        (["map", run, *out, "--cloud", 7], "expected one of 0 (layer 0), 1 (layer 1)"),
+        (["curves", run, *out, "--cloud", 7], "expected one of 0 (layer 0), 1 (layer 1)"),
+        (["curves", run, *out, "--quantity", "x"], "'x' is in none of the runs; expected one"),
+        (["curves", run, *out, "--step", 1], "the curves show all of them"),
+        (["map", run, *out, "--quantity", "ce"], "a map has none"),
         (["map", run, "-o", tmp_path / "a.gif"], "ends in .png, .svg or .pdf"),
-        (["map", run, "-o", out, "--dpi", 0], "expected a number above 0"),
-        (["map", run, "-o", out, "--width", "nan"], "expected a number above 0"),
-        (["pie", run, "-o", out], "invalid choice: 'pie'"),
-        (["map", tmp_path, "-o", out], "has no topology.arrows"),
+        (["map", run, *out, "--dpi", 0], "expected a number above 0"),
+        (["map", run, *out, "--width", "nan"], "expected a number above 0"),
+        (["pie", run, *out], "invalid choice: 'pie'"),
+        # Before the runs are read, of which there is none here.
+        (["all", tmp_path, "-o", tmp_path / "f.png"], "f-map.png is a folder"),
+        (["map", tmp_path, *out], "has no topology.arrows"),
     ):
         assert message in error_of(capsys, *arguments)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["f-map.png"]
 
 
-def test_points_that_were_not_finite_are_an_error_that_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.filterwarnings("error")
+def test_a_legend_of_many_runs_has_room(pair: Path, tmp_path: Path, draw: Draw) -> None:
+    folders = [shutil.copytree(pair, tmp_path / f"seed-{seed}") for seed in range(6)]
+    (axes,) = draw("components", *folders).axes
+    assert len(axes.get_lines()) == 12
+    # More than half of the height that a figure of one run has.
+    assert axes.bbox.height > 1.35 * axes.figure.dpi
+
+
+def test_points_that_were_not_finite_are_an_error_that_says_so(tmp_path: Path, capsys: Any) -> None:
     with TopologyTracker(tmp_path, h1_every=None) as tracker:
         tracker.record(0, torch.randn(5, 2))
         with pytest.warns(UserWarning, match="not finite"):
@@ -243,20 +263,21 @@ def test_points_that_were_not_finite_are_an_error_that_says_so(
     assert "has no bars at step 1: its points were not finite" in found
 
 
-def test_a_figure_that_fails_leaves_the_old_file(
+def test_figures_that_fail_leave_the_old_files(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Figure, path: Path, **kwargs: Any) -> None:
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        if "curves" in path.name:
+            raise OSError("disk full")
 
-    out = tmp_path / "a.png"
-    out.write_bytes(b"old")
+    old = tmp_path / "a-map.png"
+    old.write_bytes(b"old")
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        plot("map", run, "-o", out)
-    assert out.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [out]
+        plot("all", run, "-o", tmp_path / "a.png")
+    assert old.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [old]
 
 
 def test_the_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from tsloss_fast.analysis.plots.plots import (
         plot_barcode,
         plot_components,
-        plot_dendrogram,
         plot_diagram,
-        plot_map,
         plot_series,
     )
+    from tsloss_fast.analysis.plots.tree import plot_dendrogram, plot_map
     from tsloss_fast.analysis.record import RecordError
     from tsloss_fast.analysis.record.h1 import h1_diagram
     from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
@@ -71,17 +70,12 @@ _HOME = {
     "load_runs": "runs",
     "load_vocabulary": "vocabulary.nearest",
     "measure": "analyze.quantities",
-    **dict.fromkeys(
-        (
-            "plot_barcode",
-            "plot_components",
-            "plot_dendrogram",
-            "plot_diagram",
-            "plot_map",
-            "plot_series",
-        ),
-        "plots.plots",
-    ),
+    "plot_barcode": "plots.plots",
+    "plot_components": "plots.plots",
+    "plot_dendrogram": "plots.tree",
+    "plot_diagram": "plots.plots",
+    "plot_map": "plots.tree",
+    "plot_series": "plots.plots",
     "read_clouds": "analyze.sources",
     "read_record": "record.reader",
     "relate": "relation.relate",

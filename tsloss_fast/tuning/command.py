@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     require("tsloss tune", "tuning", "matplotlib", "tqdm")
     _be_quiet()
 
-    from tsloss_fast.analysis.plots.command import write_figure
+    from tsloss_fast.analysis.plots.figure import write_figure
     from tsloss_fast.tuning.tune import refuse_early, tune
 
     load = functools.cache(functools.partial(_load, config.model))

@@ -1,275 +1,291 @@
-"""One figure of recorded runs: which panels it has, and what each of them draws."""
+"""Figures of recorded runs: what of them is drawn, in which panels, and into which files."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 
-from tsloss_fast.analysis.plots.axes import GREY, legend, limits
-from tsloss_fast.analysis.plots.choice import (
-    Choice,
-    chosen_series,
-    chosen_step,
-    known_quantities,
-    label_of,
-    scale_of,
-    steps_with_points,
-    usual_quantities,
-)
+from tsloss_fast._files import check_writable, whole_file
+from tsloss_fast.analysis.plots import KINDS, style
 from tsloss_fast.analysis.plots.plots import (
+    finite_range,
     plot_barcode,
     plot_components,
-    plot_dendrogram,
     plot_diagram,
-    plot_map,
     plot_series,
 )
-from tsloss_fast.analysis.plots.series import run_looks
-from tsloss_fast.analysis.runs import Run
+from tsloss_fast.analysis.plots.tree import plot_dendrogram, plot_map
+from tsloss_fast.analysis.record.reader import CloudColumns
+from tsloss_fast.analysis.record.schema import SCHEMA
+from tsloss_fast.analysis.runs import Run, Series, load_runs
+from tsloss_fast.analysis.words import METRICS, RATES, label_of
 
-__all__ = ["KINDS", "draw_runs"]
+__all__ = ["write_figure"]
 
-OF_ONE_RUN = ("barcode", "diagram", "dendrogram", "map")
-KINDS = (*OF_ONE_RUN, "components", "curves", "all")
-PANEL = (3.4, 2.7)  # inches
-MOST_COLUMNS = 3
-REFERENCES = {
-    "majority_rate": "majority answer",
-    "zero_shot_restricted_accuracy": "zero-shot, given the answers' form",
-}
+USUAL = ("ce", "accuracy", "mean_lifetime", "coefficient_of_variation", "redundancy")
+NUMBERS = [
+    field.name
+    for field in SCHEMA
+    if field.name not in ("step", "cloud", "dimension", "time", "n_points", "n_features")
+    and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
+]
 # Points of a map whose numbers can still be read.
 MOST_NUMBERED = 50
 
-Looks = Mapping[str, tuple[str, Any]]
+Size = tuple[float | None, float | None]
 
 
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    draw: Callable[[Axes], Any]
-
-
-def draw_runs(
+def write_figure(
+    out: Path,
     kind: str,
-    runs: Sequence[Run],
-    choice: Choice,
-    size: tuple[float | None, float | None] = (None, None),
+    folders: Sequence[str | Path],
+    *,
+    step: int | None = None,
+    cloud: int = 0,
+    quantities: Sequence[str] = (),
     title: str | None = None,
-) -> Figure:
-    """A figure of the runs: a panel for each of them, or one that compares them.
+    width: float | None = None,
+    height: float | None = None,
+    dpi: float = 300.0,
+) -> list[Path]:
+    """Draw recorded runs, each with the control in its folder; return the files that were written.
+
+    Equal records give equal bytes. Each file is whole or absent, and nothing is written before all
+    figures have been drawn.
 
     Args:
-        kind: one of KINDS.
-        runs: at least one.
-        choice: what of them.
-        size: width and height in inches; None: as the panels need.
-        title: above the figure; default: the run's name and step if there is one run.
+        out: a name that ends in .png, .svg or .pdf.
+        kind: one of `plots.KINDS`, or "all" for a figure of each that is as wide as a column: pages
+            of a .pdf, or files whose names end in the kind, such as FILE-barcode.png.
+        folders: as of `load_runs`.
+        step: a recorded step; None for each run's last.
+        cloud: index of the cloud.
+        quantities: of curves: `NAME`, or `NAME:1` for dimension 1; empty for the usual ones.
+        title: above the figure.
+        width, height: inches; None: as the panels need.
+        dpi: dots an inch of a .png.
 
     Raises:
-        ValueError: a step, cloud or quantity that was not recorded; more runs than can be told
-            apart.
+        OSError: a file cannot be written.
+        FileNotFoundError, RecordError, ValueError: as `load_runs`; a step, cloud or quantity that
+            was not recorded; more runs than can be told apart.
     """
-    names = _unique([run.name for run in runs])
-    named = dict(zip(names, runs, strict=True))
-    looks = run_looks(names, [name for name, run in named.items() if run.control])
-    scale = scale_of(runs)
-    kinds = [kind]
-    # One step for all the panels: one that the map has, if any has.
-    mapped = kind == "map"
-    if kind == "all":
-        mapped = all(steps_with_points(run, choice.cloud) for run in runs)
-        kinds = [each for each in KINDS if each != "all" and (mapped or each != "map")]
-    panels = [
-        panel for each in kinds for panel in _panels(each, named, looks, choice, scale, mapped)
-    ]
-    if not panels:
-        raise ValueError("the runs have no quantity to draw; --quantity chooses one")
-    columns = min(len(panels), MOST_COLUMNS)
-    if kind == "all" and 1 < len(runs) <= MOST_COLUMNS:
-        columns = len(runs)
-    rows = -(-len(panels) // columns)
-    compared = len(runs) > 1 and kind not in OF_ONE_RUN
-    if title is None and len(runs) == 1:
-        title = panels[0].title or names[0]
-    head = 0.25 * (title is not None) + (0.18 * len(runs) + 0.1) * compared
-    width, height = size[0] or PANEL[0] * columns, size[1] or PANEL[1] * rows + head
-    # Pads in inches: panels that touch are read as one.
-    pads = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07)
-    figure = Figure(figsize=(width, height), layout=pads)
-    FigureCanvasAgg(figure)
-    for place, panel in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        panel.draw(axes)
-        if len(runs) > 1 and panel.title:
-            look = {"loc": "left", "fontsize": "small", "parse_math": False}
-            _title(axes.set_title, panel.title, width / columns, **look)
-    if compared:
-        handles = [Line2D([], [], color=c, linestyle=s, linewidth=1.4) for c, s in looks.values()]
-        wrapped = [_wrap(name, width - 0.5) for name in names]
-        made = legend(figure, handles, wrapped, loc="outside upper left", alignment="left")
-        if title is not None:
-            # One block: matplotlib would lay the two over each other.
-            _title(made.set_title, title, width)
-            made.get_title().set_parse_math(False)
-    elif title is not None:
-        look = {"x": 0.01, "ha": "left", "fontsize": "medium", "parse_math": False}
-        _title(figure.suptitle, title, width, **look)
-    return figure
-
-
-def _panels(
-    kind: str,
-    runs: Mapping[str, Run],
-    looks: Looks,
-    choice: Choice,
-    scale: str,
-    mapped: bool,
-) -> list[_Panel]:
-    if kind == "curves":
-        return _curves(runs, looks, choice)
-    cloud = choice.cloud
-    steps = {name: chosen_step(name, run, choice, mapped) for name, run in runs.items()}
-    rows = {name: run.record.row(steps[name], cloud) for name, run in runs.items()}
-    for name, row in rows.items():
-        if not row["n_points"]:
-            raise ValueError(f"cloud {cloud} of {name} has no points at step {steps[name]}")
-        if row["deaths"] is None:
-            raise ValueError(
-                f"cloud {cloud} of {name} has no bars at step {steps[name]}: its points were not "
-                "finite; choose an earlier step"
-            )
-    if kind == "components" and len(runs) > 1:
-        different = sorted(set(steps.values()))
-        title = f"step{'s' if len(different) > 1 else ''} {', '.join(map(str, different))}"
-        return [_Panel(title, partial(_components, rows, looks, scale))]
-    titles = {name: f"{name}, step {step}" for name, step in steps.items()}
-    for name, run in runs.items():
-        if len(run.record.clouds) > 1:
-            titles[name] += f", {run.record.cloud_name(cloud)}"
-    if kind == "components":
-        (title,) = titles.values()
-        return [_Panel(title, partial(_components, rows, looks, scale))]
-    diagrams = {name: run.record.diagrams(steps[name], cloud) for name, run in runs.items()}
-    # Panels side by side are compared, so they have one scale.
-    drawn = 1 if kind == "dendrogram" else None
-    limit = max(limits(found[:drawn])[1] for found in diagrams.values())
-    return [
-        _Panel(titles[name], partial(_one, kind, rows[name], diagrams[name], limit, scale))
-        for name in runs
-    ]
-
-
-def _one(
-    kind: str,
-    row: Mapping[str, Any],
-    diagrams: list[np.ndarray],
-    limit: float,
-    scale: str,
-    axes: Axes,
-) -> None:
-    if kind == "barcode":
-        plot_barcode(diagrams, axes, limit=limit).set_xlabel(scale)
-    elif kind == "diagram":
-        plot_diagram(diagrams, axes, limit=limit)
-    elif kind == "dendrogram":
-        plot_dendrogram(row["deaths"], row["edges"], axes).set_ylabel(scale)
-        axes.set_ylim(0, 1.05 * limit)
-    else:
-        points = row["points"]
-        names = range(len(points)) if len(points) <= MOST_NUMBERED else None
-        plot_map(points, row["edges"], axes, labels=names)
-
-
-def _components(
-    rows: Mapping[str, Mapping[str, Any]], looks: Looks, scale: str, axes: Axes
-) -> None:
-    for name, row in rows.items():
-        colour, stroke = looks[name]
-        plot_components(row["deaths"], axes, colour=colour, stroke=stroke)
-    axes.set_xlabel(scale)
-
-
-def _curves(runs: Mapping[str, Run], looks: Looks, choice: Choice) -> list[_Panel]:
-    panels = []
-    for quantity in choice.quantities or usual_quantities(runs, choice.cloud):
-        found = {
-            name: chosen_series(name, run, quantity, choice.cloud) for name, run in runs.items()
-        }
-        series = {
-            name: (line.steps, line.values) for name, line in found.items() if line is not None
-        }
-        if not series:
-            raise ValueError(
-                f"quantity {quantity!r} is in none of the runs; expected one of "
-                f"{', '.join(known_quantities(runs, choice.cloud))}"
-            )
-        reference = next(iter(runs.values())).reference if quantity == "accuracy" else {}
-        draw = partial(_curve, series, looks, quantity, reference)
-        panels.append(_Panel("", draw))
-    return panels
-
-
-def _curve(
-    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    looks: Looks,
-    quantity: str,
-    reference: Mapping[str, Any],
-    axes: Axes,
-) -> None:
-    plot_series(
-        series,
-        axes,
-        ylabel=label_of(quantity),
-        limit=1 if quantity.endswith("accuracy") else None,
-        looks=looks,
-        show_legend=False,
-    )
-    # Rates that need no tuning, without which an accuracy cannot be judged.
-    rates = {
-        label: reference[name]
-        for name, label in REFERENCES.items()
-        if reference.get(name) is not None
-    }
-    for label, rate in rates.items():
-        axes.axhline(rate, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        # The upper line is labelled above itself and the lower one below.
-        upper = rate == max(rates.values()) and label == max(rates, key=lambda each: rates[each])
-        axes.annotate(
-            f"{label} {rate:.2f}",
-            (0.98, rate),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 1 if upper else -1),
-            textcoords="offset points",
-            ha="right",
-            va="bottom" if upper else "top",
-            fontsize="x-small",
-            color=GREY,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+    suffix = out.suffix.lower()
+    apart = kind == "all" and suffix != ".pdf"
+    paths = {each: out.with_name(f"{out.stem}-{each}{out.suffix}") for each in KINDS if apart}
+    for path in paths.values() or [out]:
+        check_writable(path)
+    with style.figure_style(), ExitStack() as files:
+        drawn = _Figures(load_runs(folders), step, cloud, quantities).draw(
+            kind, (width, height), title
         )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".pdf":
+            temporary = files.enter_context(whole_file(out))
+            with PdfPages(temporary, metadata={"CreationDate": None}) as pages:
+                for figure in drawn.values():
+                    pages.savefig(figure)
+            return [out]
+        written = {paths.get(each, out): figure for each, figure in drawn.items()}
+        for path, figure in written.items():
+            # A date would change from one call to the next.
+            metadata = {"Date": None} if suffix == ".svg" else {}
+            temporary = files.enter_context(whole_file(path))
+            figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=metadata)
+    return list(written)
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names that are told apart, whatever the folders are called."""
-    return [
-        name if name not in names[:k] else f"{name} ({names[:k].count(name) + 1})"
-        for k, name in enumerate(names)
-    ]
+class _Figures:
+    """Runs by name, and the choice of what of them is drawn."""
+
+    def __init__(
+        self, runs: Sequence[Run], step: int | None, cloud: int, quantities: Sequence[str]
+    ) -> None:
+        names = [run.name for run in runs]
+        # Folders can have one name.
+        repeats = [names[:k].count(name) for k, name in enumerate(names)]
+        names = [f"{name} ({n + 1})" if n else name for name, n in zip(names, repeats, strict=True)]
+        self.runs = dict(zip(names, runs, strict=True))
+        self.step, self.cloud = step, cloud
+        for name, run in self.runs.items():
+            if cloud not in run.record.clouds:
+                there = ", ".join(f"{k} ({run.record.cloud_name(k)})" for k in run.record.clouds)
+                raise ValueError(f"cloud {cloud} is not in {name}; expected one of {there}")
+        self.controls = [name for name, run in self.runs.items() if run.control]
+        self.looks = style.run_looks(names, self.controls)
+        metrics = {str(run.record.metadata.get("metric")) for run in runs}
+        self.scale = METRICS.get(metrics.pop(), "scale") if len(metrics) == 1 else "scale"
+        self.series = {name: _series(run, cloud) for name, run in self.runs.items()}
+        known = list(dict.fromkeys(q for found in self.series.values() for q in found))
+        for quantity in quantities:
+            if quantity not in known:
+                raise ValueError(
+                    f"quantity {quantity!r} is in none of the runs; expected one of "
+                    f"{', '.join(known)}"
+                )
+        usual = USUAL if "ce" in known else ("train_ce", *USUAL)
+        self.quantities = quantities or [quantity for quantity in usual if quantity in known]
+
+    def draw(self, kind: str, size: Size, title: str | None) -> dict[str, Figure]:
+        """Return the figure of the kind, or of each kind that the records allow."""
+        kinds = [kind]
+        if kind == "all":
+            kept = all(_steps_with_points(run, self.cloud) for run in self.runs.values())
+            lacks = {"map": not kept, "curves": not self.quantities}
+            kinds = [each for each in KINDS if not lacks.get(each)]
+            size = size[0] or style.COLUMN, size[1]
+        elif kind == "curves" and not self.quantities:
+            raise ValueError("the runs have no quantity to draw; --quantity chooses one")
+        # All kinds show one step, at which the map has points.
+        rows = {} if kind == "curves" else self._rows("map" in kinds)
+        return {each: self._figure(each, rows, size, title) for each in kinds}
+
+    def _rows(self, mapped: bool) -> dict[str, dict[str, Any]]:
+        """The row to draw of each run; `mapped`: of a step at which the points were kept.
+
+        Raises:
+            ValueError: there is none, or not of the step asked for, or it has no bars.
+        """
+        rows = {}
+        for name, run in self.runs.items():
+            recorded = run.record.steps(self.cloud).tolist()
+            steps = _steps_with_points(run, self.cloud) if mapped else recorded
+            if not steps:
+                raise ValueError(
+                    f"the record of {name} holds no points to map, of any step: they were not kept "
+                    "when it was written"
+                )
+            step = steps[-1] if self.step is None else self.step
+            if step not in steps:
+                what = "has no points in the record" if step in recorded else "was not recorded"
+                nearest = sorted(sorted(steps, key=lambda each: abs(each - self.step))[:4])
+                raise ValueError(
+                    f"step {step} of {name} {what}; nearest: {', '.join(map(str, nearest))} "
+                    f"({len(steps)} steps from {steps[0]} to {steps[-1]})"
+                )
+            rows[name] = row = run.record.row(step, self.cloud)
+            if not row["n_points"]:
+                raise ValueError(f"cloud {self.cloud} of {name} has no points at step {step}")
+            if row["deaths"] is None:
+                raise ValueError(
+                    f"cloud {self.cloud} of {name} has no bars at step {step}: its points were not "
+                    "finite; choose an earlier step"
+                )
+        return rows
+
+    def _figure(
+        self, kind: str, rows: Mapping[str, Mapping[str, Any]], size: Size, title: str | None
+    ) -> Figure:
+        count = {"curves": len(self.quantities), "components": 1}.get(kind, len(self.runs))
+        columns = min(count, 3)
+        if size[0] is not None:
+            columns = max(1, min(columns, int(size[0] / (2.6 if kind == "curves" else 1.6))))
+        width = size[0] or style.COLUMN * columns
+        lines = -(-count // columns)
+        panel = width / columns
+        height = max(0.8 * panel, 2.0) * lines
+        if kind == "curves" and count > 2 * columns:
+            # Many in one column are flat, so that they fit a page.
+            height = max(0.5 * panel, 1.5) * lines
+        if kind in ("curves", "components"):
+            # Room for the legend, of which a line is 0.14 inches high.
+            names = "\n".join(style.wrapped(name, 0.75 * panel) for name in self.runs)
+            height += 0.14 * names.count("\n")
+        figure = style.new_figure((width, size[1] or height))
+        panels = [figure.add_subplot(lines, columns, place + 1) for place in range(count)]
+        if kind == "curves":
+            for axes, quantity in zip(panels, self.quantities, strict=True):
+                self._curve(axes, quantity, first=axes is panels[0])
+            for axes in panels[:-columns]:
+                axes.set_xlabel("")
+        elif kind == "components":
+            for name, row in rows.items():
+                colour, stroke = self.looks[name]
+                label = f"{name}, step {row['step']}{self._layer(name)}"
+                plot_components(row["deaths"], panels[0], label=label, colour=colour, stroke=stroke)
+            panels[0].set_xlabel(self.scale)
+            style.legend(panels[0])
+        else:
+            self._pictures(kind, panels, rows, panel - 0.4)
+        if title is not None:
+            figure.suptitle(style.wrapped(title, width), x=0.01, ha="left", parse_math=False)
+        return figure
+
+    def _pictures(
+        self, kind: str, panels: Sequence[Axes], rows: Mapping[str, Mapping[str, Any]], room: float
+    ) -> None:
+        """Draw a panel for each run, with a title that has `room` inches. All have one scale, and
+        maps one plane and one section of it."""
+        points = [row["points"] for row in rows.values() if kind == "map"]
+        own = len({cloud.shape[1] for cloud in points}) > 1
+        frame = np.concatenate(points) if points and not own else None
+        runs = self.runs.items()
+        diagrams = [run.record.diagrams(rows[name]["step"], self.cloud) for name, run in runs]
+        dimensions = slice(1) if kind == "dendrogram" else slice(None)
+        limit = max(finite_range(found[dimensions])[1] for found in diagrams)
+        for axes, (name, row), found in zip(panels, rows.items(), diagrams, strict=True):
+            if kind == "barcode":
+                plot_barcode(found, axes, limit=limit).set_xlabel(self.scale)
+            elif kind == "diagram":
+                plot_diagram(found, axes, limit=limit)
+            elif kind == "dendrogram":
+                plot_dendrogram(row["deaths"], row["edges"], axes, limit=limit)
+                axes.set_ylabel(self.scale)
+            else:
+                numbers = range(row["n_points"]) if row["n_points"] <= MOST_NUMBERED else None
+                plot_map(row["points"], row["edges"], axes, labels=numbers, frame=frame)
+            text = f"{name}, step {row['step']}{self._layer(name)}"
+            text = style.wrapped(text + ", in a plane of its own" * own, room)
+            axes.set_title(text, loc="left", fontsize="small", parse_math=False)
+
+    def _layer(self, name: str) -> str:
+        """The name of the cloud as the end of a title, if the run has several."""
+        record = self.runs[name].record
+        return f", {record.cloud_name(self.cloud)}" if len(record.clouds) > 1 else ""
+
+    def _curve(self, axes: Axes, quantity: str, first: bool) -> None:
+        # A run without the quantity keeps its colour for the others.
+        none = Series(np.zeros(0, np.int64), np.zeros(0))
+        found = {name: series.get(quantity, none) for name, series in self.series.items()}
+        column, _, dimension = quantity.partition(":")
+        label = f"{style.homology(1)}: {label_of(column)}" if dimension else label_of(column)
+        lines = {name: (series.steps, series.values) for name, series in found.items()}
+        top = 1 if quantity.endswith("accuracy") else None
+        plot_series(lines, axes, control=self.controls, limit=top, show_legend=first)
+        axes.set_ylabel(textwrap.fill(label, 22), parse_math=False)
+        # Rates that need no tuning, without which an accuracy cannot be judged.
+        reference = next(iter(self.runs.values())).reference if quantity == "accuracy" else {}
+        rates = [
+            axes.axhline(
+                reference[name], label=f"{text} {reference[name]:.2f}", color=style.GREY,
+                linewidth=0.9, linestyle=(0, (1, 1.5 + 2 * place)), zorder=1,
+            )
+            for place, (name, text) in enumerate(RATES.items()) if reference.get(name) is not None
+        ]  # fmt: skip
+        if rates:
+            style.legend(axes, axes.lines if first else rates)
 
 
-def _title(put: Callable[..., Any], text: str, inches: float, **look: Any) -> None:
-    put(_wrap(text, inches), **look)
+def _series(run: Run, cloud: int) -> dict[str, Series]:
+    """Every quantity of the run's log and of its record that has a value, by name."""
+    found = dict(run.measured)
+    for dimension, ending in enumerate(("", ":1")):
+        steps = run.record.steps(cloud, dimension)
+        for name in NUMBERS:
+            series = Series(steps, run.record.series(name, cloud, dimension))
+            found.setdefault(name + ending, series)
+    return {name: series for name, series in found.items() if not np.isnan(series.values).all()}
 
 
-def _wrap(text: str, inches: float) -> str:
-    """Lines that fit; a character is about 0.07 inches wide."""
-    return "\n".join(textwrap.wrap(text, max(int(inches / 0.07), 10)))
+def _steps_with_points(run: Run, cloud: int) -> list[int]:
+    columns = CloudColumns(run.record, cloud)
+    return [int(step) for step in columns.steps[columns.present("points")]]

@@ -1,4 +1,4 @@
-"""Figures for papers from plain arrays: barcode, diagram, components, merge tree, map, series.
+"""Figures from plain arrays: barcode, diagram, components over the scale, series over the steps.
 
 Each function draws on the matplotlib `Axes` it is given, or on those of a new figure, and returns
 them; `axes.figure.savefig("figure.pdf")` writes a file. Arrays may be NumPy's, torch's (any device,
@@ -7,6 +7,7 @@ with gradient or without) or lists.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,34 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.plots.axes import (
-    COLOURS,
-    GREY,
-    GRID,
-    MARKERS,
-    as_deaths,
-    as_diagrams,
-    axes_or_new,
-    homology,
-    legend,
-    limits,
-    note,
-    require_at_least,
-)
-from tsloss_fast.analysis.plots.series import plot_series
-from tsloss_fast.analysis.plots.tree import plot_dendrogram, plot_map
+from tsloss_fast.analysis.plots import style
+from tsloss_fast.analysis.plots.arrays import as_deaths, as_diagrams, as_numbers, require_at_least
 
-__all__ = [
-    "plot_barcode",
-    "plot_components",
-    "plot_dendrogram",
-    "plot_diagram",
-    "plot_map",
-    "plot_series",
-]
+__all__ = ["finite_range", "plot_barcode", "plot_components", "plot_diagram", "plot_series"]
 
 # Each dimension gets at least this share of a barcode's height, or its label would not fit.
 LEAST_SHARE = 0.16
+# A longer series has no marker at each of its values.
+FEW = 40
 
 
 def plot_barcode(
@@ -70,51 +52,49 @@ def plot_barcode(
     """
     found = as_diagrams(diagrams)
     require_at_least(1, max_bars, "max_bars")
-    axes = axes_or_new(ax, (3.5, 2.6))
-    low, high = limits(found, limit)
+    axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
+    low, high = finite_range(found, limit)
     edge = high + 0.06 * (high - low)
-    groups = [_longest(bars, max_bars) for bars in found]
-    total = sum(map(len, groups))
-    height = [max(len(bars), LEAST_SHARE * total) for bars in groups]
-    gap = 0.03 * sum(height)
+    total = sum(min(len(bars), max_bars) for bars in found)
+    heights = [max(min(len(bars), max_bars), LEAST_SHARE * total) for bars in found]
     points = axes.get_window_extent().height * 72 / axes.figure.dpi
-    width = float(np.clip(0.6 * points / max(sum(height), 1), 0.3, 3))
+    width = float(np.clip(0.6 * points / max(sum(heights), 1), 0.3, 3))
+    ticks: dict[float, str] = {}
     bottom = 0.0
-    middles, names = [], []
-    for dimension, bars in enumerate(groups):
-        y = bottom + (height[dimension] - len(bars)) / 2 + 0.5 + np.arange(len(bars))
-        colour = COLOURS[dimension % len(COLOURS)]
-        births, deaths = bars.T
-        infinite = np.isinf(deaths)
-        axes.hlines(y, births, np.where(infinite, edge, deaths), colors=colour, linewidths=width)
+    for dimension, (bars, height) in enumerate(zip(found, heights, strict=True)):
+        longest = bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:max_bars]]
+        births, deaths = longest[np.lexsort((longest[:, 1], longest[:, 0]))].T
+        y = bottom + (height - len(births)) / 2 + 0.5 + np.arange(len(births))
+        infinite, empty = np.isinf(deaths), deaths == births
+        colour = style.COLOURS[dimension % len(style.COLOURS)]
         look: dict[str, Any] = {"color": colour, "markersize": 2 + 1.5 * width, "clip_on": False}
+        axes.hlines(y, births, np.where(infinite, edge, deaths), colors=colour, linewidths=width)
+        # A line without points would have the layout make room for the figure's corner.
         if infinite.any():
-            ends = np.full(infinite.sum(), edge)
-            axes.plot(ends, y[infinite], ">", markeredgewidth=0, zorder=3, **look)
-        empty = deaths == births
+            axes.plot(0 * y[infinite] + edge, y[infinite], ">", markeredgewidth=0, zorder=3, **look)
         if empty.any():
             axes.plot(births[empty], y[empty], "|", **look)
-        middles.append(bottom + height[dimension] / 2)
-        names.append(f"{homology(dimension)}\n{_count(len(bars), len(found[dimension]))}")
-        bottom += height[dimension] + gap
+        cut = f"{max_bars} longest\nof {len(bars)}" if len(births) < len(bars) else _bars(bars)
+        ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{cut}"
+        bottom += height + 0.03 * sum(heights)
     axes.set_xlim(low, edge)
-    axes.set_ylim(0, max(bottom - gap, 1))
-    axes.set_yticks(middles if total else [], labels=names if total else [])
+    axes.set_ylim(0, max(bottom - 0.03 * sum(heights), 1))
+    axes.set_yticks([*ticks] if total else [], labels=[*ticks.values()] if total else [])
+    for dimension, label in enumerate(axes.get_yticklabels()):
+        label.set_color(style.COLOURS[dimension % len(style.COLOURS)])
     axes.tick_params(axis="y", length=0)
-    for label, dimension in zip(axes.get_yticklabels(), range(len(groups)), strict=False):
-        label.set_color(COLOURS[dimension % len(COLOURS)])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("scale")
     if not total:
-        note(axes, "no bars")
+        style.note(axes, "no bars")
     return axes
 
 
 def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None = None) -> Axes:
     """Draw a persistence diagram: death over birth, with the diagonal and a line for infinity.
 
-    The axes have one scale. The bars of dimension 0 of a Rips filtration are born at 0, so its
-    points lie on the left edge.
+    Both axes have one unit. The bars of dimension 0 of a Rips filtration are born at 0, so that
+    its points lie on the left edge.
 
     Args:
         diagrams, limit: as `plot_barcode`.
@@ -124,46 +104,33 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
         TypeError, ValueError: as `plot_barcode`.
     """
     found = as_diagrams(diagrams)
-    axes = axes_or_new(ax, (3.1, 3))
-    low, high = limits(found, limit)
-    span = high - low
-    infinity = high + 0.1 * span
-    top = high + 0.14 * span
-    axes.plot([low, top], [low, top], color=GREY, linewidth=0.8, zorder=1)
-    axes.axhline(infinity, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    handles, names = [], []
+    axes = style.axes_or_new(ax, (3.1, 3))
+    low, high = finite_range(found, limit)
+    infinity, top = high + 0.1 * (high - low), high + 0.14 * (high - low)
+    axes.plot([low, top], [low, top], color=style.GREY, linewidth=0.8, zorder=1)
+    axes.axhline(infinity, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for dimension, bars in enumerate(found):
-        births, deaths = bars.T
-        handles += axes.plot(
-            births,
-            np.where(np.isinf(deaths), infinity, deaths),
-            MARKERS[dimension % len(MARKERS)],
-            color=COLOURS[dimension % len(COLOURS)],
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.3,
-            alpha=0.85,
-            clip_on=False,
-            zorder=3,
-        )
-        # Without a point matplotlib would make room for the figure's corner.
-        handles[-1].set_in_layout(len(bars) > 0)
-        names.append(f"{homology(dimension)}: {_count(len(bars), len(bars))}")
-    axes.set_xlim(low, top)
-    axes.set_ylim(low, top)
-    axes.set_aspect("equal")
-    ticks, texts = _ticks(low, high, 4)
-    if max(map(len, texts)) > 5:
-        ticks, texts = _ticks(low, high, 2)
+        shape, colour = (look[dimension % len(look)] for look in (style.MARKERS, style.COLOURS))
+        (marks,) = axes.plot(
+            bars[:, 0], np.minimum(bars[:, 1], infinity), shape, color=colour, markersize=4.5,
+            markeredgecolor="white", markeredgewidth=0.3, alpha=0.85, clip_on=False, zorder=3,
+            label=f"{style.homology(dimension)}: {_bars(bars)}",
+        )  # fmt: skip
+        # As in `plot_barcode`.
+        marks.set_in_layout(len(bars) > 0)
+    axes.set(xlim=(low, top), ylim=(low, top), aspect="equal", xlabel="birth", ylabel="death")
+    # Above the last finite value there is only infinity.
+    ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= 1.001 * high]
+    if max(len(f"{tick:.4g}") for tick in ticks) > 5:
+        ticks = [ticks[0], ticks[-1]]
+    texts = [f"{tick:.4g}" for tick in ticks]
     axes.set_xticks(ticks, labels=texts)
     axes.set_yticks([*ticks, infinity], labels=[*texts, "∞"])
-    axes.set_xlabel("birth")
-    axes.set_ylabel("death")
     if any(map(len, found)):
         # Nothing lies below the diagonal.
-        legend(axes, handles, names, loc="lower right")
+        style.legend(axes, loc="lower right", handlelength=1)
     else:
-        note(axes, "no bars")
+        style.note(axes, "no bars")
     return axes
 
 
@@ -172,7 +139,7 @@ def plot_components(
     ax: Axes | None = None,
     *,
     label: str | None = None,
-    colour: str = COLOURS[0],
+    colour: str = style.COLOURS[0],
     stroke: Any = "-",
 ) -> Axes:
     """Draw the number of connected components over the scale (the Betti curve of dimension 0).
@@ -191,47 +158,125 @@ def plot_components(
         ValueError: another shape, NaN, infinite, negative or not ascending.
     """
     heights = as_deaths(deaths)
-    axes = axes_or_new(ax, (3.5, 2.6))
-    scales, merged = np.unique(heights, return_counts=True)
-    counts = np.concatenate([[len(heights) + 1], len(heights) + 1 - np.cumsum(merged)])
-    # What merges at scale 0 is never seen apart.
-    first = 1 if len(scales) and scales[0] == 0 else 0
-    starts = np.concatenate([[0.0], scales])[first:]
+    axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
+    # Points that coincide are never seen apart.
+    scales = np.concatenate([[0.0], np.unique(heights[heights > 0])])
+    counts = len(heights) + 1 - np.searchsorted(heights, scales, side="right")
     axes.step(
-        [*starts, starts[-1]], [*counts[first:], 1], where="post",
+        [*scales, scales[-1]], [*counts, 1], where="post",
         color=colour, linestyle=stroke, linewidth=1.4, label=label,
     )  # fmt: skip
     # Every curve stays at 1 from its last death to the edge.
     curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
-    scales_of = [np.array(line.get_xdata(), dtype=np.float64) for line in curves]
-    edge = 1.06 * max(float(found[-2]) for found in scales_of) or 1.0
-    for line, found in zip(curves, scales_of, strict=True):
-        line.set_xdata([*found[:-1], edge])
+    starts = [np.asarray(line.get_xdata(), dtype=np.float64)[:-1] for line in curves]
+    edge = 1.06 * max(float(found[-1]) for found in starts) or 1.0
+    for line, found in zip(curves, starts, strict=True):
+        line.set_xdata([*found, edge])
     axes.set_xlim(0, edge)
     axes.set_ylim(0, 1.05 * max(float(np.max(line.get_ydata())) for line in curves))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
-    axes.set_xlabel("scale")
-    axes.set_ylabel("components")
+    axes.grid(axis="y", color=style.GRID, linewidth=0.7)
+    axes.set(xlabel="scale", ylabel="components")
     return axes
 
 
-def _ticks(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
-    """Ticks up to the last finite value, above which only infinity lies, and their labels."""
-    small = 1e-9 * (high - low)
-    found = MaxNLocator(most).tick_values(low, high)
-    ticks = [0.0 if abs(tick) < small else float(tick) for tick in found]
-    ticks = [tick for tick in ticks if low - small <= tick <= high + small]
-    return ticks, [f"{tick:.4g}" for tick in ticks]
+def plot_series(
+    series: Mapping[str, tuple[Any, Any]],
+    ax: Axes | None = None,
+    *,
+    ylabel: str | None = None,
+    control: str | Collection[str] = (),
+    limit: float | None = None,
+    show_legend: bool = True,
+) -> Axes:
+    """Draw a line for each run; both axes start at 0, unless there are values below it.
+
+    NaN is a gap. An infinite value is an arrowhead at the edge of the axes.
+
+    Args:
+        series: by the name of the run, its steps (S,) strictly ascending and values (S,).
+        ax: where to draw; None makes a new figure.
+        ylabel: the quantity and its unit.
+        control: names of the runs drawn grey and dashed, for comparison.
+        limit: the value at the top, for example 1 for a rate; default: as the values need.
+        show_legend: whether the names stand above the axes.
+
+    Raises:
+        TypeError: no mapping, not numbers, no Axes.
+        ValueError: shapes that differ, steps that are NaN or not ascending, a control that is no
+            run, more runs than can be told apart (18, and 9 controls).
+    """
+    if not isinstance(series, Mapping):
+        raise TypeError(f"series: expected {{name: (steps, values)}}, got {type(series).__name__}")
+    looks = style.run_looks(list(series), control)
+    lines = {name: _line(name, pair) for name, pair in series.items()}
+    axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
+    for index, (name, (steps, values)) in enumerate(lines.items()):
+        colour, stroke = looks[name]
+        finite = np.isfinite(values)
+        # The first run lies on top, but for the dashes of controls, between which it is seen.
+        look: dict[str, Any] = {"color": colour, "zorder": 3 - 0.01 * index + (stroke != "-")}
+        gaps = np.where(finite, values, np.nan)
+        axes.plot(steps, gaps, linestyle=stroke, linewidth=1.4, label=name, **look)
+        # No line shows a value that has no neighbour.
+        beside = np.pad(finite, 1)
+        dots = finite if len(steps) <= FEW else finite & ~beside[:-2] & ~beside[2:]
+        axes.plot(steps[dots], values[dots], "o", markersize=2.8, **look)
+        look |= {"transform": axes.get_xaxis_transform(), "clip_on": False, "markersize": 5}
+        for infinite, marker, height in ((np.inf, "^", 1), (-np.inf, "v", 0)):
+            where = steps[values == infinite]
+            if len(where):
+                axes.plot(where, 0 * where + height, marker, **look)
+    drawn = np.concatenate([np.zeros(0), *(values for _, values in lines.values())])
+    drawn = drawn[np.isfinite(drawn)]
+    # Both axes show 0, and a margin only beyond what is drawn.
+    axes.update_datalim([(0, 0), (1, 0 if drawn.any() else 1)])
+    for line in axes.lines:
+        line.sticky_edges.x.append(0)
+        line.sticky_edges.y.append(0)
+    axes.margins(0.03)
+    axes.autoscale_view()
+    if limit is not None:
+        axes.set_ylim(top=max(1.03 * limit, axes.get_ylim()[1]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    counts = bool((drawn == np.floor(drawn)).all() and drawn.any())
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=counts))
+    if (drawn < 0).any():
+        axes.axhline(0, color=style.GREY, linewidth=0.8, zorder=1)
+    axes.grid(axis="y", color=style.GRID, linewidth=0.7)
+    axes.set_xlabel("training step")
+    axes.set_ylabel(ylabel or "", parse_math=False)
+    if not len(drawn):
+        style.note(axes, "no values")
+    elif show_legend:
+        style.legend(axes)
+    return axes
 
 
-def _longest(bars: np.ndarray, count: int) -> np.ndarray:
-    """The longest bars, by birth and then death."""
-    order = np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:count]
-    return bars[order][np.lexsort((bars[order, 1], bars[order, 0]))]
+def _line(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        steps, values = pair
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"series[{name!r}]: expected a pair (steps, values)") from error
+    steps = as_numbers(steps, f"steps of {name!r}")
+    values = as_numbers(values, f"values of {name!r}")
+    if steps.shape != values.shape:
+        raise ValueError(
+            f"series[{name!r}]: expected as many values as steps, got {len(values)} values and "
+            f"{len(steps)} steps"
+        )
+    if not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
+        raise ValueError(f"series[{name!r}]: expected finite, strictly ascending steps; sort them")
+    return steps, values
 
 
-def _count(drawn: int, all_: int) -> str:
-    if drawn < all_:
-        return f"{drawn} longest\nof {all_}"
-    return counted(drawn, "bar") if drawn else "no bars"
+def finite_range(diagrams: Sequence[np.ndarray], least: float | None = None) -> tuple[float, float]:
+    """Return the scales that diagrams need: from 0, or the least birth below it, to the last finite
+    birth or death, or to `least` if that is more (to 1 if all are 0)."""
+    finite = np.concatenate([[0.0, least or 0.0], *(d[np.isfinite(d)] for d in diagrams)])
+    low, high = float(finite.min()), float(finite.max())
+    return low, high if high > low else low + 1.0
+
+
+def _bars(bars: np.ndarray) -> str:
+    return counted(len(bars), "bar") if len(bars) else "no bars"
