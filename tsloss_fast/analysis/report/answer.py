@@ -198,13 +198,13 @@ def _of_one_seed(name: str, end: Ending, control: Ending) -> str:
         )
     low, high = newcombe(end.right, items, control.right, items)
     text += f": {end.right} of {items} items with it and {control.right} without it"
-    between = f"{INTERVAL} {_points(low)} to {_points(high)} percentage points"
+    between = f"{INTERVAL} {_points(low)} to {_points(high)}"
     if end.right == control.right:
-        return f"{text}, no difference that {items} items could show ({between})."
+        return f"{text}, no difference that {items} items could show ({between} points)."
     inside = f"0 is inside, so {items} items show no difference"
     if not low <= 0 <= high:
         inside = "0 is not inside, so the choice of items hardly explains it"
-    return f"{text}, a difference of {_points(p - q)} ({between}; {inside})."
+    return f"{text}, a difference of {_points(p - q)} percentage points ({between}; {inside})."
 
 
 def _of_seeds(name: str, pairs: Sequence[Pair]) -> str:

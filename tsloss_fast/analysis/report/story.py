@@ -110,7 +110,8 @@ def tell(course: Course, label: Callable[[int], str] = "token {}".format) -> dic
         label: gives a virtual token its name; "token 3" by default. Tokens are counted from 0.
     """
     rules, last = course.rules(), course.steps[-1]
-    bad = [rule["found"] for rule in rules[:3] if rule["holds"] is False]
+    said = zip(("{}", "{}", "a gap ({})"), rules, strict=False)
+    bad = [words.format(rule["found"]) for words, rule in said if rule["holds"] is False]
     if bad:
         kind, verdict = "bad", f"Not healthy at step {last}: {', '.join(bad)}"
     elif not course.known[-1]:
