@@ -89,7 +89,7 @@ Pair = tuple[Ending, Ending]
 
 
 def facts(ends: Sequence[Ending]) -> list[list[str]]:
-    """What was run, as names and values; a fact that the runs do not say is left out."""
+    """Return names and values of what was run; a fact that the runs do not say is left out."""
     runs = [end.run for end in ends]
     clouds = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
     sizes = {name: _range(int(record.series(name, cloud)[-1]) for record, cloud in clouds)
