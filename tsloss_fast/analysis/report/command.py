@@ -151,23 +151,22 @@ def _relation(runs: Sequence[Run]) -> dict[str, Any]:
             "cross-entropy), so there is nothing to relate the topology to."
         )
         return {"sentences": [nothing], "rows": []}
-    found = relate(runs)
-    rows = []
+    found, rows = relate(runs), []
+    several = len({entry.group for entry in found.correlations}) > 1
     for entry in found.correlations:
         if entry.coefficient is not None and entry.low is not None:
             numbers = f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})"
-            row = {name: getattr(entry, name) for name in _ROW}
-            row |= {name: label_of(row[name]) for name in ("quantity", "outcome")}
+            group = f" ({visible(str(entry.group), 80)})" if several else ""
+            fields = ("view", "coefficient", "low", "high", "runs", "claim")
+            row = {name: getattr(entry, name) for name in fields}
+            row |= {
+                "quantity": label_of(entry.quantity) + group,
+                "outcome": label_of(entry.outcome),
+            }
             rows.append(row | {"text": numbers.replace("-", "−")})
     # The table has each of the intervals that exclude zero.
     said = [visible(s, 1000) for s in found.sentences() if not rows or " Spearman " not in s]
-    if rows:
-        excluded = sum(row["claim"] for row in rows)
-        said.insert(0, f"{excluded} of {len(rows)} intervals exclude zero.")
     return {"sentences": said, "rows": rows}
-
-
-_ROW = ("quantity", "outcome", "view", "coefficient", "low", "high", "runs", "claim")
 
 
 def _rendered(filled: Mapping[str, Any]) -> str:
