@@ -79,7 +79,7 @@ class Run:
     def test_items(self) -> int | None:
         """The number of held-out items that an accuracy is a share of, if the run says it."""
         known = self.reference.get("test_items", self.config.get("test_size"))
-        return known if type(known) is int and known > 0 else None
+        return known if type(known) is int and 0 < known < 2**31 else None
 
     @property
     def began(self) -> float:

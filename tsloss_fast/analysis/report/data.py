@@ -82,11 +82,12 @@ def page_data(
 
 def _run(run: Run) -> dict[str, Any]:
     rho = run.record.metadata.get("rho")
+    known = isinstance(rho, (int, float)) and np.isfinite(rho)
     return {
         "name": visible(run.name, 80),
         "control": run.control,
         # The share of the mean below which a bar counts as redundant; old records do not say it.
-        "rho": float(rho) if isinstance(rho, (int, float)) else THRESHOLDS["short"],
+        "rho": rho if known else THRESHOLDS["short"],
         "metric": str(run.record.metadata.get("metric", "euclidean")),
         "clouds": {},
     }
