@@ -1,241 +1,361 @@
-"""What a report's page is made from: the numbers its script draws, and the story of each cloud."""
+"""The numbers that a report's page draws, thinned to what a page can hold, as JSON can hold them.
+
+A series has `frames`, and `at`: for each step of the page's slider the index of the frame to show,
+which is the newest one not after the step (-1 where nothing was recorded yet).
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.record.reader import CloudColumns
-from tsloss_fast.analysis.report.frames import compact, frames, loops, thin, thin_curve
-from tsloss_fast.analysis.report.health import SHORT
-from tsloss_fast.analysis.report.map import Names, maps
-from tsloss_fast.analysis.report.names import in_embedding_space, named, visible
-from tsloss_fast.analysis.report.story import Story, tell
-from tsloss_fast.analysis.report.task_story import control_of
-from tsloss_fast.analysis.runs import Run
+from tsloss_fast.analysis.plane import principal_plane
+from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
+from tsloss_fast.analysis.report.names import VocabularyNames, in_embedding_space, visible
+from tsloss_fast.analysis.report.story import capital, number
+from tsloss_fast.analysis.runs import Run, describe, group_runs
+from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, label_of
 
-__all__ = ["Page", "page_data"]
+__all__ = ["compact", "newest", "page_data", "thin", "thin_curve"]
 
-# Steps of the slider; and what the page may hold at all, in points over steps, clouds and runs.
+# Limits that keep a page below 1.5 MB: steps of the slider; points of clouds over all steps, clouds
+# and runs; values of all curves; values of one curve, whose figure is fewer pixels wide.
 STEPS, LEAST = 61, 8
-FRAME_POINTS, MAP_POINTS = 300_000, 20_000
-# Points of a curve; a figure is fewer pixels wide.
-CURVE_POINTS = 2000
-# From so many points on a prompt has loops worth drawing (13 to 27 at 100, 0 to 2 at 20).
-LOOPS_FROM = 40
-# Columns of the record drawn over the steps; `changed` is the number of edges_added.
+FRAME_POINTS, MAP_POINTS = 40_000, 10_000
+CURVE_VALUES, CURVE_POINTS, LEAST_POINTS = 20_000, 2000, 50
+# The directions of a map are fitted to at most this many points; more would not turn them visibly.
+FITTED = 2000
+# Curves over the steps, in their order: what was measured, columns of the record, and two more:
+# `changed_merges` is the number of `edges_added`, `loops` that of the bars of dimension 1.
+MEASURED = ("accuracy", "restricted_accuracy", "ce", "train_ce")
 CURVES = (
-    "mean_lifetime",
-    "coefficient_of_variation",
-    "entropy_gap",
-    "redundancy",
-    "total_persistence",
-    "bottleneck_first",
-    "bottleneck_previous",
-    "displacement_first",
-    "displacement_previous",
-)
-MEASURED = ("train_ce", "ce", "accuracy", "restricted_accuracy")
-RATES = ("majority_rate", "zero_shot_accuracy", "zero_shot_restricted_accuracy")
-# Okabe and Ito's colours; the control is grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREYS = ("#6b6b6b", "#9a9a9a", "#3f3f3f")
+    *MEASURED, "mean_lifetime", "coefficient_of_variation", "entropy_gap", "redundancy",
+    "total_persistence", "bottleneck_first", "bottleneck_previous", "displacement_first",
+    "displacement_previous", "changed_merges", "loops",
+)  # fmt: skip
+# Strokes, as SVG has them, of runs and of controls: the next one when the colours come again.
+DASHES = {False: ("", "10 4", "7 3 2 3"), True: ("6 4", "2 3", "7 3 2 3")}
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page's content.
+def page_data(
+    runs: Sequence[Run], names: Sequence[VocabularyNames | None]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what the page's script draws, and notes on what was left out of it.
 
-    Attributes:
-        data: for the script, what JSON can hold.
-        stories: by run and cloud.
-        notes: what a reader must know of how it was made.
+    Args:
+        names: of the tokens of each run, None for numbers alone.
     """
-
-    data: Mapping[str, Any]
-    stories: Mapping[tuple[int, int], Story]
-    notes: Sequence[str]
-
-
-def page_data(runs: Sequence[Run], names: Sequence[Names | None]) -> Page:
-    """Gather a page from runs, with the names of each (None: numbers alone)."""
-    clouds = sorted({cloud for run in runs for cloud in run.record.clouds})
-    recorded = [run.record.steps(cloud) for run in runs for cloud in run.record.clouds]
-    size = sum(
-        int(CloudColumns(run.record, cloud).numbers("n_points").max())
-        for run in runs
-        for cloud in run.record.clouds
-    )
-    every = sorted({step for steps in recorded for step in steps.tolist()})
-    slider = thin(every, min(STEPS, max(LEAST, FRAME_POINTS // max(size, 1))))
-    limit = max(2, min(len(slider), MAP_POINTS // max(size, 1)))
+    recorded = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
+    titles = {cloud: visible(record.cloud_name(cloud), 60) for record, cloud in recorded[::-1]}
+    size = sum(max(int(record.series("n_points", cloud).max()), 1) for record, cloud in recorded)
+    every = sorted({step for record, cloud in recorded for step in record.steps(cloud).tolist()})
+    slider = thin(every, min(STEPS, max(LEAST, FRAME_POINTS // size)))
+    limit = max(2, min(len(slider), MAP_POINTS // size))
+    groups = _groups(runs)
     shown: list[dict[str, Any]] = [_run(run) for run in runs]
-    _colour(runs, shown)
-    stories: dict[tuple[int, int], Story] = {}
-    for cloud in clouds:
+    for index, group in enumerate(groups):
+        for k in group["runs"]:
+            shown[k] |= {"group": index, "colour": group["colour"], "dash": group["dash"]}
+    for cloud in sorted(titles):
         records = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
-        where = {k: names[k] for k, r in records.items() if in_embedding_space(r, cloud)}
-        found = maps(records, cloud, slider, limit, where)
+        maps = _maps(records, cloud, slider, limit, names)
         for k, record in records.items():
-            entry = _cloud(runs[k], cloud, slider) | {"map": found.get(k)}
-            shown[k]["clouds"][str(cloud)] = entry
-            control = control_of(runs[k], list(runs))
-            label = functools.partial(named, names=_last_names(found.get(k)))
-            stories[k, cloud] = tell(record, cloud, control.record if control else None, label)
-    titles = {cloud: _title(runs, cloud) for cloud in clouds}
+            shown[k]["clouds"][str(cloud)] = _cloud(record, cloud, slider) | {"map": maps.get(k)}
+    lines = len(CURVES) * len(titles) * len(groups)
+    limit = min(CURVE_POINTS, max(LEAST_POINTS, CURVE_VALUES // lines))
+    panels = {str(cloud): _panels(runs, groups, cloud, limit) for cloud in sorted(titles)}
     data = {
+        "thresholds": THRESHOLDS,
         "slider": slider,
-        "clouds": [[cloud, titles[cloud]] for cloud in clouds],
+        "clouds": [[cloud, titles[cloud]] for cloud in sorted(titles)],
         "runs": shown,
+        "groups": groups,
+        "shown": [group["runs"][0] for group in groups][:4],
+        "panels": {cloud: found for cloud, (found, _) in panels.items()},
+        "quiet": {cloud: said for cloud, (_, said) in panels.items()},
     }
-    return Page(data, stories, _notes(runs, names, every, slider, shown))
+    return data, _notes(runs, names, every, data)
 
 
 def _run(run: Run) -> dict[str, Any]:
+    rho = run.record.metadata.get("rho")
+    known = isinstance(rho, (int, float)) and np.isfinite(rho)
     return {
         "name": visible(run.name, 80),
         "control": run.control,
+        # The share of the mean below which a bar counts as redundant; old records do not say it.
+        "rho": rho if known else THRESHOLDS["short"],
         "metric": str(run.record.metadata.get("metric", "euclidean")),
-        "rho": _rho(run),
-        "measured": {
-            name: _curve(series.steps, series.values)
-            for name, series in run.measured.items()
-            if name in MEASURED
-        },
-        "rates": {
-            name: float(run.reference[name])
-            for name in RATES
-            if isinstance(run.reference.get(name), (int, float))
-        },
         "clouds": {},
     }
 
 
-def _rho(run: Run) -> float:
-    """Below which share of the mean a bar counts as redundant; records of old do not say it."""
-    rho = run.record.metadata.get("rho")
-    return float(rho) if isinstance(rho, (int, float)) else SHORT
+def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The methods: a colour each, controls in greys, and names that tell them apart."""
+    groups: list[dict[str, Any]] = []
+    members = group_runs(runs)
+    tuned = [runs[k].config for k, *others in members if others]
+    for indices in members:
+        run = runs[indices[0]]
+        config, control, name = run.config, run.control, run.name
+        if len(indices) > 1 and "loss" in config:
+            alike = [other for other in tuned if other.get("loss") == config["loss"]]
+            differing = [
+                f"{setting} {value}"
+                for setting, value in config.items()
+                if setting not in ("loss", "weight", "seed", "task_digest")
+                and any(other.get(setting) != value for other in alike)
+            ]
+            name = "control: " * control + describe(config["loss"], config["weight"])
+            name = ", ".join([name, *differing])
+        colours = PALETTE["controls" if control else "runs"]
+        before = sum(group["control"] == control for group in groups)
+        groups.append(
+            {
+                "name": visible(name, 80),
+                "colour": colours[before % len(colours)],
+                "dash": DASHES[control][before // len(colours) % 3],
+                "control": control,
+                "runs": indices,
+            }
+        )
+    return groups
 
 
-def _curve(steps: np.ndarray, values: np.ndarray) -> dict[str, Any]:
-    steps, values = thin_curve(steps, values, CURVE_POINTS)
-    return {"steps": steps.tolist(), "values": compact(values)}
-
-
-def _colour(runs: Sequence[Run], shown: Sequence[dict[str, Any]]) -> None:
-    counts = {True: 0, False: 0}
-    for run, entry in zip(runs, shown, strict=True):
-        colours = GREYS if run.control else COLOURS
-        entry["colour"] = colours[counts[run.control] % len(colours)]
-        # Colours come again after the last one; then another dash tells them apart.
-        dashes = ("dash", "dot", "dashdot") if run.control else ("solid", "longdash", "dashdot")
-        entry["dash"] = dashes[counts[run.control] // len(colours) % len(dashes)]
-        counts[run.control] += 1
-
-
-def _cloud(run: Run, cloud: int, slider: Sequence[int]) -> dict[str, Any]:
-    columns = CloudColumns(run.record, cloud)
-    added = columns.lists("edges_added")
-    curves = {name: columns.numbers(name) for name in CURVES}
-    curves["changed"] = np.array([np.nan if x is None else len(x) for x in added])
-    one = CloudColumns(run.record, cloud, 1)
-    entry: dict[str, Any] = {
-        "features": int(columns.numbers("n_features")[-1]),
-        "records": len(columns),
-        "ends": [int(columns.steps[0]), int(columns.steps[-1])],
-        "curves": {
-            name: _curve(columns.steps, values)
-            for name, values in curves.items()
-            if np.isfinite(values).any()
-        },
-        **frames(run.record, cloud, slider),
-    }
-    bars = one.numbers("bars")
-    reason = _no_loops(int(columns.numbers("n_points")[-1]), one.steps, bars)
-    if reason is None:
-        entry["h1"] = loops(run.record, cloud, slider)
-        entry["loops"] = _curve(one.steps, bars)
+def _cloud(record: TopologyRecord, cloud: int, slider: Sequence[int]) -> dict[str, Any]:
+    """What is shown of one cloud at each step of the slider, but for the map."""
+    columns, loops = CloudColumns(record, cloud), CloudColumns(record, cloud, 1)
+    points, features = (int(columns.numbers(name)[-1]) for name in ("n_points", "n_features"))
+    entry = {"features": features, "records": len(columns), **_frames(columns, slider)}
+    few = int(THRESHOLDS["loops_from"])
+    small = f"{points} tokens have almost no loops; from about {few} on they say something"
+    if not len(loops):
+        entry["no_h1"] = f"Loops were not recorded{f': {small}' if points < few else ''}."
+    elif points < few and not (loops.numbers("bars") > 0).any():
+        entry["no_h1"] = f"No loop was found in {counted(len(loops), 'record')}: {small}."
     else:
-        entry["no_h1"] = reason
+        entry["h1"] = _frames(loops, slider)
     return entry
 
 
-def _no_loops(points: int, steps: np.ndarray, bars: np.ndarray) -> str | None:
-    """Why dimension 1 is not drawn, or None if it is."""
-    small = f"{points} tokens have almost no loops; from about {LOOPS_FROM} on they say something"
-    if not len(steps):
-        return "Loops were not recorded" + (f": {small}." if points < LOOPS_FROM else ".")
-    if points < LOOPS_FROM and not (bars > 0).any():
-        times = counted(len(steps), "record")
-        return f"No loop was found in {times}: {small}."
-    return None
+def _frames(columns: CloudColumns, slider: Sequence[int]) -> dict[str, Any]:
+    """The barcodes of a cloud in one dimension that the slider reaches."""
+    used, at = _used(columns.steps, slider)
+    points = columns.numbers("n_points")
+    frames: list[dict[str, Any]] = [
+        {"step": int(columns.steps[k]), "n": int(points[k])} for k in used
+    ]
+    for name in ("births", "deaths") if columns.dimension else ("deaths", "edges"):
+        for frame, found in zip(frames, columns.lists(name, used), strict=True):
+            # A cloud that is not finite is recorded without bars.
+            if found is not None:
+                frame[name] = found.ravel().tolist() if name == "edges" else compact(found)
+    return {"frames": frames, "at": at}
 
 
-def _last_names(found: Mapping[str, Any] | None) -> list[str] | None:
-    if not found or "nearest" not in found["frames"][-1]:
-        return None
-    return [found["tokens"][k] for k in found["frames"][-1]["nearest"]]
+def _maps(
+    records: Mapping[int, TopologyRecord],
+    cloud: int,
+    slider: Sequence[int],
+    limit: int,
+    names: Sequence[VocabularyNames | None],
+) -> dict[int, dict[str, Any]]:
+    """Maps of one cloud in the plane of its two principal directions, by run; runs without points
+    have none.
+
+    Runs whose points have the same number of coordinates share their plane, so that a place in one
+    map is the same place in the other. Points of another number of coordinates than the last
+    record's are in no map.
+    """
+    maps: dict[int, dict[str, Any]] = {}
+    # The points of all frames, the tokens, and where each frame ends, by width and run.
+    rows: dict[int, dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for k, record in records.items():
+        columns = CloudColumns(record, cloud)
+        width = columns.numbers("n_features").astype(int)
+        kept = np.flatnonzero(columns.present("points") & (width == width[-1]))
+        chosen = thin(kept[_used(columns.steps[kept], slider)[0]].tolist(), limit)
+        found = {
+            int(columns.steps[position]): flat.reshape(-1, width[-1])
+            for position, flat in zip(chosen, columns.lists("points", chosen), strict=True)
+            if flat is not None and flat.size and np.isfinite(flat).all()
+        }
+        if not found:
+            continue
+        points, ends = np.concatenate([*found.values()]), np.cumsum([*map(len, found.values())])
+        frames: list[dict[str, Any]] = [{"step": step} for step in found]
+        tokens: list[str] = []
+        vectors = points[:0]
+        vocabulary = names[k] if in_embedding_space(record, cloud) else None
+        # One search finds the names of all points, since it reads the whole vocabulary.
+        if vocabulary is not None and (near := vocabulary.nearest(points)) is not None:
+            tokens, vectors, which, distances = near
+            for frame, part in zip(
+                frames, np.split(np.arange(len(points)), ends[:-1]), strict=True
+            ):
+                frame["nearest"] = which[part].tolist()
+                frame["distances"] = compact(distances[part])
+        at = newest(np.array([*found]), slider).tolist()
+        maps[k] = {"frames": frames, "at": at, "tokens": tokens}
+        rows.setdefault(int(width[-1]), {})[k] = points, vectors, ends
+    for group in rows.values():
+        stacked = np.concatenate(
+            [x for points, vectors, _ in group.values() for x in (points, vectors)]
+        )
+        fitted = np.linspace(0, len(stacked) - 1, FITTED).round().astype(int)
+        centre, axes, share = principal_plane(stacked[np.unique(fitted)])
+        for k, (points, vectors, ends) in group.items():
+            maps[k]["places"] = compact(((vectors - centre) @ axes).ravel())
+            maps[k]["share"] = compact(share)
+            places = np.split((points - centre) @ axes, ends[:-1])
+            for frame, xy in zip(maps[k]["frames"], places, strict=True):
+                frame["xy"] = compact(xy.ravel())
+    return maps
 
 
-def _title(runs: Sequence[Run], cloud: int) -> str:
-    name = next(run.record.cloud_name(cloud) for run in runs if cloud in run.record.clouds)
-    return visible(name, 60)
+def _panels(
+    runs: Sequence[Run], groups: Sequence[Mapping[str, Any]], cloud: int, limit: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Panels of curves, a line for each method, and sentences on the curves that never change."""
+    panels, quiet = [], []
+    for name in CURVES:
+        found = {k: _curve(run, cloud, name) for k, run in enumerate(runs)}
+        curves = {k: curve for k, curve in found.items() if np.isfinite(curve[1]).any()}
+        if not curves:
+            continue
+        known = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
+        heading, says = capital(label_of(name)), QUANTITIES[name]["says"]
+        if known.min() == known.max():
+            when = "evaluation" if name in MEASURED else "record"
+            every = "every run" if len(runs) > 1 else "the run"
+            quiet.append(f"{heading} was {number(known[0])} in every {when} of {every}. ({says})")
+            continue
+        panel = {"name": name, "heading": heading, "says": says, "zero": bool(known.min() >= 0)}
+        panel |= {"whole": name in ("changed_merges", "loops")}
+        panel |= {"rates": [*_rates(runs)] if name == "accuracy" else []}
+        panel |= {"lines": [line for group in groups for line in _lines(group, curves, limit)]}
+        panels.append(panel)
+    return panels, quiet
+
+
+def _curve(run: Run, cloud: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (S,) and values (S,) of a curve."""
+    if name in MEASURED:
+        series = run.measured.get(name)
+        return (np.zeros(0), np.zeros(0)) if series is None else (series.steps, series.values)
+    columns = CloudColumns(run.record, cloud, int(name == "loops"))
+    if name == "changed_merges":
+        added = columns.lists("edges_added")
+        return columns.steps, np.array([np.nan if x is None else len(x) for x in added])
+    return columns.steps, columns.numbers("bars" if name == "loops" else name)
+
+
+def _lines(
+    group: Mapping[str, Any], curves: Mapping[int, tuple[np.ndarray, np.ndarray]], limit: int
+) -> Iterator[dict[str, Any]]:
+    """The line of a method: the mean of its runs at the steps that all of them have, with a band
+    from the least to the greatest; without such a step, a line for each run."""
+    members = [curves[k] for k in group["runs"] if k in curves]
+    common = set.intersection(*({*at.tolist()} for at, _ in members)) if members else set()
+    for part in [members] if common else [[member] for member in members]:
+        steps = np.array(sorted(common)) if common else part[0][0]
+        stacked = np.array([values[np.isin(at, steps)] for at, values in part])
+        chosen = thin_curve(stacked.mean(0), limit)
+        line = {name: group[name] for name in ("name", "colour", "dash")}
+        line |= {"steps": steps[chosen].tolist(), "values": compact(stacked.mean(0)[chosen])}
+        if len(part) > 1:
+            low, high = stacked.min(0)[chosen], stacked.max(0)[chosen]
+            line |= {"low": compact(low), "high": compact(high)}
+        yield line
+
+
+def _rates(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    """Accuracies without tuning, the mean over the runs that have them."""
+    for (name, text), dash in zip(RATES.items(), ("2 3", "7 3 2 3"), strict=False):
+        found = [run.reference.get(name) for run in runs]
+        rates = [float(rate) for rate in found if isinstance(rate, (int, float))]
+        if rates and np.isfinite(rates).all():
+            yield {"value": compact([sum(rates) / len(rates)])[0], "text": text, "dash": dash}
+
+
+def thin(steps: Iterable[int], limit: int) -> list[int]:
+    """Return at most `limit` (2 or more) of the steps, evenly spaced by rank, the first and last
+    among them."""
+    ordered = sorted(set(steps))
+    chosen = np.linspace(0, len(ordered) - 1, min(limit, len(ordered))).round().astype(int)
+    return [ordered[k] for k in chosen.tolist()]
+
+
+def thin_curve(values: np.ndarray, limit: int) -> np.ndarray:
+    """Return the positions of at most `limit` values of a curve that look as all of them do: the
+    first and the last, and of each of many stretches the least and the greatest."""
+    if len(values) <= limit:
+        return np.arange(len(values))
+    finite = np.isfinite(values)
+    low, high = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
+    parts = np.array_split(np.arange(len(values)), (limit - 2) // 2)
+    ends = [k for p in parts for k in (p[low[p].argmin()], p[high[p].argmax()])]
+    return np.unique([0, *ends, len(values) - 1])
+
+
+def newest(steps: np.ndarray, slider: Sequence[int]) -> np.ndarray:
+    """Return, for each step of the slider, the position in `steps` of the newest not after it, or
+    -1."""
+    return np.searchsorted(steps, np.asarray(slider, dtype=np.int64), side="right") - 1
+
+
+def _used(steps: np.ndarray, slider: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Positions of the rows that the slider reaches, and the rank among them for each step."""
+    positions = newest(steps, slider)
+    used = np.unique(positions[positions >= 0])
+    at = np.where(positions < 0, -1, np.searchsorted(used, positions))
+    return used.tolist(), at.tolist()
+
+
+def compact(values: Iterable[float] | np.ndarray) -> list[float | None]:
+    """Return six significant digits, which no figure can show; None for what is not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in array.tolist()]
 
 
 def _notes(
     runs: Sequence[Run],
-    names: Sequence[Names | None],
+    names: Sequence[VocabularyNames | None],
     every: Sequence[int],
-    slider: Sequence[int],
-    shown: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
 ) -> list[str]:
+    """Sentences on how the page was made from the records."""
     notes = []
-    longest = max(
-        [cloud["records"] for entry in shown for cloud in entry["clouds"].values()]
-        + [len(s.steps) for run in runs for name, s in run.measured.items() if name in MEASURED]
-    )
-    if len(slider) < len(every):
-        whole = "the summary uses" if longest > CURVE_POINTS else "the curves and the summary use"
+    if (shown := len(data["slider"])) < len(every):
         notes.append(
-            f"The slider shows {len(slider)} of {len(every)} recorded steps, evenly spaced, the "
-            f"first and the last among them; {whole} every record."
+            f"The slider shows {shown} of {len(every)} recorded steps, evenly spaced, the first "
+            "and the last among them; the sentences use every record."
         )
-    if longest > CURVE_POINTS:
-        notes.append(
-            f"Curves of more than {CURVE_POINTS:,} values are drawn with the first, the last, and "
-            "the least and the greatest of each of many short stretches between them."
-        )
-    for run, entry in zip(runs, shown, strict=True):
+    unnamed: dict[str, None] = {}
+    for run, entry, found in zip(runs, data["runs"], names, strict=True):
         if run.record.damage is not None:
             notes.append(f"{entry['name']}: the record {run.record.damage}.")
         if not any(cloud["map"] for cloud in entry["clouds"].values()):
             notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
-        left_out = sum(c["map"]["left_out"] for c in entry["clouds"].values() if c["map"])
+        left_out = 0
+        for cloud in run.record.clouds:
+            columns = CloudColumns(run.record, cloud)
+            width = columns.numbers("n_features")
+            left_out += int((columns.present("points") & (width != width[-1])).sum())
+            if found is not None and not in_embedding_space(run.record, cloud):
+                unnamed[visible(run.record.cloud_name(cloud), 60)] = None
         if left_out:
             notes.append(
                 f"{entry['name']}: at some steps the points have another number of coordinates "
                 f"than at the last; the map leaves out {left_out} of them."
             )
-    unnamed = [
-        run.record.cloud_name(cloud)
-        for run, found in zip(runs, names, strict=True)
-        for cloud in run.record.clouds
-        if found is not None and not in_embedding_space(run.record, cloud)
-    ]
     if unnamed:
+        more = " and other clouds" if len(unnamed) > 1 else ""
         notes.append(
-            f"The points of {visible(unnamed[0], 60)}"
-            + (" and other clouds" if len(set(unnamed)) > 1 else "")
-            + " are no embeddings of tokens, so they have numbers and no names."
-        )
-    if not any(run.control for run in runs):
-        notes.append(
-            "None of these runs is a control with cross-entropy alone, so what the loss did cannot "
-            "be told from what training does anyway."
+            f"The points of {next(iter(unnamed))}{more} are no embeddings of tokens, so they have "
+            "numbers and no names."
         )
     return notes
