@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from tsloss_fast.analysis.record.reader import TopologyRecord
 from tsloss_fast.analysis.record.schema import SCHEMA
-from tsloss_fast.analysis.relation.findings import Correlation, Relation
-from tsloss_fast.analysis.relation.relate import relate
+from tsloss_fast.analysis.relation import Correlation, Relation
+from tsloss_fast.analysis.relation import relate
 from tsloss_fast.analysis.runs import Run, Series
 
 X, Y = "mean_lifetime", "accuracy"

@@ -27,7 +27,7 @@ from tsloss_fast import cli  # noqa: E402
 from tsloss_fast.analysis.analyze import command  # noqa: E402
 from tsloss_fast.analysis.analyze.command import ALL_COLUMNS, main  # noqa: E402
 from tsloss_fast.analysis.analyze.quantities import COLUMNS, measure  # noqa: E402
-from tsloss_fast.analysis.analyze.sources import SourceError  # noqa: E402
+from tsloss_fast.analysis.analyze.stored import SourceError  # noqa: E402
 
 
 def prompts(folder: Path, epochs: tuple[int, ...] = (0, 2, 10)) -> dict[int, torch.Tensor]:

@@ -22,12 +22,8 @@ pytest.importorskip("safetensors")
 from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
-from tsloss_fast.analysis.analyze.sources import (
-    DamagedSource,
-    NoCloudError,
-    SourceError,
-    read_clouds,
-)
+from tsloss_fast.analysis.analyze.sources import read_clouds
+from tsloss_fast.analysis.analyze.stored import DamagedSource, NoCloudError, SourceError
 from tsloss_fast.analysis.table.table import open_table
 
 

@@ -16,13 +16,8 @@ import pyarrow as pa
 from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
-from tsloss_fast.analysis.analyze.sources import (
-    DamagedSource,
-    NoCloudError,
-    SourceError,
-    find_sources,
-    read_clouds,
-)
+from tsloss_fast.analysis.analyze.sources import find_sources, read_clouds
+from tsloss_fast.analysis.analyze.stored import DamagedSource, NoCloudError, SourceError
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.reader import CloudColumns, read_record
 from tsloss_fast.analysis.record.writer import RecordWriter

@@ -15,7 +15,8 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import save_file
 
-from tsloss_fast.analysis.analyze.sources import NoCloudError, read_clouds
+from tsloss_fast.analysis.analyze.sources import read_clouds
+from tsloss_fast.analysis.analyze.stored import NoCloudError
 from tsloss_fast.analysis.table.table import open_table
 
 ROWS, DIM = 200, 96

@@ -13,8 +13,8 @@ pytest.importorskip("scipy")
 from related_runs import NAN, X, Y, entry, make_run, random_runs, related
 from scipy import stats
 
-from tsloss_fast.analysis.relation.findings import CAUTION
-from tsloss_fast.analysis.relation.relate import relate
+from tsloss_fast.analysis.relation import CAUTION
+from tsloss_fast.analysis.relation import relate
 from tsloss_fast.analysis.relation.spearman import mean_interval, spearman, spearman_interval
 
 

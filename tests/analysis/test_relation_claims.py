@@ -13,8 +13,8 @@ pytest.importorskip("scipy")
 
 from related_runs import NAN, X, Y, entry, make_run, random_runs, related
 
-from tsloss_fast.analysis.relation.findings import CAUTION, Relation
-from tsloss_fast.analysis.relation.relate import QUANTITIES, relate
+from tsloss_fast.analysis.relation import CAUTION, Relation
+from tsloss_fast.analysis.relation import QUANTITIES, relate
 
 
 def test_runs_of_one_seed_count_once_and_a_claim_needs_five_seeds():

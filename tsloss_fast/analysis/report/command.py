@@ -57,7 +57,7 @@ def write_report(
     require("tsloss report", "analysis", "plotly")
     from plotly.offline import get_plotlyjs
 
-    from tsloss_fast.analysis.relation.relate import relate
+    from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.report.data import page_data
     from tsloss_fast.analysis.report.html import items, lead, summary
     from tsloss_fast.analysis.report.names import find_names

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from tsloss_fast.analysis.relation.findings import Correlation, Relation
+from tsloss_fast.analysis.relation import Correlation, Relation
 from tsloss_fast.analysis.report.html import items
 from tsloss_fast.analysis.report.names import visible
 from tsloss_fast.analysis.report.wording import number
@@ -29,7 +29,7 @@ _QUANTITIES = {
 }
 _VIEWS = {"steps": "over the steps, within each run", "runs": "over the runs, last values"}
 # What the table below says of each pair.
-_CLAIM = re.compile(r"(^|: )Over the (steps|runs), ")
+_CLAIM = re.compile(r": over the (steps|runs), ")
 
 
 def relation_section(runs: Sequence[Run], relation: Relation) -> str:
@@ -50,14 +50,13 @@ def relation_section(runs: Sequence[Run], relation: Relation) -> str:
         if not found:
             continue
         what = (
-            f"Spearman's coefficient {title}; the line is its "
-            f"{100 * relation.confidence:g} % interval over runs."
+            f"Spearman's coefficient {title}; the line is its 95 % interval over seeds."
             if tested
             else f"Spearman's coefficient {title}: it describes these runs, and says nothing of "
             "others."
         )
-        several = len(relation.groups) > 1
-        rows = "".join(_correlation(entry, relation, several) for entry in found)
+        several = len({entry.group for entry in found}) > 1
+        rows = "".join(_correlation(entry, several) for entry in found)
         table = (
             '<div class="relation"><table><thead><tr><th scope="col">Quantity</th>'
             '<th scope="col">Outcome</th><th scope="col" class="number">Coefficient</th>'
@@ -70,10 +69,9 @@ def relation_section(runs: Sequence[Run], relation: Relation) -> str:
     return "\n".join(blocks)
 
 
-def _correlation(entry: Correlation, relation: Relation, several: bool) -> str:
+def _correlation(entry: Correlation, several: bool) -> str:
     assert entry.coefficient is not None
-    task = relation.groups[entry.group].task or "unknown task"
-    group = f' <span class="note">({escape(visible(task, 60))})</span>' if several else ""
+    group = f' <span class="note">({escape(visible(entry.group, 60))})</span>' if several else ""
     interval = ""
     if entry.low is not None and entry.high is not None:
         interval = f" ({_signed(entry.low)} to {_signed(entry.high)})"
