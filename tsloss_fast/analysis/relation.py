@@ -3,14 +3,14 @@
 The question is that of arXiv 2602.16500. Steps of one run follow from each other, so a hundred of
 them are one observation. Runs of one seed, such as a run and its control, are not independent
 either: a seed is one observation, the mean of its runs, and seeds are resampled. Intervals are
-percentile bootstraps (BCa needs the coefficient without each seed in turn, which ranks of five
-seeds often lack). For few seeds they are too narrow: at a nominal 0.95 that of a mean of normal
-values covers it in 0.83 of simulations of 5 seeds, 0.88 of 8, 0.92 of 20.
+percentile bootstraps, which are too narrow for few seeds (BCa needs the coefficient without each
+seed in turn, which ranks of five seeds often lack).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,7 +99,8 @@ def relate(
     Raises:
         ValueError: an unknown quantity, or a confidence outside (0, 1).
     """
-    quantities, outcomes = quantities or QUANTITIES, outcomes or OUTCOMES
+    quantities = QUANTITIES if quantities is None else quantities
+    outcomes = OUTCOMES if outcomes is None else outcomes
     if unknown := [name for name in quantities if name.removeprefix("h1_") not in _COLUMNS]:
         raise ValueError(
             f"the record has no column of numbers {', '.join(map(repr, unknown))}; expected one of "
@@ -112,58 +113,60 @@ def relate(
         task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
         level = run.config.get("difficulty")
         level = "" if level is None else f" (difficulty {level})"
-        seeds = groups.setdefault(f"task {task}{level}, model {run.model or 'unknown'}", {})
+        seeds = groups.setdefault(f"Task {task}{level}, model {run.model or 'unknown'}", {})
         seed = run.config.get("seed")
         seeds.setdefault(f"run {index}" if seed is None else seed, []).append(run)
     found: list[Correlation] = []
     said: list[str] = []
     for group, seeds in groups.items():
-        series = {
-            name: [
-                [_series(run, name, name in outcomes) for run in seed] for seed in seeds.values()
-            ]
-            for name in (*quantities, *outcomes)
+        xs = {
+            x: [[_quantity(run, x) for run in seed] for seed in seeds.values()] for x in quantities
         }
+        ys = {y: [[_outcome(run, y) for run in seed] for seed in seeds.values()] for y in outcomes}
         entries = [
-            Correlation(view, group, x, y, *_correlate(view, series[x], series[y], confidence))
+            Correlation(view, group, x, y, *_correlate(view, xs[x], ys[y], confidence))
             for view in ("steps", "runs")
             for x in quantities
             for y in outcomes
         ]
         found += entries
-        said += [f"{group}: {text}" for text in _sentences(seeds, entries, confidence)]
+        said += _sentences(group, seeds, entries, confidence)
     return Relation(tuple(found), tuple(said))
 
 
 Values = Mapping[int, float]
 
 
-def _series(run: Run, name: str, is_outcome: bool) -> Values:
-    """Return the values by step, none of them NaN. A step that some cloud lacks would make the mean
-    jump, so it is left out; a cloud that never has the quantity has no part in it."""
-    if is_outcome:
-        measured = run.measured.get(name)
-        pairs = [] if measured is None else [(measured.steps, measured.values)]
-    else:
-        place, record = (name.removeprefix("h1_"), int(name.startswith("h1_"))), run.record
-        pairs = [
-            (record.steps(cloud, place[1]), record.series(place[0], cloud, place[1]))
-            for cloud in record.clouds
-        ]
-    clouds = [{int(s): float(v) for s, v in zip(*p, strict=True) if v == v} for p in pairs]
+def _quantity(run: Run, name: str) -> Values:
+    """Return the mean over clouds by step. A step that some cloud lacks would make the mean jump, so
+    it is left out; a cloud that never has the quantity has no part in it."""
+    column, dimension = name.removeprefix("h1_"), int(name.startswith("h1_"))
+    clouds = [
+        _present(run.record.steps(cloud, dimension), run.record.series(column, cloud, dimension))
+        for cloud in run.record.clouds
+    ]
     clouds = [cloud for cloud in clouds if cloud]
     common = sorted(set.intersection(*map(set, clouds))) if clouds else []
     return {step: math.fsum(cloud[step] for cloud in clouds) / len(clouds) for step in common}
 
 
-def _observe(view: str, x: Values, y: Values) -> list[float] | None:
-    """Return the coefficient within a run, or its last values; None where there is none."""
+def _outcome(run: Run, name: str) -> Values:
+    measured = run.measured.get(name)
+    return {} if measured is None else _present(measured.steps, measured.values)
+
+
+def _present(steps: Any, values: Any) -> Values:
+    return {int(s): float(v) for s, v in zip(steps, values, strict=True) if not math.isnan(v)}
+
+
+def _observe(view: str, x: Values, y: Values) -> list[float]:
+    """Return the coefficient within a run, or its last values; nothing where there is none."""
     if view == "runs":
-        return [list(x.values())[-1], list(y.values())[-1]] if x and y else None
+        return [[*x.values()][-1], [*y.values()][-1]] if x and y else []
     common = [(x[step], y[step]) for step in x.keys() & y.keys()]
     # Over two steps a coefficient is +1 or -1 whatever happens.
     value = float(_spearman(*np.array(common).T)) if len(common) > 2 else math.nan
-    return None if math.isnan(value) else [value]
+    return [] if math.isnan(value) else [value]
 
 
 def _correlate(
@@ -173,22 +176,27 @@ def _correlate(
     from scipy.stats import bootstrap
 
     seen = [
-        [found for pair in zip(*seed, strict=True) if (found := _observe(view, *pair)) is not None]
-        for seed in zip(x, y, strict=True)
+        [found for pair in zip(*runs, strict=True) if (found := _observe(view, *pair))]
+        for runs in zip(x, y, strict=True)
     ]
-    seen = [seed for seed in seen if seed]
-    samples = np.array([np.mean(seed, axis=0) for seed in seen]).T
-    runs, seeds = sum(map(len, seen)), len(seen)
+    samples = np.array([np.mean(runs, axis=0) for runs in seen if runs]).T
+    runs, seeds = sum(map(len, seen)), sum(map(bool, seen))
     statistic = np.mean if view == "steps" else _spearman
-    if seeds < (1 if view == "steps" else MINIMUM_SEEDS):
-        return None, None, None, runs, seeds
-    value = float(statistic(*samples))
-    if math.isnan(value) or seeds < MINIMUM_SEEDS:
+    enough = seeds >= MINIMUM_SEEDS
+    value = float(statistic(*samples)) if enough or (seeds and view == "steps") else math.nan
+    if math.isnan(value) or not enough:
         return None if math.isnan(value) else value, None, None, runs, seeds
-    drawn = bootstrap(
-        samples, statistic, n_resamples=2000, paired=True, vectorized=True, axis=-1,
-        method="percentile", random_state=np.random.default_rng(0),
-    ).bootstrap_distribution  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of resamples without a coefficient, which are seen below
+        drawn = bootstrap(
+            samples,
+            statistic,
+            n_resamples=2000,
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        ).bootstrap_distribution
     # A resample of a constant has no coefficient. Where many have none, an interval would stand for
     # a part of them that the data chose.
     if np.isnan(drawn).mean() > 0.05:
@@ -208,28 +216,28 @@ def _spearman(x: Any, y: Any, axis: int = -1) -> Any:
 
 
 def _sentences(
-    seeds: Mapping[object, list[Run]], entries: Sequence[Correlation], confidence: float
+    group: str, seeds: Mapping[object, list[Run]], entries: Sequence[Correlation], confidence: float
 ) -> Iterator[str]:
-    runs = counted(sum(map(len, seeds.values())), "run")
+    runs = f"{counted(sum(map(len, seeds.values())), 'run')} of {counted(len(seeds), 'seed')}"
     if len(seeds) < MINIMUM_SEEDS:
         yield (
-            f"{runs} of {counted(len(seeds), 'seed')}: too few to say anything about other runs; "
-            f"at least {MINIMUM_SEEDS} different seeds are needed."
+            f"{group}, {runs}: too few to say anything about other runs; at least {MINIMUM_SEEDS} "
+            "different seeds are needed."
         )
         return
     tested = [entry for entry in entries if entry.low is not None]
-    for entry in tested:
-        if entry.claim:
-            loops = " of loops" if entry.quantity.startswith("h1_") else ""
-            quantity = label_of(entry.quantity.removeprefix("h1_")) + loops
-            yield (
-                f"over the {entry.view}, {quantity} and {label_of(entry.outcome)}: Spearman "
-                f"{entry.coefficient:+.2g} ({100 * confidence:g}% interval {entry.low:+.2g} to "
-                f"{entry.high:+.2g}; {entry.runs} runs of {entry.seeds} different seeds)."
-            )
+    claims = [entry for entry in tested if entry.claim]
     narrow = ", and more because intervals of so few seeds are too narrow" * (len(seeds) < 20)
-    claims = sum(entry.claim for entry in tested)
     yield (
-        f"{claims} of {len(tested)} intervals exclude zero, of {len(entries)} pairs that were "
-        f"looked at. About {(1 - confidence) * len(tested):.2g} would by chance alone{narrow}."
+        f"{group}, {runs}: {len(claims)} of {len(tested)} intervals exclude zero; "
+        f"{len(entries)} correlations were looked at. About {(1 - confidence) * len(tested):.2g} "
+        f"intervals would by chance alone{narrow}."
     )
+    for entry in claims:
+        loops = " of loops" if entry.quantity.startswith("h1_") else ""
+        quantity = label_of(entry.quantity.removeprefix("h1_")) + loops
+        yield (
+            f"Over the {entry.view}, {quantity} and {label_of(entry.outcome)}: Spearman "
+            f"{entry.coefficient:+.2g} ({100 * confidence:g}% interval {entry.low:+.2g} to "
+            f"{entry.high:+.2g}; {entry.runs} runs of {entry.seeds} seeds)."
+        )

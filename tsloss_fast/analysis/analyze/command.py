@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +28,32 @@ ALL_COLUMNS: Mapping[str, type] = {
     **{"source": str, "label": str, "step": int, "stored": str},
     **COLUMNS,
 }
-# Groups of columns on the terminal: each column's name, its heading, how a number is written.
-_Group = Sequence[tuple[str, str, str]]
-_CLOUD: _Group = (("step", "step", "d"), ("n_points", "N", "d"), ("n_features", "D", "d"))
-_NARROW: Mapping[str, _Group] = {
-    "": (
-        *_CLOUD,
-        ("h0_bars", "bars", "d"),
-        ("h0_mean_lifetime", "mean death", ".4g"),
-        ("h0_coefficient_of_variation", "CV", ".4f"),
-        ("h0_persistent_entropy", "entropy", ".4f"),
-        ("h1_bars", "H1 bars", "d"),
-    )
-}
-_WIDE: Mapping[str, _Group] = {
-    "cloud": _CLOUD,
-    "tsloss_fast: every bar": (
-        ("h0_bars", "H0 bars", "d"),
-        ("h0_zero_bars", "length 0", "d"),
-        *_NARROW[""][4:],
+# Columns on the terminal: name, heading, and how a number is written. "paper" counts no bar of
+# length 0 and the infinite one; "cut" is the same with edges of at most --max-edge-length.
+_SHOWN = (
+    ("step", "step", "d"),
+    ("n_points", "N", "d"),
+    ("n_features", "D", "d"),
+    ("h0_bars", "bars", "d"),
+    ("h0_mean_lifetime", "mean death", ".4g"),
+    ("h0_coefficient_of_variation", "CV", ".4f"),
+    ("h0_persistent_entropy", "entropy", ".4f"),
+    ("h1_bars", "H1 bars", "d"),
+)
+_WIDE = (
+    *_SHOWN,
+    ("h0_zero_bars", "length 0", "d"),
+    *(
+        (f"{column}_{name}", f"{heading} {what}", form)
+        for column, heading in (("paper", "paper"), ("paper_cut", "cut"))
+        for name, what, form in (
+            ("h0_bars", "H0", "d"),
+            ("h1_bars", "H1", "d"),
+            ("h0_mean_lifetime", "mean H0", ".4g"),
+            ("entropy", "entropy", ".4f"),
+        )
     ),
-    "paper: no length 0, with infinite": (
-        ("paper_h0_bars", "H0", "d"),
-        ("paper_h1_bars", "H1", "d"),
-        ("paper_h0_mean_lifetime", "H0 mean", ".4g"),
-        ("paper_entropy", "H0+H1 entropy", ".4f"),
-    ),
-    "paper, edges <= {cut:g}": (
-        ("paper_cut_h0_bars", "H0", "d"),
-        ("paper_cut_h1_bars", "H1", "d"),
-        ("paper_cut_h0_mean_lifetime", "H0 mean", ".4g"),
-        ("paper_cut_entropy", "H0+H1 entropy", ".4f"),
-    ),
-}
+)
 _OUTPUTS = (".csv", ".parquet", ".json")
 _LEAST_WIDTH = 8  # of a source or a label that is shortened
 
@@ -102,7 +97,8 @@ def main(argv: Sequence[str]) -> int:
             "(--max-points raises the limit)",
         )
     if relation := _relation(reader.sources):
-        say("", "How this goes with what was measured of the task:", *relation)
+        width = shutil.get_terminal_size().columns
+        say("", *(line for text in relation for line in textwrap.wrap(text, width)))
     if out is not None:
         say("", f"wrote {out} ({len(rows)} rows, {len(ALL_COLUMNS)} columns)")
     return 1 if reader.skipped else 0
@@ -151,55 +147,51 @@ class _Reader:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.skipped = 0
-        self.sources: list[Path] = []
+        # Whether each source was given, and not merely found in a folder.
+        self.sources: dict[Path, bool] = {}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         from tqdm import tqdm
 
-        given = set()
         for path in self.options.paths:
-            try:
+            with self._skipping():
                 found = find_sources(path)
-            except (SourceError, OSError) as error:
-                self._skip(error)
-                continue
-            self.sources += found
-            given |= {*found} if len(found) == 1 else {path}
+                self.sources |= dict.fromkeys(found, len(found) == 1)
         # disable=None: no bar where standard error is a file.
         with tqdm(self.sources, unit="file", dynamic_ncols=True, disable=None) as bar:
             for source in bar:
                 bar.set_postfix_str(escape_invisible(source.name), refresh=False)
-                try:
-                    yield from filter(None, map(self._row, read_source(source, self.options.key)))
-                except NoCloudError as error:
-                    # A file that merely lies in a folder need not hold a cloud: it can hold an
-                    # optimizer's state.
-                    if source in given:
-                        self._skip(error)
-                    else:
-                        _warn(f"passed over: {error}")
-                except (SourceError, OSError) as error:
-                    self._skip(error)
+                with self._skipping(self.sources[source]):
+                    for cloud in read_source(source, self.options.key):
+                        yield from self._row(cloud)
 
-    def _row(self, cloud: Cloud) -> dict[str, Any] | None:
+    def _row(self, cloud: Cloud) -> Iterator[dict[str, Any]]:
+        options, measured = self.options, None
+        with self._skipping():
+            try:
+                measured = measure(
+                    cloud.points,
+                    h1=not options.no_h1,
+                    max_points=options.max_points,
+                    max_edge_length=options.max_edge_length,
+                )
+            except (ValueError, MemoryError) as error:
+                step = "" if cloud.step is None else f"step {cloud.step}"
+                place = ", ".join(filter(None, [str(cloud.source), cloud.label, step]))
+                raise SourceError(f"{place}: {error or 'not enough memory'}") from error
+        if measured is not None:
+            names = {"source": encodable(str(cloud.source)), "label": encodable(cloud.label)}
+            yield names | {"step": cloud.step, "stored": cloud.stored} | measured
+
+    @contextlib.contextmanager
+    def _skipping(self, given: bool = True) -> Iterator[None]:
         try:
-            measured = measure(
-                cloud.points,
-                h1=not self.options.no_h1,
-                max_points=self.options.max_points,
-                max_edge_length=self.options.max_edge_length,
-            )
-        except (ValueError, MemoryError) as error:
-            step = "" if cloud.step is None else f"step {cloud.step}"
-            place = ", ".join(filter(None, [str(cloud.source), cloud.label, step]))
-            self._skip(f"{place}: {error or 'not enough memory'}")
-            return None
-        place = {"source": encodable(str(cloud.source)), "label": encodable(cloud.label)}
-        return place | {"step": cloud.step, "stored": cloud.stored} | measured
-
-    def _skip(self, reason: object) -> None:
-        self.skipped += 1
-        _warn(f"skipped: {reason}")
+            yield
+        except (SourceError, OSError) as error:
+            # A file that merely lies in a folder need not hold a cloud, as an optimizer's state.
+            passed_over = isinstance(error, NoCloudError) and not given
+            self.skipped += not passed_over
+            _warn(f"{'passed over' if passed_over else 'skipped'}: {error}")
 
 
 def _warn(message: object) -> None:
@@ -211,43 +203,38 @@ def _warn(message: object) -> None:
 
 def _table(rows: Sequence[Mapping[str, Any]], cut: float, wide: bool) -> Iterator[str]:
     """Yield the lines of the table, and one that says which columns the authors' cut made zero."""
-    common, names = _shortened([escape_invisible(row["source"]) for row in rows])
-    if common:
-        yield f"in {common}:"
+    common, names = _within([escape_invisible(row["source"]) for row in rows])
+    sources = ["source", *(name.removesuffix(f"/{RECORD}") for name in names)]
+    labels = ["label", *(escape_invisible(row["label"]) for row in rows)]
+    texts = [sources, labels] if len(set(labels[1:])) > 1 else [sources]
+    head = [f"in {common}" * bool(common), f"label {labels[1]}" * (labels[1:] != [""] * len(rows))]
+    if any(head := head[: 3 - len(texts)]):
+        yield ", ".join(filter(None, head)) + ":"
     numbers, zero = [], []
-    for title, group in (_WIDE if wide else _NARROW).items():
-        columns = []
-        for name, heading, form in group:
-            values = [row[name] for row in rows]
-            if name.startswith("paper_cut_") and not any(values):
-                zero += [heading] * (values[0] is not None)
-            elif any(value is not None for value in values):
-                cells = ["-" if value is None else format(value, form) for value in values]
-                columns.append([heading, *cells])
-        if columns:
-            numbers.append(_block(title.format(cut=cut), columns, right=True))
-    labels = [escape_invisible(row["label"]) for row in rows]
-    texts = [["source", *names], *([["label", *labels]] if any(labels) else [])]
-    if not wide:
-        left = shutil.get_terminal_size().columns - sum(len(block[0]) + 3 for block in numbers)
-        # Labels are shortened to half of the width at most, sources to what labels leave.
-        for column, share in zip(reversed(texts), (len(texts), 1), strict=False):
-            longest = max(left // share, _LEAST_WIDTH)
-            column[:] = [_middle(text, longest) for text in column]
-            left -= max(map(len, column)) + 2
-    blocks = [_block("", texts), *numbers]
-    for parts in list(zip(*blocks, strict=True))[0 if wide else 1 :]:
-        yield " | ".join(parts).rstrip()
+    for name, heading, form in _WIDE if wide else _SHOWN:
+        values = [row[name] for row in rows]
+        if name.startswith("paper_cut_") and all(value == 0 for value in values):
+            zero.append(heading)
+        elif any(value is not None for value in values):
+            cells = ["-" if value is None else format(value, form) for value in values]
+            width = max(map(len, [heading, *cells]))
+            numbers.append([cell.rjust(width) for cell in (heading, *cells)])
+    # Labels may have half of the width that the numbers leave, sources what the labels leave.
+    left = shutil.get_terminal_size().columns - sum(len(column[0]) + 2 for column in numbers)
+    for column, share in zip(reversed(texts), (len(texts), 1), strict=False):
+        longest = max(map(len, column)) if wide else max(left // share, _LEAST_WIDTH)
+        column[:] = [_middle(text, longest) for text in column]
+        column[:] = [text.ljust(max(map(len, column))) for text in column]
+        left -= len(column[0]) + 2
+    for parts in zip(*texts, *numbers, strict=True):
+        yield "  ".join(parts).rstrip()
     if zero:
-        yield (
-            f"0 at the authors' cut in all rows (no edge is <= {cut:g}, or no loop): "
-            + ", ".join(zero)
-        )
+        yield f"0 in every row, because no edge longer than {cut:g} counts: {', '.join(zero)}"
 
 
-def _shortened(sources: Sequence[str]) -> tuple[str, list[str]]:
+def _within(sources: Sequence[str]) -> tuple[str, list[str]]:
     """Return the folder that all files lie in, "" for the current one, and their names within."""
-    # There is no common folder of a relative path and an absolute one, or of two drives.
+    # There is no common folder of a relative path and an absolute one.
     folders = {os.path.dirname(source) for source in sources}
     if len({os.path.isabs(folder) for folder in folders}) > 1:
         folders = {os.path.abspath(folder) for folder in folders}
@@ -261,16 +248,7 @@ def _middle(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
-def _block(title: str, columns: Sequence[Sequence[str]], right: bool = False) -> list[str]:
-    """Return a title over aligned columns, all lines of one width."""
-    widths = [max(map(len, column)) for column in columns]
-    align = str.rjust if right else str.ljust
-    lines = ["  ".join(map(align, row, widths)) for row in zip(*columns, strict=True)]
-    width = max(map(len, [title, *lines]))
-    return [title.ljust(width), *(align(line, width) for line in lines)]
-
-
-def _relation(sources: Sequence[Path]) -> list[str]:
+def _relation(sources: Iterable[Path]) -> list[str]:
     """Return what can be said of runs of 5 seeds or more with measured outcomes; nothing of others.
 
     The runs are those whose records were read.
@@ -296,8 +274,10 @@ def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     plain = [{name: row[name] for name in ALL_COLUMNS} for row in rows]
     with whole_file(path) as temporary:
         if path.suffix == ".json":
-            # JSON has no infinity: a cut at infinity is none.
-            plain = [{name: _finite(value) for name, value in row.items()} for row in plain]
+            for row in plain:
+                # JSON has no infinity: a cut at infinity is none.
+                limit = row["max_edge_length"]
+                row["max_edge_length"] = limit if math.isfinite(limit) else None
             temporary.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", "utf-8")
         elif path.suffix == ".csv":
             with open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -313,7 +293,3 @@ def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             # Opened here, as Arrow opens no file whose name is not UTF-8.
             with open(temporary, "wb") as binary:
                 pyarrow.parquet.write_table(pa.Table.from_pylist(plain, schema), binary)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,7 +29,7 @@ _QUANTITIES = {
 }
 _VIEWS = {"steps": "over the steps, within each run", "runs": "over the runs, last values"}
 # What the table below says of each pair.
-_CLAIM = re.compile(r": over the (steps|runs), ")
+_CLAIM = re.compile(r"^Over the (steps|runs), ")
 
 
 def relation_section(runs: Sequence[Run], relation: Relation) -> str:
