@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
             f"no H1 for {left_out} of {len(rows)} clouds: more than {options.max_points} points "
             "(--max-points raises the limit)",
         )
-    if relation := _relation(reader.sources):
+    if relation := _relation(reader.runs):
         width = shutil.get_terminal_size().columns
         say("", *(line for text in relation for line in textwrap.wrap(text, width)))
     if out is not None:
@@ -147,23 +147,24 @@ class _Reader:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.skipped = 0
-        # Whether each source was given, and not merely found in a folder.
-        self.sources: dict[Path, bool] = {}
+        self.runs: list[Path] = []  # folders whose record was read
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         from tqdm import tqdm
 
+        sources: dict[Path, bool] = {}  # whether each was given, and not merely found in a folder
         for path in self.options.paths:
             with self._skipping():
                 found = find_sources(path)
-                self.sources |= dict.fromkeys(found, len(found) == 1)
+                sources |= dict.fromkeys(found, len(found) == 1)
         # disable=None: no bar where standard error is a file.
-        with tqdm(self.sources, unit="file", dynamic_ncols=True, disable=None) as bar:
+        with tqdm(sources, unit="file", dynamic_ncols=True, disable=None) as bar:
             for source in bar:
                 bar.set_postfix_str(escape_invisible(source.name), refresh=False)
-                with self._skipping(self.sources[source]):
+                with self._skipping(sources[source]):
                     for cloud in read_source(source, self.options.key):
                         yield from self._row(cloud)
+                    self.runs += [source.parent] * (source.name == RECORD)
 
     def _row(self, cloud: Cloud) -> Iterator[dict[str, Any]]:
         options, measured = self.options, None
@@ -248,12 +249,8 @@ def _middle(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
-def _relation(sources: Iterable[Path]) -> list[str]:
-    """Return what can be said of runs of 5 seeds or more with measured outcomes; nothing of others.
-
-    The runs are those whose records were read.
-    """
-    folders = [source.parent for source in sources if source.name == RECORD]
+def _relation(folders: Sequence[Path]) -> list[str]:
+    """Return what can be said of runs of 5 seeds or more with measured outcomes; nothing of others."""
     if not folders:
         return []
     require("relating topology to performance", "analysis", "scipy")
