@@ -138,8 +138,8 @@ Values = Mapping[int, float]
 
 
 def _quantity(run: Run, name: str) -> Values:
-    """Return the mean over clouds by step. A step that some cloud lacks would make the mean jump, so
-    it is left out; a cloud that never has the quantity has no part in it."""
+    """Return the mean over clouds by step. A step that some cloud lacks is left out, because the
+    mean would jump there; a cloud that never has the quantity has no part in it."""
     column, dimension = name.removeprefix("h1_"), int(name.startswith("h1_"))
     clouds = [
         _present(run.record.steps(cloud, dimension), run.record.series(column, cloud, dimension))

@@ -250,13 +250,15 @@ def _middle(text: str, longest: int) -> str:
 
 
 def _relation(folders: Sequence[Path]) -> list[str]:
-    """Return what can be said of runs of 5 seeds or more with measured outcomes; nothing of others."""
+    """Return what can be said of runs of 5 seeds or more with measured outcomes, if anything."""
     if not folders:
         return []
-    require("relating topology to performance", "analysis", "scipy")
-    from tsloss_fast.analysis.relation import relate
+    from tsloss_fast.analysis.relation import MINIMUM_SEEDS, relate
     from tsloss_fast.analysis.runs import load_runs
 
+    if len(folders) < MINIMUM_SEEDS:
+        return []
+    require("relating topology to performance", "analysis", "scipy")
     try:
         relation = relate(load_runs(folders))
     except (ValueError, RecordError, OSError) as error:
