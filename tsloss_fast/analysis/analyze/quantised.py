@@ -57,37 +57,34 @@ def open_gguf(path: Path) -> Any:
     """Return the reader of the package gguf, for a file whose header claims nothing that is absent.
 
     Raises:
-        DamagedSource: the file is damaged, or of another format.
+        DamagedSource, ValueError, LookupError, OSError: the file is damaged, or of another format.
         MissingReaderError: gguf is not installed.
     """
     with reading(path, "GGUF file"):
         from gguf import GGUFReader
 
-        class Reader(GGUFReader):
-            def _get(
-                self, offset: int, dtype: Any, count: int = 1, *rest: Any, **named: Any
-            ) -> Any:
-                # The package reads nothing beyond the end and does not notice: an array of 2**40
-                # numbers in a small file would be a loop of 2**40 turns.
-                end = int(offset) + int(count) * np.dtype(dtype).itemsize
-                if end > len(self.data):
-                    raise DamagedSource(
-                        f"{path} cannot be read as a GGUF file: its header claims {end} bytes or "
-                        f"more, and it has {len(self.data)}; it is cut off or damaged, fetch it "
-                        "again"
-                    )
-                return super()._get(offset, dtype, count, *rest, **named)
-
-        with np.errstate(over="ignore"):  # in the sum of a place, which is looked at below
-            reader = Reader(path)
-        for tensor in reader.tensors:
-            # The reader counts in 64 bits, from which large numbers come back as small ones.
-            size = math.prod(map(int, tensor.shape))
-            if size != tensor.n_elements or tensor.data_offset < reader.data_offset:
+    class Reader(GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **named: Any) -> Any:
+            # The package reads nothing beyond the end and does not notice: an array of 2**40
+            # numbers in a small file would be a loop of 2**40 turns.
+            end = int(offset) + int(count) * np.dtype(dtype).itemsize
+            if end > len(self.data):
                 raise DamagedSource(
-                    f"{path} cannot be read as a GGUF file: the shape or the place of the tensor "
-                    f"{tensor.name!r} is beyond all bounds; it is damaged, fetch it again"
+                    f"{path} cannot be read as a GGUF file: its header claims {end} bytes or more, "
+                    f"and it has {len(self.data)}; it is cut off or damaged, fetch it again"
                 )
+            return super()._get(offset, dtype, count, *rest, **named)
+
+    with np.errstate(over="ignore"):  # in the sum of a place, which is looked at below
+        reader = Reader(path)
+    for tensor in reader.tensors:
+        # The reader counts in 64 bits, from which large numbers come back as small ones.
+        size = math.prod(map(int, tensor.shape))
+        if size != tensor.n_elements or tensor.data_offset < reader.data_offset:
+            raise DamagedSource(
+                f"{path} cannot be read as a GGUF file: the shape or the place of the tensor "
+                f"{tensor.name!r} is beyond all bounds; it is damaged, fetch it again"
+            )
     return reader
 
 
