@@ -77,7 +77,7 @@ def test_the_table_has_a_row_for_each_cloud_in_order(
         assert cells[8] == str(measured["h1_bars"])
         names = ("paper_h0_bars", "paper_h1_bars") if wide else ()
         assert cells[10:12] == [str(measured[name]) for name in names]
-    # What the authors' cut makes 0 in every row is no column, but a line.
+    # A line stands for the columns that the authors' cut makes 0 in every row.
     zero = "0 in every row, because no edge longer than 0.1 counts: "
     zero += "cut H0, cut H1, cut mean H0, cut entropy"
     assert lines[len(made) :] == [zero] * wide

@@ -1,4 +1,4 @@
-"""Topology against performance: the coefficients and intervals, and what may be said of them."""
+"""Relation of topology to performance: coefficients, intervals and the sentences about them."""
 
 from __future__ import annotations
 

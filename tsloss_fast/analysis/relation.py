@@ -108,23 +108,23 @@ def relate(
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
-    groups: dict[str, dict[object, list[Run]]] = {}
+    groups: dict[str, list[tuple[object, Run]]] = {}
     for index, run in enumerate(runs):
         task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
         level = run.config.get("difficulty")
         level = "" if level is None else f" (difficulty {level})"
-        seeds = groups.setdefault(f"Task {task}{level}, model {run.model or 'unknown'}", {})
         seed = run.config.get("seed")
-        seeds.setdefault(f"run {index}" if seed is None else seed, []).append(run)
+        seed = f"run {index}" if seed is None else seed
+        group = f"Task {task}{level}, model {run.model or 'unknown'}"
+        groups.setdefault(group, []).append((seed, run))
     found: list[Correlation] = []
     said: list[str] = []
-    for group, seeds in groups.items():
-        xs = {
-            x: [[_quantity(run, x) for run in seed] for seed in seeds.values()] for x in quantities
-        }
-        ys = {y: [[_outcome(run, y) for run in seed] for seed in seeds.values()] for y in outcomes}
+    for group, members in groups.items():
+        seeds = [seed for seed, _ in members]
+        xs = {x: [_quantity(run, x) for _, run in members] for x in quantities}
+        ys = {y: [_outcome(run, y) for _, run in members] for y in outcomes}
         entries = [
-            Correlation(view, group, x, y, *_correlate(view, xs[x], ys[y], confidence))
+            Correlation(view, group, x, y, *_correlate(view, seeds, xs[x], ys[y], confidence))
             for view in ("steps", "runs")
             for x in quantities
             for y in outcomes
@@ -164,28 +164,28 @@ def _observe(view: str, x: Values, y: Values) -> list[float]:
     if view == "runs":
         return [[*x.values()][-1], [*y.values()][-1]] if x and y else []
     common = [(x[step], y[step]) for step in x.keys() & y.keys()]
-    # Over two steps a coefficient is +1 or -1 whatever happens.
+    # Over two steps every coefficient is +1 or -1.
     value = float(_spearman(*np.array(common).T)) if len(common) > 2 else math.nan
     return [] if math.isnan(value) else [value]
 
 
 def _correlate(
-    view: str, x: list[list[Values]], y: list[list[Values]], confidence: float
+    view: str, seeds: Sequence[object], x: list[Values], y: list[Values], confidence: float
 ) -> tuple[float | None, float | None, float | None, int, int]:
-    """Return the last five fields of a Correlation of values by seed and run."""
+    """Return the last five fields of a Correlation of the values of runs of these seeds."""
     from scipy.stats import bootstrap
 
-    seen = [
-        [found for pair in zip(*runs, strict=True) if (found := _observe(view, *pair))]
-        for runs in zip(x, y, strict=True)
-    ]
-    samples = np.array([np.mean(runs, axis=0) for runs in seen if runs]).T
-    runs, seeds = sum(map(len, seen)), sum(map(bool, seen))
+    by_seed: dict[object, list[list[float]]] = {}
+    for seed, *pair in zip(seeds, x, y, strict=True):
+        if observed := _observe(view, *pair):
+            by_seed.setdefault(seed, []).append(observed)
+    samples = np.array([np.mean(observed, axis=0) for observed in by_seed.values()]).T
+    counts = sum(map(len, by_seed.values())), len(by_seed)
     statistic = np.mean if view == "steps" else _spearman
-    enough = seeds >= MINIMUM_SEEDS
-    value = float(statistic(*samples)) if enough or (seeds and view == "steps") else math.nan
+    enough = len(by_seed) >= MINIMUM_SEEDS
+    value = float(statistic(*samples)) if enough or (by_seed and view == "steps") else math.nan
     if math.isnan(value) or not enough:
-        return None if math.isnan(value) else value, None, None, runs, seeds
+        return None if math.isnan(value) else value, None, None, *counts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of resamples without a coefficient, which are seen below
         drawn = bootstrap(
@@ -200,26 +200,27 @@ def _correlate(
     # A resample of a constant has no coefficient. Where many have none, an interval would stand for
     # a part of them that the data chose.
     if np.isnan(drawn).mean() > 0.05:
-        return value, None, None, runs, seeds
+        return value, None, None, *counts
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return value, float(low), float(high), runs, seeds
+    return value, float(low), float(high), *counts
 
 
 def _spearman(x: Any, y: Any, axis: int = -1) -> Any:
     """`scipy.stats.spearmanr` of many series at once; NaN where one is constant."""
     from scipy.stats import rankdata
 
-    # Ranks less their mean are multiples of 1/2: sums are exact, whatever the order.
+    # Ranks less their mean are multiples of 1/2, so that the sums are exact in any order.
     a, b = (rankdata(values, axis=axis) - (values.shape[axis] + 1) / 2 for values in (x, y))
     with np.errstate(invalid="ignore"):
         return (a * b).sum(axis) / np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
 
 
 def _sentences(
-    group: str, seeds: Mapping[object, list[Run]], entries: Sequence[Correlation], confidence: float
+    group: str, seeds: Sequence[object], entries: Sequence[Correlation], confidence: float
 ) -> Iterator[str]:
-    runs = f"{counted(sum(map(len, seeds.values())), 'run')} of {counted(len(seeds), 'seed')}"
-    if len(seeds) < MINIMUM_SEEDS:
+    count = len(set(seeds))
+    runs = f"{counted(len(seeds), 'run')} of {counted(count, 'seed')}"
+    if count < MINIMUM_SEEDS:
         yield (
             f"{group}, {runs}: too few to say anything about other runs; at least {MINIMUM_SEEDS} "
             "different seeds are needed."
@@ -227,7 +228,7 @@ def _sentences(
         return
     tested = [entry for entry in entries if entry.low is not None]
     claims = [entry for entry in tested if entry.claim]
-    narrow = ", and more because intervals of so few seeds are too narrow" * (len(seeds) < 20)
+    narrow = ", and more because intervals of so few seeds are too narrow" * (count < 20)
     yield (
         f"{group}, {runs}: {len(claims)} of {len(tested)} intervals exclude zero; "
         f"{len(entries)} correlations were looked at. About {(1 - confidence) * len(tested):.2g} "

@@ -163,26 +163,21 @@ class _Reader:
                 bar.set_postfix_str(escape_invisible(source.name), refresh=False)
                 with self._skipping(sources[source]):
                     for cloud in read_source(source, self.options.key):
-                        yield from self._row(cloud)
+                        with self._skipping():
+                            yield self._row(cloud)
                     self.runs += [source.parent] * (source.name == RECORD)
 
-    def _row(self, cloud: Cloud) -> Iterator[dict[str, Any]]:
-        options, measured = self.options, None
-        with self._skipping():
-            try:
-                measured = measure(
-                    cloud.points,
-                    h1=not options.no_h1,
-                    max_points=options.max_points,
-                    max_edge_length=options.max_edge_length,
-                )
-            except (ValueError, MemoryError) as error:
-                step = "" if cloud.step is None else f"step {cloud.step}"
-                place = ", ".join(filter(None, [str(cloud.source), cloud.label, step]))
-                raise SourceError(f"{place}: {error or 'not enough memory'}") from error
-        if measured is not None:
-            names = {"source": encodable(str(cloud.source)), "label": encodable(cloud.label)}
-            yield names | {"step": cloud.step, "stored": cloud.stored} | measured
+    def _row(self, cloud: Cloud) -> dict[str, Any]:
+        options = self.options
+        limits = {"max_points": options.max_points, "max_edge_length": options.max_edge_length}
+        try:
+            measured = measure(cloud.points, h1=not options.no_h1, **limits)
+        except (ValueError, MemoryError) as error:
+            step = "" if cloud.step is None else f"step {cloud.step}"
+            place = ", ".join(filter(None, [str(cloud.source), cloud.label, step]))
+            raise SourceError(f"{place}: {error or 'not enough memory'}") from error
+        names = {"source": encodable(str(cloud.source)), "label": encodable(cloud.label)}
+        return names | {"step": cloud.step, "stored": cloud.stored} | measured
 
     @contextlib.contextmanager
     def _skipping(self, given: bool = True) -> Iterator[None]:
@@ -235,7 +230,7 @@ def _table(rows: Sequence[Mapping[str, Any]], cut: float, wide: bool) -> Iterato
 
 def _within(sources: Sequence[str]) -> tuple[str, list[str]]:
     """Return the folder that all files lie in, "" for the current one, and their names within."""
-    # There is no common folder of a relative path and an absolute one.
+    # A relative path and an absolute one have no common folder.
     folders = {os.path.dirname(source) for source in sources}
     if len({os.path.isabs(folder) for folder in folders}) > 1:
         folders = {os.path.abspath(folder) for folder in folders}

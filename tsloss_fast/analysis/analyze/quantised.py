@@ -40,7 +40,7 @@ __all__ = ["EMBEDDINGS", "gguf_tensors", "open_gguf", "with_scales"]
 
 # The name of the tokens' embeddings in every GGUF file.
 EMBEDDINGS = "token_embd.weight"
-_WHOLE = ("I8", "I16", "I32", "I64")  # coordinates of points are no whole numbers
+_WHOLE = ("I8", "I16", "I32", "I64")  # types of whole numbers, which are no coordinates
 _PLAIN = ("F16", "F32", "F64")
 # A type of powers of two, which can only be scales.
 _POWERS = "float8_e8m0fnu"
@@ -149,29 +149,24 @@ def _names_of_scales(name: str) -> list[str]:
 def _scaled(tensor: StoredTensor, known: dict[str, StoredTensor]) -> StoredTensor:
     names = _names_of_scales(tensor.name)
     found = [known[name] for name in names if name in known]
+    steps = _steps(tensor.shape, found[0].shape) if found else None
     if not found:
         looked = f"looked for {names[0]}, {names[1]} and the like"
-        missing = (
-            f"is stored as {tensor.stored}, and the scale to multiply it by is missing "
-            f"({looked if tensor.name else 'a file of one tensor cannot hold it'}); give the whole "
-            "checkpoint (of a sharded one its .index.json), or, if it was cast to float8 without a "
-            "scale, save it as tensor.to(torch.float16)"
-        )
-        return replace(tensor, missing=missing)
-    scale = found[0]
-    steps = _steps(tensor.shape, scale.shape)
-    if len(found) > 1:
-        problem = f"has more than one scale ({', '.join(t.name for t in found)})"
-    elif scale.problem is not None and scale.stored != _POWERS:
-        problem = f"has scales that cannot be read: {scale.name} {scale.problem}"
+        looked = looked if tensor.name else "a file of one tensor cannot hold it"
+        problem = f"the scale to multiply it by is missing ({looked})"
+    elif len(found) > 1:
+        problem = f"it has more than one scale ({', '.join(t.name for t in found)})"
+    elif found[0].problem is not None and found[0].stored != _POWERS:
+        problem = f"its scales cannot be read: {found[0].name} {found[0].problem}"
     elif steps is None:
-        problem = f"of shape {tensor.shape} has scales of shape {scale.shape} ({scale.name})"
+        problem = f"its shape {tensor.shape} does not fit that of {found[0].name}, {found[0].shape}"
     else:
-        files = (*tensor.files, scale.path, *scale.files)
-        return replace(tensor, read=_product(tensor, scale, steps), files=files)
+        files = (*tensor.files, found[0].path, *found[0].files)
+        return replace(tensor, read=_product(tensor, found[0], steps), files=files)
     missing = (
-        f"{problem}; expected one floating number for the tensor, for each row, or for each block "
-        "whose sides are powers of two from 16 on: save the tensor as float16"
+        f"is stored as {tensor.stored}, and {problem}; expected one floating number for the "
+        "tensor, for each row, or for each block whose sides are powers of two from 16 on: give "
+        "the whole checkpoint (of a sharded one its .index.json), or save the tensor as float16"
     )
     return replace(tensor, missing=missing)
 
