@@ -126,27 +126,27 @@ def select(
         return _listed([tensor.name or "one without a name" for tensor in tensors])
 
     fit = fitting(tensors)
+    if key is None and not fit:
+        raise NoCloudError(f"{path} holds no {what}: {unfit(tensors)}; {expected}")
+    if key is None and len(fit) > 1:
+        choice = "NAME" if table else "NAME or a pattern, --key '*' for all"
+        raise NoCloudError(
+            f"{path} holds {len(fit)} tensors that can be {what}s ({names(fit)}): choose with "
+            f"--key {choice}"
+        )
     if key is None:
-        if not fit:
-            raise NoCloudError(f"{path} holds no {what}: {unfit(tensors)}; {expected}")
-        if len(fit) > 1:
-            choice = "NAME" if table else "NAME or a pattern, --key '*' for all"
-            raise NoCloudError(
-                f"{path} holds {len(fit)} tensors that can be {what}s ({names(fit)}): choose with "
-                f"--key {choice}"
-            )
         return fit
     # A name may itself hold the characters of a pattern.
     named = [tensor for tensor in tensors if tensor.name == key]
     named = named or [tensor for tensor in tensors if fnmatch.fnmatchcase(tensor.name, key)]
     if not named:
         raise NoCloudError(f"{path}: no tensor is called {key!r}; it holds {names(tensors)}")
-    if not (chosen := fitting(named)):
+    if not fitting(named):
         raise NoCloudError(
             f"{path}: no tensor called {key!r} can be a {what}: {unfit(named)}; {expected}; it "
             f"holds {names(fit)}"
         )
-    return chosen
+    return fitting(named)
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -53,12 +53,7 @@ def open_tensors(path: Path) -> list[StoredTensor]:
     Opening reads the headers of `.npy`, `.safetensors` and `.gguf` files and of files that a recent
     `torch.save` wrote, and the whole of `.npz` and of older files of torch.
 
-    Raises:
-        FileNotFoundError: the path does not exist.
-        DamagedSource: it is cut off, or of another format than its name says.
-        NoCloudError: of a format that is not read, or it holds Python objects.
-        MissingReaderError: safetensors or gguf is needed and not installed.
-        SourceError: it does not fit into memory.
+    Raises FileNotFoundError, or a SourceError that `read_clouds` describes.
     """
     if path.is_dir():
         raise NoCloudError(f"{path} is a folder; expected a file in it, such as model.safetensors")
