@@ -71,46 +71,35 @@ def related(runs: Sequence[Run], view: str) -> Correlation:
     return entry(relate(runs, [X], [Y]), view)
 
 
-def series(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return run.record.series(X), run.measured[Y].values
+def last(run: Run) -> tuple[float, float]:
+    return run.record.series(X)[-1], run.measured[Y].values[-1]
 
 
-def interval(data: tuple[np.ndarray, ...], statistic: object, **options: object) -> object:
-    return pytest.approx(
-        tuple(
-            stats.bootstrap(
-                data,
-                statistic,
-                n_resamples=2000,
-                method="percentile",
-                random_state=np.random.default_rng(0),
-                **options,
-            ).confidence_interval
-        ),
-        abs=1e-12,
-    )
+def coefficient(x: np.ndarray, y: np.ndarray) -> float:
+    return stats.spearmanr(x, y).statistic
 
 
-def test_over_the_steps_it_is_the_mean_of_the_coefficients_of_scipy_with_its_bootstrap() -> None:
-    runs = random_runs(6)
-    each = np.array([stats.spearmanr(*series(run)).statistic for run in runs])
-    found = related(runs, "steps")
-    assert found.coefficient == pytest.approx(each.mean(), abs=1e-12)
-    assert (found.low, found.high) == interval((each,), np.mean)
-    assert (found.runs, found.seeds) == (6, 6)
-
-
-def test_over_the_runs_it_is_the_coefficient_of_last_values_with_its_bootstrap() -> None:
+@pytest.mark.parametrize("view", ["steps", "runs"])
+def test_coefficients_and_intervals_are_those_of_scipy(view: str) -> None:
     runs = random_runs(9, seed=4)
-    x, y = (np.array([series(run)[k][-1] for run in runs]) for k in (0, 1))
-    found = related(runs, "runs")
-    assert found.coefficient == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-
-    def coefficient(a: np.ndarray, b: np.ndarray) -> float:
-        return stats.spearmanr(a, b).statistic
-
-    expected = interval((x, y), coefficient, paired=True, vectorized=False)
-    assert (found.low, found.high) == expected
+    if view == "steps":
+        each = [coefficient(run.record.series(X), run.measured[Y].values) for run in runs]
+        data, statistic = (np.array(each),), np.mean
+    else:
+        data, statistic = tuple(np.array([*map(last, runs)]).T), coefficient
+    low, high = stats.bootstrap(
+        data,
+        statistic,
+        n_resamples=2000,
+        paired=True,
+        vectorized=view == "steps",
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    found = related(runs, view)
+    expected = (float(statistic(*data)), low, high)
+    assert (found.coefficient, found.low, found.high) == pytest.approx(expected, abs=1e-12)
+    assert (found.runs, found.seeds) == (9, 9)
 
 
 def test_ties_have_their_mean_rank() -> None:
@@ -213,15 +202,11 @@ def test_claims_are_put_into_words_and_what_chance_alone_would_give_is_said() ->
     assert "About 0.1 intervals would by chance alone, and more because" in first
     assert claims[0].startswith("Over the steps, mean death and accuracy: Spearman +0.")
     assert last == CAUTION
+    for low, high, claim in ((-0.9, -0.1, True), (0.0, 0.9, False), (-0.9, 0.0, False)):
+        assert dataclasses.replace(entry(strong, "steps"), low=low, high=high).claim is claim
     none = relate(random_runs(8, slope=0.0, seed=8), None, [Y])
     assert not any(found.claim for found in none.correlations)
     assert len(none.sentences()) == 2
-
-
-def test_an_interval_that_touches_zero_is_no_claim() -> None:
-    found = related(random_runs(8, slope=3.0), "steps")
-    for low, high, claim in ((-0.9, -0.1, True), (0.0, 0.9, False), (-0.9, 0.0, False)):
-        assert dataclasses.replace(found, low=low, high=high).claim is claim
 
 
 def test_a_series_that_one_run_alone_changes_has_no_interval_over_the_runs() -> None:
