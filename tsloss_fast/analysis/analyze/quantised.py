@@ -40,7 +40,7 @@ __all__ = ["EMBEDDINGS", "gguf_tensors", "open_gguf", "with_scales"]
 
 # The name of the tokens' embeddings in every GGUF file.
 EMBEDDINGS = "token_embd.weight"
-_WHOLE = ("I8", "I16", "I32", "I64")  # types of whole numbers, which are no coordinates
+_WHOLE = ("I8", "I16", "I32", "I64")  # coordinates of points are not stored in these
 _PLAIN = ("F16", "F32", "F64")
 # A type of powers of two, which can only be scales.
 _POWERS = "float8_e8m0fnu"
