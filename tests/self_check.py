@@ -30,7 +30,6 @@ COMMANDS = {
     "analyze": ("analysis", "points.npy"),
     "plot": ("analysis", "barcode", "run", "-o", "barcode.png"),
     "report": ("analysis", "run"),
-    "barcode": ("analysis", "points.npy", "--out", "barcode.npz"),
 }
 
 

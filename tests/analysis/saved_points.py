@@ -29,7 +29,7 @@ def write_record(path: Path, clouds: list[torch.Tensor], keep_every: int = 1) ->
         for index, x in enumerate((cloud, 2 * cloud)):
             row = {"step": 10 * step, "cloud": index, "n_points": len(x), "n_features": x.shape[1]}
             flat = x.double().flatten().tolist() if kept else None
-            rows.append(row | {"dimension": 0, "points": flat})
+            rows.append(row | {"dimension": 0, "points": flat, "mean_lifetime": float(x.norm())})
         writer.write(rows)
     writer.close()
     return path

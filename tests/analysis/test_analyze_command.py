@@ -8,6 +8,8 @@ import io
 import json
 import math
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,14 @@ save_file = pytest.importorskip("safetensors.torch").save_file
 pytest.importorskip("tqdm")
 parquet = pytest.importorskip("pyarrow.parquet")
 
+from saved_points import points, write_record  # noqa: E402
+
 from tsloss_fast import cli  # noqa: E402
 from tsloss_fast.analysis.analyze import command  # noqa: E402
 from tsloss_fast.analysis.analyze.command import ALL_COLUMNS, main  # noqa: E402
 from tsloss_fast.analysis.analyze.quantities import COLUMNS, measure  # noqa: E402
-from tsloss_fast.analysis.analyze.sources import SourceError  # noqa: E402
+from tsloss_fast.analysis.analyze.stored import SourceError  # noqa: E402
+from tsloss_fast.analysis.relation import CAUTION  # noqa: E402
 
 
 def prompts(folder: Path, epochs: tuple[int, ...] = (0, 2, 10)) -> dict[int, torch.Tensor]:
@@ -44,38 +49,47 @@ def run(*arguments: object) -> int:
     return cli.main(["analyze", *map(str, arguments)])
 
 
-def test_it_is_a_command_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        run("--help")
-    shown = capsys.readouterr().out
-    assert shown.startswith("usage: tsloss analyze")
-    assert "example: tsloss analyze" in shown
-    assert "float16 and bfloat16 are computed as float32" in " ".join(shown.split())
-
-
+@pytest.mark.parametrize("wide", [False, True])
 def test_the_table_has_a_row_for_each_cloud_in_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wide: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
     made = prompts(tmp_path)
     (tmp_path / "README.md").write_text("no data")
-    assert run(tmp_path) == 0
+    assert run(tmp_path, *["--wide", "--max-edge-length", "0.1"] * wide) == 0
     captured = capsys.readouterr()
     assert captured.err == ""  # no bar where standard error is no terminal, and no README
-    lines = captured.out.splitlines()
-    assert lines[0] == f"in {tmp_path}:"
-    assert "paper, edges <= 3" in lines[1]
-    assert len({line.index("|") for line in lines[1:]}) == 1
-    for line, (epoch, tensor) in zip(lines[3:], made.items(), strict=True):
-        cells = [cell for block in line.split("|") for cell in block.split()]
-        measured = measure(tensor[0])
-        assert cells[0] == f"soft_prompt_epoch_{epoch}.pt"
-        assert cells[1:6] == [str(epoch), "20", "16", "19", "0"]
-        assert cells[9] == str(measured["h1_bars"])
-        assert cells[10:12] == [str(measured["paper_h0_bars"]), str(measured["paper_h1_bars"])]
-        assert cells[14:16] == [
-            str(measured["paper_cut_h0_bars"]),
-            str(measured["paper_cut_h1_bars"]),
-        ]
+    place, head, *lines = captured.out.splitlines()
+    assert place == f"in {tmp_path}:"
+    for line, (epoch, tensor) in zip(lines, made.items(), strict=False):
+        measured, cells = measure(tensor[0]), line.split()
+        assert cells[:5] == [f"soft_prompt_epoch_{epoch}.pt", str(epoch), "20", "16", "19"]
+        assert cells[5] == format(measured["h0_mean_lifetime"], ".4g")
+        assert cells[8] == str(measured["h1_bars"])
+        names = ("paper_h0_bars", "paper_h1_bars") if wide else ()
+        assert cells[10:12] == [str(measured[name]) for name in names]
+    # A line stands for the columns that the authors' cut makes 0 in every row.
+    zero = "0 in every row, because no edge longer than 0.1 counts: "
+    zero += "cut H0, cut H1, cut mean H0, cut entropy"
+    assert lines[len(made) :] == [zero] * wide
+    assert ("cut H0" in head) is False
+
+
+def test_the_table_fits_a_terminal_and_long_names_lose_their_middle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for index in range(2):
+        name = f"a_folder_of_a_long_name/and_another_one/prompts_of_layer_{index}.npz"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(tmp_path / name, **{f"layer.{k}.of.a.tall.model": np.eye(3) for k in range(2)})
+    np.save(tmp_path / "z.npy", np.eye(3))
+    assert run(tmp_path, "--key", "*") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert all(len(line) <= 80 for line in lines)
+    assert "…" in lines[1]
+    assert run(tmp_path, "--key", "*", "--wide") == 0
+    assert "/and_another_one/" in capsys.readouterr().out
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -90,32 +104,25 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         ]
 
 
+@pytest.mark.parametrize("cut", [2.5, math.inf])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
-def test_all_columns_are_written_with_all_their_digits(suffix: str, tmp_path: Path) -> None:
+def test_all_columns_are_written_with_all_their_digits(
+    suffix: str, cut: float, tmp_path: Path
+) -> None:
     made = prompts(tmp_path / "prompts")
     output = tmp_path / "new" / f"topology{suffix}"
-    assert run(tmp_path / "prompts", "-o", output, "--max-edge-length", 2.5) == 0
+    assert run(tmp_path / "prompts", "--output", output, "--max-edge-length", cut) == 0
     rows = rows_of(output)
     assert [row["step"] for row in rows] == [0, 2, 10]
     for row, tensor in zip(rows, made.values(), strict=True):
         assert list(row) == list(ALL_COLUMNS)
         assert row["source"].endswith(".pt")
         assert row["stored"] == "float32"
-        measured = measure(tensor[0], max_edge_length=2.5)
+        measured = measure(tensor[0], max_edge_length=cut)
+        if suffix == ".json" and cut == math.inf:  # JSON has no infinity
+            measured["max_edge_length"] = None
         assert {name: row[name] for name in COLUMNS} == measured
     assert [path.name for path in output.parent.iterdir()] == [output.name]
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
-def test_without_a_cut_both_of_the_papers_are_the_same(suffix: str, tmp_path: Path) -> None:
-    prompts(tmp_path / "prompts")
-    output = tmp_path / f"topology{suffix}"
-    assert run(tmp_path / "prompts", "-o", output, "--max-edge-length", "inf") == 0
-    for row in rows_of(output):
-        for name, value in row.items():
-            if name.startswith("paper_cut_"):
-                assert value == row["paper_" + name.removeprefix("paper_cut_")]
-        assert row["max_edge_length"] == (None if suffix == ".json" else math.inf)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
@@ -154,7 +161,7 @@ def test_damaged_files_are_named_and_skipped_and_the_rest_goes_on(
     folder, other = tmp_path / "prompts", tmp_path / "other"
     prompts(folder)
     whole = (folder / "soft_prompt_epoch_2.pt").read_bytes()
-    np.save(folder / "nan.npy", np.full((3, 2), np.nan))
+    np.save(folder / "nan.npy", np.array([[0.0, 0.0], [np.nan, np.inf], [0.0, 0.0]]))
     (folder / "garbage.npy").write_bytes(b"garbage")
     (folder / "half.pt").write_bytes(whole[: len(whole) // 2])
     (folder / "half.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
@@ -171,6 +178,10 @@ def test_damaged_files_are_named_and_skipped_and_the_rest_goes_on(
     assert len(skipped) == len(names)
     for name in names:
         assert sum(name in line for line in skipped) == 1, name
+    assert any(
+        "2 of 6 coordinates are NaN or infinite, the first of them in point 1" in line
+        for line in skipped
+    )
     assert sum("passed over" in line and "optimizer.pt" in line for line in warnings) == 1
     assert [row["step"] for row in rows_of(output)] == [0, 2, 10]
 
@@ -184,30 +195,6 @@ def test_what_lies_in_a_folder_may_be_no_cloud_but_what_is_given_may_not(tmp_pat
     assert run(tmp_path, tmp_path / "optimizer.pt") == 1
     assert run(tmp_path, tmp_path / "training_args.bin") == 1
     assert run(tmp_path, tmp_path / "notes.txt") == 1
-
-
-def test_every_adapter_of_a_folder_is_one_row(tmp_path: Path) -> None:
-    for folder, tokens in ((tmp_path, 5), (tmp_path / "german", 7)):
-        folder.mkdir(exist_ok=True)
-        config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": tokens}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        prompt = {"prompt_embeddings": torch.randn(tokens, 3)}
-        save_file(prompt, folder / "adapter_model.safetensors")
-    output = tmp_path / "o.json"
-    assert run(tmp_path, "--no-h1", "-o", output) == 0
-    found = [(row["source"], row["n_points"]) for row in rows_of(output)]
-    assert found == [(str(tmp_path), 5), (str(tmp_path / "german"), 7)]
-
-
-def test_a_point_that_is_not_finite_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    array = np.eye(4)
-    array[2, 1] = array[3, 0] = np.nan
-    np.save(tmp_path / "x.npy", array)
-    assert run(tmp_path / "x.npy") == 1
-    said = "2 of 16 coordinates are NaN or infinite, the first of them in point 2"
-    assert said in capsys.readouterr().err
 
 
 def test_if_nothing_can_be_read_that_is_an_error(
@@ -256,6 +243,81 @@ def test_a_file_whose_reader_is_not_installed_is_skipped_and_the_rest_goes_on(
     assert "tsloss-fast[tuning]" in said
 
 
+WITHOUT_PYARROW = """
+import sys
+sys.modules["pyarrow"] = None
+from tsloss_fast import cli
+folder, *files = sys.argv[1:]
+for paths, out in ((files, "o.csv"), (files, "o.json"), (files, "o.parquet"), ([folder], "r.json")):
+    print(cli.main(["analyze", "--no-h1", *paths, "-o", f"{folder}/{out}"]), file=sys.stderr)
+"""
+
+
+def test_files_of_points_need_no_pyarrow_and_a_record_says_that_it_does(tmp_path: Path) -> None:
+    prompts(tmp_path)
+    np.save(tmp_path / "a.npy", np.eye(3))
+    np.savez(tmp_path / "b.npz", x=np.eye(3))
+    save_file({"x": torch.eye(3)}, tmp_path / "c.safetensors")
+    files = sorted(tmp_path.iterdir())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "topology.arrows").touch()
+    command = [sys.executable, "-c", WITHOUT_PYARROW, *map(str, [tmp_path, *files])]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert said[:2] == ["0", "0"]
+    assert "writing a .parquet file needs pyarrow" in said[2]
+    assert "topology.arrows is read by the package pyarrow, which is not installed" in said[4]
+    assert said[3::2] == ["1", "1"]
+    assert [len(rows_of(tmp_path / name)) for name in ("o.csv", "o.json", "r.json")] == [6, 6, 6]
+
+
+def write_run(folder: Path, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    clouds = [points(seed=10 * seed + step) for step in range(6)]
+    write_record(folder / "topology.arrows", clouds)
+    (folder / "config.json").write_text(json.dumps({"config": {"seed": seed, "task": "reviews"}}))
+    lines = [
+        json.dumps({"kind": "eval", "step": 10 * step, "accuracy": float(cloud.norm())})
+        for step, cloud in enumerate(clouds)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+
+
+def test_of_runs_of_five_seeds_it_says_how_topology_goes_with_performance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for seed in range(5):
+        write_run(tmp_path / f"seed-{seed}", seed)
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    # A row of a record has the name of its run's folder.
+    assert said.splitlines()[2].split()[:3] == ["seed-0", "a", "0"]
+    assert "Task reviews, model unknown, 5 runs of 5 seeds: " in said
+    assert "Over the steps, mean death and accuracy: Spearman +1 (95% interval +1 to +1" in said
+    assert said.endswith(f"{CAUTION}\n")
+    shutil.copy(tmp_path / "seed-1/config.json", tmp_path / "seed-0")  # the seed of another run
+    assert run(tmp_path) == 0
+    assert CAUTION not in capsys.readouterr().out
+    (tmp_path / "seed-0/metrics.jsonl").write_text("{\n")
+    assert run(tmp_path) == 0
+    captured = capsys.readouterr()
+    assert "how topology goes with performance is not looked at" in captured.err
+    assert CAUTION not in captured.out
+
+
+def test_what_is_missing_or_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", np.eye(3))
+    assert run(tmp_path / "gone.npy", tmp_path / "a.npy") == 1
+    assert f"there is no file or folder {tmp_path / 'gone.npy'}" in capsys.readouterr().err
+    monkeypatch.setattr(command, "read_source", None)
+    (tmp_path / "o.csv").mkdir()
+    for out, said in (("o.csv", "is a folder"), ("a.npy/o.csv", "a.npy")):
+        assert run(tmp_path / "a.npy", "--out", tmp_path / out) == 1
+        assert said in capsys.readouterr().err
+
+
 def test_what_the_command_needs_is_asked_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,15 +335,6 @@ def test_wrong_usage_is_told_before_anything_is_read(arguments: tuple[str, ...])
         run(*arguments)
 
 
-def test_a_key_selects_in_every_file_that_has_names(tmp_path: Path) -> None:
-    for index in range(2):
-        np.savez(tmp_path / f"{index}.npz", a=np.eye(3), b=np.eye(4))
-    prompts(tmp_path)
-    assert run(tmp_path, "--key", "b", "-o", tmp_path / "o.json") == 0
-    labels = [(row["label"], row["n_points"]) for row in rows_of(tmp_path / "o.json")]
-    assert labels == [("b", 4)] * 2 + [("", 20)] * 3
-
-
 def test_relative_and_absolute_paths_may_be_given_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,7 +344,7 @@ def test_relative_and_absolute_paths_may_be_given_together(
     assert run("a.npy", tmp_path / "b.npy", "-o", "o.json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"in {tmp_path}:"
-    assert [line.split()[0] for line in lines[3:5]] == ["a.npy", "b.npy"]
+    assert [line.split()[0] for line in lines[2:4]] == ["a.npy", "b.npy"]
     assert len(rows_of(tmp_path / "o.json")) == 2
 
 

@@ -16,13 +16,8 @@ import pyarrow as pa
 from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
-from tsloss_fast.analysis.analyze.sources import (
-    DamagedSource,
-    NoCloudError,
-    SourceError,
-    find_sources,
-    read_clouds,
-)
+from tsloss_fast.analysis.analyze.sources import find_sources, read_clouds
+from tsloss_fast.analysis.analyze.stored import DamagedSource, NoCloudError, SourceError
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.reader import CloudColumns, read_record
 from tsloss_fast.analysis.record.writer import RecordWriter
@@ -114,52 +109,44 @@ def test_empty_clouds_are_clouds(suffix: str, shape: tuple[int, ...], tmp_path: 
     assert [tuple(c.points.shape) for c in clouds] == [shape[-2:]]
 
 
-def test_a_dict_with_one_tensor_is_that_tensor(tmp_path: Path) -> None:
-    prompt = torch.nn.Parameter(points().unsqueeze(0))
-    torch.save({"epoch": 3, "prompt": prompt, "ids": torch.arange(5)}, tmp_path / "x.pt")
-    [cloud] = read_clouds(tmp_path / "x.pt")
-    assert cloud.label == "prompt"
-    assert not cloud.points.requires_grad
-    assert torch.equal(cloud.points, prompt[0])
+def optimizer_states(prompt: torch.nn.Parameter) -> dict[str, object]:
+    optimizer = torch.optim.SGD([prompt], lr=0.0, momentum=0.9)
+    prompt.sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+PROMPT = torch.nn.Parameter(points())
+CIRCLE: dict[str, object] = {"prompt": PROMPT}
+CIRCLE["again"] = CIRCLE["twice"] = CIRCLE
 
 
 @pytest.mark.parametrize(
     ("saved", "label"),
     [
+        ({"epoch": 3, "prompt": PROMPT, "ids": torch.arange(5)}, "prompt"),
         ({"state_dict": {"prompt": points()}, "epoch": 3}, "state_dict.prompt"),
         ({"model": {"encoder": {"layers": [{"w": points()}]}}}, "model.encoder.layers.0.w"),
         ([points()], "0"),
         ((3, {7: points()}), "1.7"),
+        (CIRCLE, "prompt"),
+        ({"state_dict": {"p": PROMPT}, "states": [optimizer_states(PROMPT)]}, "state_dict.p"),
     ],
+    ids=str,
 )
-def test_tensors_in_dicts_and_lists_are_named_by_their_path(
+def test_tensors_in_dicts_and_lists_are_read_once_and_named_by_their_path(
     saved: object, label: str, tmp_path: Path
 ) -> None:
     torch.save(saved, tmp_path / "x.ckpt")
-    for key in (None, label):
+    for key in (None, label, "*p*" if "p" in label else "*"):
         [cloud] = read_clouds(tmp_path / "x.ckpt", key)
         assert cloud.label == label
+        assert not cloud.points.requires_grad
         assert torch.equal(cloud.points, points())
 
 
-def test_what_a_file_refers_to_twice_or_within_itself_is_read_once(tmp_path: Path) -> None:
-    circle: dict[str, object] = {"prompt": points()}
-    circle["again"] = circle["twice"] = circle
-    torch.save(circle, tmp_path / "x.pt")
-    [cloud] = read_clouds(tmp_path / "x.pt")
-    assert cloud.label == "prompt"
-
-
-def test_the_states_of_an_optimizer_are_no_points(tmp_path: Path) -> None:
-    prompt = torch.nn.Parameter(points())
-    optimizer = torch.optim.SGD([prompt], lr=0.1, momentum=0.9)
-    prompt.sum().backward()
-    optimizer.step()
-    states = {"optimizer_states": [optimizer.state_dict()]}
-    torch.save({"state_dict": {"prompt": prompt.detach()}, **states}, tmp_path / "x.ckpt")
-    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    [cloud] = read_clouds(tmp_path / "x.ckpt", "*")
-    assert cloud.label == "state_dict.prompt"
+def test_the_state_of_an_optimizer_is_no_cloud(tmp_path: Path) -> None:
+    torch.save(optimizer_states(PROMPT), tmp_path / "optimizer.pt")
     with pytest.raises(NoCloudError, match=r"optimizer\.pt holds a dict without a tensor"):
         list(read_clouds(tmp_path / "optimizer.pt"))
 
@@ -195,24 +182,19 @@ def test_the_shards_of_a_checkpoint_are_one_source(end: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "index",
-    ["{", "[]", "{}", '{"weight_map": {"a": "../a.safetensors"}}', '{"weight_map": {"a": 3}}',
-     '{"weight_map": {"a": "model.safetensors.index.json"}}'],
+    ["{", "[]", "{}", *(f'{{"weight_map": {{"a": {file}}}}}' for file in
+     ('"../a.safetensors"', "3", '"model.safetensors.index.json"', '"a.npy"'))],
 )  # fmt: skip
 def test_an_index_that_is_damaged_or_leaves_its_folder_is_named(index: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     save_file({"a": points()}, tmp_path / "a.safetensors")
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(DamagedSource, match=r"index\.json is damaged"):
-        list(read_clouds(folder))
-
-
-def test_an_index_that_names_another_file_says_which_names_are_expected(tmp_path: Path) -> None:
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text('{"weight_map": {"a": "a.npy"}}')
-    said = r"names the file 'a\.npy'; expected names .* \.safetensors, \.pt, \.pth, \.bin, \.ckpt$"
+    said = r"index\.json is damaged"
+    if "a.npy" in index:
+        said += r".*names the file 'a\.npy'; expected .* \.safetensors, \.pt, \.pth, \.bin, \.ckpt$"
     with pytest.raises(DamagedSource, match=said):
-        list(read_clouds(index))
+        list(read_clouds(folder))
 
 
 def test_in_a_folder_only_files_of_torch_count_among_those_named_bin(tmp_path: Path) -> None:
@@ -243,16 +225,20 @@ def test_models_of_llama_cpp_are_read_in_folders(tmp_path: Path) -> None:
     assert torch.equal(cloud.points, points())
 
 
-def test_of_two_files_of_weights_the_one_that_was_given_is_read(tmp_path: Path) -> None:
+def test_adapters_in_one_another_are_each_read_once_from_the_newer_file(tmp_path: Path) -> None:
     config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    new, old = (tmp_path / f"adapter_model.{end}" for end in ("safetensors", "bin"))
-    save_file({"prompt_embeddings": points(seed=1)}, new)
-    torch.save({"prompt_embeddings": points(seed=2)}, old)
-    for source, seed in ((tmp_path, 1), (new, 1), (old, 2)):
-        [cloud] = read_clouds(source)
-        assert cloud.source == source
-        assert torch.equal(cloud.points, points(seed=seed))
+    for seed, folder in ((1, tmp_path), (3, tmp_path / "german")):
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        prompt = {"prompt_embeddings": points(seed=seed)}
+        save_file(prompt, folder / "adapter_model.safetensors")
+    torch.save({"prompt_embeddings": points(seed=2)}, tmp_path / "adapter_model.bin")
+    found = [(cloud.source, cloud.points) for cloud in read_clouds(tmp_path)]
+    assert [source for source, _ in found] == [tmp_path, tmp_path / "german"]
+    assert all(torch.equal(p, points(seed=s)) for s, (_, p) in zip((1, 3), found, strict=True))
+    # Of two files of weights, the one that was given is read.
+    [cloud] = read_clouds(tmp_path / "adapter_model.bin")
+    assert torch.equal(cloud.points, points(seed=2))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
@@ -271,6 +257,9 @@ def test_several_tensors_are_chosen_by_name_or_pattern(suffix: str, tmp_path: Pa
     assert len(list(read_clouds(path, "layer.*"))) == 2
     [cloud] = read_clouds(path, "layer.1.w[0]")
     assert torch.equal(cloud.points, tensors["layer.1.w[0]"])
+    # A file of one array has no names: a key is meant for the others of its folder.
+    np.save(tmp_path / "z.npy", points().numpy())
+    assert [cloud.label for cloud in read_clouds(tmp_path, "layer.0*")] == ["layer.0.w[0]", ""]
     for key in ("bias", "nothing*"):
         with pytest.raises(NoCloudError, match=r"no tensor.*it holds .*layer\.0"):
             list(read_clouds(path, key))

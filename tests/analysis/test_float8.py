@@ -15,7 +15,8 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import save_file
 
-from tsloss_fast.analysis.analyze.sources import NoCloudError, read_clouds
+from tsloss_fast.analysis.analyze.sources import read_clouds
+from tsloss_fast.analysis.analyze.stored import NoCloudError
 from tsloss_fast.analysis.table.table import open_table
 
 ROWS, DIM = 200, 96
@@ -116,20 +117,14 @@ def test_a_scale_in_another_shard_is_found(tmp_path: Path) -> None:
     (tmp_path / "2.safetensors").unlink()
     with pytest.raises(NoCloudError, match=r"_scale is in 2\.safetensors, which is not here"):
         open_table(index, None)
+    torch.save(stored, tmp_path / "x.pt")
+    with pytest.raises(
+        NoCloudError, match=r"missing \(a file of one tensor cannot hold it\);.* give"
+    ):
+        list(read_clouds(tmp_path / "x.pt"))
     # Alone, neither shard has what it takes.
     with pytest.raises(NoCloudError, match=r"scale to multiply it by is missing .*index\.json"):
         list(read_clouds(tmp_path / "1.safetensors"))
-
-
-def test_a_scale_is_not_looked_for_beside_a_single_tensor(tmp_path: Path) -> None:
-    torch.save(POINTS.to(torch.float8_e4m3fn), tmp_path / "x.pt")
-    with pytest.raises(
-        NoCloudError, match=r"missing \(a file of one tensor cannot hold it\); give"
-    ):
-        list(read_clouds(tmp_path / "x.pt"))
-
-
-FLOAT8 = POINTS.to(torch.float8_e4m3fn)
 
 
 @pytest.mark.parametrize(
@@ -140,22 +135,20 @@ FLOAT8 = POINTS.to(torch.float8_e4m3fn)
             r"'embed\.weight' is stored as float8_e4m3fn, and the scale .* missing .*weight_scale",
         ),
         (
-            {"embed.weight_scale": torch.ones(DIM)},
-            r"of shape \(200, 96\) has scales of shape \(96,",
+            {"": torch.ones(DIM)},
+            r"its shape \(200, 96\) does not fit that of embed\.weight_scale, \(96,",
         ),
-        ({"embed.weight_scale": torch.ones(ROWS // 2, 1)}, r"has scales of shape \(100, 1\)"),
-        ({"embed.weight_scale": torch.ones(1, dtype=torch.uint8)}, "has the type uint8"),
-        (
-            {"embed.weight_scale": torch.ones(1), "embed.weight_scale_2": torch.ones(1)},
-            "more than one scale",
-        ),
+        ({"": torch.ones(ROWS // 2, 1)}, r"embed\.weight_scale, \(100, 1\)"),
+        ({"": torch.ones(1, dtype=torch.uint8)}, "has the type uint8"),
+        ({"": torch.ones(1), "_2": torch.ones(1)}, "more than one scale"),
     ],
 )
 def test_without_scales_that_fit_float8_is_refused(
     beside: dict[str, torch.Tensor], said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.safetensors"
-    save_file({NAME: FLOAT8, **beside}, path)
+    scales = {f"{NAME}_scale{end}": scale for end, scale in beside.items()}
+    save_file({NAME: POINTS.to(torch.float8_e4m3fn), **scales}, path)
     for read in (lambda: list(read_clouds(path)), lambda: open_table(path, None)):
         with pytest.raises(NoCloudError, match=said):
             read()

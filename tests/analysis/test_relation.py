@@ -1,176 +1,254 @@
-"""Topology against performance: the coefficients, their intervals, and what is matched."""
+"""Relation of topology to performance: coefficients, intervals and the sentences about them."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("pyarrow")
-pytest.importorskip("scipy")
+stats = pytest.importorskip("scipy.stats")
 
-from related_runs import NAN, X, Y, entry, make_run, random_runs, related
-from scipy import stats
+import pyarrow as pa  # noqa: E402
 
-from tsloss_fast.analysis.relation.findings import CAUTION
-from tsloss_fast.analysis.relation.relate import relate
-from tsloss_fast.analysis.relation.spearman import mean_interval, spearman, spearman_interval
-
-
-@given(
-    st.integers(2, 30).flatmap(
-        lambda n: st.tuples(*[st.lists(st.integers(0, 6), min_size=n, max_size=n)] * 2)
-    )
+from tsloss_fast.analysis.record.reader import TopologyRecord  # noqa: E402
+from tsloss_fast.analysis.record.schema import SCHEMA  # noqa: E402
+from tsloss_fast.analysis.relation import (  # noqa: E402
+    CAUTION,
+    QUANTITIES,
+    Correlation,
+    Relation,
+    relate,
 )
-def test_the_coefficient_with_ties_is_that_of_scipy(pair):
-    x, y = pair
-    found = float(spearman(x, y))
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert np.isnan(found)
+from tsloss_fast.analysis.runs import Run, Series  # noqa: E402
+
+X, Y, NAN = "mean_lifetime", "accuracy", float("nan")
+
+
+def make_run(
+    x: Mapping[int, float] | Sequence[Mapping[int, float]],
+    y: Mapping[int, float],
+    column: str = X,
+    dimension: int = 0,
+    **config: object,
+) -> Run:
+    """A run with one quantity by step (a list of them for several clouds), and its accuracy."""
+    clouds = [x] if isinstance(x, Mapping) else x
+    rows = [
+        {"step": step, "cloud": cloud, "dimension": dimension, column: value}
+        for cloud, values in enumerate(clouds)
+        for step, value in values.items()
+    ]
+    rows += [{"step": step, "cloud": 0, "dimension": 0} for step in clouds[0] if dimension]
+    record = TopologyRecord(pa.Table.from_pylist(rows, schema=SCHEMA), {})
+    series = Series(np.array(sorted(y), np.int64), np.array([y[s] for s in sorted(y)], np.float64))
+    config = {"task": "reviews", "model": "smollm2"} | config
+    return Run("run", Path("nowhere"), record, {Y: series}, {}, config)
+
+
+def random_runs(count: int, slope: float = 1.0, seed: int = 0) -> list[Run]:
+    generator = np.random.default_rng(seed)
+    runs = []
+    for index in range(count):
+        x = generator.normal(size=8)
+        y = slope * x + generator.normal(size=8)
+        runs.append(make_run(dict(enumerate(x)), dict(enumerate(y)), seed=index))
+    return runs
+
+
+def entry(relation: Relation, view: str, quantity: str = X) -> Correlation:
+    [found] = [
+        c for c in relation.correlations if (c.view, c.quantity, c.outcome) == (view, quantity, Y)
+    ]
+    return found
+
+
+def related(runs: Sequence[Run], view: str) -> Correlation:
+    return entry(relate(runs, [X], [Y]), view)
+
+
+def last(run: Run) -> tuple[float, float]:
+    return run.record.series(X)[-1], run.measured[Y].values[-1]
+
+
+def coefficient(x: np.ndarray, y: np.ndarray) -> float:
+    return stats.spearmanr(x, y).statistic
+
+
+@pytest.mark.parametrize("view", ["steps", "runs"])
+def test_coefficients_and_intervals_are_those_of_scipy(view: str) -> None:
+    runs = random_runs(9, seed=4)
+    if view == "steps":
+        each = [coefficient(run.record.series(X), run.measured[Y].values) for run in runs]
+        data, statistic = (np.array(each),), np.mean
     else:
-        assert found == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-        assert found == float(spearman(x[::-1], y[::-1]))
-
-
-def test_many_series_at_once_have_the_coefficients_of_each():
-    x, y = np.random.default_rng(0).integers(0, 5, (2, 7, 3, 11))
-    together = spearman(x, y)
-    assert together.shape == (7, 3)
-    for index in np.ndindex(7, 3):
-        assert together[index] == float(spearman(x[index], y[index]))
-
-
-def test_intervals_are_the_percentile_bootstrap_of_scipy():
-    generator = np.random.default_rng(1)
-    x = generator.normal(size=12)
-    y = x + generator.normal(size=12)
-    options = {"confidence_level": 0.9, "n_resamples": 300, "method": "percentile"}
-    expected = stats.bootstrap(
-        (x,), np.mean, axis=-1, rng=np.random.default_rng(5), **options
-    ).confidence_interval
-    assert mean_interval(x, 0.9, 300, 5) == pytest.approx(tuple(expected), abs=1e-12)
-
-    def coefficient(a, b):
-        return stats.spearmanr(a, b).statistic
-
-    expected = stats.bootstrap(
-        (x, y),
-        coefficient,
+        data, statistic = tuple(np.array([*map(last, runs)]).T), coefficient
+    low, high = stats.bootstrap(
+        data,
+        statistic,
+        n_resamples=2000,
         paired=True,
-        vectorized=False,
-        rng=np.random.default_rng(5),
-        **options,
+        vectorized=view == "steps",
+        method="percentile",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
-    assert spearman_interval(x, y, 0.9, 300, 5) == pytest.approx(tuple(expected), abs=1e-12)
+    found = related(runs, view)
+    expected = (float(statistic(*data)), low, high)
+    assert (found.coefficient, found.low, found.high) == pytest.approx(expected, abs=1e-12)
+    assert (found.runs, found.seeds) == (9, 9)
 
 
-def test_intervals_cover_what_they_should_about_as_often_as_they_should():
-    """200 simulations of 12 runs at a nominal 0.95; the standard error of the rate is 0.02."""
-    generator = np.random.default_rng(2)
-    mean = coefficient = 0
-    rho = 0.5
-    truth = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's coefficient of bivariate normal pairs
-    for seed in range(200):
-        x, noise = generator.normal(size=(2, 12))
-        low, high = mean_interval(x, 0.95, 400, seed)
-        mean += low <= 0 <= high
-        y = rho * x + np.sqrt(1 - rho**2) * noise
-        low, high = spearman_interval(x, y, 0.95, 400, seed)
-        coefficient += low <= truth <= high
-    assert 0.84 <= mean / 200 <= 0.97
-    assert 0.90 <= coefficient / 200 <= 1.0
+def test_ties_have_their_mean_rank() -> None:
+    x, y = np.random.default_rng(0).integers(0, 4, (2, 30))
+    run = make_run(dict(enumerate(map(float, x))), dict(enumerate(map(float, y))))
+    expected = stats.spearmanr(x, y).statistic
+    assert related([run], "steps").coefficient == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("n", "covered", "excluded"),
-    [(5, 0.83, 0.14), (8, 0.88, 0.03), (10, 0.89, 0.06), (20, 0.92, 0.04)],
+    ("x", "y", "expected"),
+    [
+        pytest.param(
+            # Recorded every 2 steps and evaluated every 3: they meet at 0, 6, 12 and 18.
+            {step: float(step) for step in range(0, 20, 2)},
+            {step: float(step) if step % 6 == 0 else -100.0 - step for step in range(0, 20, 3)},
+            1.0,
+            id="steps are matched by their number",
+        ),
+        pytest.param(
+            {0: NAN, 1: 1.0, 2: 2.0, 3: NAN, 4: 3.0, 5: 9.0},
+            {0: 50.0, 1: 1.0, 2: 2.0, 3: -7.0, 4: 3.0, 5: NAN},
+            1.0,
+            id="NaN is left out",
+        ),
+        pytest.param(
+            [{0: 0.0, 1: 1.0, 2: 5.0, 3: 2.0}, {0: 9.0, 1: 4.0, 2: NAN, 3: 1.0}, {0: NAN, 1: NAN}],
+            {0: 4.5, 1: 2.5, 2: 100.0, 3: 1.5},
+            1.0,
+            id="clouds are averaged at the steps that all of them have",
+        ),
+        pytest.param({0: 0.0, 1: 1.0}, {0: 0.0, 1: 1.0}, None, id="two steps are too few"),
+        pytest.param(dict.fromkeys(range(5), 1.0), dict(enumerate("abcde")), None, id="constant"),
+    ],
 )
-def test_intervals_of_few_runs_are_as_narrow_as_their_docstrings_say(
-    n: int, covered: float, excluded: float
-) -> None:
-    """500 simulations: the standard error of a rate is below 0.02."""
-    generator = np.random.default_rng(n)
-    mean = zero = known = 0
-    for seed in range(500):
-        x, y = generator.normal(size=(2, n))
-        low, high = mean_interval(x, 0.95, 400, seed)
-        mean += low <= 0 <= high
-        if (interval := spearman_interval(x, y, 0.95, 400, seed)) is not None:
-            known += 1
-            zero += not interval[0] <= 0 <= interval[1]
-    assert mean / 500 == pytest.approx(covered, abs=0.06)
-    assert zero / 500 == pytest.approx(excluded, abs=0.05)
-    assert known > 450
-
-
-def test_over_the_steps_it_is_the_mean_over_runs_of_each_runs_coefficient():
-    runs = random_runs(6)
-    found = related(runs, "steps", seed=3, resamples=500)
-    each = [stats.spearmanr(run.record.series(X), run.measured[Y].values).statistic for run in runs]
-    assert found.by_run == pytest.approx(each, abs=1e-12)
-    assert found.coefficient == pytest.approx(np.mean(each), abs=1e-12)
-    assert (found.low, found.high) == pytest.approx(mean_interval(each, 0.95, 500, 3), abs=1e-12)
-    assert (found.runs, found.steps, found.constant, found.missing) == (6, 48, 0, 0)
-
-
-def test_over_the_runs_it_is_last_values_against_last_values():
-    runs = random_runs(9, seed=4)
-    x = [run.record.series(X)[-1] for run in runs]
-    y = [run.measured[Y].values[-1] for run in runs]
-    found = related(runs, "runs", seed=3, resamples=500)
-    assert found.coefficient == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-    assert (found.low, found.high) == spearman_interval(x, y, 0.95, 500, 3)
-    assert (found.runs, found.steps) == (9, 9)
-
-
-def test_steps_are_matched_by_their_number_and_not_by_their_place():
-    """Recorded every 2 steps and evaluated every 3: they meet at 0, 6, 12 and 18."""
-    x = {step: float(step) for step in range(0, 20, 2)}
-    y = {step: float(step) if step % 6 == 0 else -100.0 - step for step in range(0, 20, 3)}
-    assert related([make_run(x, y)], "steps").coefficient == 1.0
-    assert related([make_run(x, y)], "steps").steps == 4
-
-
-def test_rows_of_nan_are_no_steps_of_a_run():
-    x = {0: NAN, 1: 1.0, 2: 2.0, 3: NAN, 4: 3.0, 5: 9.0}
-    y = {0: 50.0, 1: 1.0, 2: 2.0, 3: -7.0, 4: 3.0, 5: NAN}
+def test_which_steps_of_a_run_count(x: object, y: dict, expected: float | None) -> None:
+    y = {step: float(ord(v)) if isinstance(v, str) else v for step, v in y.items()}
     found = related([make_run(x, y)], "steps")
-    assert (found.coefficient, found.steps) == (1.0, 3)
-    # The last values that there are: 9.0 of step 5, and 3.0 of step 4.
-    runs = [make_run(x, y) for _ in range(4)] + [make_run(x | {5: 10.0}, y | {4: 4.0})]
-    assert related(runs, "runs").coefficient == 1.0
+    assert (found.coefficient, found.runs) == (expected, 0 if expected is None else 1)
 
 
-def test_clouds_are_averaged_at_the_steps_that_all_of_them_have():
-    first = {0: 0.0, 1: 1.0, 2: 5.0, 3: 2.0}
-    second = {0: 9.0, 1: 4.0, 2: NAN, 3: 1.0}
-    never = dict.fromkeys(first, NAN)
-    y = {0: 4.5, 1: 2.5, 2: 100.0, 3: 1.5}
-    found = related([make_run([first, second, never], y)], "steps")
-    assert (found.coefficient, found.steps) == (1.0, 3)
-
-
-def test_loops_are_asked_for_with_a_prefix():
+def test_loops_are_asked_for_with_a_prefix() -> None:
     x = {0: 1.0, 1: 2.0, 2: 3.0}
-    run = make_run(x, x, column="total_persistence", dimension=1)
-    relation = relate([run], ["h1_total_persistence", "total_persistence"], [Y])
+    runs = [make_run(x, x, "total_persistence", 1, seed=seed) for seed in range(5)]
+    relation = relate(runs, ["h1_total_persistence", "total_persistence"], [Y])
     assert entry(relation, "steps", "h1_total_persistence").coefficient == 1.0
     assert entry(relation, "steps", "total_persistence").coefficient is None
+    assert any("total persistence of loops and accuracy" in said for said in relation.sentences())
 
 
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_of_few_runs_nothing_is_claimed_but_each_is_described(count):
-    relation = relate(random_runs(count, slope=100.0), [X], [Y])
-    assert not relation.claim
-    over_steps, over_runs = entry(relation, "steps"), entry(relation, "runs")
-    assert len(over_steps.by_run) == count
-    assert None not in over_steps.by_run
-    assert over_runs.coefficient is None
-    assert {over_steps.low, over_steps.high, over_runs.low, over_runs.high} == {None}
-    words = "1 run" if count == 1 else f"{count} runs"
+def with_seeds(seeds: Sequence[int | None]) -> list[Run]:
+    runs = [random_runs(1, slope=100.0, seed=index)[0] for index in range(len(seeds))]
+    return [
+        dataclasses.replace(run, config=run.config | {"seed": seed})
+        for run, seed in zip(runs, seeds, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "words"),
+    [
+        ([0], 1, "1 run of 1 seed"),
+        ([0] * 6, 1, "6 runs of 1 seed"),
+        ([0, 0, 1, 1, 2, 2], 3, "6 runs of 3 seeds"),
+        ([None, None, 0, 0, 1], 4, "5 runs of 4 seeds"),
+    ],
+)
+def test_of_fewer_than_five_seeds_nothing_is_claimed(
+    seeds: list[int | None], count: int, words: str
+) -> None:
+    relation = relate(with_seeds(seeds), [X], [Y])
+    steps, over_runs = (entry(relation, view) for view in ("steps", "runs"))
+    assert (steps.runs, steps.seeds, steps.low) == (len(seeds), count, None)
+    assert steps.coefficient is not None
+    assert (over_runs.coefficient, over_runs.low, over_runs.claim) == (None, None, False)
     assert relation.sentences() == [
-        f"{words}: too few to say anything about other runs; at least 5 different seeds are "
-        "needed.",
+        f"Task reviews, model smollm2, {words}: too few to say anything about other runs; at least "
+        "5 different seeds are needed.",
         CAUTION,
     ]
+
+
+@pytest.mark.parametrize("view", ["steps", "runs"])
+def test_runs_of_one_seed_count_once_as_their_mean(view: str) -> None:
+    runs = random_runs(6)
+    doubled = [run for run in runs for _ in range(2)]
+    once, twice = related(runs, view), related(doubled, view)
+    assert dataclasses.replace(twice, runs=6) == once
+    assert twice.runs == 12
+    # A run without a seed is a seed of its own.
+    alone = [dataclasses.replace(run, config=run.config | {"seed": None}) for run in runs]
+    assert related(alone, view) == once
+
+
+def test_claims_are_put_into_words_and_what_chance_alone_would_give_is_said() -> None:
+    strong = relate(random_runs(8, slope=3.0), None, [Y])
+    assert entry(strong, "steps").claim
+    first, *claims, last = strong.sentences()
+    assert first.startswith("Task reviews, model smollm2, 8 runs of 8 seeds: 2 of 2 intervals")
+    assert "About 0.1 intervals would by chance alone, and more because" in first
+    assert claims[0].startswith("Over the steps, mean death and accuracy: Spearman +0.")
+    assert last == CAUTION
+    for low, high, claim in ((-0.9, -0.1, True), (0.0, 0.9, False), (-0.9, 0.0, False)):
+        assert dataclasses.replace(entry(strong, "steps"), low=low, high=high).claim is claim
+    none = relate(random_runs(8, slope=0.0, seed=8), None, [Y])
+    assert not any(found.claim for found in none.correlations)
+    assert len(none.sentences()) == 2
+
+
+def test_a_series_that_one_run_alone_changes_has_no_interval_over_the_runs() -> None:
+    """A third of the resamples lacks that run, and has no coefficient."""
+    found = related([make_run({0: float(i)}, {0: float(i == 0)}) for i in range(6)], "runs")
+    assert found.coefficient is not None
+    assert found.low is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"task": "boolean"}, {"model": "another"}, {"difficulty": 4}], ids=str
+)
+def test_runs_of_another_task_or_model_are_not_taken_together(other: dict[str, object]) -> None:
+    """Together they would correlate at -0.6 and more; in each group it is +1."""
+    here = [make_run({0: float(i)}, {0: float(i)}) for i in range(6)]
+    there = [make_run({0: 10.0 + i}, {0: i - 10.0}, **other) for i in range(6)]
+    relation = relate(here + there, [X], [Y])
+    found = {c.group: c.coefficient for c in relation.correlations if c.view == "runs"}
+    assert list(found.values()) == [1.0, 1.0]
+    assert [said.split(",")[0] for said in relation.sentences() if said.startswith("Task")] == [
+        group.split(",")[0] for group in found
+    ]
+
+
+def test_the_table_is_json_without_nan_and_in_a_fixed_order() -> None:
+    runs = [*random_runs(5), make_run({0: NAN, 1: 1.0}, {0: NAN})]
+    rows = relate(runs).rows()
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert [row["view"] for row in rows] == ["steps"] * 18 + ["runs"] * 18
+    assert [row["quantity"] for row in rows[:18:2]] == list(QUANTITIES)
+    assert relate(runs).rows() == rows
+    assert relate([]).sentences() == [CAUTION]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantities": ["mean_deth"]}, "no column of numbers 'mean_deth'"),
+        ({"quantities": ["deaths"]}, "no column of numbers 'deaths'"),
+        ({"confidence": 95}, "between 0 and 1"),
+    ],
+)
+def test_wrong_arguments_are_told(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        relate([], **options)

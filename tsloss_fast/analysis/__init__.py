@@ -6,7 +6,7 @@ first used, so that a tracker does not wait for matplotlib.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsloss_fast._terminal import require
 from tsloss_fast.analysis.lazy import lazy_names
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tsloss_fast.analysis.record.h1 import h1_diagram
     from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
     from tsloss_fast.analysis.record.tracker import TopologyTracker
-    from tsloss_fast.analysis.relation.relate import relate
+    from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.runs import Run, load_run, load_runs
     from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
 
@@ -78,8 +78,14 @@ _HOME = {
     "plot_series": "plots.plots",
     "read_clouds": "analyze.sources",
     "read_record": "record.reader",
-    "relate": "relation.relate",
+    "relate": "relation",
     "to_gudhi": "diagrams",
 }
-require("tsloss_fast.analysis", "analysis", "pyarrow")
-__getattr__, __dir__ = lazy_names(globals(), _HOME)
+_get, __dir__ = lazy_names(globals(), _HOME)
+
+
+def __getattr__(name: str) -> Any:
+    # pyarrow writes and reads records, and nothing else: files of points are measured without it.
+    if name in _HOME and name not in ("measure", "read_clouds"):
+        require("tsloss_fast.analysis", "analysis", "pyarrow")
+    return _get(name)

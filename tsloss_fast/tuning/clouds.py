@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tsloss_fast._batch import can_bypass_dispatcher, is_zero3_partitioned, refuse_partitioned
+from tsloss_fast.analysis.analyze.sources import PREFIXED
 from tsloss_fast.functional import H0Persistence, h0_persistence
 
 __all__ = ["Clouds", "LastBarcode", "cloud_names", "cloud_parts", "one_batch", "prompt_clouds"]
@@ -17,10 +18,6 @@ __all__ = ["Clouds", "LastBarcode", "cloud_names", "cloud_parts", "one_batch", "
 # The result of a function of clouds: points (N, D) or (B, N, D), or several such tensors.
 Clouds = Tensor | Sequence[Tensor]
 
-# Methods whose virtual tokens stand before the text, so that the logits are longer than the labels.
-PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
-# Methods that put keys and values in front of every layer.
-PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
 # Classes that keep the model in their child `module`. They and their subclasses are found by name,
 # so that neither DeepSpeed nor another package has to be importable.
 _WRAPPERS = {"AveragedModel", "DataParallel", "DeepSpeedEngine"}

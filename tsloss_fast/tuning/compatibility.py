@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from tsloss_fast.analysis.analyze.sources import PREFIXED, PREPENDED
 from tsloss_fast.tuning.answers import EncodedItem
-from tsloss_fast.tuning.clouds import PREFIXED, PREPENDED, adapter_config, peft_method
+from tsloss_fast.tuning.clouds import adapter_config, peft_method
 from tsloss_fast.tuning.tasks import Item
 
 __all__ = ["refuse_long_items", "refuse_other_models", "refuse_what_cannot_train"]

@@ -5,7 +5,7 @@ what                                clouds
 ==================================  ======================================================
 `topology.arrows` of a tracked run  at each step at which the points were kept, all clouds
 a run's folder                      its record; without one, its `prompts/`; then `control/`
-a folder saved by peft              its prompts; `adapters.py` says which they are
+a folder saved by peft              its virtual tokens, as in the table below
 `.safetensors`, `.npz`, `.gguf`     the one tensor that can be a cloud, or those of `key`
 `.pt`, `.pth`, `.bin`, `.ckpt`      the same, of tensors in dicts and lists at any depth,
                                     named as `state_dict.prompt`; never pickled code
@@ -15,27 +15,39 @@ any other folder                    all of these in it, at any depth, in natural
 ==================================  ======================================================
 
 A tensor (N, D) is one cloud, (B, N, D) are B of them. A float8 tensor is multiplied by the scales
-that lie beside it.
+that lie beside it. Of LoRA's matrices, which `key` chooses, the clouds are the rows of A (r, in)
+and the columns of B (out, r): an update is a sum of r products of a column and a row, so these are
+the vectors that can come close to each other.
+
+==============================  ======================================================
+method of peft                  clouds, which are those of `tuning.prompt_clouds`
+==============================  ======================================================
+PROMPT_TUNING, P_TUNING, CPT    1: `prompt_embeddings`, which holds the encoder's output
+MULTITASK_PROMPT_TUNING         one per task
+PREFIX_TUNING, CARTRIDGE        2 per layer: its keys and its values
+ADAPTION_PROMPT                 one per adapted layer
+LoRA and others                 only tensors chosen with `key`
+==============================  ======================================================
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.analyze import adapters
 from tsloss_fast.analysis.analyze.stored import (
     DamagedSource,
     NoCloudError,
-    SourceError,
+    StoredTensor,
     reading,
     select,
 )
@@ -48,24 +60,24 @@ from tsloss_fast.analysis.analyze.tensor_files import (
     shards_of,
 )
 from tsloss_fast.analysis.record import RECORD, RecordError
-from tsloss_fast.analysis.record.reader import CloudColumns, read_record
-from tsloss_fast.analysis.runs import CONTROL
 
-__all__ = [
-    "Cloud",
-    "DamagedSource",
-    "NoCloudError",
-    "SourceError",
-    "find_sources",
-    "read_clouds",
-    "read_source",
-]
+__all__ = ["PREFIXED", "PREPENDED", "Cloud", "find_sources", "read_clouds", "read_source"]
 
-PROMPTS = "prompts"
+# Methods of peft whose virtual tokens stand before the text.
+PREPENDED = frozenset({"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"})
+# Methods of peft that put keys and values in front of every layer.
+PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
+_CONFIG = "adapter_config.json"
+# Old versions of peft pickled the weights.
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_PROMPTS, _CONTROL = "prompts", "control"
 # Other programs give their files these names, too; those of torch are archives or pickles.
 _OF_MANY = (".bin", ".ckpt")
 _BEGIN_OF_TORCH = (b"PK\x03\x04", b"\x80")
 _STEP = re.compile(r"(?:epoch|step|checkpoint)[-_]?(\d+)", re.IGNORECASE)
+
+# A label, the points (N, D) or (B, N, D), and the type that they have in the file.
+_Named = tuple[str, Tensor, str]
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class Cloud:
 
 
 def find_sources(path: str | os.PathLike[str]) -> list[Path]:
-    """The files and adapter folders that `read_clouds` would read, in its order.
+    """Return the files and adapter folders that `read_clouds` would read, in its order.
 
     A file is its own source, whatever it holds. In a folder, files of other types and names that
     begin with a dot are passed over, and folders behind symbolic links are not entered.
@@ -102,7 +114,7 @@ def find_sources(path: str | os.PathLike[str]) -> list[Path]:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(f"there is no file or folder {path}")
     found = [path] if path.is_file() else list(_of_folder(path))
     if not found:
         kinds = [kind for kind in TENSOR_FILES if kind != INDEX]
@@ -114,25 +126,25 @@ def find_sources(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterator[Cloud]:
-    """Read the clouds of a file or a folder, one after the other; the table above says which.
+    """Read the clouds of a file or a folder, one after the other; the tables above say which.
 
     Args:
         path: a file, an adapter's folder, a run's folder, or a folder of these.
         key: the name of a tensor, or a pattern as of a shell (`*lora_A*`), in files that name their
-            tensors. Of LoRA's matrices the clouds are the rows of A and the columns of B.
+            tensors. Adapters with virtual tokens need none; with one, their tensors are given as
+            they are stored.
 
     Raises:
         FileNotFoundError: there is no such path.
-        DamagedSource: a file is cut off, or of another format than its name says. Clouds before it
-            have been given by then.
+        DamagedSource: a file is missing from an adapter, cut off, or of another format than its
+            name says. Clouds before it have been given by then.
         NoCloudError: a whole file without a cloud, or with several and no key; a file of Python
             objects, which are never loaded; a float8 tensor without its scale.
-        MissingReaderError: safetensors or gguf is needed and not installed.
+        MissingReaderError: safetensors, gguf or pyarrow (for records) is needed and not installed.
         SourceError: a file does not fit into memory.
 
-    All but the first are SourceErrors, and name the file. NaN and
-    infinity are not looked for. Memory: of `.npz` and of files that old versions of torch wrote all
-    tensors, otherwise one tensor.
+    All but the first are SourceErrors, and name the file. NaN and infinity are not looked for.
+    Memory: of `.npz` and of files that old versions of torch wrote all tensors, otherwise one.
     """
     for source in find_sources(path):
         yield from read_source(source, key)
@@ -141,31 +153,28 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
 def read_source(source: Path, key: str | None = None) -> Iterator[Cloud]:
     """Read the clouds of one of the sources that `find_sources` gives, and of no other: of a folder
     saved by peft those of its own adapter. Arguments and errors are those of `read_clouds`."""
-    is_weights = source.name in adapters.WEIGHTS and (source.parent / adapters.CONFIG).exists()
+    is_weights = source.name in _WEIGHTS and (source.parent / _CONFIG).exists()
     with reading(source, f"{source.suffix} file" if source.is_file() else "folder saved by peft"):
+        if source.suffix == ".arrows":
+            yield from _record_clouds(source)
+            return
         if source.is_dir() or is_weights:
-            yield from _clouds(source, adapters.adapter_clouds(source, key))
-        elif source.suffix == ".arrows":
-            yield from _of_record(source)
+            named = _adapter_clouds(source, key)
         elif kind_of(source) in TENSOR_FILES:
             tensors = open_tensors(source)
             # A file of one array has no names, so that a key can only be meant for other files.
             unnamed = len(tensors) == 1 and not tensors[0].name
-            chosen = select(source, tensors, None if unnamed else key)
-            yield from _clouds(source, (adapters.lora_vectors(tensor) for tensor in chosen))
+            named = map(_named, select(source, tensors, None if unnamed else key))
         else:
             raise NoCloudError(
                 f"{source}: clouds are read from {', '.join(['.arrows', *TENSOR_FILES])}, not from "
                 f"{source.suffix or 'files without a suffix'}"
             )
-
-
-def _clouds(source: Path, named: Iterator[tuple[str, Tensor, str]]) -> Iterator[Cloud]:
-    for name, tensor, stored in named:
-        batch = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
-        for index, points in enumerate(batch):
-            label = name if len(batch) == 1 else f"{name}[{index}]"
-            yield _cloud(source, label, _step(source), points, stored)
+        for name, tensor, stored in named:
+            batch = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
+            for index, points in enumerate(batch):
+                label = name if len(batch) == 1 else f"{name}[{index}]"
+                yield _cloud(source, label, _step(source), points, stored)
 
 
 def _cloud(source: Path, label: str, step: int | None, points: Tensor, stored: str) -> Cloud:
@@ -181,7 +190,9 @@ def _step(source: Path) -> int | None:
     return None
 
 
-def _of_record(path: Path) -> Iterator[Cloud]:
+def _record_clouds(path: Path) -> Iterator[Cloud]:
+    from tsloss_fast.analysis.record.reader import CloudColumns, read_record
+
     try:
         record = read_record(path)
     except RecordError as error:
@@ -199,7 +210,7 @@ def _of_record(path: Path) -> Iterator[Cloud]:
     for cloud in record.clouds:
         columns = CloudColumns(record, cloud)
         sizes = [columns.numbers(name) for name in ("n_points", "n_features")]
-        where = np.flatnonzero(columns.present("points")).tolist()
+        where = columns.present("points").nonzero()[0].tolist()
         kept += len(where)
         # Views into the file, which is in memory as a whole.
         for at, flat in zip(where, columns.lists("points", where), strict=True):
@@ -213,34 +224,114 @@ def _of_record(path: Path) -> Iterator[Cloud]:
         )
 
 
+def _named(tensor: StoredTensor) -> _Named:
+    name, numbers = tensor.name, tensor.numbers()
+    if numbers.dim() == 2 and ("lora_A" in name or "lora_embedding_A" in name):
+        name = f"{name} rows"
+    elif numbers.dim() == 2 and ("lora_B" in name or "lora_embedding_B" in name):
+        name, numbers = f"{name} columns", numbers.T
+    return name, numbers, tensor.stored
+
+
+def _adapter_clouds(source: Path, key: str | None) -> Iterator[_Named]:
+    """Yield the clouds of a folder that peft saved, or of one of the files of weights in it."""
+    folder, files = source.parent, [source]
+    if source.is_dir():
+        folder, files = source, [source / name for name in _WEIGHTS]
+    with reading(folder / _CONFIG, "JSON object"):
+        config = {**json.loads((folder / _CONFIG).read_text("utf-8"))}
+    weights = next((file for file in files if file.exists()), None)
+    if weights is None:
+        raise DamagedSource(f"{folder} has {_CONFIG} but no {' or '.join(_WEIGHTS)}: save it again")
+    tensors = open_tensors(weights)
+    method = str(config.get("peft_type"))
+    if key is not None or method == "ADAPTION_PROMPT":
+        yield from map(_named, select(weights, tensors, key or "*adaption_prompt"))
+    elif method not in PREPENDED | PREFIXED:
+        raise NoCloudError(
+            f"{folder} is an adapter of the method {method}, which has no virtual tokens: choose "
+            "tensors with --key, for LoRA '*lora_A*' (rows) or '*lora_B*' (columns)"
+        )
+    else:
+        by_name = {tensor.name: tensor for tensor in tensors}
+        with reading(weights, f"file of weights that fits its {_CONFIG}"):
+            yield from _virtual_tokens(weights, method, config, by_name)
+
+
+def _virtual_tokens(
+    weights: Path, method: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+) -> Iterator[_Named]:
+    saved = tensors.get("prompt_embeddings")
+    if saved is None or (problem := saved.unfit(dims=(2,))) is not None:
+        found = f"it holds {', '.join(tensors)}" if saved is None else f"it {problem}"
+        raise DamagedSource(
+            f"{weights}: {method} keeps a tensor prompt_embeddings (N, D), but {found}"
+        )
+
+    def setting(name: str, default: int) -> int:
+        value = default if config.get(name) is None else config[name]
+        if not isinstance(value, int) or value < 0:
+            raise DamagedSource(
+                f"{weights.parent / _CONFIG}: {name} is {value!r}; expected a whole number >= 0"
+            )
+        return value
+
+    prompt = saved.numbers()
+    count, width = prompt.shape
+    tokens = setting("num_virtual_tokens", count)
+    if method in PREFIXED:
+        layers = setting("num_layers", 0)
+        dim = setting("token_dim", width // max(2 * layers, 1))
+        if (count, width) != (tokens, 2 * layers * dim):
+            raise DamagedSource(
+                f"{weights}: prompt_embeddings has the shape {tuple(prompt.shape)}, but "
+                f"{_CONFIG} says {tokens} tokens of 2 × {layers} layers × {dim}"
+            )
+        clouds = prompt.reshape(tokens, 2 * layers, dim).transpose(0, 1)
+        for index, cloud in enumerate(clouds):
+            # The order of peft's past_key_values: keys and values of a layer after each other.
+            yield f"layer {index // 2} {('keys', 'values')[index % 2]}", cloud, saved.stored
+    elif method == "MULTITASK_PROMPT_TUNING":
+        # Each task's prompt is the shared one times a product of low rank, entry by entry, in at
+        # least float32, as everything that is computed.
+        factors = [tensors[f"prefix_task_{name}"].numbers() for name in ("cols", "rows")]
+        columns, rows, shared = (
+            t.to(torch.promote_types(t.dtype, torch.float32)) for t in (*factors, prompt)
+        )
+        for task, both in enumerate(shared * (columns @ rows)):
+            for part, cloud in enumerate(both.split(tokens)):
+                name = f"task {task}" if len(both) == tokens else f"task {task} part {part}"
+                yield name, cloud, saved.stored
+    else:
+        # An encoder-decoder keeps a second prompt, which peft uses in multitask tuning alone.
+        yield "prompt_embeddings", prompt[:tokens], saved.stored
+
+
 def _of_folder(folder: Path) -> Iterator[Path]:
-    """Sources in a folder; a run or an adapter is taken as one thing."""
+    """Yield the sources in a folder; a run or an adapter is taken as one thing."""
     # Names that begin with a dot are those of files being written, and of other programs.
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    entries.sort(key=lambda entry: natural_key(entry.name))
+    entries.sort(key=lambda entry: _natural_key(entry.name))
     names = {entry.name for entry in entries}
-    if adapters.CONFIG in names:
+    if _CONFIG in names:
         yield folder
         # Further adapters of one model lie in folders within the first one's.
-        yield from _within(e for e in entries if (e / adapters.CONFIG).is_file())
+        within = [entry for entry in entries if (entry / _CONFIG).is_file()]
     elif RECORD in names:
         yield folder / RECORD
-        yield from _within(e for e in entries if e.name == CONTROL)
-    elif PROMPTS in names and "config.json" in names:
+        within = [entry for entry in entries if entry.name == _CONTROL]
+    elif _PROMPTS in names and "config.json" in names:
         # Checkpoints and the adapter repeat what lies in prompts/.
-        yield from _within(e for e in entries if e.name in (PROMPTS, CONTROL))
+        within = [entry for entry in entries if entry.name in (_PROMPTS, _CONTROL)]
     else:
         indexes = (e for e in entries if kind_of(e) == INDEX and _can_hold_tensors(e))
         sharded = {name for index in indexes for name in shards_of(index)}
-        yield from _within(e for e in entries if e.name not in sharded)
-
-
-def _within(entries: Iterator[Path]) -> Iterator[Path]:
-    for entry in entries:
+        within = [entry for entry in entries if entry.name not in sharded]
+    for entry in within:
         if entry.is_dir():
             if not entry.is_symlink():
                 yield from _of_folder(entry)
-        elif entry.name == RECORD or _can_hold_tensors(entry):
+        elif _can_hold_tensors(entry):
             yield entry
 
 
@@ -258,7 +349,7 @@ def _can_hold_tensors(file: Path) -> bool:
         return False
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts numbers in names by their value: epoch_2 before epoch_10."""
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts numbers in names by their value: epoch_2 before epoch_10."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p]

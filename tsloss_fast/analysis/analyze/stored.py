@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import EllipsisType
 
 from torch import Tensor
 
 __all__ = [
     "FLOAT8",
-    "FLOATS",
     "DamagedSource",
     "MissingReaderError",
     "NoCloudError",
+    "Rows",
     "SourceError",
     "StoredTensor",
-    "check_claim",
-    "need",
     "reading",
     "select",
     "type_problem",
 ]
 
+# Rows along the first axis, or `...` for the whole tensor, which may have no axis at all.
+Rows = slice | EllipsisType
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _SHOWN = 8
-# So many points or columns cost a reader no more than a few megabytes.
-_HARMLESS = 2**20
 
 
 class SourceError(RuntimeError):
@@ -57,9 +54,9 @@ class StoredTensor:
     Attributes:
         path: the file that holds it.
         name: empty where the file holds one tensor without a name.
+        shape: its sizes along each axis; empty where they cannot be known.
         stored: the type of its numbers, for example `bfloat16`, or `Q8_0` in a GGUF file.
-        read: gives the rows of a slice along the first axis, or with None the whole tensor, as a
-            copy on the CPU.
+        read: returns some rows, or all, as a copy on the CPU.
         problem: why its numbers cannot be points, as the end of a sentence; None if they can. A
             tensor with a problem is never chosen.
         missing: what keeps the numbers of a tensor that is chosen from being read, such as a scale
@@ -72,30 +69,31 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     stored: str
-    read: Callable[[slice | None], Tensor]
+    read: Callable[[Rows], Tensor]
     problem: str | None = None
     missing: str | None = None
     files: tuple[Path, ...] = ()
 
-    def unfit(self, dims: Sequence[int] = (2, 3)) -> str | None:
-        """Reason why the tensor cannot be a cloud (N, D) or a batch (B, N, D), as the end of a
-        sentence; None if it can."""
-        if self.problem is not None:
-            return self.problem
-        if len(self.shape) not in dims:
-            return f"has the shape {self.shape}"
-        if len(self.shape) == 3 and self.shape[0] == 0:
-            return f"has the shape {self.shape}, which is a batch of no clouds"
-        return None
+    @property
+    def label(self) -> str:
+        return repr(self.name) if self.name else "its tensor"
 
-    def numbers(self, rows: slice | None = None) -> Tensor:
-        """The rows of a slice, or all.
+    def unfit(self, dims: Sequence[int] = (2, 3)) -> str | None:
+        """Return why the tensor cannot be a cloud (N, D) or a batch (B, N, D), as the end of a
+        sentence; None if it can."""
+        if self.problem is not None or len(self.shape) not in dims:
+            return self.problem or f"has the shape {self.shape}"
+        is_empty = len(self.shape) == 3 and self.shape[0] == 0
+        return f"has the shape {self.shape}, which is a batch of no clouds" if is_empty else None
+
+    def numbers(self, rows: Rows = ...) -> Tensor:
+        """Return some rows, or all.
 
         Raises:
             NoCloudError: something without which the numbers have no meaning is missing.
         """
         if self.missing is not None:
-            raise NoCloudError(f"{self.path}: {_label(self)} {self.missing}")
+            raise NoCloudError(f"{self.path}: {self.label} {self.missing}")
         return self.read(rows)
 
 
@@ -106,7 +104,7 @@ def type_problem(stored: str) -> str | None:
 def select(
     path: Path, tensors: Sequence[StoredTensor], key: str | None, *, table: bool = False
 ) -> list[StoredTensor]:
-    """The tensors that `key` names or matches, or the only one that can be a cloud.
+    """Return the tensors that `key` names or matches, or the only one that can be a cloud.
 
     Args:
         table: whether only tensors (N, D) count.
@@ -117,96 +115,71 @@ def select(
     dims = (2,) if table else (2, 3)
     what, shapes = ("table", "(N, D)") if table else ("cloud", "(N, D) or (B, N, D)")
     expected = f"expected {', '.join(FLOATS)}, or float8 with its scales, of shape {shapes}"
-    fit = [tensor for tensor in tensors if tensor.unfit(dims) is None]
-    if key is None and len(fit) != 1:
-        if fit:
-            raise NoCloudError(
-                f"{path} holds {len(fit)} tensors that can be {what}s ({_names(fit)}): choose with "
-                "--key " + ("NAME" if table else "NAME or a pattern, --key '*' for all")
-            )
-        found = _listed([f"{_label(t)} {t.unfit(dims)}" for t in tensors]) or "it has no tensor"
-        raise NoCloudError(f"{path} holds no {what}: {found}; {expected}")
-    if key is not None:
-        # A name may itself hold the characters of a pattern.
-        named = [tensor for tensor in tensors if tensor.name == key] or [
-            tensor for tensor in tensors if fnmatch.fnmatchcase(tensor.name, key)
-        ]
-        fit = [tensor for tensor in named if tensor.unfit(dims) is None]
-        if not named:
-            raise NoCloudError(
-                f"{path}: no tensor is called {key!r}; it holds {_names(tensors) or 'none'}"
-            )
-        if not fit:
-            found = _listed([f"{_label(t)} {t.unfit(dims)}" for t in named])
-            others = _names([tensor for tensor in tensors if tensor.unfit(dims) is None])
-            raise NoCloudError(
-                f"{path}: no tensor called {key!r} can be a {what}: {found}; {expected}; it holds "
-                f"{others or 'none of these'}"
-            )
-    return fit
 
+    def fitting(tensors: Sequence[StoredTensor]) -> list[StoredTensor]:
+        return [tensor for tensor in tensors if tensor.unfit(dims) is None]
 
-def check_claim(path: Path, shape: Sequence[int]) -> None:
-    """Raise DamagedSource for a shape without numbers that costs its reader more than the file.
+    def unfit(tensors: Sequence[StoredTensor]) -> str:
+        return _listed([f"{tensor.label} {tensor.unfit(dims)}" for tensor in tensors])
 
-    Numbers have to be in the file, which the readers of all formats check. A shape with a 0 in it
-    has none, so that a file of 100 bytes can claim 2**40 points of 0 coordinates.
-    """
-    size = path.stat().st_size
-    if 0 in shape and max(shape) > max(size, _HARMLESS):
-        raise DamagedSource(
-            f"{path} claims a tensor of shape {tuple(shape)}, which has no numbers, in {size} "
-            "bytes: it is damaged, fetch or save it again"
+    def names(tensors: Sequence[StoredTensor]) -> str:
+        return _listed([tensor.name or "one without a name" for tensor in tensors])
+
+    fit = fitting(tensors)
+    if key is None and not fit:
+        raise NoCloudError(f"{path} holds no {what}: {unfit(tensors)}; {expected}")
+    if key is None and len(fit) > 1:
+        choice = "NAME" if table else "NAME or a pattern, --key '*' for all"
+        raise NoCloudError(
+            f"{path} holds {len(fit)} tensors that can be {what}s ({names(fit)}): choose with "
+            f"--key {choice}"
         )
-
-
-def _label(tensor: StoredTensor) -> str:
-    return repr(tensor.name) if tensor.name else "its tensor"
-
-
-def _names(tensors: Sequence[StoredTensor]) -> str:
-    return _listed([tensor.name or "one without a name" for tensor in tensors])
+    if key is None:
+        return fit
+    # A name may itself hold the characters of a pattern.
+    named = [tensor for tensor in tensors if tensor.name == key]
+    named = named or [tensor for tensor in tensors if fnmatch.fnmatchcase(tensor.name, key)]
+    if not named:
+        raise NoCloudError(f"{path}: no tensor is called {key!r}; it holds {names(tensors)}")
+    if not fitting(named):
+        raise NoCloudError(
+            f"{path}: no tensor called {key!r} can be a {what}: {unfit(named)}; {expected}; it "
+            f"holds {names(fit)}"
+        )
+    return fitting(named)
 
 
 def _listed(words: Sequence[str]) -> str:
     more = f", and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return ", ".join(words[:_SHOWN]) + more
-
-
-def need(module: str, path: Path) -> Any:
-    """Import the module that reads a file.
-
-    Raises:
-        MissingReaderError: it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        extra = "tuning" if module == "gguf" else "analysis"
-        raise MissingReaderError(
-            f"{path} is read by the package {module}, which is not installed here: install it with "
-            f'pip install "tsloss-fast[{extra}]"'
-        ) from error
+    return (", ".join(words[:_SHOWN]) or "no such tensor") + more
 
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn the errors of libraries that read `path` into errors that name it."""
+    """Turn the errors of libraries that read `path` into SourceErrors that name it."""
     try:
         yield
-    except (SourceError, ImportError, FileNotFoundError, PermissionError):
+    except SourceError as error:
+        # The file that the user gave can be an index, and the damaged one a shard that it names.
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except (FileNotFoundError, PermissionError):
         raise
+    except ImportError as error:
+        extra = "tuning" if error.name == "gguf" else "analysis"
+        raise MissingReaderError(
+            f"{path} is read by the package {error.name}, which is not installed here: install it "
+            f'with pip install "tsloss-fast[{extra}]"'
+        ) from error
     except MemoryError as error:
         raise SourceError(
-            f"{path} does not fit into memory, or claims to hold more than it does "
-            f"({_reason(error)})"
+            f"{path} does not fit into memory, or claims to hold more than it does ({error})"
         ) from error
     except Exception as error:
-        # A cut or foreign file shows itself in a dozen types of error, depending on where.
-        raise DamagedSource(f"{path} is damaged, or no {kind} ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    # The rest of torch's messages recommends loading the file with weights_only=False.
-    first = str(error).split("\n")[0].split(". ")[0]
-    return f"{type(error).__name__}: {first[:160]}".strip(": ")
+        # A cut or foreign file shows itself in a dozen types of error, depending on where. The
+        # rest of torch's messages recommends loading the file with weights_only=False.
+        reason = str(error).split("\n")[0].split(". ")[0][:160]
+        raise DamagedSource(
+            f"{path} is damaged, or no {kind} ({type(error).__name__}: {reason})"
+        ) from error

@@ -4,6 +4,7 @@ checkpoints, with no code executed."""
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import warnings
@@ -18,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.analyze.gguf_files import gguf_tensors
-from tsloss_fast.analysis.analyze.scales import with_scales
+from tsloss_fast.analysis.analyze.quantised import gguf_tensors, with_scales
 from tsloss_fast.analysis.analyze.stored import (
     DamagedSource,
     NoCloudError,
+    Rows,
     StoredTensor,
-    check_claim,
-    need,
     reading,
     type_problem,
 )
@@ -35,38 +34,26 @@ __all__ = ["INDEX", "TENSOR_FILES", "TORCH_FILES", "kind_of", "open_tensors", "s
 # The end of the name of a file that says which shard of a checkpoint holds which tensor.
 INDEX = ".index.json"
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
-_NUMPY = b"\x93NUMPY"
-_ZIP = b"PK\x03\x04"
+_NUMPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 # How deep tensors may lie in the dicts and lists of a file.
 _DEPTH = 16
+# So many points or columns without numbers cost a reader no more than a few megabytes.
+_HARMLESS = 2**20
 _SAFETENSORS = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-    "I8": "int8",
-    "U8": "uint8",
-    "I32": "int32",
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
+    **{"I8": "int8", "U8": "uint8", "I32": "int32"},
 }
 
 
 def open_tensors(path: Path) -> list[StoredTensor]:
-    """All tensors of a file or, of an index, of the shards that lie beside it.
+    """Return all tensors of a file or, of an index, of the shards that lie beside it.
 
     Opening reads the headers of `.npy`, `.safetensors` and `.gguf` files and of files that a recent
     `torch.save` wrote, and the whole of `.npz` and of older files of torch.
 
-    Raises:
-        FileNotFoundError: the path does not exist.
-        DamagedSource: it is cut off, or of another format than its name says.
-        NoCloudError: of a format that is not read, or it holds Python objects.
-        MissingReaderError: safetensors or gguf is needed and not installed.
-        SourceError: it does not fit into memory.
+    Raises FileNotFoundError, or a SourceError that `read_clouds` describes.
     """
     if path.is_dir():
         raise NoCloudError(f"{path} is a folder; expected a file in it, such as model.safetensors")
@@ -81,7 +68,14 @@ def open_tensors(path: Path) -> list[StoredTensor]:
     with reading(path, f"{kind} file"):
         tensors = TENSOR_FILES[kind](path)
         for tensor in tensors:
-            check_claim(tensor.path, tensor.shape)
+            # Numbers have to be in the file, but a shape with a 0 in it has none: a file of 100
+            # bytes can claim 2**40 points of 0 coordinates.
+            size = tensor.path.stat().st_size
+            if 0 in tensor.shape and max(tensor.shape) > max(size, _HARMLESS):
+                raise DamagedSource(
+                    f"{tensor.path} claims a tensor of shape {tensor.shape}, which has no "
+                    f"numbers, in {size} bytes: it is damaged, fetch or save it again"
+                )
         return with_scales(tensors)
 
 
@@ -112,22 +106,21 @@ def _array(path: Path, name: str, load: Callable[[], Any]) -> StoredTensor:
     try:
         array = load()
     except ValueError as error:
-        if "Python objects" in str(error) or "Object arrays" in str(error):
-            problem = "holds Python objects, which are never loaded"
-            return StoredTensor(path, name, (), "object", _nothing, problem)
-        raise
+        if not re.search("Python objects|Object arrays", str(error)):
+            raise
+        problem = "holds Python objects, which are never loaded"
+        return StoredTensor(path, name, (), "object", _nothing, problem)
 
-    def read(rows: slice | None) -> Tensor:
-        part = array if rows is None else array[rows]
+    def read(rows: Rows) -> Tensor:
         # A copy: torch knows no foreign byte orders, and the file may change.
-        return torch.from_numpy(np.array(part, array.dtype.newbyteorder("="), order="C"))
+        return torch.from_numpy(np.array(array[rows], array.dtype.newbyteorder("="), order="C"))
 
     stored = str(array.dtype.newbyteorder("="))
     return StoredTensor(path, name, array.shape, stored, read, type_problem(stored))
 
 
 def _torch_tensors(path: Path) -> list[StoredTensor]:
-    """The tensors that `torch.save` wrote, in dicts and lists at any depth.
+    """Return the tensors that `torch.save` wrote, in dicts and lists at any depth.
 
     `weights_only=True` rebuilds tensors and plain containers and calls nothing else, so a file
     made to run code is an error, as any other that holds no tensor.
@@ -156,8 +149,8 @@ def _torch_tensors(path: Path) -> list[StoredTensor]:
 
 
 def _flattened(loaded: object) -> Iterator[tuple[str, Tensor]]:
-    """Names such as `state_dict.prompt` and tensors. Each container is entered once, however often
-    the file refers to it, and the states of optimizers are left out: they are as large as the
+    """Yield names such as `state_dict.prompt` and tensors. Each container is entered once, however
+    often the file refers to it, and the states of optimizers are left out: they are as large as the
     weights, and no points."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], object]] = [((), loaded)]
@@ -165,50 +158,44 @@ def _flattened(loaded: object) -> Iterator[tuple[str, Tensor]]:
         names, thing = stack.pop()
         if isinstance(thing, Tensor):
             yield ".".join(names), thing
-            continue
-        if id(thing) in seen or len(names) == _DEPTH:
-            continue
-        seen.add(id(thing))
-        parts: Iterable[tuple[object, object]] = ()
-        if isinstance(thing, (list, tuple)):
-            parts = enumerate(thing)
-        elif isinstance(thing, Mapping) and not {"state", "param_groups"} <= thing.keys():
-            parts = thing.items()
-        inner = [pair for pair in parts if isinstance(pair[1], (Tensor, Mapping, list, tuple))]
-        stack += [((*names, str(key)), part) for key, part in reversed(inner)]
+        elif id(thing) not in seen and len(names) < _DEPTH:
+            seen.add(id(thing))
+            parts: Iterable[tuple[object, object]] = ()
+            if isinstance(thing, (list, tuple)):
+                parts = enumerate(thing)
+            elif isinstance(thing, Mapping) and not {"state", "param_groups"} <= thing.keys():
+                parts = thing.items()
+            inner = [pair for pair in parts if isinstance(pair[1], (Tensor, Mapping, list, tuple))]
+            stack += [((*names, str(key)), part) for key, part in reversed(inner)]
 
 
 def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
     stored = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_nested:
-        return StoredTensor(
-            path,
-            name,
-            (),
-            stored,
-            _nothing,
-            "is nested, which is not read; save torch.nested.to_padded_tensor of it",
-        )
-    problem: str | None = type_problem(stored)
-    if tensor.layout != torch.strided:
-        problem = f"is sparse ({tensor.layout}), which is not read; save tensor.to_dense()"
-    elif tensor.device.type == "meta":
-        problem = "is on the device meta, without numbers; save it when its numbers are loaded"
-    elif tensor.numel() > 16 * path.stat().st_size:
-        # Numbers of an expanded tensor share their memory, but those that are read have their own.
-        problem = f"has the shape {tuple(tensor.shape)}, more than its file can hold"
-
-    def read(rows: slice | None) -> Tensor:
-        part = tensor.detach()
-        # A copy: the tensor is a map of the file, which may change.
-        return (part if rows is None else part[rows]).clone()
-
-    return StoredTensor(path, name, tuple(tensor.shape), stored, read, problem)
+    shape = () if tensor.is_nested else tuple(tensor.shape)
+    # The numbers of an expanded tensor share their memory, but those that are read have their own.
+    is_expanded = math.prod(shape) > 16 * path.stat().st_size
+    unread = {
+        "is nested, which is not read; save torch.nested.to_padded_tensor of it": tensor.is_nested,
+        f"is sparse ({tensor.layout}), which is not read; save tensor.to_dense()": (
+            tensor.layout != torch.strided
+        ),
+        "is on the device meta, without numbers; save it when its numbers are loaded": (
+            tensor.device.type == "meta"
+        ),
+        f"has the shape {shape}, more than its file can hold": is_expanded,
+    }
+    problem = next((said for said, applies in unread.items() if applies), type_problem(stored))
+    # A copy: the tensor is a map of the file, which may change.
+    return StoredTensor(
+        path, name, shape, stored, lambda rows: tensor.detach()[rows].clone(), problem
+    )
 
 
 def _safetensors_tensors(path: Path) -> list[StoredTensor]:
+    from safetensors import safe_open
+
     try:
-        file = need("safetensors", path).safe_open(path, framework="pt", device="cpu")
+        file: Any = safe_open(path, framework="pt", device="cpu")
     except Exception as error:
         found = re.search(r"unknown variant `(\w+)`", str(error))
         if found is None:
@@ -217,23 +204,18 @@ def _safetensors_tensors(path: Path) -> list[StoredTensor]:
             f"{path} holds a tensor of the type {found[1]}, which the installed safetensors does "
             "not know; expected floating numbers: upgrade safetensors, or save the file again"
         ) from error
-    return [_safetensor(path, file, name) for name in file.keys()]  # noqa: SIM118 - no mapping
-
-
-def _safetensor(path: Path, file: Any, name: str) -> StoredTensor:
-    header = file.get_slice(name)
-    kind = header.get_dtype()
-
-    def read(rows: slice | None) -> Tensor:
-        return file.get_tensor(name) if rows is None else header[rows]  # type: ignore[no-any-return]
-
-    stored = _SAFETENSORS.get(kind, kind)
-    return StoredTensor(path, name, tuple(header.get_shape()), stored, read, type_problem(stored))
+    tensors = []
+    for name in file.keys():  # noqa: SIM118 - no mapping
+        part = file.get_slice(name)
+        stored = _SAFETENSORS.get(part.get_dtype(), part.get_dtype())
+        shape, problem = tuple(part.get_shape()), type_problem(stored)
+        tensors.append(StoredTensor(path, name, shape, stored, part.__getitem__, problem))
+    return tensors
 
 
 def _sharded_tensors(path: Path) -> list[StoredTensor]:
-    """The tensors of a checkpoint in several files; those in a shard that is not there cannot be
-    chosen, but do not keep the others from being read."""
+    """Return the tensors of a checkpoint in several files; those in a shard that is absent cannot
+    be chosen, but do not keep the others from being read."""
     places = _weight_map(path)
     found: dict[str, StoredTensor] = {}
     for file in dict.fromkeys(places.values()):
@@ -241,16 +223,13 @@ def _sharded_tensors(path: Path) -> list[StoredTensor]:
         if shard.is_file():
             with reading(shard, f"{shard.suffix} file"):
                 found |= {tensor.name: tensor for tensor in TENSOR_FILES[shard.suffix](shard)}
-    return [
-        replace(found[name], files=(path,)) if name in found else _lost(path, name, file)
-        for name, file in places.items()
-    ]
-
-
-def _lost(path: Path, name: str, file: str) -> StoredTensor:
-    there = (path.parent / file).is_file()
-    problem = f"is not in {file}" if there else f"is in {file}, which is not here"
-    return StoredTensor(path, name, (), "unknown", _nothing, problem)
+    tensors = []
+    for name, file in places.items():
+        there = (path.parent / file).is_file()
+        problem = f"is not in {file}" if there else f"is in {file}, which is not here"
+        lost = StoredTensor(path, name, (), "unknown", _nothing, problem)
+        tensors.append(replace(found[name], files=(path,)) if name in found else lost)
+    return tensors
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -274,14 +253,14 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def shards_of(path: Path) -> set[str]:
-    """The names of the files that an index speaks of; none if it cannot be read."""
+    """Return the names of the files that an index speaks of; none if it cannot be read."""
     try:
         return set(_weight_map(path).values())
     except (OSError, ValueError, DamagedSource):
         return set()
 
 
-def _nothing(rows: slice | None) -> Tensor:
+def _nothing(rows: Rows) -> Tensor:
     raise AssertionError("a tensor with a problem has no numbers to read")
 
 

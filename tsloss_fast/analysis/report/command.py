@@ -142,7 +142,7 @@ def _overall(verdicts: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
 
 def _relation(runs: Sequence[Run]) -> dict[str, Any]:
     """Sentences on correlations of topology with performance, and those that have an interval."""
-    from tsloss_fast.analysis.relation.relate import relate
+    from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.report.names import visible
 
     if not any(name in run.measured for run in runs for name in ("accuracy", "ce")):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.analyze.gguf_files import EMBEDDINGS
+from tsloss_fast.analysis.analyze.quantised import EMBEDDINGS
 from tsloss_fast.analysis.analyze.stored import NoCloudError, reading, select
 from tsloss_fast.analysis.analyze.tensor_files import open_tensors
 

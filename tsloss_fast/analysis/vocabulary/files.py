@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tsloss_fast._terminal import require
-from tsloss_fast.analysis.analyze.gguf_files import EMBEDDINGS, gguf_tensors, open_gguf
+from tsloss_fast.analysis.analyze.quantised import EMBEDDINGS, gguf_tensors, open_gguf
 from tsloss_fast.analysis.analyze.stored import SourceError
 from tsloss_fast.analysis.analyze.tensor_files import INDEX, open_tensors
 from tsloss_fast.analysis.vocabulary.models import (

@@ -1,1 +1,0 @@
-"""How recorded topology goes with performance: rank correlations over steps and runs."""
