@@ -2,19 +2,19 @@
 "use strict";
 
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
-const least = (values, start = Infinity) => values.reduce((a, b) => Math.min(a, b), start);
-const most = (values, start = -Infinity) => values.reduce((a, b) => Math.max(a, b), start);
+// Not Math.min(...values): a list of all bars of a page is longer than a call may have arguments.
+const least = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
+const most = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-/* A name of foreign data must not turn the direction of the words around it. */
+/* A foreign name must not turn the direction of the words around it. */
 const isolate = (text) => `\u2068${text}\u2069`;
-
-function short(text, length) {
+const short = (text, length) => {
   const letters = Array.from(text);
-  return letters.length <= length ? text : letters.slice(0, length - 1).join("") + "…";
-}
+  return letters.length <= length ? text : `${letters.slice(0, length - 1).join("")}…`;
+};
 
-/* Three significant digits, and no exponent for whole numbers up to a million. */
+/* Three significant digits, and no exponent for numbers from a thousand to a million. */
 function number(value) {
   if (value === null || !Number.isFinite(value)) return "not finite";
   const whole = Math.abs(value) >= 999.5 && Math.abs(value) < 1e6;
@@ -22,7 +22,7 @@ function number(value) {
 }
 
 function fill(element, attributes, children) {
-  Object.entries(attributes || {}).forEach(([name, value]) => element.setAttribute(name, value));
+  Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
   // Strings become text nodes: nothing of the data is ever read as markup.
   element.append(...children);
   return element;
@@ -31,108 +31,114 @@ const make = (tag, attributes, ...children) =>
   fill(document.createElement(tag), attributes, children);
 const draw = (tag, attributes, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-/* The colour of a run or group, which the style sheet lightens on a dark page. */
-const own = ({ colour }) => `--own: ${colour}`;
-const title = (run) => make("span", { class: "name" }, draw(
-  "svg", { class: "stroke", "aria-hidden": "true" },
-  draw("line", { class: "line run", style: own(run), x1: 1, x2: 25, y1: 5, y2: 5, "stroke-dasharray": run.dash }),
-), make("bdi", {}, run.name));
 
-/* Round numbers 1, 2 or 5 times a power of ten, about `count` of them. */
-function ticks(low, high, count, whole) {
+/* Attributes of a mark in the colour of a run or group, which the style sheet lightens in the dark. */
+const inked = ({ colour, dash }, kind, more) =>
+  ({ class: `${kind} run`, style: `--own: ${colour}`, "stroke-dasharray": dash, ...more });
+const solid = (run, kind, more) => inked({ colour: run.colour, dash: "" }, kind, more);
+const title = (run) => make(
+  "span", { class: "name" },
+  draw("svg", { class: "stroke", "aria-hidden": "true" }, draw("path", inked(run, "line", { d: "M1 5H25" }))),
+  make("bdi", {}, run.name));
+
+/* About `count` round numbers: 1, 2 or 5 times a power of ten apart. */
+function ticks({ low, high, whole }, count) {
   const raw = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(raw));
-  const round = power * [1, 2, 5, 10].find((m) => m * power >= raw * 0.999);
-  const step = whole ? Math.max(1, round) : round, found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) found.push(k * step);
-  return found;
+  const step = Math.max(whole ? 1 : 0, power * [1, 2, 5, 10].find((m) => m * power > 0.999 * raw));
+  const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, k) => Number(((first + k) * step).toPrecision(6)));
 }
 
-/* An SVG with two axes {low, high, title, ticks}; its functions x and y say where a number stands.
-   What lies outside an axis stands at its end. */
+/* An SVG with two axes {low, high, title, bare, whole}. All places are numbers on the axes; what
+   lies outside an axis stands at its end. `marks` are places with their details: [x, y, text]. */
 function figure({ width, height, x, y, left = 46, right = 14, top = 18, bottom = 40 }) {
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  const place = (axis, from, to) => (value) =>
-    Math.round(100 * (from + (to - from) * clamp((value - axis.low) / (axis.high - axis.low || 1), 0, 1))) / 100;
-  const put = (...parts) => svg.append(draw(...parts));
-  const drawn = {
-    svg, put, left, top, right: width - right, bottom: height - bottom, marks: [],
-    x: place(x, left, width - right), y: place(y, height - bottom, top),
-    path: (d, more) => d && put("path", { d, ...more }),
-  };
-  const count = clamp(Math.round((width - left - right) / 70), 2, 7);
-  const label = (v) => String(Number(v.toPrecision(6))).replace("-", "−");
-  if (x.ticks !== false) {
-    ticks(x.low, x.high, count, x.whole).forEach((v) => {
-      drawn.path(`M${drawn.x(v)} ${top}V${drawn.bottom}`, { class: "grid" });
-      put("text", { class: "tick", x: drawn.x(v), y: drawn.bottom + 15 }, label(v));
-    });
-  }
-  if (y.ticks !== false) {
-    ticks(y.low, y.high, 4, y.whole).forEach((v) => {
-      drawn.path(`M${left} ${drawn.y(v)}H${drawn.right}`, { class: "grid" });
-      put("text", { class: "row", x: left - 6, y: drawn.y(v) + 4 }, label(v));
-    });
-  }
-  if (x.title) put("text", { class: "title", x: (left + drawn.right) / 2, y: height - 5 }, x.title);
-  if (y.title) put("text", { class: "corner", x: 2, y: 11 }, y.title);
-  return drawn;
+  const scale = ({ low, high }, from, to) => (value) =>
+    Math.round(100 * (from + (to - from) * clamp((value - low) / (high - low || 1), 0, 1))) / 100;
+  const fig = { svg, marks: [], left, top, right: width - right, bottom: height - bottom };
+  fig.x = scale(x, left, fig.right);
+  fig.y = scale(y, fig.bottom, top);
+  fig.put = (tag, attributes, ...children) => svg.append(draw(tag, attributes, ...children));
+  fig.text = (kind, px, py, words) => fig.put("text", { class: kind, x: px, y: py }, words);
+  const at = ([px, py]) => `${fig.x(px)} ${fig.y(py)}`, some = (points) => points.some(Boolean);
+  /* One path through places, where a null lifts the pen; and one path of dots. */
+  fig.line = (attributes, points) => some(points) && fig.put("path", { ...attributes,
+    d: points.map((point, k) => point && `${points[k - 1] ? "L" : "M"}${at(point)}`).join("") });
+  fig.dots = (attributes, points) => some(points) && fig.put("path", { ...attributes,
+    d: points.map((point) => point && `M${at(point)}h0`).join("") });
+  const label = (value) => String(value).replace("-", "−");
+  if (!x.bare) ticks(x, clamp((width - left) / 70, 2, 7)).forEach((value) => {
+    fig.line({ class: "grid" }, [[value, y.low], [value, y.high]]);
+    fig.text("tick", fig.x(value), fig.bottom + 15, label(value));
+  });
+  if (!y.bare) ticks(y, 5).forEach((value) => {
+    fig.line({ class: "grid" }, [[x.low, value], [x.high, value]]);
+    fig.text("end", left - 6, fig.y(value) + 4, label(value));
+  });
+  fig.text("title", (left + fig.right) / 2, height - 5, x.title);
+  if (y.title) fig.text("corner", 2, 11, y.title);
+  return fig;
 }
 
-/* A place for a figure. `build(width)` returns a figure with a `label`, or a sentence instead. A
-   figure is one stop of the keyboard; the arrow keys walk through the details of its marks. */
+/* A place for a figure: `build(width)` returns one with a `label`, or a sentence instead. It is one
+   stop of the keyboard, where the arrow keys walk through the marks. */
 class Place {
   constructor(kind, build) {
-    Object.assign(this, { kind, build, div: make("div", { class: "plot" }), marks: [], now: -1 });
-    const by = { ArrowRight: 1, ArrowLeft: -1 };
+    Object.assign(this, { kind, build, now: -1, tip: document.getElementById("tip") });
+    this.div = make("div", { class: "plot" });
     this.div.addEventListener("pointermove", (event) => this.point(event));
     ["pointerleave", "blur"].forEach((name) => this.div.addEventListener(name, () => this.hide()));
+    this.div.addEventListener("keydown", ({ key }) => { if (key === "Escape") this.hide(); });
     this.div.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.hide();
-      if (!by[event.key] || !this.marks.length) return;
+      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key], count = by && this.fig && this.fig.marks.length;
+      if (!count) return;
       event.preventDefault();
-      this.show((Math.max(this.now, by[event.key] < 0 ? 0 : -1) + by[event.key] + this.marks.length) % this.marks.length);
+      this.show((Math.max(this.now, by < 0 ? 0 : -1) + by + count) % count);
     });
   }
 
   draw() {
-    const drawn = this.build(this.div.clientWidth || 600), sentence = typeof drawn === "string";
+    const built = this.build(this.div.clientWidth || 600);
     this.hide();
-    this.figure = sentence ? null : drawn;
-    this.marks = sentence ? [] : drawn.marks;
-    this.div.replaceChildren(sentence ? make("p", { class: "note" }, drawn) : drawn.svg);
-    const spoken = sentence ? {} : { role: "img", tabindex: "0", "aria-label": `${this.kind}. ${drawn.label}.` };
-    ["role", "tabindex", "aria-label"].forEach((name) => this.div.removeAttribute(name));
-    fill(this.div, spoken, []);
+    this.fig = built.svg ? built : null;
+    this.div.replaceChildren(built.svg || make("p", { class: "note" }, built));
+    const spoken = { role: "img", tabindex: "0", "aria-label": `${this.kind}: ${built.label}.` };
+    Object.keys(spoken).forEach((name) => this.div.removeAttribute(name));
+    if (built.svg) fill(this.div, spoken, []);
   }
 
-  /* The mark nearest to the pointer; `rows` counts only the height, `columns` only the width. */
+  /* Where a mark is in the window. */
+  seen([x, y]) {
+    const box = this.fig.svg.getBoundingClientRect(), unit = box.width / this.fig.svg.viewBox.baseVal.width;
+    return [box.left + this.fig.x(x) * unit, box.top + this.fig.y(y) * unit];
+  }
+
+  /* Show the details of the nearest mark; of bars the height alone counts, of curves the width. */
   point(event) {
-    if (!this.marks.length) return;
-    const box = this.figure.svg.getBoundingClientRect(), zoom = this.figure.svg.viewBox.baseVal.width / box.width;
-    const x = (event.clientX - box.left) * zoom, y = (event.clientY - box.top) * zoom, { along } = this.figure;
-    const far = this.marks.map(([px, py]) => Math.hypot(along === "rows" ? 0 : px - x, along === "columns" ? 0 : py - y));
+    if (!this.fig) return;
+    const far = this.fig.marks.map((mark) => this.seen(mark)).map(([x, y]) => Math.hypot(
+      this.fig.along === "rows" ? 0 : x - event.clientX, this.fig.along === "columns" ? 0 : y - event.clientY));
     const nearest = far.indexOf(least(far));
     if (far[nearest] < 22) this.show(nearest);
     else this.hide();
   }
 
   show(k) {
-    const tip = document.getElementById("tip"), box = this.figure.svg.getBoundingClientRect();
-    const [x, y, text] = this.marks[k], zoom = box.width / this.figure.svg.viewBox.baseVal.width;
     this.hide();
     this.now = k;
-    this.ring = draw("circle", { class: "ring", cx: x, cy: y, r: 6 });
-    this.figure.svg.append(this.ring);
-    tip.textContent = text;
+    const mark = this.fig.marks[k], [x, y] = this.seen(mark), { tip } = this;
+    this.ring = draw("circle", { class: "ring", cx: this.fig.x(mark[0]), cy: this.fig.y(mark[1]), r: 6 });
+    this.fig.svg.append(this.ring);
+    tip.textContent = mark[2];
     tip.hidden = false;
-    const above = box.top + y * zoom - tip.offsetHeight - 12;
-    tip.style.left = `${clamp(box.left + x * zoom - tip.offsetWidth / 2, 4, Math.max(4, document.documentElement.clientWidth - tip.offsetWidth - 4))}px`;
-    tip.style.top = `${above < 4 ? box.top + y * zoom + 14 : above}px`;
+    const room = document.documentElement.clientWidth - tip.offsetWidth - 4, above = y - tip.offsetHeight - 12;
+    tip.style.left = `${Math.max(4, Math.min(x - tip.offsetWidth / 2, room))}px`;
+    tip.style.top = `${above < 4 ? y + 14 : above}px`;
   }
 
   hide() {
-    document.getElementById("tip").hidden = true;
-    if (this.ring) this.ring.remove();
+    this.tip.hidden = true;
     this.now = -1;
+    if (this.ring) this.ring.remove();
   }
 }
