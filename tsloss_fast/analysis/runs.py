@@ -18,9 +18,13 @@ from tsloss_fast.analysis.record import RECORD, RecordError
 from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
 from tsloss_fast.analysis.words import LOSSES
 
-__all__ = ["Run", "Series", "describe", "load_run", "load_runs"]
+__all__ = ["Run", "Series", "control_of", "describe", "group_runs", "load_run", "load_runs"]
 
 CONTROL = "control"
+# Settings in which a run and its control may differ, and those in which two seeds of one method
+# may: the items are drawn with the seed.
+_OF_THE_LOSS = {"loss", "weight", "connectivity", "redundancy", "compactness", "loops", "device"}
+_OF_THE_SEED = {"seed", "task_digest", "device", "checkpoint_every", "eval_every"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Run:
             (held-out items), and whatever else the log has. Empty if there is no log.
         reference: rates without any tuning: `majority_rate`, `zero_shot_restricted_accuracy`, …
         config: the settings of `tsloss tune`; empty for other runs.
+        command: the command line that began the run; empty where it is not known.
         control: whether this is the run with cross-entropy alone.
     """
 
@@ -53,6 +58,7 @@ class Run:
     measured: Mapping[str, Series] = field(default_factory=dict)
     reference: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
 
     @property
     def control(self) -> bool:
@@ -64,6 +70,59 @@ class Run:
         name = self.config.get("model") or self.record.metadata.get("model")
         return None if name is None else str(name)
 
+    @property
+    def seed(self) -> int | None:
+        """The seed, if the run says it."""
+        return self.config.get("seed")
+
+    @property
+    def test_items(self) -> int | None:
+        """The number of held-out items that an accuracy is a share of, if the run says it."""
+        known = self.reference.get("test_items", self.config.get("test_size"))
+        return known if type(known) is int and known > 0 else None
+
+    @property
+    def began(self) -> float:
+        """The time of the first row, in seconds since 1970; -inf if no row has a time."""
+        times = [
+            value for value in self.record.table.column("time").to_pylist() if value is not None
+        ]
+        return min(times, default=-math.inf)
+
+
+def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return the run with cross-entropy alone to set beside `run`: the one in its folder, else one
+    with the same settings but for the loss. A control has none."""
+    if run.control:
+        return None
+    controls = [other for other in runs if other.control]
+    own = [other for other in controls if other.folder.parent == run.folder]
+    settings = _settings(run, _OF_THE_LOSS)
+    alike = [other for other in controls if _settings(other, _OF_THE_LOSS) == settings]
+    return next(iter(own + alike), None)
+
+
+def group_runs(runs: Sequence[Run]) -> list[list[int]]:
+    """Return the indices of the runs of each method, in the order in which the methods first come.
+
+    Runs of one method have the same settings but for the seed. Each seed stands once in a group,
+    because runs of one seed are one observation; a run that does not say its seed is alone.
+    """
+    groups: list[list[int]] = []
+    for index, run in enumerate(runs):
+        for group in groups:
+            same = _settings(runs[group[0]], _OF_THE_SEED) == _settings(run, _OF_THE_SEED)
+            if same and run.seed not in [None, *(runs[k].seed for k in group)]:
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def _settings(run: Run, but_for: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in run.config.items() if name not in but_for}
+
 
 def describe(loss: str, weight: float) -> str:
     """What a run's loss is, in words."""
@@ -73,25 +132,31 @@ def describe(loss: str, weight: float) -> str:
 
 
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
-    """The runs in the folders, each followed by the control that lies in its folder `control`.
+    """Return the runs in the folders, each followed by the control in its folder `control`.
 
     Args:
-        paths: folders, as of `load_run`.
+        paths: folders, as of `load_run`. A folder without a record stands for the folders seed-*
+            in it, as `tsloss tune --seeds` makes them, that have one.
 
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_run`.
     """
     folders: list[Path] = []
     for path in map(Path, paths):
-        folders += [path, *(p for p in [path / CONTROL] if (p / RECORD).exists())]
+        seeds = [p for p in sorted(path.glob("seed-*")) if (p / RECORD).exists()]
+        for folder in [path] if (path / RECORD).exists() or not seeds else seeds:
+            folders += [folder, *(p for p in [folder / CONTROL] if (p / RECORD).exists())]
     unique = list(dict.fromkeys(folder.resolve() for folder in folders))
     runs = [load_run(folder) for folder in unique]
+    # Names that are alike are told apart by the seed if that is enough, else by the folder.
+    seeded = [run.name if run.seed is None else f"{run.name}, seed {run.seed}" for run in runs]
+    placed = [f"{escape_invisible('/'.join(run.folder.parts[-2:]))}: {run.name}" for run in runs]
     names = [run.name for run in runs]
-    for index, run in enumerate(runs):
-        if names.count(run.name) > 1:
-            place = "/".join(run.folder.parts[-2:])
-            runs[index] = replace(run, name=f"{escape_invisible(place)}: {run.name}")
-    return runs
+    shown = [
+        name if names.count(name) == 1 else seed if seeded.count(seed) == 1 else place
+        for name, seed, place in zip(names, seeded, placed, strict=True)
+    ]
+    return [replace(run, name=name) for run, name in zip(runs, shown, strict=True)]
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -103,11 +168,13 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     `metrics.jsonl` of another program is left alone.
 
     Raises:
-        FileNotFoundError: there is no record.
+        FileNotFoundError: there is no such folder, or no record in it.
         RecordError: the record cannot be read, or is empty.
         ValueError: the log is damaged, or holds something else than it should; names the file.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {folder}: expected the folder of a run")
     if not (folder / RECORD).exists():
         raise FileNotFoundError(
             f"{folder} has no {RECORD}: expected the folder of `tsloss tune`, or one that a "
@@ -116,37 +183,42 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     record = read_record(folder)
     if not len(record.steps()):
         raise RecordError(f"{folder / RECORD} holds no whole record yet: nothing to show")
-    config = _config(folder / "config.json")
+    config, command = _config(folder / "config.json")
     name = folder.name
     if "loss" in config:
         name = describe(config["loss"], config["weight"])
         if config["loss"] == "ce" and folder.name == CONTROL:
             name = f"control: {name}"
+    # Neither pages nor figures take every character that a name of a folder can hold.
+    run = Run(escape_invisible(name), folder, record, config=config, command=command)
     lines = []
     if (folder / "metrics.jsonl").exists():
         lines = read_json_lines(folder / "metrics.jsonl")
         lines = [line for line in lines if line.get("kind") in ("step", "eval", "reference")]
     if lines:
         measured, reference = _of_tune(lines, folder / "metrics.jsonl")
-    else:
-        measured, reference = _of_trainer(folder, _began(record)), {}
-    # Neither pages nor figures take every character that a name of a folder can hold.
-    return Run(escape_invisible(name), folder, record, measured, reference, config)
+        return replace(run, measured=measured, reference=reference)
+    return replace(run, measured=_of_trainer(folder, run.began))
 
 
-def _config(path: Path) -> Mapping[str, Any]:
-    """The settings of `tsloss tune`; empty if there is no file, or one of another program."""
+def _config(path: Path) -> tuple[Mapping[str, Any], str]:
+    """The settings and the command line of `tsloss tune`; empty if there is no file, or one of
+    another program."""
     try:
-        config = dict(json.loads(path.read_text("utf-8"))["config"])
+        whole = json.loads(path.read_text("utf-8"))
+        config = dict(whole["config"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return {}
+        return {}, ""
     loss, weight, seed = (config.get(name) for name in ("loss", "weight", "seed"))
     ours = (
         isinstance(loss, str) and isinstance(weight, (int, float))
         if "loss" in config
         else all(isinstance(name, str) for name in config)
     )
-    return config if ours and (seed is None or isinstance(seed, int)) else {}
+    if not ours or not (seed is None or isinstance(seed, int)):
+        return {}, ""
+    command = whole.get("command")
+    return config, command if isinstance(command, str) else ""
 
 
 def _of_tune(
@@ -168,12 +240,6 @@ def _of_tune(
         ) from error
     reference = next((line for line in lines if line["kind"] == "reference"), {})
     return _series(points), reference
-
-
-def _began(record: TopologyRecord) -> float:
-    """When the first row was written, in seconds since 1970; -inf if no row says."""
-    times = [value for value in record.table.column("time").to_pylist() if value is not None]
-    return min(times, default=-math.inf)
 
 
 def _of_trainer(folder: Path, began: float) -> dict[str, Series]:

@@ -1,37 +1,44 @@
 """The command `tsloss report`: one HTML page that shows how soft prompts evolved.
 
-Everything is in the page, plotly's script too: it opens without any network, and asks for none.
+Everything is in the page: it opens without any network, and asks for none.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from tsloss_fast._files import whole_file
-from tsloss_fast._terminal import CommandParser, require, say
+from tsloss_fast import __version__
+from tsloss_fast._files import check_writable, whole_file
+from tsloss_fast._terminal import CommandParser, counted, require, say
+from tsloss_fast.analysis.runs import Run, control_of, load_runs
 
-__all__ = ["main", "write_report"]
+__all__ = ["context", "main", "write_report"]
 
 TITLE = "How the soft prompt evolved"
 # In the order in which they need each other.
-_FIGURES = ("words.js", "drawing.js", "barcode.js", "tree.js", "map.js", "curve.js")
-_PAGE = ("shown.js", "elements.js", "places.js", "views.js", "panels.js", "page.js")
-_METHOD = (
+SCRIPTS = ("draw.js", "figures.js", "page.js")
+METHOD = (
     "Deaths and merges are exact: they are the edges of a minimum spanning tree of the virtual "
     "tokens. Tokens are counted from 0.",
     "The name of a virtual token is the vocabulary token nearest to it (Euclidean) at the newest "
     "step at which the points were kept. It is a label: a virtual token is no word.",
     "“Since step s” means: in every record from s to the last. What happened between two records "
     "is not known.",
+    "A curve of very many values is drawn with the least and the greatest value of each of many "
+    "short stretches.",
+    f"Made by tsloss_fast {__version__}.",
 )
+# So many unhealthy clouds of a run are named, the others counted.
+SHOWN_CLOUDS = 5
 
 
 def write_report(
@@ -44,67 +51,172 @@ def write_report(
     """Write the page of the runs; it is there whole or not at all, in the place of an older one.
 
     Args:
-        runs: folders with a record; the control in the folder `control` of one joins it.
+        runs: folders with a record, each with the control in its folder `control`, or folders that
+            hold such folders for several seeds (`load_runs`).
         out: the file, usually .html; its folder is made.
         model: whose vocabulary names the tokens; by default the model that each run says.
         names: whether to look for names at all.
 
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_runs`.
-        IsADirectoryError: `out` is a folder.
-        ModuleNotFoundError: plotly is not installed.
+        OSError: `out` cannot be written (`check_writable`); raised before the runs are read.
+        ModuleNotFoundError: jinja2 is not installed.
     """
-    require("tsloss report", "analysis", "plotly")
-    from plotly.offline import get_plotlyjs
-
-    from tsloss_fast.analysis.relation.relate import relate
-    from tsloss_fast.analysis.report.data import page_data
-    from tsloss_fast.analysis.report.html import items, lead, summary
+    require("tsloss report", "analysis", "jinja2", "scipy")
     from tsloss_fast.analysis.report.names import find_names
-    from tsloss_fast.analysis.report.relation_table import relation_section
-    from tsloss_fast.analysis.runs import load_runs
 
     out = Path(out)
-    if out.is_dir():
-        raise IsADirectoryError(
-            f"{out} is a folder: expected the file to write, such as {out}/report.html"
-        )
+    check_writable(out)
     loaded = load_runs(runs)
     if names:
         found, missing = find_names(loaded, model)
     else:
         found, missing = [None] * len(loaded), ["Tokens have numbers and no names, as asked for."]
-    page = page_data(loaded, found)
-    parts = {
-        "title": escape(TITLE),
-        "lead": escape(lead(page)),
-        "summary": summary(loaded, page),
-        "relation": relation_section(loaded, relate(loaded)),
-        "notes": items([*page.notes, *missing, *_METHOD, _made()]),
-        "data": _embedded(page.data),
-        "css": _assets("page.css"),
-        "plotly": get_plotlyjs(),
-        "figures": _assets(*_FIGURES),
-        "script": _assets(*_PAGE),
-    }
+    page = _rendered(context(loaded, found, missing))
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
-        temporary.write_text(_filled(parts), "utf-8", newline="\n")
+        temporary.write_text(page, "utf-8", newline="\n")
     return out
 
 
-def _filled(parts: Mapping[str, str]) -> str:
-    """The page: each place of the template filled once, and nothing that fills it read again."""
-    scripts = [parts[name] for name in ("plotly", "figures", "script")]
-    if any(re.search("</script|\r|\0", script, re.IGNORECASE) for script in scripts):
+def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -> dict[str, Any]:
+    """Return what the template is filled with, but for the style sheet and the scripts.
+
+    Args:
+        names: of the tokens of each run, as `find_names` returns them.
+        missing: sentences on names that could not be had.
+    """
+    from tsloss_fast.analysis.report.answer import Ending, answer, facts, pair_table, run_table
+    from tsloss_fast.analysis.report.data import page_data
+    from tsloss_fast.analysis.report.names import named
+    from tsloss_fast.analysis.report.story import Course, tell, tell_task
+
+    data, notes = page_data(runs, names)
+    courses = {
+        (k, cloud): Course(run.record, cloud)
+        for k, run in enumerate(runs)
+        for cloud in run.record.clouds
+    }
+    controls = [control_of(run, runs) for run in runs]
+    stories: list[dict[str, Any]] = []
+    verdicts: dict[int, list[tuple[str, str, str]]] = {k: [] for k in range(len(runs))}
+    for place, (cloud, title) in enumerate(data["clouds"]):
+        cards = []
+        for k, (run, control) in enumerate(zip(runs, controls, strict=True)):
+            if (k, cloud) not in courses:
+                continue
+            beside = None if control is None else courses.get((runs.index(control), cloud))
+            entry = data["runs"][k]
+            label = functools.partial(named, names=_last_names(entry["clouds"][str(cloud)]["map"]))
+            story = tell(courses[k, cloud], beside, label)
+            verdicts[k].append((title, story.verdict, story.kind))
+            card = {"id": f"run-{k}" + f"-cloud-{cloud}" * (place > 0), "run": k}
+            card |= {name: entry[name] for name in ("name", "colour", "dash")} | vars(story)
+            cards.append(card | {"task": tell_task(run, control)})
+        # The name of the only cloud tells nothing.
+        shown = title if len(data["clouds"]) > 1 else None
+        stories.append({"cloud": cloud, "title": shown, "hidden": place > 0, "cards": cards})
+    ends = [
+        Ending.of(run, [course for (j, _), course in courses.items() if j == k])
+        for k, run in enumerate(runs)
+    ]
+    overall = [_overall(found) for found in verdicts.values()]
+    groups = [group["runs"] for group in data["groups"]]
+    several = len(data["clouds"]) > 1
+    return {
+        "title": TITLE,
+        "version": __version__,
+        "facts": facts(ends),
+        "answer": answer(ends, groups),
+        "table": run_table(ends, overall, data),
+        "pairs": pair_table(ends, data),
+        "across": [
+            f"{entry['name']}: {text} at the last record."
+            for entry, (text, _) in zip(data["runs"], overall, strict=True)
+            if several
+        ],
+        "stories": stories,
+        "relation": _relation(runs),
+        "notes": [*notes, *missing, *METHOD],
+        "data": _embedded(data),
+    }
+
+
+def _overall(verdicts: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
+    """The verdict on a run and its kind; of many clouds, how many are healthy and which are not."""
+    if len(verdicts) == 1:
+        return verdicts[0][1:]
+    bad = [title for title, _, kind in verdicts if kind != "good"]
+    text = f"{len(verdicts) - len(bad)} of {counted(len(verdicts), 'cloud')} healthy"
+    if bad:
+        more = f" and {len(bad) - SHOWN_CLOUDS} more" if len(bad) > SHOWN_CLOUDS else ""
+        text += f"; not: {', '.join(bad[:SHOWN_CLOUDS])}{more}"
+    return text, "bad" if any(
+        kind == "bad" for _, _, kind in verdicts
+    ) else "none" if bad else "good"
+
+
+def _last_names(found: Mapping[str, Any] | None) -> list[str] | None:
+    if not found or "nearest" not in found["frames"][-1]:
+        return None
+    return [found["tokens"][k] for k in found["frames"][-1]["nearest"]]
+
+
+def _relation(runs: Sequence[Run]) -> dict[str, Any]:
+    """What correlations of topology with performance allow to be said, and those with intervals."""
+    from tsloss_fast.analysis.relation.relate import relate
+    from tsloss_fast.analysis.report.names import visible
+    from tsloss_fast.analysis.words import label_of
+
+    if not any(name in run.measured for run in runs for name in ("accuracy", "ce")):
+        said = (
+            "Nothing was measured of a task in these runs (no accuracy, no held-out "
+            "cross-entropy), so there is nothing to relate the topology to."
+        )
+        return {"sentences": [said], "rows": []}
+    found = relate(runs)
+    rows = [
+        {
+            "quantity": label_of(entry.quantity),
+            "outcome": label_of(entry.outcome),
+            "view": entry.view,
+            "text": f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})".replace(
+                "-", "−"
+            ),
+            "coefficient": entry.coefficient,
+            "low": entry.low,
+            "high": entry.high,
+            "runs": entry.runs,
+            "claim": entry.claim,
+        }
+        for entry in found.correlations
+        if entry.coefficient is not None and entry.low is not None
+    ]
+    return {"sentences": [visible(said, 1000) for said in found.sentences()], "rows": rows}
+
+
+def _rendered(filled: Mapping[str, Any]) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    folder = resources.files(__package__).joinpath("page")
+    files = {path.name: path.read_text("utf-8") for path in folder.iterdir() if path.is_file()}
+    script = "".join(files[name] for name in SCRIPTS)
+    if re.search("</script|\r|\0", script, re.IGNORECASE):
         raise ValueError("a script cannot be written into the page: it holds </script>, CR or NUL")
-    # Only these three scripts run, whatever else might come to stand in the page.
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
+    # Only this script runs, whatever else might come to stand in the page.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    safe = {"data": filled["data"], "css": files["page.css"], "script": script}
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(files),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    places = {**parts, "hashes": hashes}
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: places[place[1]], _assets("page.html"))
+    marked = {name: Markup(text) for name, text in safe.items()}
+    page = environment.get_template("page.html.j2")
+    return page.render({**filled, **marked, "hash": Markup(f"'sha256-{digest}'")})
 
 
 def _embedded(data: object) -> str:
@@ -113,25 +225,14 @@ def _embedded(data: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _assets(*names: str) -> str:
-    folder = resources.files(__package__).joinpath("page")
-    return "".join(folder.joinpath(name).read_text("utf-8") for name in names)
-
-
-def _made() -> str:
-    from tsloss_fast import __version__
-
-    return f"Made by tsloss_fast {__version__}."
-
-
 def main(argv: Sequence[str]) -> int:
     """Run `tsloss report`; returns the exit code 0, raises on errors."""
     parser = CommandParser(
         prog="tsloss report",
         description="Write one HTML page that shows how the soft prompts of tracked runs evolved: "
-        "what changed and when in plain sentences, barcodes, merge trees and maps at every step, "
-        "curves beside the control, and how topology goes with performance. It opens without any "
-        "network.",
+        "the result with its uncertainty, a table of the runs, what changed and when in plain "
+        "sentences, barcodes, merge trees and maps at every step, curves beside the control, and "
+        "how topology goes with performance. It opens without any network.",
         epilog="example: tsloss report runs/boolean -o report.html",
         allow_abbrev=False,
     )
@@ -139,7 +240,8 @@ def main(argv: Sequence[str]) -> int:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder of a tracked run (with topology.arrows); its control/ comes with it",
+        help="folder of a tracked run (with topology.arrows); its control/ comes with it. A folder "
+        "of `tsloss tune --seeds` stands for all its seeds",
     )
     parser.add_argument(
         "-o",

@@ -1,34 +1,36 @@
-"""What a report's page is made from: the numbers its script draws, and the story of each cloud."""
+"""The numbers that a report's page draws, thinned to what a page can hold, as JSON can hold them.
+
+A series has `frames`, and `at`: for each step of the page's slider the index of the frame to show,
+which is the newest one not after the step (-1 where nothing was recorded yet).
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tsloss_fast._terminal import counted
-from tsloss_fast.analysis.record.reader import CloudColumns
-from tsloss_fast.analysis.report.frames import compact, frames, loops, thin, thin_curve
-from tsloss_fast.analysis.report.health import SHORT
-from tsloss_fast.analysis.report.map import Names, maps
-from tsloss_fast.analysis.report.names import in_embedding_space, named, visible
-from tsloss_fast.analysis.report.story import Story, tell
-from tsloss_fast.analysis.report.task_story import control_of
-from tsloss_fast.analysis.runs import Run
+from tsloss_fast.analysis.plane import principal_plane
+from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
+from tsloss_fast.analysis.report.names import VocabularyNames, in_embedding_space, visible
+from tsloss_fast.analysis.report.story import capital, number
+from tsloss_fast.analysis.runs import Run, describe, group_runs
+from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, label_of
 
-__all__ = ["Page", "page_data"]
+__all__ = ["page_data", "thin", "thin_curve"]
 
-# Steps of the slider; and what the page may hold at all, in points over steps, clouds and runs.
+# Steps of the slider, and what a page may hold: points of clouds over all steps, clouds and runs;
+# values of all curves; values of one curve, whose figure is fewer pixels wide.
 STEPS, LEAST = 61, 8
 FRAME_POINTS, MAP_POINTS = 300_000, 20_000
-# Points of a curve; a figure is fewer pixels wide.
-CURVE_POINTS = 2000
-# From so many points on a prompt has loops worth drawing (13 to 27 at 100, 0 to 2 at 20).
-LOOPS_FROM = 40
-# Columns of the record drawn over the steps; `changed` is the number of edges_added.
+CURVE_VALUES, CURVE_POINTS = 150_000, 2000
+# The directions of a map are fitted to at most this many points; more would not turn them visibly.
+FITTED = 2000
+# Curves over the steps, in their order: what was measured, columns of the record, `changed_merges`
+# (the number of `edges_added`) and `loops` (bars of dimension 1).
+MEASURED = ("accuracy", "restricted_accuracy", "ce", "train_ce")
 CURVES = (
     "mean_lifetime",
     "coefficient_of_variation",
@@ -39,203 +41,371 @@ CURVES = (
     "bottleneck_previous",
     "displacement_first",
     "displacement_previous",
+    "changed_merges",
+    "loops",
 )
-MEASURED = ("train_ce", "ce", "accuracy", "restricted_accuracy")
-RATES = ("majority_rate", "zero_shot_accuracy", "zero_shot_restricted_accuracy")
-# Okabe and Ito's colours; the control is grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREYS = ("#6b6b6b", "#9a9a9a", "#3f3f3f")
+# Strokes, as SVG has them: the first of a colour, then others when the colours come again.
+DASHES = {False: ("", "10 4", "7 3 2 3"), True: ("6 4", "2 3", "7 3 2 3")}
+
+Curve = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page's content.
+def page_data(
+    runs: Sequence[Run], names: Sequence[VocabularyNames | None]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what the page's script draws, and notes on what was left out of it.
 
-    Attributes:
-        data: for the script, what JSON can hold.
-        stories: by run and cloud.
-        notes: what a reader must know of how it was made.
+    Args:
+        names: of the tokens of each run, None for numbers alone.
     """
-
-    data: Mapping[str, Any]
-    stories: Mapping[tuple[int, int], Story]
-    notes: Sequence[str]
-
-
-def page_data(runs: Sequence[Run], names: Sequence[Names | None]) -> Page:
-    """Gather a page from runs, with the names of each (None: numbers alone)."""
     clouds = sorted({cloud for run in runs for cloud in run.record.clouds})
-    recorded = [run.record.steps(cloud) for run in runs for cloud in run.record.clouds]
-    size = sum(
-        int(CloudColumns(run.record, cloud).numbers("n_points").max())
-        for run in runs
-        for cloud in run.record.clouds
-    )
-    every = sorted({step for steps in recorded for step in steps.tolist()})
+    each = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
+    size = sum(int(record.series("n_points", cloud).max()) for record, cloud in each)
+    every = sorted({step for record, cloud in each for step in record.steps(cloud).tolist()})
     slider = thin(every, min(STEPS, max(LEAST, FRAME_POINTS // max(size, 1))))
+    groups = _groups(runs)
+    shown = [
+        {"name": visible(run.name, 80), "control": run.control, "clouds": {}}
+        | {"metric": str(run.record.metadata.get("metric", "euclidean")), "rho": _rho(run)}
+        for run in runs
+    ]
+    for index, group in enumerate(groups):
+        for k in group["runs"]:
+            shown[k] |= {"group": index, "colour": group["colour"], "dash": group["dash"]}
+    left_out = [0] * len(runs)
     limit = max(2, min(len(slider), MAP_POINTS // max(size, 1)))
-    shown: list[dict[str, Any]] = [_run(run) for run in runs]
-    _colour(runs, shown)
-    stories: dict[tuple[int, int], Story] = {}
     for cloud in clouds:
-        records = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
-        where = {k: names[k] for k, r in records.items() if in_embedding_space(r, cloud)}
-        found = maps(records, cloud, slider, limit, where)
-        for k, record in records.items():
-            entry = _cloud(runs[k], cloud, slider) | {"map": found.get(k)}
+        with_cloud = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
+        found = _maps(with_cloud, cloud, slider, limit, names)
+        for k, record in with_cloud.items():
+            entry = _cloud(record, cloud, slider) | {"map": found.get(k)}
+            left_out[k] += entry["map"].pop("left_out") if entry["map"] else 0
             shown[k]["clouds"][str(cloud)] = entry
-            control = control_of(runs[k], list(runs))
-            label = functools.partial(named, names=_last_names(found.get(k)))
-            stories[k, cloud] = tell(record, cloud, control.record if control else None, label)
-    titles = {cloud: _title(runs, cloud) for cloud in clouds}
+    titles = [
+        next(run.record.cloud_name(cloud) for run in runs if cloud in run.record.clouds)
+        for cloud in clouds
+    ]
+    panels = {str(cloud): _panels(runs, groups, cloud, len(clouds)) for cloud in clouds}
     data = {
+        "thresholds": THRESHOLDS,
         "slider": slider,
-        "clouds": [[cloud, titles[cloud]] for cloud in clouds],
+        "clouds": [[c, visible(title, 60)] for c, title in zip(clouds, titles, strict=True)],
         "runs": shown,
+        "groups": groups,
+        "shown": [group["runs"][0] for group in groups][:4],
+        "panels": {cloud: drawn for cloud, (drawn, _) in panels.items()},
+        "quiet": {cloud: said for cloud, (_, said) in panels.items()},
     }
-    return Page(data, stories, _notes(runs, names, every, slider, shown))
+    notes = [*_notes(runs, names, every, slider), *_notes_of_maps(shown, left_out)]
+    return data, notes
 
 
-def _run(run: Run) -> dict[str, Any]:
-    return {
-        "name": visible(run.name, 80),
-        "control": run.control,
-        "metric": str(run.record.metadata.get("metric", "euclidean")),
-        "rho": _rho(run),
-        "measured": {
-            name: _curve(series.steps, series.values)
-            for name, series in run.measured.items()
-            if name in MEASURED
-        },
-        "rates": {
-            name: float(run.reference[name])
-            for name in RATES
-            if isinstance(run.reference.get(name), (int, float))
-        },
-        "clouds": {},
-    }
+def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The methods: a colour each, controls in greys, and a name that tells them apart."""
+    groups: list[dict[str, Any]] = []
+    members = group_runs(runs)
+    for indices in members:
+        run = runs[indices[0]]
+        name = run.name
+        if len(indices) > 1:
+            name = describe(run.config.get("loss", "ce"), run.config.get("weight", 0))
+            others = [runs[m[0]].config for m in members if m is not indices and len(m) > 1]
+            alike = [c for c in others if c.get("loss") == run.config.get("loss")]
+            differing = [
+                f"{setting} {value}"
+                for setting, value in run.config.items()
+                if setting not in ("loss", "weight", "seed", "task_digest")
+                and any(config.get(setting) != value for config in alike)
+            ]
+            name = ", ".join([f"control: {name}" if run.control else name, *differing])
+        colours = PALETTE["controls" if run.control else "runs"]
+        before = sum(group["control"] == run.control for group in groups)
+        dashes = DASHES[run.control]
+        groups.append(
+            {
+                "name": visible(name, 80),
+                "colour": colours[before % len(colours)],
+                "dash": dashes[before // len(colours) % len(dashes)],
+                "control": run.control,
+                "runs": indices,
+            }
+        )
+    return groups
 
 
 def _rho(run: Run) -> float:
     """Below which share of the mean a bar counts as redundant; records of old do not say it."""
     rho = run.record.metadata.get("rho")
-    return float(rho) if isinstance(rho, (int, float)) else SHORT
+    return float(rho) if isinstance(rho, (int, float)) else THRESHOLDS["short"]
 
 
-def _curve(steps: np.ndarray, values: np.ndarray) -> dict[str, Any]:
-    steps, values = thin_curve(steps, values, CURVE_POINTS)
-    return {"steps": steps.tolist(), "values": compact(values)}
+# What is shown of one cloud at each step of the slider
 
 
-def _colour(runs: Sequence[Run], shown: Sequence[dict[str, Any]]) -> None:
-    counts = {True: 0, False: 0}
-    for run, entry in zip(runs, shown, strict=True):
-        colours = GREYS if run.control else COLOURS
-        entry["colour"] = colours[counts[run.control] % len(colours)]
-        # Colours come again after the last one; then another dash tells them apart.
-        dashes = ("dash", "dot", "dashdot") if run.control else ("solid", "longdash", "dashdot")
-        entry["dash"] = dashes[counts[run.control] // len(colours) % len(dashes)]
-        counts[run.control] += 1
-
-
-def _cloud(run: Run, cloud: int, slider: Sequence[int]) -> dict[str, Any]:
-    columns = CloudColumns(run.record, cloud)
-    added = columns.lists("edges_added")
-    curves = {name: columns.numbers(name) for name in CURVES}
-    curves["changed"] = np.array([np.nan if x is None else len(x) for x in added])
-    one = CloudColumns(run.record, cloud, 1)
+def _cloud(record: TopologyRecord, cloud: int, slider: Sequence[int]) -> dict[str, Any]:
+    columns, loops = CloudColumns(record, cloud), CloudColumns(record, cloud, 1)
+    points = columns.numbers("n_points")
+    used, at = _used(columns.steps, slider)
+    deaths, edges = columns.lists("deaths", used), columns.lists("edges", used)
+    frames: list[dict[str, Any]] = []
+    for k, died, merged in zip(used, deaths, edges, strict=True):
+        frames.append({"step": int(columns.steps[k]), "n": int(points[k])})
+        # A cloud that is not finite is recorded without bars.
+        if died is not None and merged is not None:
+            frames[-1] |= {"deaths": compact(died), "edges": merged.ravel().tolist()}
     entry: dict[str, Any] = {
         "features": int(columns.numbers("n_features")[-1]),
         "records": len(columns),
-        "ends": [int(columns.steps[0]), int(columns.steps[-1])],
-        "curves": {
-            name: _curve(columns.steps, values)
-            for name, values in curves.items()
-            if np.isfinite(values).any()
-        },
-        **frames(run.record, cloud, slider),
+        "frames": frames,
+        "at": at,
     }
-    bars = one.numbers("bars")
-    reason = _no_loops(int(columns.numbers("n_points")[-1]), one.steps, bars)
-    if reason is None:
-        entry["h1"] = loops(run.record, cloud, slider)
-        entry["loops"] = _curve(one.steps, bars)
+    few, last = int(THRESHOLDS["loops_from"]), int(points[-1])
+    small = f"{last} tokens have almost no loops; from about {few} on they say something"
+    if not len(loops):
+        entry["no_h1"] = f"Loops were not recorded{f': {small}' if last < few else ''}."
+    elif last < few and not (loops.numbers("bars") > 0).any():
+        entry["no_h1"] = f"No loop was found in {counted(len(loops), 'record')}: {small}."
     else:
-        entry["no_h1"] = reason
+        used, at = _used(loops.steps, slider)
+        pairs = zip(used, loops.lists("births", used), loops.lists("deaths", used), strict=True)
+        frames = [
+            {"step": int(loops.steps[k])}
+            | {"births": [] if born is None else compact(born)}
+            | {"deaths": [] if died is None else compact(died)}
+            for k, born, died in pairs
+        ]
+        entry["h1"] = {"frames": frames, "at": at}
     return entry
 
 
-def _no_loops(points: int, steps: np.ndarray, bars: np.ndarray) -> str | None:
-    """Why dimension 1 is not drawn, or None if it is."""
-    small = f"{points} tokens have almost no loops; from about {LOOPS_FROM} on they say something"
-    if not len(steps):
-        return "Loops were not recorded" + (f": {small}." if points < LOOPS_FROM else ".")
-    if points < LOOPS_FROM and not (bars > 0).any():
-        times = counted(len(steps), "record")
-        return f"No loop was found in {times}: {small}."
-    return None
+def _maps(
+    records: Mapping[int, TopologyRecord],
+    cloud: int,
+    slider: Sequence[int],
+    limit: int,
+    names: Sequence[VocabularyNames | None],
+) -> dict[int, dict[str, Any]]:
+    """Maps of one cloud in the plane of its two principal directions, by run; runs without points
+    have none.
+
+    Runs whose points have the same number of coordinates share their plane, so that a place in one
+    map is the same place in the other. Points of another number of coordinates than the last
+    record's are in no map; `left_out` counts the steps at which such were kept.
+    """
+    result: dict[int, dict[str, Any]] = {}
+    rows: dict[int, dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for k, record in records.items():
+        columns = CloudColumns(record, cloud)
+        features = columns.numbers("n_features").astype(int)
+        kept = np.flatnonzero(columns.present("points"))
+        alike = kept[features[kept] == features[-1]]
+        chosen = thin(alike[_used(columns.steps[alike], slider)[0]].tolist(), limit)
+        snaps = [
+            (int(columns.steps[position]), flat.reshape(-1, features[-1]))
+            for position, flat in zip(chosen, columns.lists("points", chosen), strict=True)
+            if flat is not None and flat.size and np.isfinite(flat).all()
+        ]
+        if not snaps:
+            continue
+        steps, clouds = zip(*snaps, strict=True)
+        points, ends = np.concatenate(clouds), np.cumsum([len(x) for x in clouds])[:-1]
+        frames: list[dict[str, Any]] = [{"step": step} for step in steps]
+        tokens: list[str] = []
+        vectors = points[:0]
+        vocabulary = names[k] if in_embedding_space(record, cloud) else None
+        # One search finds the names of all points, since it reads the whole vocabulary.
+        if vocabulary is not None and (near := vocabulary.nearest(points)) is not None:
+            tokens, vectors, which, distances = near
+            for frame, w, d in zip(
+                frames, np.split(which, ends), np.split(distances, ends), strict=True
+            ):
+                frame |= {"nearest": w.tolist(), "distances": compact(d)}
+        at = newest(np.array(steps), slider).tolist()
+        result[k] = {"frames": frames, "at": at, "tokens": tokens}
+        result[k]["left_out"] = len(kept) - len(alike)
+        rows.setdefault(int(features[-1]), {})[k] = points, vectors, ends
+    for group in rows.values():
+        stacked = np.concatenate([x for found in group.values() for x in found[:2]])
+        fitted = np.linspace(0, len(stacked) - 1, FITTED).round().astype(int)
+        centre, axes, share = principal_plane(stacked[np.unique(fitted)])
+        for k, (points, vectors, ends) in group.items():
+            result[k] |= {"places": compact(((vectors - centre) @ axes).ravel())}
+            result[k] |= {"share": compact(share)}
+            places = np.split((points - centre) @ axes, ends)
+            for frame, xy in zip(result[k]["frames"], places, strict=True):
+                frame["xy"] = compact(xy.ravel())
+    return result
 
 
-def _last_names(found: Mapping[str, Any] | None) -> list[str] | None:
-    if not found or "nearest" not in found["frames"][-1]:
-        return None
-    return [found["tokens"][k] for k in found["frames"][-1]["nearest"]]
+# Curves over the steps
 
 
-def _title(runs: Sequence[Run], cloud: int) -> str:
-    name = next(run.record.cloud_name(cloud) for run in runs if cloud in run.record.clouds)
-    return visible(name, 60)
+def _panels(
+    runs: Sequence[Run], groups: Sequence[Mapping[str, Any]], cloud: int, clouds: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Panels of curves, a line for each method, and sentences for the curves that never change."""
+    panels, quiet = [], []
+    lines_of_all = clouds * len(groups) * (len(CURVES) + len(MEASURED))
+    limit = min(CURVE_POINTS, max(100, CURVE_VALUES // lines_of_all))
+    for name in (*MEASURED, *CURVES):
+        curves = {k: c for k, run in enumerate(runs) if (c := _curve(run, cloud, name)) is not None}
+        if not curves:
+            continue
+        says, label = QUANTITIES[name]["says"], QUANTITIES[name]["label"]
+        values = np.concatenate([values for _, values in curves.values()])
+        known = values[np.isfinite(values)]
+        if known.min() == known.max():
+            when = "evaluation" if name in MEASURED else "record"
+            quiet.append(
+                f"{capital(label)} was {number(known[0])} in every {when} of "
+                f"{'every run' if len(runs) > 1 else 'the run'}. ({says})"
+            )
+            continue
+        panels.append(
+            {
+                "name": name,
+                "heading": capital(label_of(name)),
+                "says": says,
+                "zero": bool(known.min() >= 0),
+                "whole": name in ("changed_merges", "loops"),
+                "rates": list(_rates(runs)) if name == "accuracy" else [],
+                "lines": [line for group in groups for line in _lines(group, curves, limit)],
+            }
+        )
+    return panels, quiet
+
+
+def _curve(run: Run, cloud: int, name: str) -> Curve | None:
+    """Steps (S,) and values (S,) of a curve; None if no value is finite."""
+    if name in MEASURED:
+        series = run.measured.get(name)
+        steps, values = (np.zeros(0),) * 2 if series is None else (series.steps, series.values)
+    else:
+        columns = CloudColumns(run.record, cloud, int(name == "loops"))
+        steps = columns.steps
+        if name == "changed_merges":
+            added = columns.lists("edges_added")
+            values = np.array([np.nan if x is None else len(x) for x in added])
+        else:
+            values = columns.numbers("bars" if name == "loops" else name)
+    return (steps, values) if np.isfinite(values).any() else None
+
+
+def _lines(
+    group: Mapping[str, Any], curves: Mapping[int, Curve], limit: int
+) -> Iterator[dict[str, Any]]:
+    """The line of a method: the mean of its runs at the steps that all of them have, with a band
+    from the least to the greatest; a line for each run if there is no such step."""
+    members = [curves[k] for k in group["runs"] if k in curves]
+    if not members:
+        return
+    common = members[0][0]
+    for steps, _ in members[1:]:
+        common = np.intersect1d(common, steps)
+    for part in [members] if len(common) else [[member] for member in members]:
+        steps = common if len(common) else part[0][0]
+        stacked = np.array([values[np.isin(at, steps)] for at, values in part])
+        mean = stacked.mean(0)
+        chosen = thin_curve(mean, limit)
+        line = {name: group[name] for name in ("name", "colour", "dash")}
+        line |= {"steps": steps[chosen].tolist(), "values": compact(mean[chosen])}
+        if len(part) > 1:
+            line["low"] = compact(stacked.min(0)[chosen])
+            line["high"] = compact(stacked.max(0)[chosen])
+        yield line
+
+
+def _rates(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    """Accuracies without tuning, the mean over the runs that have them."""
+    for (name, text), dash in zip(RATES.items(), ("2 3", "7 3 2 3"), strict=False):
+        found = [run.reference.get(name) for run in runs]
+        rates = [float(rate) for rate in found if isinstance(rate, (int, float))]
+        if rates and np.isfinite(rates).all():
+            yield {"value": compact([np.mean(rates)])[0], "text": text, "dash": dash}
+
+
+# Thinning
+
+
+def thin(steps: Iterable[int], limit: int) -> list[int]:
+    """At most `limit` (2 or more) of the steps, evenly spaced by rank, the first and last among
+    them."""
+    ordered = sorted(set(steps))
+    if len(ordered) <= limit:
+        return ordered
+    chosen = np.linspace(0, len(ordered) - 1, limit).round().astype(int)
+    return [ordered[k] for k in chosen.tolist()]
+
+
+def thin_curve(values: np.ndarray, limit: int) -> np.ndarray:
+    """Positions of at most `limit` (5 or more) values of a curve that look as all of them do: the
+    first and the last, and of each of many stretches the least, the greatest, and a gap."""
+    if len(values) <= limit:
+        return np.arange(len(values))
+    finite = np.isfinite(values)
+    kept = {0, len(values) - 1}
+    stretches = (limit - 2) // (2 if finite.all() else 3)
+    for part in np.array_split(np.arange(1, len(values) - 1), stretches):
+        known = part[finite[part]]
+        if len(known):
+            kept |= {int(known[values[known].argmin()]), int(known[values[known].argmax()])}
+        kept |= set(part[~finite[part]][:1].tolist())
+    return np.array(sorted(kept))
+
+
+def newest(steps: np.ndarray, slider: Sequence[int]) -> np.ndarray:
+    """For each step of the slider the position in `steps` of the newest not after it, or -1."""
+    return np.searchsorted(steps, np.asarray(slider, dtype=np.int64), side="right") - 1
+
+
+def _used(steps: np.ndarray, slider: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Positions of the rows that the slider reaches, and the rank among them for each step."""
+    positions = newest(steps, slider)
+    used = np.unique(positions[positions >= 0])
+    at = np.where(positions < 0, -1, np.searchsorted(used, positions))
+    return used.tolist(), at.tolist()
+
+
+def compact(values: Iterable[float] | np.ndarray) -> list[float | None]:
+    """Six significant digits, which no figure can show; None for what is not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in array.tolist()]
 
 
 def _notes(
     runs: Sequence[Run],
-    names: Sequence[Names | None],
+    names: Sequence[VocabularyNames | None],
     every: Sequence[int],
     slider: Sequence[int],
-    shown: Sequence[Mapping[str, Any]],
-) -> list[str]:
-    notes = []
-    longest = max(
-        [cloud["records"] for entry in shown for cloud in entry["clouds"].values()]
-        + [len(s.steps) for run in runs for name, s in run.measured.items() if name in MEASURED]
-    )
+) -> Iterator[str]:
     if len(slider) < len(every):
-        whole = "the summary uses" if longest > CURVE_POINTS else "the curves and the summary use"
-        notes.append(
+        yield (
             f"The slider shows {len(slider)} of {len(every)} recorded steps, evenly spaced, the "
-            f"first and the last among them; {whole} every record."
+            "first and the last among them; the sentences use every record."
         )
-    if longest > CURVE_POINTS:
-        notes.append(
-            f"Curves of more than {CURVE_POINTS:,} values are drawn with the first, the last, and "
-            "the least and the greatest of each of many short stretches between them."
-        )
-    for run, entry in zip(runs, shown, strict=True):
+    for run in runs:
         if run.record.damage is not None:
-            notes.append(f"{entry['name']}: the record {run.record.damage}.")
-        if not any(cloud["map"] for cloud in entry["clouds"].values()):
-            notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
-        left_out = sum(c["map"]["left_out"] for c in entry["clouds"].values() if c["map"])
-        if left_out:
-            notes.append(
-                f"{entry['name']}: at some steps the points have another number of coordinates "
-                f"than at the last; the map leaves out {left_out} of them."
-            )
-    unnamed = [
-        run.record.cloud_name(cloud)
+            yield f"{visible(run.name, 80)}: the record {run.record.damage}."
+    unnamed = {
+        run.record.cloud_name(cloud): None
         for run, found in zip(runs, names, strict=True)
         for cloud in run.record.clouds
         if found is not None and not in_embedding_space(run.record, cloud)
-    ]
+    }
     if unnamed:
-        notes.append(
-            f"The points of {visible(unnamed[0], 60)}"
-            + (" and other clouds" if len(set(unnamed)) > 1 else "")
-            + " are no embeddings of tokens, so they have numbers and no names."
+        more = " and other clouds" if len(unnamed) > 1 else ""
+        yield (
+            f"The points of {visible(next(iter(unnamed)), 60)}{more} are no embeddings of tokens, "
+            "so they have numbers and no names."
         )
-    if not any(run.control for run in runs):
-        notes.append(
-            "None of these runs is a control with cross-entropy alone, so what the loss did cannot "
-            "be told from what training does anyway."
-        )
-    return notes
+
+
+def _notes_of_maps(shown: Sequence[Mapping[str, Any]], left_out: Sequence[int]) -> Iterator[str]:
+    for entry, missing in zip(shown, left_out, strict=True):
+        if not any(cloud["map"] for cloud in entry["clouds"].values()):
+            yield f"{entry['name']}: the points were not kept, so there is no map."
+        if missing:
+            yield (
+                f"{entry['name']}: at some steps the points have another number of coordinates "
+                f"than at the last; the map leaves out {missing} of them."
+            )

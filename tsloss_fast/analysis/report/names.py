@@ -56,17 +56,23 @@ class VocabularyNames:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self.features = int(vocabulary.rows([0]).shape[1])
+        self._features = int(vocabulary.rows([0]).shape[1])
 
-    def nearest(self, points: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """Of points (N, D): names, distances (N,) and vectors (N, D); None for points of
-        another number of coordinates."""
-        if points.shape[1] != self.features:
+    def nearest(
+        self, points: np.ndarray
+    ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return the names of the tokens (T) that are nearest to some of the points (N, D), their
+        vectors (T, D), for each point the index of its token (N,), and its distance to it (N,);
+        None for points of another number of coordinates."""
+        if points.shape[1] != self._features:
             return None
         found = self._vocabulary.nearest(points, 1)
-        names = [visible(tokens[0]) if tokens else "(none)" for tokens in found.tokens]
-        rows = self._vocabulary.rows(found.indices[:, 0])
-        return names, found.distances[:, 0].numpy(), rows.double().numpy()
+        rows, first, which = np.unique(
+            found.indices[:, 0].numpy(), return_index=True, return_inverse=True
+        )
+        names = [visible(found.tokens[k][0]) for k in first]
+        vectors = self._vocabulary.rows(rows).double().numpy()
+        return names, vectors, which, found.distances[:, 0].numpy()
 
 
 def find_names(
