@@ -53,6 +53,14 @@ def chromium(profile: Path) -> Iterator[Any]:
 def resize(browser: Any, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    settle(browser)
+
+
+def settle(browser: Any) -> None:
+    """Wait until a step is drawn, which is in the next frame."""
+    browser.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+    )
 
 
 def move(browser: Any, step: int) -> None:
@@ -61,42 +69,40 @@ def move(browser: Any, step: int) -> None:
         "s.dispatchEvent(new Event('input'));",
         STEPS.index(step),
     )
+    settle(browser)
 
 
 def until(browser: Any, condition: Any) -> Any:
     return WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: condition())
 
 
-def drawn(browser: Any, selector: str, index: int = 0) -> Any:
-    """The plotly element, brought into view and drawn."""
-    place = browser.find_elements(By.CSS_SELECTOR, selector)[index]
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-    until(browser, lambda: browser.execute_script("return !!arguments[0].data", place))
-    # A step is drawn in the next frame.
-    browser.execute_async_script(
-        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+def plots(browser: Any, kind: str) -> list[Any]:
+    found: list[Any] = browser.find_elements(By.CSS_SELECTOR, f"[data-kind={kind}] .plot")
+    return found
+
+
+def ticks(browser: Any, plot: Any, along: str = "x") -> dict[str, float]:
+    """The numbers at an axis of a figure, and where they stand in its SVG."""
+    kind = {"x": "tick", "y": "end"}[along]
+    found: list[list[str]] = browser.execute_script(
+        f"return [...arguments[0].querySelectorAll('.{kind}')]"
+        f".map((t) => [t.textContent, t.getAttribute('{along}')])",
+        plot,
     )
-    return place
+    # The number of a row stands a little below its line.
+    return {text: float(place) - (4 if along == "y" else 0) for text, place in found}
 
 
-def see_all(browser: Any) -> None:
-    for place in browser.find_elements(By.CSS_SELECTOR, ".plot"):
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-        until(browser, lambda p=place: browser.execute_script("return !!arguments[0].data", p))
-
-
-def ends(browser: Any, place: Any) -> list[float]:
-    """Where the bars end, from plotly's data."""
-    x: list[float] = browser.execute_script("return arguments[0].data[1].x", place)
-    return x
-
-
-def pixels(browser: Any, place: Any) -> np.ndarray:
-    """Lengths of the bars as they are on the screen, from the SVG."""
-    paths = browser.execute_script(
-        "return [...arguments[0].querySelector('.scatterlayer .trace').querySelectorAll("
-        "'path.js-line')].map((path) => path.getAttribute('d')).join(' ')",
-        place,
+def values(browser: Any, plot: Any, path: str) -> np.ndarray:
+    """The places (K, 2) of a path in a figure, in the numbers of its axes; rows are pixels."""
+    d = browser.execute_script(
+        "return arguments[0].querySelector(arguments[1])?.getAttribute('d') ?? ''", plot, path
     )
-    points = np.array(re.findall(r"M([\d.]+),[\d.]+[LH]([\d.]+)", paths), dtype=float)
-    return points[:, 1] - points[:, 0]
+    points = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", d), dtype=float).reshape(-1, 2)
+    for column, along in enumerate("xy"):
+        axis = ticks(browser, plot, along)
+        if all(re.fullmatch(r"[−\d.e]+", text) for text in axis):
+            numbers = [float(text.replace("−", "-")) for text in axis]
+            slope, start = np.polyfit(list(axis.values()), numbers, 1)
+            points[:, column] = slope * points[:, column] + start
+    return points

@@ -56,6 +56,7 @@ function figure({ width, height, x, y, left = 46, right = 14, top = 18, bottom =
   const scale = ({ low, high }, from, to) => (value) =>
     Math.round(100 * (from + (to - from) * clamp((value - low) / (high - low || 1), 0, 1))) / 100;
   const fig = { svg, marks: [], left, top, right: width - right, bottom: height - bottom };
+  fig.pixel = (x.high - x.low) / (fig.right - left);
   fig.x = scale(x, left, fig.right);
   fig.y = scale(y, fig.bottom, top);
   fig.put = (tag, attributes, ...children) => svg.append(draw(tag, attributes, ...children));

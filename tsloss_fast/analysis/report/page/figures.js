@@ -12,11 +12,11 @@ function missing(frame) {
   return frame.deaths ? "" : "The points were not finite, so there are no bars.";
 }
 
-/* Names of tokens: "token 3", or "token 3 (foo)" where the nearest vocabulary token is known. */
+/* Names of tokens: "token 3", or "token 3 (‘foo’)" where the nearest vocabulary token is known. */
 function namer(names) {
   const known = (i) => names && names[i] !== undefined;
   return {
-    of: (i) => `token ${i}${known(i) ? ` (${isolate(names[i])})` : ""}`,
+    of: (i) => `token ${i}${known(i) ? ` (‘${isolate(names[i])}’)` : ""}`,
     leaf: (i) => (known(i) ? `${isolate(short(names[i], 13))} ${i}` : `token ${i}`),
   };
 }
@@ -54,8 +54,9 @@ function rows({ n, deaths }, { domain: [low, high], limits, width, named }) {
    place of the bar k. */
 function bars(fig, run, births, deaths, row, details) {
   const thick = clamp(0.55 * Math.abs(fig.y(row(1)) - fig.y(row(0))), 0.5, 8);
-  fig.line(solid(run, "bars", { "stroke-width": thick }),
-    deaths.flatMap((death, k) => [[births[k], row(k)], [death, row(k)], null]));
+  // A bar shorter than a pixel would not be seen, and it is the one to look at.
+  fig.line(solid(run, "bars", { "stroke-width": thick }), deaths.flatMap((death, k) =>
+    [[births[k], row(k)], [Math.max(death, births[k] + fig.pixel), row(k)], null]));
   fig.marks = deaths.map((death, k) => [death, row(k), details(death, k)]);
   fig.along = "rows";
 }
