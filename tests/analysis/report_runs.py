@@ -88,6 +88,14 @@ def make_pair(folder: Path) -> Path:
     return folder
 
 
+def make_seeds(folder: Path, seeds: int) -> Path:
+    """Runs of several seeds, each with its control, in the folders of `tsloss tune --seeds`."""
+    for seed in range(seeds):
+        make_run(folder / f"seed-{seed:03d}", seed=seed)
+        make_run(folder / f"seed-{seed:03d}" / "control", loss="ce", seed=seed)
+    return folder
+
+
 def hostile_vocabulary(points: int = 12, features: int = 16) -> Vocabulary:
     """One row beside each point of the first cloud at the start, with a hostile name each."""
     rows = start(1, points, features)[0]

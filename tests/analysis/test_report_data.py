@@ -2,119 +2,173 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow")
-pytest.importorskip("plotly")
 
-from report_runs import hostile_vocabulary, make_run
+from report_runs import HOSTILE, hostile_vocabulary, make_run, make_seeds
 
-from tsloss_fast.analysis.record.reader import read_record
+from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.record.writer import RecordWriter
 from tsloss_fast.analysis.report import data as report_data
-from tsloss_fast.analysis.report.data import page_data
-from tsloss_fast.analysis.report.frames import newest, thin, thin_curve
-from tsloss_fast.analysis.report.map import maps
-from tsloss_fast.analysis.report.names import VocabularyNames
+from tsloss_fast.analysis.report.data import newest, page_data, thin, thin_curve
+from tsloss_fast.analysis.report.names import VocabularyNames, visible
 from tsloss_fast.analysis.runs import load_runs
 
-pytestmark = pytest.mark.usefixtures("short_script")
 
-
-def test_every_bar_of_the_page_is_the_records(runs: Path) -> None:
+def test_every_bar_and_every_curve_of_the_page_is_the_records(runs: Path) -> None:
     loaded = load_runs([runs])
-    data = page_data(loaded, [None, None]).data
+    data, _ = page_data(loaded, [None, None])
     assert data["slider"] == list(range(0, 41, 5))
-    for run, shown in zip(loaded, data["runs"], strict=True):
+    panels = {panel["name"]: panel for panel in data["panels"]["0"]}
+    for k, (run, shown) in enumerate(zip(loaded, data["runs"], strict=True)):
         cloud = shown["clouds"]["0"]
         for step, at in zip(data["slider"], cloud["at"], strict=True):
             row, frame = run.record.row(step), cloud["frames"][at]
-            assert frame["step"] == step
+            assert (frame["step"], frame["n"]) == (step, 12)
             np.testing.assert_allclose(frame["deaths"], row["deaths"], rtol=1e-5)
             assert frame["edges"] == row["edges"].ravel().tolist()
         for name in ("mean_lifetime", "coefficient_of_variation", "entropy_gap", "redundancy"):
-            curve = cloud["curves"][name]
-            assert curve["steps"] == data["slider"]
-            np.testing.assert_allclose(curve["values"], run.record.series(name), rtol=1e-5)
+            line = panels[name]["lines"][k]
+            assert line["steps"] == data["slider"]
+            np.testing.assert_allclose(line["values"], run.record.series(name), rtol=1e-5)
         changed = [len(run.record.row(s)["edges_added"]) for s in data["slider"][1:]]
-        assert cloud["curves"]["changed"]["values"] == [None, *changed]
+        assert panels["changed_merges"]["lines"][k]["values"] == [None, *changed]
     assert [run["control"] for run in data["runs"]] == [False, True]
-    assert (data["runs"][1]["colour"], data["runs"][1]["dash"]) == ("#6b6b6b", "dash")
+    assert [(g["colour"], g["dash"]) for g in data["groups"]] == [
+        ("#0072B2", ""),
+        ("#6b6b6b", "6 4"),
+    ]
+    assert panels["accuracy"]["rates"][0]["value"] == 0.6
+    assert (panels["changed_merges"]["whole"], panels["ce"]["whole"]) == (True, False)
+
+
+def test_seeds_have_one_line_with_a_band_and_one_colour(tmp_path: Path) -> None:
+    loaded = load_runs([make_seeds(tmp_path, seeds=3)])
+    data, _ = page_data(loaded, [None] * 6)
+    assert [group["runs"] for group in data["groups"]] == [[0, 2, 4], [1, 3, 5]]
+    assert data["shown"] == [0, 1]
+    panel = next(p for p in data["panels"]["0"] if p["name"] == "mean_lifetime")
+    values = np.array([run.record.series("mean_lifetime") for run in loaded[::2]])
+    line = panel["lines"][0]
+    assert len(panel["lines"]) == 2
+    np.testing.assert_allclose(line["values"], values.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(line["low"], values.min(0), rtol=1e-5)
+    np.testing.assert_allclose(line["high"], values.max(0), rtol=1e-5)
+    assert {data["runs"][k]["colour"] for k in (0, 2, 4)} == {data["groups"][0]["colour"]}
+
+
+def test_a_curve_that_never_changes_becomes_a_sentence(tmp_path: Path) -> None:
+    with TopologyTracker(tmp_path, h1_every=None) as tracker:
+        for step in range(3):
+            tracker.record(step, (step + 1.0) * np.eye(3))
+    data, _ = page_data(load_runs([tmp_path]), [None])
+    assert data["quiet"]["0"][1].startswith("Entropy gap (nats) was 0 in every record of the run.")
+    names = [panel["name"] for panel in data["panels"]["0"]]
+    assert "mean_lifetime" in names
+    assert not {"redundancy", "entropy_gap", "changed_merges"} & set(names)
 
 
 def test_the_slider_is_thinned_evenly_and_says_so_while_curves_stay_whole(tmp_path: Path) -> None:
     make_run(tmp_path / "long", steps=range(150), points=4, h1_every=None)
-    page = page_data(load_runs([tmp_path / "long"]), [None])
-    slider = page.data["slider"]
-    assert len(slider) == 61
-    assert (slider[0], slider[-1]) == (0, 149)
-    assert set(np.diff(slider)) <= {2, 3}
-    assert len(page.data["runs"][0]["clouds"]["0"]["curves"]["mean_lifetime"]["steps"]) == 150
-    assert any("The slider shows 61 of 150 recorded steps" in note for note in page.notes)
+    data, notes = page_data(load_runs([tmp_path / "long"]), [None])
+    assert len(data["slider"]) == 61
+    assert (data["slider"][0], data["slider"][-1]) == (0, 149)
+    assert set(np.diff(data["slider"])) <= {2, 3}
+    assert len(data["panels"]["0"][-1]["lines"][0]["steps"]) == 150
+    assert any("The slider shows 61 of 150 recorded steps" in note for note in notes)
 
 
-def test_a_record_of_which_a_part_is_left_out_is_noted(tmp_path: Path) -> None:
-    make_run(tmp_path / "short", steps=range(3), points=4, h1_every=None)
-    with (tmp_path / "short" / "topology.arrows").open("ab") as file:
-        file.write(b"\xff" * 9)
-    [run] = load_runs([tmp_path / "short"])
-    notes = page_data([run], [None]).notes
-    said = "the record is damaged or cut off after step 2, and is read without its last 9 bytes."
-    assert any(note.endswith(said) for note in notes)
-
-
-def test_a_thinned_curve_keeps_its_ends_peaks_and_gaps() -> None:
-    values = np.sin(np.arange(50_000) / 100) + np.random.default_rng(0).normal(size=50_000)
-    values[[777, 31_234]] = [90.0, -70.0]
-    for gaps in ([], [20_000, 20_001]):
-        values[gaps] = np.nan
-        steps, shown = thin_curve(np.arange(50_000) * 3, values, 2000)
-        assert 1300 < len(steps) <= 2000
-        assert (steps[0], steps[-1]) == (0, 3 * 49_999)
-        np.testing.assert_array_equal(shown, values[steps // 3])
-        assert (np.nanmax(shown), np.nanmin(shown)) == (90.0, -70.0)
-        assert np.isnan(shown).sum() == bool(gaps)
-    assert thin_curve(np.arange(3), np.ones(3), 5)[0].tolist() == [0, 1, 2]
-
-
-def test_long_curves_are_thinned_and_that_is_said(
+def test_large_pages_have_fewer_steps_maps_and_values(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not any(
-        "Curves of more" in note for note in page_data(load_runs([runs]), [None] * 2).notes
-    )
+    monkeypatch.setattr(report_data, "LEAST", 3)
+    monkeypatch.setattr(report_data, "FRAME_POINTS", 24 * 4)  # two runs of 12 points
+    monkeypatch.setattr(report_data, "MAP_POINTS", 24 * 2)
     monkeypatch.setattr(report_data, "CURVE_POINTS", 6)
-    page = page_data(load_runs([runs]), [None, None])
-    for entry in page.data["runs"]:
-        cloud = entry["clouds"]["0"]
-        assert cloud["ends"] == [0, 40]
-        for curve in (*cloud["curves"].values(), *entry["measured"].values()):
-            assert 2 < len(curve["steps"]) == len(curve["values"]) <= 6
-            assert (curve["steps"][0], curve["steps"][-1]) == (0, 40)
-    assert any("Curves of more than 6 values" in note for note in page.notes)
+    data, _ = page_data(load_runs([runs]), [None, None])
+    assert data["slider"] == [0, 15, 25, 40]
+    assert [len(run["clouds"]["0"]["map"]["frames"]) for run in data["runs"]] == [2, 2]
+    for panel in data["panels"]["0"]:
+        for line in panel["lines"]:
+            assert 2 < len(line["steps"]) == len(line["values"]) <= 6
+            assert panel["name"] == "loops" or (line["steps"][0], line["steps"][-1]) == (0, 40)
+
+
+def test_a_thinned_curve_keeps_its_ends_and_peaks() -> None:
+    values = np.sin(np.arange(50_000) / 100) + np.random.default_rng(0).normal(size=50_000)
+    values[[777, 31_234, 40_000]] = [90.0, -70.0, np.nan]
+    kept = thin_curve(values, 2000)
+    assert 1300 < len(kept) <= 2000
+    assert (kept[0], kept[-1]) == (0, 49_999)
+    assert (np.nanmax(values[kept]), np.nanmin(values[kept])) == (90.0, -70.0)
+    assert thin_curve(np.ones(3), 5).tolist() == [0, 1, 2]
+
+
+def test_a_step_shows_the_newest_record_not_after_it() -> None:
+    assert newest(np.array([0, 10, 20]), [0, 5, 10, 25]).tolist() == [0, 0, 1, 2]
+    assert newest(np.array([5]), [0, 5]).tolist() == [-1, 0]
+    assert thin([3, 1, 1, 2], 5) == [1, 2, 3]
 
 
 def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path / "run" / "topology.arrows", {"clouds": ["prompt"]})
     generator = np.random.default_rng(0)
     for step, features in enumerate((6, 6, 16, 16)):
-        points = generator.normal(size=(12, features))
         row = {"cloud": 0, "dimension": 0, "n_points": 12, "n_features": features}
         row |= {"deaths": [1.0] * 11, "edges": [[k, k + 1] for k in range(11)]}
-        writer.write([{"step": step, **row, "points": points.ravel()}])
+        points = generator.normal(size=(12, features)).ravel()
+        writer.write([{"step": step, **row, "points": points}])
     writer.close()
-    loaded = load_runs([tmp_path / "run"])
-    page = page_data(loaded, [VocabularyNames(hostile_vocabulary())])
-    entry = page.data["runs"][0]["clouds"]["0"]["map"]
+    with (tmp_path / "run" / "topology.arrows").open("ab") as file:
+        file.write(b"\xff" * 9)
+    names = [VocabularyNames(hostile_vocabulary())]
+    data, notes = page_data(load_runs([tmp_path / "run"]), names)
+    entry = data["runs"][0]["clouds"]["0"]["map"]
     assert [frame["step"] for frame in entry["frames"]] == [2, 3]
     assert entry["at"] == [-1, -1, 0, 1]
-    assert any("the map leaves out 2 of them" in note for note in page.notes)
+    assert any("the map leaves out 2 of them" in note for note in notes)
+    damaged = "the record is damaged or cut off after step 3, and is read without its last 9 bytes."
+    assert any(note.endswith(damaged) for note in notes)
+
+
+def test_the_map_keeps_distances_of_points_that_lie_in_a_plane(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    basis = np.linalg.qr(generator.normal(size=(6, 2)))[0]
+    flat = generator.normal(size=(2, 9, 2))
+    for k in range(2):
+        writer = RecordWriter(tmp_path / str(k) / "topology.arrows", {})
+        points = (flat[k] @ basis.T + 3).ravel()
+        row = {"step": 0, "cloud": 0, "dimension": 0, "n_points": 9, "n_features": 6}
+        row |= {"deaths": [1.0] * 8, "edges": [[i, i + 1] for i in range(8)]}
+        writer.write([row | {"points": points}, row | {"step": 4}])
+        writer.close()
+    data, _ = page_data(load_runs([tmp_path / "0", tmp_path / "1"]), [None, None])
+    maps = [run["clouds"]["0"]["map"] for run in data["runs"]]
+    places = [np.reshape(found["frames"][0]["xy"], (9, 2)) for found in maps]
+    # Runs share one plane, so that distances between them are kept, too.
+    between = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
+    expected = np.linalg.norm(flat[0][:, None] - flat[1][None], axis=-1)
+    np.testing.assert_allclose(between, expected, atol=1e-4)
+    assert maps[0]["at"] == [0, 0]
+    assert sum(maps[0]["share"]) == pytest.approx(1)
+
+
+def test_a_point_is_named_after_the_nearest_token(runs: Path) -> None:
+    vocabulary = hostile_vocabulary()
+    data, _ = page_data(load_runs([runs]), [VocabularyNames(vocabulary)] * 2)
+    entry = data["runs"][0]["clouds"]["0"]["map"]
+    first = entry["frames"][0]
+    assert [entry["tokens"][k] for k in first["nearest"]] == [visible(name) for name in HOSTILE]
+    assert len(entry["places"]) == 2 * len(entry["tokens"])
+    points = load_runs([runs])[0].record.row(0)["points"]
+    expected = vocabulary.nearest(points, 1).distances[:, 0].numpy()
+    np.testing.assert_allclose(first["distances"], expected, rtol=1e-5)
+    # Points of another number of coordinates do not lie in the embedding space.
+    assert VocabularyNames(hostile_vocabulary(features=4)).nearest(np.zeros((3, 16))) is None
 
 
 @pytest.mark.parametrize(
@@ -130,78 +184,31 @@ def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_pat
 def test_only_clouds_of_the_embedding_space_have_names_of_tokens(
     tmp_path: Path, clouds: list[str], expected: list[bool]
 ) -> None:
-    from tsloss_fast.analysis.record.tracker import TopologyTracker
-
     with TopologyTracker(tmp_path, h1_every=None, points_every=1, clouds=clouds or None) as tracker:
         tracker.record(0, np.random.default_rng(0).normal(size=(len(expected), 12, 16)))
-    page = page_data(load_runs([tmp_path]), [VocabularyNames(hostile_vocabulary())])
-    shown = page.data["runs"][0]["clouds"]
+    data, notes = page_data(load_runs([tmp_path]), [VocabularyNames(hostile_vocabulary())])
+    shown = data["runs"][0]["clouds"]
     assert ["nearest" in c["map"]["frames"][0] for c in shown.values()] == expected
-    assert any("no embeddings of tokens" in note for note in page.notes) == (not all(expected))
+    assert any("no embeddings of tokens" in note for note in notes) == (not all(expected))
 
 
 def test_the_limit_of_redundancy_is_the_records(runs: Path, tmp_path: Path) -> None:
-    from tsloss_fast.analysis.record.tracker import TopologyTracker
-
-    with TopologyTracker(tmp_path, h1_every=None, rho=0.3) as tracker:
-        tracker.record(0, np.eye(3))
-    data = page_data(load_runs([tmp_path, runs]), [None] * 3).data
+    with TopologyTracker(tmp_path, h1_every=None, points_every=2, rho=0.3) as tracker:
+        tracker.record(1, np.eye(3))
+    data, notes = page_data(load_runs([tmp_path, runs]), [None] * 3)
     assert [run["rho"] for run in data["runs"]] == [0.3, 0.5, 0.5]
+    assert any("the points were not kept, so there is no map" in note for note in notes)
 
 
-@pytest.mark.parametrize(
-    ("expression", "value"),
-    [
-        ("Words.namer(['a']).of(0)", "token 0 (‘\u2068a\u2069’)"),
-        ("Words.namer(['a']).of(1)", "token 1"),
-        ("Words.namer(['a']).leaf(1)", "token 1"),
-        ("Words.namer(null).leaf(1)", "token 1"),
-        ("Words.below([0.5, 0.5])", "half the mean"),
-        ("Words.below([0.5, 0.3])", "0.3 or 0.5 of the mean"),
-    ],
-)
-def test_words_of_the_pages_script(expression: str, value: str) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs node")
-    script = resources.files(report_data.__package__).joinpath("page/words.js").read_text("utf-8")
-    script += f"console.log({expression});"
-    done = subprocess.run([node, "-"], input=script, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{value}\n"
-
-
-def test_large_pages_have_fewer_steps_and_maps(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_data, "LEAST", 3)
-    monkeypatch.setattr(report_data, "FRAME_POINTS", 24 * 4)  # two runs of 12 points
-    monkeypatch.setattr(report_data, "MAP_POINTS", 24 * 2)
-    data = page_data(load_runs([runs]), [None, None]).data
-    assert data["slider"] == [0, 15, 25, 40]
-    assert [len(run["clouds"]["0"]["map"]["frames"]) for run in data["runs"]] == [2, 2]
-
-
-def test_a_step_shows_the_newest_record_not_after_it() -> None:
-    assert newest(np.array([0, 10, 20]), [0, 5, 10, 25]).tolist() == [0, 0, 1, 2]
-    assert newest(np.array([5]), [0, 5]).tolist() == [-1, 0]
-    assert thin([3, 1, 1, 2], 5) == [1, 2, 3]
-
-
-def test_the_map_keeps_distances_of_points_that_lie_in_a_plane(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    basis = np.linalg.qr(generator.normal(size=(6, 2)))[0]
-    flat = generator.normal(size=(2, 9, 2))
-    records = {}
-    for k in range(2):
-        writer = RecordWriter(tmp_path / str(k), {})
-        points = (flat[k] @ basis.T + 3).ravel()
-        row = {"cloud": 0, "dimension": 0, "n_points": 9, "n_features": 6, "deaths": [1.0] * 8}
-        writer.write([{"step": 0, **row, "points": points}, {"step": 4, **row}])
-        writer.close()
-        records[k] = read_record(tmp_path / str(k))
-    found = maps(records, 0, [0, 4], 5, {})
-    places = [np.reshape(found[k]["frames"][0]["xy"], (9, 2)) for k in range(2)]
-    # Between runs too: they share one plane.
-    between = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
-    expected = np.linalg.norm(flat[0][:, None] - flat[1][None], axis=-1)
-    np.testing.assert_allclose(between, expected, atol=1e-4)
-    assert found[0]["at"] == [0, 0]
-    assert sum(found[0]["share"]) == pytest.approx(1)
+def test_loops_are_drawn_where_they_mean_something_and_otherwise_a_sentence(tmp_path: Path) -> None:
+    make_run(tmp_path / "none", points=4, h1_every=None)
+    make_run(tmp_path / "few", points=4)
+    make_run(tmp_path / "many", points=45, steps=[0, 10])
+    loaded = load_runs([tmp_path / name for name in ("none", "few", "many")])
+    none, few, many = (run["clouds"]["0"] for run in page_data(loaded, [None] * 3)[0]["runs"])
+    assert none["no_h1"].startswith("Loops were not recorded: 4 tokens have almost no loops")
+    assert few["no_h1"].startswith("No loop was found in 3 records: 4 tokens have almost no loops")
+    assert "h1" not in few
+    row = loaded[2].record.row(0, 0, 1)
+    np.testing.assert_allclose(many["h1"]["frames"][0]["births"], row["births"], rtol=1e-5)
+    assert len(row["births"]) > 0

@@ -13,32 +13,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow")
-pytest.importorskip("plotly")
+pytest.importorskip("jinja2")
 
 from report_runs import HOSTILE, hostile_vocabulary, make_run
 
 from tsloss_fast import cli
+from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.report import command as report
 from tsloss_fast.analysis.report import names as report_names
-from tsloss_fast.analysis.report.data import page_data
-from tsloss_fast.analysis.report.names import VocabularyNames, find_names, visible
+from tsloss_fast.analysis.report.names import find_names, visible
 from tsloss_fast.analysis.runs import load_runs
-
-pytestmark = pytest.mark.usefixtures("short_script")
-
-
-@pytest.fixture
-def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = lambda name: hostile_vocabulary()  # noqa: E731
-    monkeypatch.setattr(report_names, "find_names", functools.partial(find_names, load=load))
-
-
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    assert not set("<>&") & set(found[1])  # nothing that could end the element or begin another
-    data: dict[str, Any] = json.loads(found[1])
-    return data
 
 
 class Elements(HTMLParser):
@@ -55,18 +39,9 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_names_are_the_nearest_tokens_and_stand_in_the_story(runs: Path) -> None:
-    loaded = load_runs([runs])
-    names = VocabularyNames(hostile_vocabulary())
-    page = page_data(loaded, [names, names])
-    entry = page.data["runs"][0]["clouds"]["0"]["map"]
-    assert [entry["tokens"][k] for k in entry["frames"][0]["nearest"]] == list(
-        map(visible, HOSTILE)
-    )
-    pair = next(s for s in page.stories[0, 0].sentences if "nearly coincide" in s)
-    assert pair.startswith(f"Token 2 (‘\u2068{visible(HOSTILE[2])}\u2069’) and token 5")
-    # A cloud that does not lie in the embedding space has numbers.
-    assert VocabularyNames(hostile_vocabulary(features=4)).nearest(np.zeros((3, 16))) is None
+def context_of(*folders: Path) -> dict[str, Any]:
+    runs = load_runs(folders)
+    return report.context(runs, [None] * len(runs), [])
 
 
 @pytest.mark.parametrize(
@@ -89,52 +64,58 @@ def test_names_hide_nothing_and_stay_on_their_line(text: str, shown: str) -> Non
     shown.encode("utf-8")
 
 
-@pytest.mark.usefixtures("hostile")
 def test_hostile_names_are_text_in_the_page_and_nothing_is_fetched(
-    runs: Path, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = report.write_report([runs], tmp_path / "report.html").read_text("utf-8")
+    load = functools.partial(find_names, load=lambda name: hostile_vocabulary())
+    monkeypatch.setattr(report_names, "find_names", load)
+    strange = make_run(tmp_path / "{{script}}<i>&", loss="{{data}}<i>")
+    config = json.loads((strange / "config.json").read_text())
+    config["config"] |= {"task": "</script><i>", "difficulty": "\u202e<i>"}
+    config["command"] = "tsloss tune --model '<i>'; \x1b[2J"
+    (strange / "config.json").write_text(json.dumps(config))
+    page = report.write_report([strange], tmp_path / "report.html").read_text("utf-8")
     elements = Elements(page)
-    assert [tag for tag, _ in elements.found if tag in ("img", "a", "b", "iframe")] == []
-    assert sum(tag == "script" for tag, _ in elements.found) == 4
+    assert [tag for tag, _ in elements.found if tag in ("img", "b", "i", "iframe")] == []
+    assert sum(tag == "script" for tag, _ in elements.found) == 2
     addresses = [
         value for _, attributes in elements.found for name, value in attributes.items()
         if name in ("src", "href", "srcset", "data", "action")
     ]  # fmt: skip
-    assert addresses == ["data:,"]
-    policy = next(a["content"] for _, a in elements.found if "http-equiv" in a)
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
+    assert all(value == "data:," or str(value).startswith("#") for value in addresses)
+    policy = next(str(a["content"]) for _, a in elements.found if "http-equiv" in a)
+    assert re.fullmatch(r"default-src 'none'.*script-src 'sha256-[\w+/]+='", policy)
     # A namespace is a name, not an address.
     rest = page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
-    assert not re.search(r"@import|url\(|http", rest)
+    assert not re.search(r"@import|url\(|http|[\u202a-\u202e\x1b]", rest)
+    for text in ("tsloss tune --model '<i>'; \\x1b[2J", "{{data}}<i>", "\\u202e<i>"):
+        assert text in elements.text
     # Nothing in the data ends its element, and it is what it was.
-    tokens = data_of(page)["runs"][0]["clouds"]["0"]["map"]["tokens"]
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    assert not set("<>&") & set(found[1])
+    tokens = json.loads(found[1])["runs"][0]["clouds"]["0"]["map"]["tokens"]
+    assert tokens
     assert {visible(name) for name in HOSTILE} >= set(tokens)
-    assert visible(HOSTILE[2]) in elements.text
+    assert f"Token 2 (‘\u2068{visible(HOSTILE[2])}\u2069’) and token 5" in elements.text
 
 
-def test_a_page_can_hold_what_looks_like_its_own_places(
-    tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_script_that_would_end_its_element_is_refused_and_the_old_page_stays(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strange = make_run(tmp_path / "{{script}}<i>&", loss="{{data}}")
-    page = report.write_report([strange], tmp_path / "r.html", names=False).read_text("utf-8")
-    assert "{{data}}" in data_of(page)["runs"][0]["name"]
-    assert not any(tag == "i" for tag, _ in Elements(page).found)
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "'</SCRIPT>'")
+    one, two = (report.write_report([runs], tmp_path / n, names=False) for n in ("a", "deep/b"))
+    assert one.read_bytes() == two.read_bytes()
+    before = one.read_bytes()
+    monkeypatch.setattr(report, "SCRIPTS", ("page.html.j2",))
     with pytest.raises(ValueError, match="cannot be written into the page"):
-        report.write_report([runs], tmp_path / "r.html", names=False)
-    # What was there before is there still.
-    assert (tmp_path / "r.html").read_text("utf-8") == page
+        report.write_report([runs], one, names=False)
+    assert one.read_bytes() == before
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_the_same_record_gives_the_same_page(runs: Path, tmp_path: Path) -> None:
-    one, two = (report.write_report([runs], tmp_path / n, names=False) for n in ("a", "deep/b"))
-    assert one.read_bytes() == two.read_bytes()
-
-
-def test_without_the_model_the_page_says_so_and_counts_tokens(runs: Path) -> None:
+def test_a_vocabulary_that_is_not_here_is_named_and_tokens_have_numbers(
+    runs: Path, tmp_path: Path
+) -> None:
     def missing(name: str) -> Any:
         raise RuntimeError(f"{name} is not here")
 
@@ -148,103 +129,70 @@ def test_without_the_model_the_page_says_so_and_counts_tokens(runs: Path) -> Non
     asked: list[str] = []
     find_names(loaded, "other", load=lambda name: asked.append(name) or hostile_vocabulary())  # type: ignore[func-returns-value]
     assert asked == ["other"]
-    story = page_data(loaded, found).stories[0, 0]
-    assert any(s.startswith("Token 2 and token 5 nearly coincide") for s in story.sentences)
-
-
-def test_a_run_that_names_no_model_says_so(tmp_path: Path) -> None:
+    card = report.context(loaded, found, notes)["stories"][0]["cards"][0]
+    assert any(s.startswith("Token 2 and token 5 nearly coincide") for s in card["sentences"])
     make_run(tmp_path / "run", model=None)
     found, notes = find_names(load_runs([tmp_path / "run"]), load=lambda name: pytest.fail(name))
     assert found == [None]
     assert "--model NAME" in notes[0]
 
 
-def test_loops_are_drawn_where_they_mean_something_and_otherwise_a_sentence(
-    runs: Path, tmp_path: Path
-) -> None:
-    make_run(tmp_path / "none", points=4, h1_every=None)
-    make_run(tmp_path / "few", points=4)
-    make_run(tmp_path / "many", points=45, steps=[0, 10])
-    for name, expected in (
-        ("none", "Loops were not recorded: 4 tokens have almost no loops"),
-        ("few", "No loop was found in 3 records: 4 tokens have almost no loops"),
-    ):
-        (cloud,) = (
-            page_data(load_runs([tmp_path / name]), [None]).data["runs"][0]["clouds"].values()
-        )
-        assert cloud["no_h1"].startswith(expected)
-        assert "h1" not in cloud
-    run = load_runs([tmp_path / "many"])[0]
-    (cloud,) = page_data([run], [None]).data["runs"][0]["clouds"].values()
-    row = run.record.row(0, 0, 1)
-    np.testing.assert_allclose(cloud["h1"]["frames"][0]["births"], row["births"], rtol=1e-5)
-    assert len(row["births"]) > 0
-
-
-def test_points_that_are_not_finite_and_notes_on_what_is_missing(tmp_path: Path) -> None:
-    from tsloss_fast.analysis.record.tracker import TopologyTracker
-
+def test_a_run_that_is_not_finite_and_says_nothing_is_told_as_it_is(tmp_path: Path) -> None:
     with TopologyTracker(tmp_path / "bare", h1_every=None) as tracker:
         tracker.record(0, np.ones((3, 2)))
         with pytest.warns(UserWarning, match="not finite"):
             tracker.record(1, np.full((3, 2), np.nan))
-    with (tmp_path / "bare" / "topology.arrows").open("ab") as file:
-        file.write(b"half a batch")
-    page = page_data(load_runs([tmp_path / "bare"]), [None])
-    (cloud,) = page.data["runs"][0]["clouds"].values()
-    assert "deaths" not in cloud["frames"][1]
-    assert page.stories[0, 0].verdict.startswith(
-        "Not healthy at step 1: deaths that are not finite"
-    )
-    assert any("12 bytes" in note for note in page.notes)
-    assert any("None of these runs is a control" in note for note in page.notes)
-    text = report.write_report([tmp_path / "bare"], tmp_path / "p.html").read_text("utf-8")
-    assert "Nothing was measured of a task" in text
-    assert "do not say which language model" in text
+    page = context_of(tmp_path / "bare")
+    assert "deaths" not in json.loads(page["data"])["runs"][0]["clouds"]["0"]["frames"][1]
+    (card,) = page["stories"][0]["cards"]
+    assert card["verdict"].startswith("Not healthy at step 1: deaths that are not finite")
+    assert page["answer"][0] == "Bare ends at step 1 without bars of finite length."
+    assert "None of these runs is a control" in page["answer"][1]
+    assert "Nothing was measured of a task" in page["relation"]["sentences"][0]
+    assert [row["cells"] for row in page["table"]["rows"]] == [[card["verdict"]]]
 
 
 def test_each_cloud_has_its_story_and_the_unhealthy_are_named(tmp_path: Path) -> None:
-    names = [f"layer <{k}>" for k in range(3)]
-    folder = make_run(tmp_path / "prefix", clouds=names)
-    page = report.write_report([folder], tmp_path / "p.html", names=False).read_text("utf-8")
-    boxes = [a for _, a in Elements(page).found if "data-cloud" in a]
-    assert [box["data-cloud"] for box in boxes] == ["0", "1", "2"]
-    assert ["hidden" in box for box in boxes] == [False, True, True]
-    assert "2 of 3 clouds healthy at the last record; not: layer <0>." in Elements(page).text
-    headings = re.findall(r'class="note"><bdi>(.*?)</bdi>', page)
-    assert headings == [f"layer &lt;{k}&gt;" for k in range(3)]
-    assert data_of(page)["clouds"] == [[k, name] for k, name in enumerate(names)]
+    names = [f"layer {k}" for k in range(3)]
+    page = context_of(make_run(tmp_path / "prefix", clouds=names))
+    assert [story["title"] for story in page["stories"]] == names
+    assert [story["hidden"] for story in page["stories"]] == [False, True, True]
+    ids = [card["id"] for story in page["stories"] for card in story["cards"]]
+    assert ids == ["run-0", "run-0-cloud-1", "run-0-cloud-2"]
+    text = "2 of 3 clouds healthy; not: layer 0"
+    assert page["across"][0].endswith(f": {text} at the last record.")
+    assert page["table"]["rows"][0]["cells"][-1] == text
 
 
-def test_few_runs_claim_nothing_and_many_begin_with_a_table(runs: Path, tmp_path: Path) -> None:
-    page = report.write_report([runs], tmp_path / "two.html", names=False).read_text("utf-8")
-    assert "2 runs: too few to say anything about other runs" in Elements(page).text
-    assert "it describes these runs, and says nothing of others" in Elements(page).text
+def test_few_runs_claim_nothing_of_others_and_five_seeds_have_intervals(
+    runs: Path, tmp_path: Path
+) -> None:
+    relation = context_of(runs)["relation"]
+    assert relation["rows"] == []
+    assert "too few to say anything about other runs" in relation["sentences"][0]
     many = [make_run(tmp_path / f"seed{k}", seed=k, steps=[0, 5, 10, 15]) for k in range(5)]
-    page = report.write_report(many, tmp_path / "five.html", names=False).read_text("utf-8")
-    assert "intervals exclude zero; they are blue below" in Elements(page).text
-    assert sum(tag == "circle" for tag, _ in Elements(page).found) > 5
-    assert Elements(page).text.index("First → last value") < page.index("Each run in words")
+    relation = context_of(*many)["relation"]
+    claims = sum(row["claim"] for row in relation["rows"])
+    assert (
+        relation["sentences"][0] == f"{claims} of {len(relation['rows'])} intervals exclude zero."
+    )
+    assert all(row["low"] <= row["coefficient"] <= row["high"] for row in relation["rows"])
 
 
 def test_the_command_writes_the_page_and_says_what_is_wrong(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "new" / "folder" / "report.html"
     assert cli.main(["report", str(runs), "-o", str(out), "--no-model"]) == 0
     assert f"wrote {out}" in capsys.readouterr().out
     assert "as asked for" in out.read_text("utf-8")
     assert cli.main(["report", str(tmp_path / "nothing")]) == 1
-    assert "has no topology.arrows" in capsys.readouterr().err
-    assert cli.main(["report", str(runs), "-o", str(tmp_path)]) == 1
-    assert "is a folder: expected the file to write" in capsys.readouterr().err
+    assert f"there is no folder {tmp_path / 'nothing'}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["report", str(runs), "--model", "x", "--no-model"])
-
-
-def test_a_missing_package_is_named_with_the_way_to_get_it(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # What cannot be written, and what is not installed, is noticed before any run is read.
+    assert cli.main(["report", str(tmp_path / "nothing"), "-o", str(tmp_path)]) == 1
+    assert "is a folder: expected the name of the file" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs plotly, .*tsloss-fast\[analysis\]"):
-        report.write_report([runs], tmp_path / "r.html")
+    with pytest.raises(ModuleNotFoundError, match=r"needs jinja2, .*tsloss-fast\[analysis\]"):
+        report.write_report([tmp_path / "nothing"], tmp_path / "r.html")

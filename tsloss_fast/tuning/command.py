@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     from tsloss_fast.tuning.tune import refuse_early, tune
 
     load = functools.cache(functools.partial(_load, config.model))
+    command = shlex.join(["tsloss", "tune", *argv])
     runs = [_with_control(one, control) for one in _with_seeds(config, seeds)]
     main_process = int(os.environ.get("RANK", "0")) == 0
     if main_process:
@@ -84,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         for name, each in together.items():
             label = name if seeds is None else f"{name}, seed {one.seed}"
             with _Bar(label, each.steps) as bar:
-                results[name] = tune(each, bar, load=load)
+                results[name] = tune(each, bar, load=load, command=command)
         finals.append({name: result.final for name, result in results.items()})
         if not main_process:
             continue

@@ -1,6 +1,6 @@
 """The folder of a run: one writer at a time, one configuration, a resumable log, checkpoints.
 
-config.json                         the settings, and digests of the model and of the tokens
+config.json                         the settings, digests of model and tokens, the command line
 metrics.jsonl                       a line a step and a line an evaluation
 topology.arrows                     the record of PromptTopologyCallback
 checkpoints/checkpoint-40/          the Trainer's: peft's adapter, optimizer, generators, state
@@ -168,13 +168,20 @@ def claim(
     config: Mapping[str, Any],
     made_with: Mapping[str, str],
     digests: Mapping[str, str],
+    command: str | None = None,
 ) -> None:
-    """Write the configuration: from now on the folder is this run's. The arguments and the errors
-    are those of `check_configuration`."""
+    """Write the configuration: from now on the folder is this run's. The errors and the other
+    arguments are those of `check_configuration`.
+
+    Args:
+        command: the command line, if the run has one. A run that goes on keeps its first.
+    """
     kept = check_configuration(folder, config, made_with, digests)
     if kept is not None and kept["config"]["steps"] == config["steps"]:
         return
     record = kept or {"config": dict(config), "digests": digests, "made_with": made_with}
+    if kept is None and command is not None:
+        record["command"] = command
     record["config"]["steps"] = config["steps"]
     with whole_file(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

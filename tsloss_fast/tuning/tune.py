@@ -94,6 +94,7 @@ def tune(
     progress: Progress | None = None,
     *,
     load: Callable[[], tuple[Any, Any]] | None = None,
+    command: str | None = None,
 ) -> TuneResult:
     """Tune a soft prompt; go on from the newest checkpoint if the folder holds one.
 
@@ -123,6 +124,7 @@ def tune(
         load: gives (model, tokenizer) in place of `load_model(config.model)`, for example to load
             once for several runs. Called when nothing else can go wrong early. The model is not
             changed, but its parameters stop asking for gradients.
+        command: the command line that reports show, kept in `config.json` of a fresh run.
 
     Raises:
         RunFolderError: the folder belongs to another configuration, model or process, was begun by
@@ -164,7 +166,7 @@ def tune(
         prompted = add_soft_prompt(model.to(arguments.device), initial).to(arguments.device)
         if processes.is_main_process:
             digests = {"model": digest, "tokens": hashlib.sha256(tokens.encode()).hexdigest()}
-            claim(folder, identity, _VERSIONS, digests)
+            claim(folder, identity, _VERSIONS, digests, command)
         processes.wait_for_everyone()
         try:
             return _PromptTrainer(config, arguments, task, prompted, splits, progress).run()

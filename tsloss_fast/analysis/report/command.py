@@ -18,8 +18,9 @@ from typing import Any
 
 from tsloss_fast import __version__
 from tsloss_fast._files import check_writable, whole_file
-from tsloss_fast._terminal import CommandParser, counted, require, say
-from tsloss_fast.analysis.runs import Run, control_of, load_runs
+from tsloss_fast._terminal import CommandParser, require, say
+from tsloss_fast.analysis.runs import Run, load_runs
+from tsloss_fast.analysis.words import label_of
 
 __all__ = ["context", "main", "write_report"]
 
@@ -33,6 +34,9 @@ METHOD = (
     "step at which the points were kept. It is a label: a virtual token is no word.",
     "“Since step s” means: in every record from s to the last. What happened between two records "
     "is not known.",
+    "The interval of the difference of two accuracies (Newcombe's method 10) takes the answers of "
+    "the two runs as independent of each other, although both answer the same items: usually it "
+    "is wider than it need be.",
     "A curve of very many values is drawn with the least and the greatest value of each of many "
     "short stretches.",
     f"Made by tsloss_fast {__version__}.",
@@ -60,7 +64,7 @@ def write_report(
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_runs`.
         OSError: `out` cannot be written (`check_writable`); raised before the runs are read.
-        ModuleNotFoundError: jinja2 is not installed.
+        ModuleNotFoundError: a package of the extra `analysis` is not installed.
     """
     require("tsloss report", "analysis", "jinja2", "scipy")
     from tsloss_fast.analysis.report.names import find_names
@@ -68,10 +72,10 @@ def write_report(
     out = Path(out)
     check_writable(out)
     loaded = load_runs(runs)
+    found: Sequence[Any] = [None] * len(loaded)
+    missing = ["Tokens have numbers and no names, as asked for."]
     if names:
         found, missing = find_names(loaded, model)
-    else:
-        found, missing = [None] * len(loaded), ["Tokens have numbers and no names, as asked for."]
     page = _rendered(context(loaded, found, missing))
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
@@ -92,49 +96,41 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
     from tsloss_fast.analysis.report.story import Course, tell, tell_task
 
     data, notes = page_data(runs, names)
-    courses = {
-        (k, cloud): Course(run.record, cloud)
-        for k, run in enumerate(runs)
-        for cloud in run.record.clouds
-    }
-    controls = [control_of(run, runs) for run in runs]
+    several = len(data["clouds"]) > 1
     stories: list[dict[str, Any]] = []
-    verdicts: dict[int, list[tuple[str, str, str]]] = {k: [] for k in range(len(runs))}
+    courses: list[list[Course]] = [[] for _ in runs]
+    verdicts: list[list[tuple[str, str, str]]] = [[] for _ in runs]
     for place, (cloud, title) in enumerate(data["clouds"]):
         cards = []
-        for k, (run, control) in enumerate(zip(runs, controls, strict=True)):
-            if (k, cloud) not in courses:
+        for k, (run, entry) in enumerate(zip(runs, data["runs"], strict=True)):
+            if cloud not in run.record.clouds:
                 continue
-            beside = None if control is None else courses.get((runs.index(control), cloud))
-            entry = data["runs"][k]
-            label = functools.partial(named, names=_last_names(entry["clouds"][str(cloud)]["map"]))
-            story = tell(courses[k, cloud], beside, label)
-            verdicts[k].append((title, story.verdict, story.kind))
-            card = {"id": f"run-{k}" + f"-cloud-{cloud}" * (place > 0), "run": k}
-            card |= {name: entry[name] for name in ("name", "colour", "dash")} | vars(story)
-            cards.append(card | {"task": tell_task(run, control)})
+            courses[k].append(Course(run.record, cloud))
+            # A token has the name that it has in the last frame of its map.
+            drawn = entry["clouds"][str(cloud)]["map"] or {"frames": [{}]}
+            tokens = [drawn["tokens"][i] for i in drawn["frames"][-1].get("nearest", [])]
+            story = tell(courses[k][-1], functools.partial(named, names=tokens))
+            verdicts[k].append((title, story["verdict"], story["kind"]))
+            card = {"id": f"run-{k}" + f"-cloud-{cloud}" * (place > 0), "run": k, **story}
+            card |= {name: entry[name] for name in ("name", "colour", "dash")}
+            cards.append(card | {"task": tell_task(run)})
         # The name of the only cloud tells nothing.
-        shown = title if len(data["clouds"]) > 1 else None
-        stories.append({"cloud": cloud, "title": shown, "hidden": place > 0, "cards": cards})
-    ends = [
-        Ending.of(run, [course for (j, _), course in courses.items() if j == k])
-        for k, run in enumerate(runs)
+        story = {"cloud": cloud, "title": title if several else None, "hidden": place > 0}
+        stories.append(story | {"cards": cards})
+    ends = [Ending.of(run, found) for run, found in zip(runs, courses, strict=True)]
+    overall = [_overall(found) for found in verdicts]
+    across = [
+        f"{entry['name']}: {text} at the last record."
+        for entry, (text, _) in zip(data["runs"], overall, strict=True)
     ]
-    overall = [_overall(found) for found in verdicts.values()]
-    groups = [group["runs"] for group in data["groups"]]
-    several = len(data["clouds"]) > 1
     return {
         "title": TITLE,
         "version": __version__,
         "facts": facts(ends),
-        "answer": answer(ends, groups),
+        "answer": answer(ends, [group["runs"] for group in data["groups"]]),
         "table": run_table(ends, overall, data),
         "pairs": pair_table(ends, data),
-        "across": [
-            f"{entry['name']}: {text} at the last record."
-            for entry, (text, _) in zip(data["runs"], overall, strict=True)
-            if several
-        ],
+        "across": across if several else [],
         "stories": stories,
         "relation": _relation(runs),
         "notes": [*notes, *missing, *METHOD],
@@ -147,52 +143,42 @@ def _overall(verdicts: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
     if len(verdicts) == 1:
         return verdicts[0][1:]
     bad = [title for title, _, kind in verdicts if kind != "good"]
-    text = f"{len(verdicts) - len(bad)} of {counted(len(verdicts), 'cloud')} healthy"
+    kinds = {kind for _, _, kind in verdicts}
+    text = f"{len(verdicts) - len(bad)} of {len(verdicts)} clouds healthy"
     if bad:
         more = f" and {len(bad) - SHOWN_CLOUDS} more" if len(bad) > SHOWN_CLOUDS else ""
         text += f"; not: {', '.join(bad[:SHOWN_CLOUDS])}{more}"
-    return text, "bad" if any(
-        kind == "bad" for _, _, kind in verdicts
-    ) else "none" if bad else "good"
-
-
-def _last_names(found: Mapping[str, Any] | None) -> list[str] | None:
-    if not found or "nearest" not in found["frames"][-1]:
-        return None
-    return [found["tokens"][k] for k in found["frames"][-1]["nearest"]]
+    return text, "bad" if "bad" in kinds else "none" if bad else "good"
 
 
 def _relation(runs: Sequence[Run]) -> dict[str, Any]:
     """What correlations of topology with performance allow to be said, and those with intervals."""
     from tsloss_fast.analysis.relation.relate import relate
     from tsloss_fast.analysis.report.names import visible
-    from tsloss_fast.analysis.words import label_of
 
     if not any(name in run.measured for run in runs for name in ("accuracy", "ce")):
-        said = (
+        nothing = (
             "Nothing was measured of a task in these runs (no accuracy, no held-out "
             "cross-entropy), so there is nothing to relate the topology to."
         )
-        return {"sentences": [said], "rows": []}
+        return {"sentences": [nothing], "rows": []}
     found = relate(runs)
-    rows = [
-        {
-            "quantity": label_of(entry.quantity),
-            "outcome": label_of(entry.outcome),
-            "view": entry.view,
-            "text": f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})".replace(
-                "-", "−"
-            ),
-            "coefficient": entry.coefficient,
-            "low": entry.low,
-            "high": entry.high,
-            "runs": entry.runs,
-            "claim": entry.claim,
-        }
-        for entry in found.correlations
-        if entry.coefficient is not None and entry.low is not None
-    ]
-    return {"sentences": [visible(said, 1000) for said in found.sentences()], "rows": rows}
+    rows = []
+    for entry in found.correlations:
+        if entry.coefficient is not None and entry.low is not None:
+            numbers = f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})"
+            row = {name: getattr(entry, name) for name in _ROW}
+            row |= {name: label_of(row[name]) for name in ("quantity", "outcome")}
+            rows.append(row | {"text": numbers.replace("-", "−")})
+    # The table has each of the intervals that exclude zero.
+    said = [visible(s, 1000) for s in found.sentences() if not rows or " Spearman " not in s]
+    if rows:
+        excluded = sum(row["claim"] for row in rows)
+        said.insert(0, f"{excluded} of {len(rows)} intervals exclude zero.")
+    return {"sentences": said, "rows": rows}
+
+
+_ROW = ("quantity", "outcome", "view", "coefficient", "low", "high", "runs", "claim")
 
 
 def _rendered(filled: Mapping[str, Any]) -> str:
@@ -200,13 +186,10 @@ def _rendered(filled: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     folder = resources.files(__package__).joinpath("page")
-    files = {path.name: path.read_text("utf-8") for path in folder.iterdir() if path.is_file()}
+    files = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
     script = "".join(files[name] for name in SCRIPTS)
     if re.search("</script|\r|\0", script, re.IGNORECASE):
         raise ValueError("a script cannot be written into the page: it holds </script>, CR or NUL")
-    # Only this script runs, whatever else might come to stand in the page.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    safe = {"data": filled["data"], "css": files["page.css"], "script": script}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(files),
         autoescape=True,
@@ -214,9 +197,12 @@ def _rendered(filled: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    # Only this script runs, whatever else might come to stand in the page.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    safe = {"data": filled["data"], "css": files["page.css"], "script": script}
+    safe |= {"hash": f"'sha256-{digest}'"}
     marked = {name: Markup(text) for name, text in safe.items()}
-    page = environment.get_template("page.html.j2")
-    return page.render({**filled, **marked, "hash": Markup(f"'sha256-{digest}'")})
+    return environment.get_template("page.html.j2").render({**filled, **marked})
 
 
 def _embedded(data: object) -> str:

@@ -31,9 +31,9 @@ def visible(text: str, longest: int = LONGEST) -> str:
     return shorten(escape_invisible(text, keep=JOINER), longest) or "(empty)"
 
 
-def named(index: int, names: Sequence[str] | None) -> str:
+def named(index: int, names: Sequence[str]) -> str:
     """ "token 3 (‘foo’)"; the name is isolated, so that its direction stays within the quotes."""
-    if names is None or index >= len(names):
+    if index >= len(names):
         return f"token {index}"
     return f"token {index} (‘\u2068{names[index]}\u2069’)"
 

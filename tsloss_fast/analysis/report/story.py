@@ -8,7 +8,6 @@ two records, nor of causes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.runs import Run
 from tsloss_fast.analysis.words import RATES, THRESHOLDS
 
-__all__ = ["Course", "Story", "change", "find_groups", "listed", "moved", "number", "tell",
-           "tell_task"]  # fmt: skip
+__all__ = ["Course", "capital", "change", "listed", "moved", "number", "tell", "tell_task"]
 
 # Shares of the mean death of the same record, but for EVEN, a coefficient of variation.
 SHORT, GAP, EVEN, REST = (THRESHOLDS[name] for name in ("short", "gap", "even", "rest"))
@@ -30,8 +28,6 @@ LEVELS = (0.01, 0.02, 0.05, EVEN)
 # Smaller relative changes are called none.
 STEADY = 0.01
 SHOWN_PAIRS = 3
-
-Label = Callable[[int], str]
 
 
 class Course:
@@ -52,26 +48,20 @@ class Course:
         deaths, edges = columns.lists("deaths"), columns.lists("edges")
         self.finite = np.array([x is not None and bool(np.isfinite(x).all()) for x in deaths])
         self.deaths = [np.zeros(0) if x is None else x for x in deaths]
-        self.edges = [np.zeros((0, 2)) if x is None else x for x in edges]
+        self.edges = [np.zeros((0, 2), int) if x is None else x for x in edges]
         self.points = int(columns.numbers("n_points")[-1])
-        self.mean, self.variation, self.longest = np.full((3, len(self.steps)), np.nan)
-        self.short: list[dict[tuple[int, int], float]] = []
-        for k, bars in enumerate(self.deaths):
-            known = len(bars) > 0 and self.finite[k]
-            mean = self.mean[k] = bars.mean() if known else np.nan
-            if known:
-                # All bars of length 0 are of one length, and there is no gap.
-                self.variation[k] = bars.std() / mean if mean > 0 else 0.0
-                self.longest[k] = bars.max() / mean if mean > 0 else np.nan
-            close = np.flatnonzero((bars < SHORT * mean) | (bars == 0)) if known else []
-            self.short.append(
-                {
-                    (int(i), int(j)): float(d / mean) if mean > 0 else 0.0
-                    for (i, j), d in zip(self.edges[k][close], bars[close], strict=True)
-                }
-                if len(close)
-                else {}
-            )
+        known = self.finite & [len(x) > 0 for x in self.deaths]
+        self.mean = np.where(known, columns.numbers("mean_lifetime"), np.nan)
+        self.variation = np.where(known, columns.numbers("coefficient_of_variation"), np.nan)
+        scale = np.where(self.mean > 0, self.mean, np.nan)
+        self.longest = columns.numbers("max_lifetime") / scale
+        self.short = [self._short(k, size) for k, size in enumerate(scale)]
+
+    def _short(self, k: int, scale: float) -> dict[tuple[int, int], float]:
+        close = (self.deaths[k] < SHORT * scale) | (self.deaths[k] == 0)
+        lengths = np.nan_to_num(self.deaths[k][close] / scale).tolist()
+        pairs = [(int(i), int(j)) for i, j in self.edges[k][close]]
+        return dict(zip(pairs, lengths, strict=True))
 
     @property
     def known(self) -> np.ndarray:
@@ -84,22 +74,20 @@ class Course:
         Each has its name, the rule, whether it `holds` at the last record (None where it says
         nothing), what was found there, and in how many records it held.
         """
-        known, now = self.known, self.known[-1]
-        zero = now and self.mean[-1] == 0
         none = "no bars (fewer than two tokens)" if self.finite[-1] else "not finite"
-        coincide = f"all {self.points} tokens coincide"
-        pairs = f"{counted(len(self.short[-1]), 'pair')} that nearly coincide"
-        pairs = pairs.replace("1 pair that nearly coincide", "1 pair that nearly coincides")
+        pairs = f"{counted(len(self.short[-1]), 'nearly coinciding pair')}"
         longest = f"longest bar {number(self.longest[-1])} × mean"
-        found = [
-            ("finite", "every death is a finite number", self.finite, np.ones_like(known),
+        if self.mean[-1] == 0:
+            pairs, longest = f"all {self.points} tokens coincide", "all bars of length 0"
+        apart = np.array([not short for short in self.short])
+        rules = [
+            ("finite", "every death is a finite number", self.finite, np.full(len(apart), True),
              "all finite" if self.finite[-1] else "deaths that are not finite"),
-            ("no pair that nearly coincides", f"every death ≥ {SHORT:g} × mean",
-             np.array([not short for short in self.short]), known, coincide if zero else pairs),
+            ("no nearly coinciding pair", f"every death ≥ {SHORT:g} × mean", apart, self.known,
+             pairs),
             # NaN compares as False.
-            ("no gap", f"longest bar ≤ {GAP:g} × mean", ~(self.longest > GAP), known,
-             "all bars of length 0" if zero else longest),
-            ("even bars", f"coefficient of variation < {EVEN:g}", self.variation < EVEN, known,
+            ("no gap", f"longest bar ≤ {GAP:g} × mean", ~(self.longest > GAP), self.known, longest),
+            ("even bars", f"coefficient of variation < {EVEN:g}", self.variation < EVEN, self.known,
              f"coefficient of variation {number(self.variation[-1])}"),
         ]  # fmt: skip
         return [
@@ -107,154 +95,116 @@ class Course:
                 "name": name,
                 "rule": rule,
                 "holds": bool(held[-1]) if judged[-1] else None,
-                "found": said if judged[-1] else none,
-                "records": f"{int((held & judged).sum())} of {int(judged.sum())}",
+                "found": found if judged[-1] else none,
+                "records": f"{(held & judged).sum()} of {judged.sum()}",
             }
-            for name, rule, held, judged, said in found
+            for name, rule, held, judged, found in rules
         ]
 
 
-@dataclass(frozen=True)
-class Story:
-    """The verdict at the last record, its kind ("good", "bad", or "none" where nothing can be
-    judged), the rules that it follows from, and sentences in the order to read them."""
-
-    verdict: str
-    kind: str
-    rules: list[dict[str, Any]]
-    sentences: list[str]
-
-
-def tell(course: Course, control: Course | None = None, label: Label = "token {}".format) -> Story:
-    """Tell the story of one cloud.
+def tell(course: Course, label: Callable[[int], str] = "token {}".format) -> dict[str, Any]:
+    """Return the verdict on one cloud at its last record, its kind ("good", "bad", or "none" where
+    nothing can be judged), the rules that it follows from, and sentences in the order to read them.
 
     Args:
-        control: the same cloud under cross-entropy alone, set beside this one.
         label: gives a virtual token its name; "token 3" by default. Tokens are counted from 0.
     """
     rules, last = course.rules(), course.steps[-1]
-    said = ("{}", "{}", "a gap ({})")
-    bad = [
-        words.format(rule["found"])
-        for words, rule in zip(said, rules, strict=False)
-        if rule["holds"] is False
-    ]
+    said = zip(("{}", "{}", "a gap ({})"), rules, strict=False)
+    bad = [words.format(rule["found"]) for words, rule in said if rule["holds"] is False]
     if bad:
         kind, verdict = "bad", f"Not healthy at step {last}: {', '.join(bad)}"
     elif not course.known[-1]:
         kind, verdict = "none", f"Nothing to judge at step {last}: {rules[1]['found']}"
     else:
-        even = "bars even" if rules[3]["holds"] else "bars uneven"
-        kind, verdict = "good", f"Healthy at step {last}: no pair nearly coincides, no gap; {even}"
+        even = "even" if rules[3]["holds"] else "uneven"
+        kind, verdict = (
+            "good",
+            f"Healthy at step {last}: no pair nearly coincides, no gap; bars {even}",
+        )
     sentences = [
-        *_of_finiteness(course),
-        *_of_mean(course, control),
-        *_of_evenness(course, control),
+        *_of_lengths(course),
+        *_of_evenness(course),
         *_of_pairs(course, label),
         *_of_gaps(course, label),
         *_of_merges(course),
-        *_of_movement(course, control),
+        *_of_movement(course),
     ]
-    return Story(verdict, kind, rules, sentences)
+    return {"verdict": verdict, "kind": kind, "rules": rules, "sentences": sentences}
 
 
-def _of_finiteness(course: Course) -> Iterator[str]:
+def _of_lengths(course: Course) -> Iterator[str]:
     bad = course.steps[~course.finite]
     if len(bad):
         yield (
             f"{len(bad)} of {len(course.steps)} records hold deaths that are not finite, the first "
             f"at step {bad[0]}: the points had NaN or infinite coordinates, or overflowed there."
         )
-
-
-def _of_mean(course: Course, control: Course | None) -> Iterator[str]:
-    where = np.flatnonzero(course.known)
-    if not len(where):
+    values, steps = course.mean[course.known], course.steps[course.known]
+    if len(values) == 1:
+        yield f"The mean death is {number(values[0])} at step {steps[0]}."
+    if len(values) < 2:
         return
-    values, steps = course.mean[where], course.steps[where]
     start, end = values[0], values[-1]
-    if len(where) == 1:
-        only = ", the only record" if len(course.steps) == 1 else ""
-        yield f"At step {steps[0]}{only}, the mean death is {number(end)}."
-        return
-    text = f"Between step {steps[0]} and step {steps[-1]} the mean death {change(start, end)}"
-    if control is not None and control.known.any():
-        theirs = np.flatnonzero(control.known)
-        before, after = control.mean[theirs[[0, -1]]]
-        at = control.steps[theirs[-1]]
-        text += f"; under cross-entropy alone it {change(before, after)}"
-        text += f" by step {at}" if at != steps[-1] else ""
-    yield text + "."
-    if moved(start, end) and len(where) > 3:
+    yield f"Between step {steps[0]} and step {steps[-1]} the mean death {change(start, end)}."
+    if moved(start, end) and len(values) > 3:
         half = steps[np.abs(values - start) >= abs(end - start) / 2][0]
         yield f"Half of that change was reached at step {half}."
     for k, word in ((values.argmax(), "highest"), (values.argmin(), "lowest")):
-        beyond = min(abs(values[k] - start), abs(values[k] - end))
-        if beyond > 0.1 * max(abs(start), abs(end)):
+        if abs(values[k] - [start, end]).min() > 0.1 * max(start, end):
             yield f"It was {word} at step {steps[k]}: {number(values[k])}."
 
 
-def _of_evenness(course: Course, control: Course | None) -> Iterator[str]:
+def _of_evenness(course: Course) -> Iterator[str]:
     if not course.known[-1] or len(course.deaths[-1]) < 2 or course.mean[-1] == 0:
         return
     end, first, last = course.variation[-1], int(course.known.argmax()), len(course.steps) - 1
-    began = f", {number(course.variation[first])} at step {course.steps[first]}"
-    now = f"{number(end)} at step {course.steps[-1]}{began if first != last else ''}"
-    beside = ""
-    if control is not None and control.known[-1]:
-        beside = f"; under cross-entropy alone it ends at {number(control.variation[-1])}"
+    now = f"{number(end)} at step {course.steps[-1]}"
+    if first != last:
+        now += f", {number(course.variation[first])} at step {course.steps[first]}"
     if end >= EVEN:
-        when, even = f"At step {course.steps[-1]}", f"uneven: coefficient of variation {now}"
-    else:
-        lasting = [
-            (level, since)
-            for level in LEVELS
-            if end < level and (since := held_since(course.variation < level)) < last
-        ]
-        level, since = lasting[0] if lasting else (EVEN, last)
-        when = _when(course, since, last == 0)
-        even = f"even: coefficient of variation below {level:g} ({now})"
-    yield f"{capital(when)} the bars are {even}{beside}."
-
-
-def _of_pairs(course: Course, label: Label) -> Iterator[str]:
-    if not course.known[-1]:
+        yield f"The bars are uneven: coefficient of variation {now}."
         return
+    # One record at a level is no course.
+    lasting = ((level, held_since(course.variation < level)) for level in LEVELS)
+    level, since = next((found for found in lasting if found[1] < last), (EVEN, last))
+    when = capital(_when(course, since))
+    yield f"{when} the bars are even: coefficient of variation below {level:g} ({now})."
+
+
+def _of_pairs(course: Course, label: Callable[[int], str]) -> Iterator[str]:
+    now, counts = course.short[-1], np.array([len(short) for short in course.short])
     if course.mean[-1] == 0:
         yield "All tokens coincide: every bar has length 0."
         return
-    now = course.short[-1]
-    for pair in sorted(now, key=lambda p: now[p])[:SHOWN_PAIRS]:
-        since = held_since([pair in short for short in course.short])
+    for i, j in sorted(now, key=lambda pair: now[pair])[:SHOWN_PAIRS]:
+        since = _when(course, held_since([(i, j) in short for short in course.short]))
         yield (
-            f"{capital(label(pair[0]))} and {label(pair[1])} nearly coincide "
-            f"{_when(course, since)}: their distance is {number(now[pair])} of the mean death."
+            f"{capital(label(i))} and {label(j)} nearly coincide {since}: their distance is "
+            f"{number(now[i, j])} of the mean death."
         )
     if len(now) > SHOWN_PAIRS:
         yield f"So do {len(now) - SHOWN_PAIRS} more pairs of neighbours in the tree."
-    counts = np.array([len(short) for short in course.short])
     most = int(counts.argmax())
-    if counts[most] > len(now):
+    if counts[most] > len(now) and course.known[-1]:
         tail = "" if now else f"; none does since step {course.steps[held_since(counts == 0)]}"
-        yield (
-            f"At step {course.steps[most]} {counted(int(counts[most]), 'pair')} nearly "
-            f"coincided{tail}."
-        )
+        pairs = counted(int(counts[most]), "pair")
+        yield f"At step {course.steps[most]} {pairs} nearly coincided{tail}."
 
 
-def _of_gaps(course: Course, label: Label) -> Iterator[str]:
+def _of_gaps(course: Course, label: Callable[[int], str]) -> Iterator[str]:
     above = course.longest > GAP
     if above[-1]:
         groups = find_groups(course)
         alone = [label(group[0]) for group in groups if len(group) == 1]
-        if len(groups) > 6:
-            what = f"the prompt splits into {len(groups)} groups"
-        elif len(alone) == len(groups) - 1:
-            verb = "stands" if len(alone) == 1 else "stand"
-            what = f"{listed(alone)} {verb} apart from the others"
+        if len(alone) == len(groups) - 1 and len(groups) <= 6:
+            what = (
+                f"{listed(alone)} {'stands' if len(alone) == 1 else 'stand'} apart from the others"
+            )
         else:
-            sizes = listed([str(len(group)) for group in groups])
-            what = f"the prompt splits into {len(groups)} groups of {sizes} tokens"
+            sizes = listed([str(len(group)) for group in groups[:6]])
+            more = " and fewer" if len(groups) > 6 else ""
+            what = f"the prompt splits into {len(groups)} groups of {sizes}{more} tokens"
         yield (
             f"{capital(what)} {_when(course, held_since(above))}: the longest bar is "
             f"{number(course.longest[-1])} times the mean."
@@ -271,40 +221,30 @@ def _of_gaps(course: Course, label: Label) -> Iterator[str]:
 def _of_merges(course: Course) -> Iterator[str]:
     added = course.columns.lists("edges_added")
     counts = np.array([0 if x is None else len(x) for x in added])
-    bars = len(course.deaths[-1])
-    if len(counts) < 2 or not bars or all(x is None for x in added[1:]):
-        return
     # The first record has none before it, and one without bars has no merges to compare with.
     counts[0] = 0
     counts[1:][~course.finite[:-1]] = 0
+    if not len(course.deaths[-1]) or all(x is None for x in added[1:]):
+        return
     if not counts.any():
         yield f"The merges are the same in all {len(counts)} records."
         return
     most, final = int(counts.argmax()), int(np.flatnonzero(counts)[-1])
-    text = (
-        f"{counts[most]} of {bars} merges changed between step {course.steps[most - 1]} and "
-        f"step {course.steps[most]}"
-    )
-    text += ", more than at any other time" if (counts == counts[most]).sum() == 1 else ""
-    if final < len(counts) - 1:
-        text += f"; none has changed since step {course.steps[final]}"
-    elif final != most:
-        text += f"; {counts[final]} changed between the last two records"
-    yield text + "."
+    text = f"{counts[most]} of {len(course.deaths[most])} merges changed between step "
+    text += f"{course.steps[most - 1]} and step {course.steps[most]}"
+    if final == len(counts) - 1:
+        yield f"{text}; {counts[final]} changed between the last two records."
+    else:
+        yield f"{text}; none has changed since step {course.steps[final]}."
 
 
-def _of_movement(course: Course, control: Course | None) -> Iterator[str]:
-    moved_by = course.columns.numbers("displacement_first")
-    if len(moved_by) > 1 and np.isfinite(moved_by[-1]):
-        text = (
-            f"Since step {course.steps[0]} a token has moved by {number(moved_by[-1])} on average"
-        )
+def _of_movement(course: Course) -> Iterator[str]:
+    moved_by = course.columns.numbers("displacement_first")[-1]
+    if len(course.steps) > 1 and np.isfinite(moved_by):
+        text = f"Since step {course.steps[0]} a token has moved by {number(moved_by)} on average"
         metric = course.columns.record.metadata.get("metric", "euclidean")
         if course.mean[0] > 0 and metric == "euclidean":
-            text += f", {number(moved_by[-1] / course.mean[0])} times the first mean death"
-        theirs = control.columns.numbers("displacement_first") if control else [np.nan]
-        if np.isfinite(theirs[-1]):
-            text += f"; under cross-entropy alone by {number(theirs[-1])}"
+            text += f", {number(moved_by / course.mean[0])} times the first mean death"
         yield text + "."
     rest = course.columns.numbers("bottleneck_previous") < REST * course.mean
     since = held_since(rest)
@@ -317,9 +257,8 @@ def _of_movement(course: Course, control: Course | None) -> Iterator[str]:
 
 def find_groups(course: Course) -> list[list[int]]:
     """Return the components at scale GAP × mean of the last record, the largest first."""
-    joined = course.edges[-1][course.deaths[-1] <= GAP * course.mean[-1]].astype(int)
-    shape = (course.points, course.points)
-    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape)
+    i, j = course.edges[-1][course.deaths[-1] <= GAP * course.mean[-1]].T
+    graph = coo_array((np.ones(len(i)), (i, j)), (course.points, course.points))
     count, labels = connected_components(graph, directed=False)
     groups = [np.flatnonzero(labels == k).tolist() for k in range(count)]
     return sorted(groups, key=lambda group: (-len(group), group))
@@ -331,44 +270,36 @@ def held_since(held: Sequence[bool] | np.ndarray) -> int:
     return int(gone[-1]) + 1 if len(gone) else 0
 
 
-def _when(course: Course, since: int, only: bool = False) -> str:
-    if since == len(course.steps) - 1 or only:
+def _when(course: Course, since: int) -> str:
+    if since == len(course.steps) - 1:
         return f"at step {course.steps[-1]}"
     return "in every record" if since == 0 else f"since step {course.steps[since]}"
 
 
-def tell_task(run: Run, control: Run | None = None) -> list[str]:
+def tell_task(run: Run) -> list[str]:
     """Sentences on held-out accuracy and cross-entropy; none where nothing was measured."""
     sentences = []
-    for name, title, best in (
-        ("accuracy", "The accuracy on held-out items", np.argmax),
-        ("ce", "The cross-entropy of held-out items", np.argmin),
-    ):
+    for name, title in (("accuracy", "accuracy on"), ("ce", "cross-entropy of")):
         series = run.measured.get(name)
         if series is None or not len(series.steps) or not np.isfinite(series.values).all():
             continue
         steps, values = series.steps, series.values
+        # A share of an accuracy near 0 is a large number that means little.
+        text = f"{change(values[0], values[-1], name != 'accuracy')} between step {steps[0]} and "
+        text += f"step {steps[-1]}"
+        best = int(values.argmax() if name == "accuracy" else values.argmin())
+        if values[best] != values[-1]:
+            text += f" (best: {number(values[best])} at step {steps[best]})"
         if len(steps) == 1:
-            text = f"{title} is {number(values[0])} at step {steps[0]}, the only evaluation"
-        else:
-            # A share of an accuracy near 0 is a large number that means little.
-            changed = change(values[0], values[-1], relative=name != "accuracy")
-            text = f"{title} {changed} between step {steps[0]} and step {steps[-1]}"
-            top = int(best(values))
-            if values[top] != values[-1]:
-                text += f" (best: {number(values[top])} at step {steps[top]})"
-        theirs = control.measured.get(name) if control else None
-        if theirs is not None and len(theirs.steps):
-            where = "" if theirs.steps[-1] == steps[-1] else f" at step {theirs.steps[-1]}"
-            text += f"; under cross-entropy alone it ends at {number(theirs.values[-1])}{where}"
-        sentences.append(text + ".")
+            text = f"is {number(values[0])} at step {steps[0]}, the only evaluation"
+        sentences.append(f"The {title} held-out items {text}.")
         rates = [
-            f"{words} reaches {number(run.reference[key])}"
+            f"{number(run.reference[key])} ({words})"
             for key, words in RATES.items()
             if name == "accuracy" and isinstance(run.reference.get(key), (int, float))
         ]
         if rates:
-            sentences.append(f"Without tuning, {listed(rates)}.")
+            sentences.append(f"Without tuning it is {listed(rates)}.")
     return sentences
 
 
@@ -392,16 +323,13 @@ def change(start: float, end: float, relative: bool = True) -> str:
 
 def number(value: float) -> str:
     """Three significant digits; no exponent from 0.0001 to a million."""
-    if not np.isfinite(value):
-        return str(float(value))
-    if 999.5 <= abs(value) < 1e6:
-        return f"{value:.0f}".replace("-", "−")
-    return f"{value:.3g}".replace("-", "−")
+    whole = 999.5 <= abs(value) < 1e6
+    return format(float(value), ".0f" if whole else ".3g").replace("-", "−")
 
 
 def listed(words: Sequence[str]) -> str:
     """Such as "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return " and ".join([part for part in (", ".join(words[:-1]), *words[-1:]) if part])
 
 
 def capital(text: str) -> str:
