@@ -89,9 +89,9 @@ class Place {
     this.div = make("div", { class: "plot" });
     this.div.addEventListener("pointermove", (event) => this.point(event));
     ["pointerleave", "blur"].forEach((name) => this.div.addEventListener(name, () => this.hide()));
-    this.div.addEventListener("keydown", ({ key }) => { if (key === "Escape") this.hide(); });
     this.div.addEventListener("keydown", (event) => {
       const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key], count = by && this.fig && this.fig.marks.length;
+      if (event.key === "Escape") this.hide();
       if (!count) return;
       event.preventDefault();
       this.show((Math.max(this.now, by < 0 ? 0 : -1) + by + count) % count);

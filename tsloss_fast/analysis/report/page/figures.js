@@ -47,7 +47,7 @@ function rows({ n, deaths }, { domain: [low, high], limits, width, named }) {
     if (taken.length) fig.line({ class: "mean" }, [[middle, 0], [middle, n]]);
   }
   fig.row = (at, words) => labelled && fig.text("end", fig.left - 7, fig.y(at) + 4, words);
-  return Object.assign(fig, { labelled });
+  return fig;
 }
 
 /* One path for all bars: with an element for each, the slider would not be fluid. `row` is the
@@ -106,14 +106,14 @@ function merges({ n, deaths, edges }) {
 function tree(run, frame, name, options, before) {
   if (missing(frame)) return missing(frame);
   if (!frame.deaths.length) return "Fewer than two tokens: nothing merges.";
-  const { leaves, list } = merges(frame), fig = rows(frame, options), { labelled } = fig;
+  const { leaves, list } = merges(frame), fig = rows(frame, options);
   const old = !missing(before) && new Set(before.deaths.map((_, k) => `${pair(before.edges, k)}`));
   const [kept, fresh] = [false, true].map((is) => list.filter(
     ({ tokens }) => Boolean(old && !old.has(`${tokens}`)) === is));
   const forks = (some) => some.flatMap(({ at, parts: [p, q] }) =>
     [[p.at, p.row], [at, p.row], [at, q.row], [q.at, q.row], null]);
-  fig.line(solid(run, "line", { "stroke-width": labelled ? 1.6 : 0.8 }), forks(kept));
-  fig.line({ class: "fresh", "stroke-width": labelled ? 2.6 : 1.4 }, forks(fresh));
+  fig.line(solid(run, "line thin"), forks(kept));
+  fig.line({ class: "fresh" }, forks(fresh));
   leaves.forEach((leaf, k) => fig.row(k + 0.5, name.leaf(leaf)));
   fig.marks = list.map((merge) => [merge.at, merge.row, `${merge.tokens.map(name.of).join(" and ")}: `
     + `${merge.parts.map((part) => part.size).join(" + ")} tokens merge at ${number(merge.at)}`
@@ -140,7 +140,7 @@ function plane(run, map, shot, frame, [x0, x1, y0, y1], name, width) {
   const points = Array.from({ length: n }, (_, i) => pair(shot.xy, i));
   if (!missing(frame) && frame.n === n) {
     const edges = frame.deaths.flatMap((_, k) => [...pair(frame.edges, k).map((i) => points[i]), null]);
-    fig.line(solid(run, "line", { "stroke-width": 1.3, opacity: 0.5 }), edges);
+    fig.line(solid(run, "line thin pale"), edges);
   }
   const taken = points.map(([x, y]) => [fig.x(x) - 8, fig.y(y) - 8, fig.x(x) + 8, fig.y(y) + 8]);
   const free = ([a, b, c, d]) => a > 0 && b > 0 && c < width && d < fig.bottom
