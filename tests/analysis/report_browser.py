@@ -21,14 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update"
 )
 
 
@@ -40,7 +34,7 @@ def chromium(profile: Path) -> Iterator[Any]:
         pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     session = webdriver.Chrome(options=options, service=Service(driver))
@@ -50,26 +44,27 @@ def chromium(profile: Path) -> Iterator[Any]:
         session.quit()
 
 
+def settle(browser: Any, script: str = "", *arguments: Any) -> None:
+    """Run a script, and wait until its step is drawn, which is in the next frame."""
+    wait = "requestAnimationFrame(() => requestAnimationFrame([...arguments].pop()))"
+    browser.execute_async_script(f"{script}; {wait}", *arguments)
+
+
 def resize(browser: Any, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     settle(browser)
 
 
-def settle(browser: Any) -> None:
-    """Wait until a step is drawn, which is in the next frame."""
-    browser.execute_async_script(
-        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
-    )
+def choose(browser: Any, name: str, value: int) -> None:
+    """Set the control of that name as its user would."""
+    script = "const control = document.getElementById(arguments[0]); control.value = arguments[1];"
+    events = "['input', 'change'].forEach((name) => control.dispatchEvent(new Event(name)))"
+    settle(browser, script + events, name, value)
 
 
 def move(browser: Any, step: int) -> None:
-    browser.execute_script(
-        "const s = document.getElementById('step'); s.value = arguments[0];"
-        "s.dispatchEvent(new Event('input'));",
-        STEPS.index(step),
-    )
-    settle(browser)
+    choose(browser, "step", STEPS.index(step))
 
 
 def until(browser: Any, condition: Any) -> Any:
@@ -82,27 +77,22 @@ def plots(browser: Any, kind: str) -> list[Any]:
 
 
 def ticks(browser: Any, plot: Any, along: str = "x") -> dict[str, float]:
-    """The numbers at an axis of a figure, and where they stand in its SVG."""
-    kind = {"x": "tick", "y": "end"}[along]
-    found: list[list[str]] = browser.execute_script(
-        f"return [...arguments[0].querySelectorAll('.{kind}')]"
-        f".map((t) => [t.textContent, t.getAttribute('{along}')])",
-        plot,
-    )
-    # The number of a row stands a little below its line.
-    return {text: float(place) - (4 if along == "y" else 0) for text, place in found}
+    """The labels of an axis of a figure, and where they stand in its SVG."""
+    script = f"""return [...arguments[0].querySelectorAll('.{"tick" if along == "x" else "end"}')]
+        .map((text) => [text.textContent, Number(text.getAttribute('{along}'))])"""
+    # The label of a row stands 4 below its line.
+    down = 4 if along == "y" else 0
+    return {text: place - down for text, place in browser.execute_script(script, plot)}
 
 
 def values(browser: Any, plot: Any, path: str) -> np.ndarray:
     """The places (K, 2) of a path in a figure, in the numbers of its axes; rows are pixels."""
-    d = browser.execute_script(
-        "return arguments[0].querySelector(arguments[1])?.getAttribute('d') ?? ''", plot, path
-    )
-    points = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", d), dtype=float).reshape(-1, 2)
+    script = "return arguments[0].querySelector(arguments[1])?.getAttribute('d') ?? ''"
+    places = re.findall(r"[ML]([\d.]+) ([\d.]+)", browser.execute_script(script, plot, path))
+    points = np.array(places, dtype=float).reshape(-1, 2)
     for column, along in enumerate("xy"):
         axis = ticks(browser, plot, along)
-        if all(re.fullmatch(r"[−\d.e]+", text) for text in axis):
-            numbers = [float(text.replace("−", "-")) for text in axis]
-            slope, start = np.polyfit(list(axis.values()), numbers, 1)
+        if all(re.fullmatch(r"[\d.]+", text) for text in axis):
+            slope, start = np.polyfit(list(axis.values()), list(map(float, axis)), 1)
             points[:, column] = slope * points[:, column] + start
     return points
