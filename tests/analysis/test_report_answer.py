@@ -175,7 +175,7 @@ def test_the_page_of_several_seeds_has_a_row_for_each_method_and_pairs(tmp_path:
     assert table["rows"][0]["cells"][titles.index("Mean death") - 1] == expected
     assert table["rows"][0]["cells"][-1] == "healthy: 0 of 3 runs"
     assert [row["href"] for row in table["singles"]] == [f"#run-{k}" for k in range(6)]
-    assert [row[1] for row in pairs["rows"]] == ["0", "1", "2", "mean", "95\u00a0% interval"]
+    assert [row[0] for row in pairs["rows"]] == ["0", "1", "2", "mean", "95\u00a0% interval"]
     assert pairs["links"] == ["#run-0", "#run-2", "#run-4", "", ""]
     assert ["Seeds", "0 to 2"] in page["facts"]
 

@@ -15,7 +15,7 @@ pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
 
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.tracker import TopologyTracker
-from tsloss_fast.analysis.runs import load_run, load_runs
+from tsloss_fast.analysis.runs import control_of, group_runs, load_run, load_runs
 
 
 @pytest.fixture
@@ -139,3 +139,49 @@ def test_a_state_of_another_shape_is_named(folder: Path, content: object) -> Non
     (folder / "trainer_state.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"trainer_state\.json is damaged, or no state"):
         load_run(folder)
+
+
+def configured(record: Path, folder: Path, **config: object) -> None:
+    folder.mkdir(parents=True)
+    (folder / RECORD).write_bytes((record / RECORD).read_bytes())
+    whole = {"config": {"loss": "tsloss", "weight": 10.0, **config}, "command": "tsloss tune --x"}
+    (folder / "config.json").write_text(json.dumps(whole))
+
+
+def test_a_folder_of_seeds_stands_for_its_seeds_and_their_controls(folder: Path) -> None:
+    for seed in (0, 1):
+        configured(folder, folder / f"out/seed-{seed:03d}", seed=seed)
+        configured(folder, folder / f"out/seed-{seed:03d}/control", seed=seed, loss="ce")
+    (folder / "out" / "seed-002").mkdir()  # begun, without a record yet
+    runs = load_runs([folder / "out"])
+    ours, control = "cross-entropy + 10 × TSLoss", "control: cross-entropy alone"
+    assert [run.name for run in runs] == [
+        f"{name}, seed {seed}" for seed in (0, 1) for name in (ours, control)
+    ]
+    assert group_runs(runs) == [[0, 2], [1, 3]]
+    assert [control_of(run, runs) for run in runs] == [runs[1], None, runs[3], None]
+    assert runs[0].command == "tsloss tune --x"
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        load_runs([folder / "out", folder / "nowhere"])
+    with pytest.raises(FileNotFoundError, match="has no topology"):
+        load_runs([folder / "out" / "seed-002"])
+
+
+def test_a_method_is_the_settings_but_for_the_seed_and_a_control_has_another_loss(
+    folder: Path,
+) -> None:
+    settings: dict[str, dict[str, object]] = {
+        "a": {"seed": 1, "lr": 0.1},
+        "b": {"seed": 2, "lr": 0.1, "task_digest": "of seed 2"},
+        "c": {"seed": 1, "lr": 0.1},  # the seed of a: one observation
+        "d": {"seed": 1, "lr": 0.2},
+        "e": {"lr": 0.1},
+        "f": {"seed": 1, "lr": 0.1, "loss": "ce", "weight": 0.0},
+        "g": {"seed": 3, "lr": 0.1, "loss": "ce", "weight": 0.0},
+    }
+    for name, config in settings.items():
+        configured(folder, folder / name, **config)
+    runs = load_runs([folder / name for name in settings])
+    assert group_runs(runs) == [[0, 1], [2], [3], [4], [5, 6]]
+    found = [control_of(run, runs) for run in runs]
+    assert found == [runs[5], None, runs[5], None, None, None, None]

@@ -29,6 +29,7 @@ from tsloss_fast.tuning import initial_prompt, load_model, prompt_clouds
 from tsloss_fast.tuning.run_folder import (
     MetricsLog,
     RunFolderError,
+    claim,
     exclusive,
     finish_checkpoint,
     newest_checkpoint,
@@ -341,6 +342,14 @@ def test_a_run_goes_on_with_the_versions_that_it_began_with(
         return
     with pytest.raises(RunFolderError, match=message):
         tune_here(str(out), steps=1)
+
+
+def test_an_extended_run_keeps_its_first_command_line(tmp_path: Path) -> None:
+    digests = {"model": "m", "tokens": "t"}
+    for steps, command in ((1, "first"), (2, "second")):
+        claim(tmp_path, {"steps": steps, "trainer": {}}, {}, digests, command)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert (kept["config"]["steps"], kept["command"]) == (2, "first")
 
 
 def test_two_processes_cannot_write_one_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:

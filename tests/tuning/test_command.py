@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -78,6 +80,7 @@ def test_tune_with_a_control_writes_and_names_everything(
         ('    "loss": "tsloss",', '    "loss": "ce",'),
         ('    "weight": 10.0,', '    "weight": 0.0,'),
     ]
+    assert json.loads(configs[1])["command"] == shlex.join(["tsloss", *command])
 
     # Again: nothing to do, the same table. Otherwise: refused in one line.
     assert main(command) == 0

@@ -65,16 +65,18 @@ class Ending:
             "close_pairs": pairs if np.isfinite(mean) else np.nan,
             "longest_over_mean": np.max([course.longest[-1] for course in courses]),
         }
-        evaluated, right, items = None, None, run.test_items
-        for name in ("accuracy", "ce"):
-            series = run.measured.get(name)
-            values[name] = series.values[-1] if series and len(series.steps) else np.nan
-        if "accuracy" in run.measured and len(run.measured["accuracy"].steps):
-            evaluated = int(run.measured["accuracy"].steps[-1])
-        if items is not None and 0 <= (count := values["accuracy"] * items) <= items:
-            right = round(count) if abs(count - round(count)) < 1e-6 else None
-        step = max(int(course.steps[-1]) for course in courses)
-        return cls(run, step, evaluated, {k: float(v) for k, v in values.items()}, right)
+        accuracy, ce = run.measured.get("accuracy"), run.measured.get("ce")
+        values["accuracy"] = accuracy.values[-1] if accuracy else np.nan
+        values["ce"] = ce.values[-1] if ce else np.nan
+        count = values["accuracy"] * (run.test_items or np.nan)
+        whole = np.isfinite(count) and abs(count - round(count)) < 1e-6
+        return cls(
+            run,
+            step=max(int(course.steps[-1]) for course in courses),
+            evaluated=int(accuracy.steps[-1]) if accuracy else None,
+            values={name: float(value) for name, value in values.items()},
+            right=round(count) if whole and 0 <= values["accuracy"] <= 1 else None,
+        )
 
     def comparable(self, control: Ending) -> bool:
         """Whether both end at the same step, with bars of finite length."""
@@ -142,7 +144,7 @@ def answer(ends: Sequence[Ending], groups: Sequence[Sequence[int]]) -> list[str]
     results, limits = [], []
     for group in groups:
         pairs = _pairs(ends, group)
-        fair = [pair for pair in pairs if pair[0].comparable(pair[1])]
+        fair = [(end, control) for end, control in pairs if end.comparable(control)]
         loss = str(ends[group[0]].run.config.get("loss", "the loss"))
         name = visible(LOSSES.get(loss, loss), 80)
         if len(fair) > 1:
@@ -346,35 +348,28 @@ def pair_table(ends: Sequence[Ending], data: Mapping[str, Any]) -> dict[str, Any
     """The difference between each run and its control, by seed, with mean and interval; None if no
     method has two seeds with a control."""
     forms = {"coefficient_of_variation": _signed, "accuracy": _points, "ce": _signed}
+    found = [
+        (group["name"], fair)
+        for group in data["groups"]
+        if len(fair := [p for p in _pairs(ends, group["runs"]) if p[0].comparable(p[1])]) > 1
+    ]
     rows, links = [], []
-    for group in data["groups"]:
-        pairs = [pair for pair in _pairs(ends, group["runs"]) if pair[0].comparable(pair[1])]
-        if len(pairs) < 2:
-            continue
+    for name, pairs in found:
         cells = [[str(end.run.seed) for end, _ in pairs] + ["mean", INTERVAL]]
         for column, form in forms.items():
             values = _differences(pairs, column)
-            found = mean_interval(values)
-            between = " to ".join(map(form, found)) if found else UNKNOWN
-            cells.append([*map(form, values), form(values.mean()), between])
-        rows += [[group["name"], *row] for row in zip(*cells, strict=True)]
-        links += [
-            *(f"#run-{k}" for end, _ in pairs for k, e in enumerate(ends) if e is end),
-            "",
-            "",
-        ]
+            between = mean_interval(values)
+            last = " to ".join(map(form, between)) if between else UNKNOWN
+            cells.append([*map(form, values), form(values.mean()), last])
+        # The name of the only method tells nothing.
+        rows += [[name] * (len(found) > 1) + [*row] for row in zip(*cells, strict=True)]
+        places = [next(k for k, e in enumerate(ends) if e is end) for end, _ in pairs]
+        links += [*(f"#run-{k}" for k in places), "", ""]
     titles = ["Coefficient of variation", "Accuracy, percentage points", capital(label_of("ce"))]
     caption = (
         "Difference between each run and its control of the same seed; the interval is Student's, "
         "of the mean over the seeds."
     )
-    return (
-        {
-            "caption": caption,
-            "columns": ["Method", "Seed", *titles],
-            "rows": rows,
-            "links": links,
-        }
-        if rows
-        else None
-    )
+    columns = ["Method"] * (len(found) > 1) + ["Seed", *titles]
+    page = {"caption": caption, "columns": columns, "rows": rows, "links": links}
+    return page if rows else None

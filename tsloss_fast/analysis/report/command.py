@@ -20,27 +20,13 @@ from tsloss_fast import __version__
 from tsloss_fast._files import check_writable, whole_file
 from tsloss_fast._terminal import CommandParser, require, say
 from tsloss_fast.analysis.runs import Run, load_runs
-from tsloss_fast.analysis.words import label_of
+from tsloss_fast.analysis.words import WORDS, label_of
 
 __all__ = ["context", "main", "write_report"]
 
 TITLE = "How the soft prompt evolved"
 # In the order in which they need each other.
 SCRIPTS = ("draw.js", "figures.js", "page.js")
-METHOD = (
-    "Deaths and merges are exact: they are the edges of a minimum spanning tree of the virtual "
-    "tokens. Tokens are counted from 0.",
-    "The name of a virtual token is the vocabulary token nearest to it (Euclidean) at the newest "
-    "step at which the points were kept. It is a label: a virtual token is no word.",
-    "“Since step s” means: in every record from s to the last. What happened between two records "
-    "is not known.",
-    "The interval of the difference of two accuracies (Newcombe's method 10) takes the answers of "
-    "the two runs as independent of each other, although both answer the same items: usually it "
-    "is wider than it need be.",
-    "A curve of very many values is drawn with the least and the greatest value of each of many "
-    "short stretches.",
-    f"Made by tsloss_fast {__version__}.",
-)
 # So many unhealthy clouds of a run are named, the others counted.
 SHOWN_CLOUDS = 5
 
@@ -133,7 +119,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
         "across": across if several else [],
         "stories": stories,
         "relation": _relation(runs),
-        "notes": [*notes, *missing, *METHOD],
+        "notes": [*notes, *missing, *WORDS["method"], f"Made by tsloss_fast {__version__}."],
         "data": _embedded(data),
     }
 

@@ -32,19 +32,10 @@ FITTED = 2000
 # `changed_merges` is the number of `edges_added`, `loops` that of the bars of dimension 1.
 MEASURED = ("accuracy", "restricted_accuracy", "ce", "train_ce")
 CURVES = (
-    *MEASURED,
-    "mean_lifetime",
-    "coefficient_of_variation",
-    "entropy_gap",
-    "redundancy",
-    "total_persistence",
-    "bottleneck_first",
-    "bottleneck_previous",
-    "displacement_first",
-    "displacement_previous",
-    "changed_merges",
-    "loops",
-)
+    *MEASURED, "mean_lifetime", "coefficient_of_variation", "entropy_gap", "redundancy",
+    "total_persistence", "bottleneck_first", "bottleneck_previous", "displacement_first",
+    "displacement_previous", "changed_merges", "loops",
+)  # fmt: skip
 # Strokes, as SVG has them, of runs and of controls: the next one when the colours come again.
 DASHES = {False: ("", "10 4", "7 3 2 3"), True: ("6 4", "2 3", "7 3 2 3")}
 
@@ -68,20 +59,11 @@ def page_data(
     for index, group in enumerate(groups):
         for k in group["runs"]:
             shown[k] |= {"group": index, "colour": group["colour"], "dash": group["dash"]}
-    notes = _notes(runs, names, every, slider)
     for cloud in sorted(titles):
         records = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
-        maps, left_out = _maps(records, cloud, slider, limit, names)
+        maps = _maps(records, cloud, slider, limit, names)
         for k, record in records.items():
             shown[k]["clouds"][str(cloud)] = _cloud(record, cloud, slider) | {"map": maps.get(k)}
-            if left_out[k]:
-                notes.append(
-                    f"{shown[k]['name']}: at some steps the points have another number of "
-                    f"coordinates than at the last; the map leaves out {left_out[k]} of them."
-                )
-    for entry in shown:
-        if not any(cloud["map"] for cloud in entry["clouds"].values()):
-            notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
     lines = len(CURVES) * len(titles) * len(groups)
     limit = min(CURVE_POINTS, max(100, CURVE_VALUES // lines))
     panels = {str(cloud): _panels(runs, groups, cloud, limit) for cloud in sorted(titles)}
@@ -95,7 +77,7 @@ def page_data(
         "panels": {cloud: found for cloud, (found, _) in panels.items()},
         "quiet": {cloud: said for cloud, (_, said) in panels.items()},
     }
-    return data, notes
+    return data, _notes(runs, names, every, data)
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -114,11 +96,12 @@ def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The methods: a colour each, controls in greys, and names that tell them apart."""
     groups: list[dict[str, Any]] = []
     members = group_runs(runs)
-    configs = [runs[indices[0]].config for indices in members]
-    for indices, config in zip(members, configs, strict=True):
-        name, control = runs[indices[0]].name, runs[indices[0]].control
-        if len(indices) > 1:
-            alike = [c for c in configs if c.get("loss") == config["loss"]]
+    tuned = [runs[k].config for k, *others in members if others]
+    for indices in members:
+        run = runs[indices[0]]
+        config, control, name = run.config, run.control, run.name
+        if len(indices) > 1 and "loss" in config:
+            alike = [other for other in tuned if other.get("loss") == config["loss"]]
             differing = [
                 f"{setting} {value}"
                 for setting, value in config.items()
@@ -127,7 +110,7 @@ def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
             ]
             name = "control: " * control + describe(config["loss"], config["weight"])
             name = ", ".join([name, *differing])
-        colours, before = PALETTE["controls" if control else "runs"], len(groups)
+        colours = PALETTE["controls" if control else "runs"]
         before = sum(group["control"] == control for group in groups)
         groups.append(
             {
@@ -178,58 +161,58 @@ def _maps(
     slider: Sequence[int],
     limit: int,
     names: Sequence[VocabularyNames | None],
-) -> tuple[dict[int, dict[str, Any]], dict[int, int]]:
+) -> dict[int, dict[str, Any]]:
     """Maps of one cloud in the plane of its two principal directions, by run; runs without points
     have none.
 
     Runs whose points have the same number of coordinates share their plane, so that a place in one
     map is the same place in the other. Points of another number of coordinates than the last
-    record's are in no map: the second result is the number of steps at which such were kept.
+    record's are in no map.
     """
     maps: dict[int, dict[str, Any]] = {}
-    left_out: dict[int, int] = {}
-    # By number of coordinates and run: points of all frames, tokens, and where a frame ends.
+    # By number of coordinates and run: points of all frames, tokens, and where each frame ends.
     rows: dict[int, dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for k, record in records.items():
         columns = CloudColumns(record, cloud)
-        features = columns.numbers("n_features").astype(int)
-        kept = np.flatnonzero(columns.present("points"))
-        alike = kept[features[kept] == features[-1]]
-        left_out[k] = len(kept) - len(alike)
-        chosen = thin(alike[_used(columns.steps[alike], slider)[0]].tolist(), limit)
+        width = columns.numbers("n_features").astype(int)
+        kept = np.flatnonzero(columns.present("points") & (width == width[-1]))
+        chosen = thin(kept[_used(columns.steps[kept], slider)[0]].tolist(), limit)
         found = {
-            int(columns.steps[position]): flat.reshape(-1, features[-1])
+            int(columns.steps[position]): flat.reshape(-1, width[-1])
             for position, flat in zip(chosen, columns.lists("points", chosen), strict=True)
             if flat is not None and flat.size and np.isfinite(flat).all()
         }
         if not found:
             continue
         points, ends = np.concatenate([*found.values()]), np.cumsum([*map(len, found.values())])
-        maps[k] = {"frames": [{"step": step} for step in found], "tokens": []}
-        maps[k]["at"] = newest(np.array([*found]), slider).tolist()
+        frames: list[dict[str, Any]] = [{"step": step} for step in found]
+        tokens: list[str] = []
         vectors = points[:0]
         vocabulary = names[k] if in_embedding_space(record, cloud) else None
         # One search finds the names of all points, since it reads the whole vocabulary.
         if vocabulary is not None and (near := vocabulary.nearest(points)) is not None:
-            maps[k]["tokens"], vectors, which, distances = near
-            for frame, w, d in zip(maps[k]["frames"], *_split(ends, which, distances), strict=True):
-                frame |= {"nearest": w.tolist(), "distances": compact(d)}
-        rows.setdefault(int(features[-1]), {})[k] = points, vectors, ends
+            tokens, vectors, which, distances = near
+            for frame, part in zip(
+                frames, np.split(np.arange(len(points)), ends[:-1]), strict=True
+            ):
+                frame["nearest"] = which[part].tolist()
+                frame["distances"] = compact(distances[part])
+        at = newest(np.array([*found]), slider).tolist()
+        maps[k] = {"frames": frames, "at": at, "tokens": tokens}
+        rows.setdefault(int(width[-1]), {})[k] = points, vectors, ends
     for group in rows.values():
-        stacked = np.concatenate([x for found in group.values() for x in found[:2]])
+        stacked = np.concatenate(
+            [x for points, vectors, _ in group.values() for x in (points, vectors)]
+        )
         fitted = np.linspace(0, len(stacked) - 1, FITTED).round().astype(int)
         centre, axes, share = principal_plane(stacked[np.unique(fitted)])
         for k, (points, vectors, ends) in group.items():
             maps[k]["places"] = compact(((vectors - centre) @ axes).ravel())
             maps[k]["share"] = compact(share)
-            [places] = _split(ends, (points - centre) @ axes)
+            places = np.split((points - centre) @ axes, ends[:-1])
             for frame, xy in zip(maps[k]["frames"], places, strict=True):
                 frame["xy"] = compact(xy.ravel())
-    return maps, left_out
-
-
-def _split(ends: np.ndarray, *arrays: np.ndarray) -> list[list[np.ndarray]]:
-    return [np.split(array, ends[:-1]) for array in arrays]
+    return maps
 
 
 def _panels(
@@ -275,11 +258,7 @@ def _lines(
     """The line of a method: the mean of its runs at the steps that all of them have, with a band
     from the least to the greatest; a line for each run if there is no such step."""
     members = [curves[k] for k in group["runs"] if k in curves]
-    common = (
-        {*members[0][0].tolist()}.intersection(*(at.tolist() for at, _ in members))
-        if members
-        else set()
-    )
+    common = set.intersection(*({*at.tolist()} for at, _ in members)) if members else set()
     for part in [members] if common else [[member] for member in members]:
         steps = np.array(sorted(common)) if common else part[0][0]
         stacked = np.array([values[np.isin(at, steps)] for at, values in part])
@@ -345,23 +324,33 @@ def _notes(
     runs: Sequence[Run],
     names: Sequence[VocabularyNames | None],
     every: Sequence[int],
-    slider: Sequence[int],
+    data: Mapping[str, Any],
 ) -> list[str]:
+    """What a reader must know of how the page was made from the records."""
     notes = []
-    if len(slider) < len(every):
+    if (shown := len(data["slider"])) < len(every):
         notes.append(
-            f"The slider shows {len(slider)} of {len(every)} recorded steps, evenly spaced, the "
-            "first and the last among them; the sentences use every record."
+            f"The slider shows {shown} of {len(every)} recorded steps, evenly spaced, the first "
+            "and the last among them; the sentences use every record."
         )
-    for run in runs:
+    unnamed: dict[str, None] = {}
+    for run, entry, found in zip(runs, data["runs"], names, strict=True):
         if run.record.damage is not None:
-            notes.append(f"{visible(run.name, 80)}: the record {run.record.damage}.")
-    unnamed = {
-        visible(run.record.cloud_name(cloud), 60): None
-        for run, found in zip(runs, names, strict=True)
-        for cloud in run.record.clouds
-        if found is not None and not in_embedding_space(run.record, cloud)
-    }
+            notes.append(f"{entry['name']}: the record {run.record.damage}.")
+        if not any(cloud["map"] for cloud in entry["clouds"].values()):
+            notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
+        left_out = 0
+        for cloud in run.record.clouds:
+            columns = CloudColumns(run.record, cloud)
+            width = columns.numbers("n_features")
+            left_out += int((columns.present("points") & (width != width[-1])).sum())
+            if found is not None and not in_embedding_space(run.record, cloud):
+                unnamed[visible(run.record.cloud_name(cloud), 60)] = None
+        if left_out:
+            notes.append(
+                f"{entry['name']}: at some steps the points have another number of coordinates "
+                f"than at the last; the map leaves out {left_out} of them."
+            )
     if unnamed:
         more = " and other clouds" if len(unnamed) > 1 else ""
         notes.append(

@@ -37,8 +37,9 @@ class Course:
         steps: of the records, (S,).
         deaths, edges: by record; empty where the cloud was not finite.
         finite: (S,) whether all deaths are finite numbers.
+        known: (S,) whether there are bars, and all of them finite.
         mean, variation, longest: (S,) mean death, coefficient of variation, and longest bar over
-            the mean; NaN where there are no bars, or not finite ones.
+            the mean; NaN where they are not known.
         short: by record the pairs that nearly coincide, with their distance over the mean.
     """
 
@@ -50,23 +51,16 @@ class Course:
         self.deaths = [np.zeros(0) if x is None else x for x in deaths]
         self.edges = [np.zeros((0, 2), int) if x is None else x for x in edges]
         self.points = int(columns.numbers("n_points")[-1])
-        known = self.finite & [len(x) > 0 for x in self.deaths]
-        self.mean = np.where(known, columns.numbers("mean_lifetime"), np.nan)
-        self.variation = np.where(known, columns.numbers("coefficient_of_variation"), np.nan)
+        self.known = self.finite & [len(x) > 0 for x in self.deaths]
+        self.mean = np.where(self.known, columns.numbers("mean_lifetime"), np.nan)
+        self.variation = np.where(self.known, columns.numbers("coefficient_of_variation"), np.nan)
         scale = np.where(self.mean > 0, self.mean, np.nan)
         self.longest = columns.numbers("max_lifetime") / scale
-        self.short = [self._short(k, size) for k, size in enumerate(scale)]
-
-    def _short(self, k: int, scale: float) -> dict[tuple[int, int], float]:
-        close = (self.deaths[k] < SHORT * scale) | (self.deaths[k] == 0)
-        lengths = np.nan_to_num(self.deaths[k][close] / scale).tolist()
-        pairs = [(int(i), int(j)) for i, j in self.edges[k][close]]
-        return dict(zip(pairs, lengths, strict=True))
-
-    @property
-    def known(self) -> np.ndarray:
-        """Where there are bars with a mean, (S,) bool."""
-        return np.asarray(np.isfinite(self.mean))
+        self.short: list[dict[tuple[int, int], float]] = []
+        for bars, pairs, size in zip(self.deaths, self.edges, scale, strict=True):
+            close = (bars < SHORT * size) | (bars == 0)
+            shares = np.nan_to_num(bars[close] / size).tolist()
+            self.short.append(dict(zip(map(tuple, pairs[close].tolist()), shares, strict=True)))
 
     def rules(self) -> list[dict[str, Any]]:
         """Return the rules in the order to read them; the first three make the verdict.
@@ -75,29 +69,27 @@ class Course:
         nothing), what was found there, and in how many records it held.
         """
         none = "no bars (fewer than two tokens)" if self.finite[-1] else "not finite"
-        pairs = f"{counted(len(self.short[-1]), 'nearly coinciding pair')}"
+        pairs = counted(len(self.short[-1]), "nearly coinciding pair")
         longest = f"longest bar {number(self.longest[-1])} × mean"
         if self.mean[-1] == 0:
             pairs, longest = f"all {self.points} tokens coincide", "all bars of length 0"
         apart = np.array([not short for short in self.short])
-        rules = [
-            ("finite", "every death is a finite number", self.finite, np.full(len(apart), True),
-             "all finite" if self.finite[-1] else "deaths that are not finite"),
+        finite = "all finite" if self.finite[-1] else "deaths that are not finite"
+        spread = f"coefficient of variation {number(self.variation[-1])}"
+        every = np.full(len(self.steps), True)
+        # NaN compares as False.
+        rules = (
+            ("finite", "every death is a finite number", self.finite, every, finite),
             ("no nearly coinciding pair", f"every death ≥ {SHORT:g} × mean", apart, self.known,
              pairs),
-            # NaN compares as False.
             ("no gap", f"longest bar ≤ {GAP:g} × mean", ~(self.longest > GAP), self.known, longest),
-            ("even bars", f"coefficient of variation < {EVEN:g}", self.variation < EVEN, self.known,
-             f"coefficient of variation {number(self.variation[-1])}"),
-        ]  # fmt: skip
+            ("even bars", f"coefficient of variation < {EVEN:g}", self.variation < EVEN,
+             self.known, spread),
+        )  # fmt: skip
         return [
-            {
-                "name": name,
-                "rule": rule,
-                "holds": bool(held[-1]) if judged[-1] else None,
-                "found": found if judged[-1] else none,
-                "records": f"{(held & judged).sum()} of {judged.sum()}",
-            }
+            {"name": name, "rule": rule, "found": found if judged[-1] else none}
+            | {"holds": bool(held[-1]) if judged[-1] else None}
+            | {"records": f"{(held & judged).sum()} of {judged.sum()}"}
             for name, rule, held, judged, found in rules
         ]
 
@@ -281,25 +273,23 @@ def tell_task(run: Run) -> list[str]:
     sentences = []
     for name, title in (("accuracy", "accuracy on"), ("ce", "cross-entropy of")):
         series = run.measured.get(name)
-        if series is None or not len(series.steps) or not np.isfinite(series.values).all():
+        if series is None or not np.isfinite(series.values).all():
             continue
         steps, values = series.steps, series.values
         # A share of an accuracy near 0 is a large number that means little.
-        text = f"{change(values[0], values[-1], name != 'accuracy')} between step {steps[0]} and "
-        text += f"step {steps[-1]}"
+        text = change(values[0], values[-1], relative=name != "accuracy")
         best = int(values.argmax() if name == "accuracy" else values.argmin())
-        if values[best] != values[-1]:
-            text += f" (best: {number(values[best])} at step {steps[best]})"
-        if len(steps) == 1:
-            text = f"is {number(values[0])} at step {steps[0]}, the only evaluation"
-        sentences.append(f"The {title} held-out items {text}.")
-        rates = [
-            f"{number(run.reference[key])} ({words})"
-            for key, words in RATES.items()
-            if name == "accuracy" and isinstance(run.reference.get(key), (int, float))
-        ]
-        if rates:
-            sentences.append(f"Without tuning it is {listed(rates)}.")
+        top = f" (best: {number(values[best])} at step {steps[best]})"
+        top *= bool(values[best] != values[-1])
+        between = f"between step {steps[0]} and step {steps[-1]}"
+        sentences.append(f"The {title} held-out items {text} {between}{top}.")
+    rates = [
+        f"{number(run.reference[key])} ({words})"
+        for key, words in RATES.items()
+        if isinstance(run.reference.get(key), (int, float))
+    ]
+    if sentences and rates:
+        sentences.append(f"Without tuning the accuracy is {listed(rates)}.")
     return sentences
 
 
