@@ -97,7 +97,7 @@ def test_the_tree_merges_as_scipy_does_and_the_arrow_keys_tell_it(browser: Any, 
 
 def test_barcodes_and_trees_of_all_runs_share_one_axis(browser: Any, run: Path) -> None:
     records = read_record(run), read_record(run / "control")
-    move(browser, 15)  # no two tokens nearly coincide there
+    move(browser, 10)  # no two tokens nearly coincide there
     for zoomed in (False, True):
         axes = [ticks(browser, plot) for plot in plots(browser, "bars")]
         assert len(axes) == 4
@@ -105,8 +105,9 @@ def test_barcodes_and_trees_of_all_runs_share_one_axis(browser: Any, run: Path) 
         assert ("0" in axes[0]) != zoomed
         for k, plot in enumerate(plots(browser, "bars")):
             # What lies outside of the axis would end with it.
-            ends = np.sort(values(browser, plot, ".bars, .line")[1 :: 4 if k % 2 else 2, 0])
-            deaths = records[k // 2].row(15)["deaths"]
+            paths = [values(browser, plot, path) for path in (".bars, .line", ".fresh")]
+            ends = np.sort(np.concatenate(paths)[1 :: 4 if k % 2 else 2, 0])
+            deaths = records[k // 2].row(10)["deaths"]
             np.testing.assert_allclose(ends, deaths, atol=0.02)
             said = plot.find_element(By.CSS_SELECTOR, ".title").text
             assert ("does not begin at 0" in said) == zoomed
