@@ -164,6 +164,16 @@ def test_each_cloud_has_its_story_and_the_unhealthy_are_named(tmp_path: Path) ->
     assert page["table"]["rows"][0]["cells"][-1] == text
 
 
+def test_a_page_of_many_clouds_and_steps_stays_small(tmp_path: Path) -> None:
+    clouds = [f"layer {k}" for k in range(24)]
+    folders = [
+        make_run(tmp_path / name, clouds=clouds, points=20, steps=range(0, 200, 2), h1_every=None)
+        for name in "ab"
+    ]
+    page = report.write_report(folders, tmp_path / "p.html", names=False)
+    assert 1e6 < page.stat().st_size < 1.5e6
+
+
 def test_few_runs_claim_nothing_of_others_and_five_seeds_have_intervals(
     runs: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +186,8 @@ def test_few_runs_claim_nothing_of_others_and_five_seeds_have_intervals(
     assert (
         relation["sentences"][0] == f"{claims} of {len(relation['rows'])} intervals exclude zero."
     )
+    assert claims > 0
+    assert "Spearman" not in " ".join(relation["sentences"])
     assert all(row["low"] <= row["coefficient"] <= row["high"] for row in relation["rows"])
 
 

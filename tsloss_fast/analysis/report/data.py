@@ -21,11 +21,11 @@ from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, l
 
 __all__ = ["compact", "newest", "page_data", "thin", "thin_curve"]
 
-# Steps of the slider, and what a page may hold: points of clouds over all steps, clouds and runs;
-# values of all curves; values of one curve, whose figure is fewer pixels wide.
+# Steps of the slider, and what a page of at most 1.5 MB may hold: points of clouds over all steps,
+# clouds and runs; values of all curves; values of one curve, whose figure is fewer pixels wide.
 STEPS, LEAST = 61, 8
-FRAME_POINTS, MAP_POINTS = 300_000, 20_000
-CURVE_VALUES, CURVE_POINTS = 150_000, 2000
+FRAME_POINTS, MAP_POINTS = 40_000, 10_000
+CURVE_VALUES, CURVE_POINTS, LEAST_POINTS = 20_000, 2000, 50
 # The directions of a map are fitted to at most this many points; more would not turn them visibly.
 FITTED = 2000
 # Curves over the steps, in their order: what was measured, columns of the record, and two more:
@@ -65,7 +65,7 @@ def page_data(
         for k, record in records.items():
             shown[k]["clouds"][str(cloud)] = _cloud(record, cloud, slider) | {"map": maps.get(k)}
     lines = len(CURVES) * len(titles) * len(groups)
-    limit = min(CURVE_POINTS, max(100, CURVE_VALUES // lines))
+    limit = min(CURVE_POINTS, max(LEAST_POINTS, CURVE_VALUES // lines))
     panels = {str(cloud): _panels(runs, groups, cloud, limit) for cloud in sorted(titles)}
     data = {
         "thresholds": THRESHOLDS,
