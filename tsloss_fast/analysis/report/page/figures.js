@@ -67,7 +67,7 @@ function barcode(run, frame, name, options) {
   const { deaths, edges, n } = frame, middle = mean(deaths), fig = rows(frame, options);
   const row = (k) => n - k - 0.5, [, end] = options.domain;
   bars(fig, run, deaths.map(() => 0), deaths, row, (death, k) => `${pair(edges, k).map(name.of)
-    .join(" and ")}: two groups merge at ${number(death)}, ${number(death / middle)} of the mean`);
+    .join(" and ")}: two groups merge at ${number(death)}${middle > 0 ? `, ${number(death / middle)} of the mean` : ""}`);
   deaths.forEach((_, k) => fig.row(row(k), pair(edges, k).join(" – ")));
   fig.line({ class: "never" }, [[0, 0.5], [end, 0.5]]);
   fig.put("path", { class: "never", d: `M${fig.right} ${fig.y(0.5)}m-5 -4l6 4l-6 4` });
@@ -112,8 +112,9 @@ function tree(run, frame, name, options, before) {
     ({ tokens }) => Boolean(old && !old.has(`${tokens}`)) === is));
   const forks = (some) => some.flatMap(({ at, parts: [p, q] }) =>
     [[p.at, p.row], [at, p.row], [at, q.row], [q.at, q.row], null]);
-  fig.line(solid(run, "line thin"), forks(kept));
-  fig.line({ class: "fresh" }, forks(fresh));
+  const fine = frame.n > LABELLED_ROWS ? "hair" : "thin";
+  fig.line(solid(run, `line ${fine}`), forks(kept));
+  fig.line({ class: `fresh ${fine}` }, forks(fresh));
   leaves.forEach((leaf, k) => fig.row(k + 0.5, name.leaf(leaf)));
   fig.marks = list.map((merge) => [merge.at, merge.row, `${merge.tokens.map(name.of).join(" and ")}: `
     + `${merge.parts.map((part) => part.size).join(" + ")} tokens merge at ${number(merge.at)}`

@@ -88,7 +88,7 @@
   const together = (kind, figureOf) => make("figure", {}, plot(kind, (width) => {
     const entries = inView().map((run) => ({ run, frame: frame(run), h1: ring(run) })).filter((e) => !missing(e.frame));
     const far = Math.max(longest, most(every(({ h1 }) => h1, "deaths")));
-    return entries.length ? figureOf(entries, 1.05 * far, width) : missing(null);
+    return entries.length ? figureOf(entries, 1.05 * far, width) : missing(frame(inView()[0]));
   }));
 
   function build() {
