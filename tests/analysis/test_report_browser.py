@@ -116,13 +116,9 @@ def test_barcodes_and_trees_of_all_runs_share_one_axis(browser: Any, run: Path) 
 
 
 def test_changed_merges_are_the_thick_ones(browser: Any, run: Path) -> None:
-    def thick() -> int:
-        return len(values(browser, plots(browser, "bars")[1], ".fresh")) // 4
-
-    move(browser, 20)
-    assert thick() == len(read_record(run).row(20)["edges_added"]) > 0
-    move(browser, STEPS[0])
-    assert thick() == 0
+    for step, changed in ((20, len(read_record(run).row(20)["edges_added"])), (STEPS[0], 0)):
+        move(browser, step)
+        assert len(values(browser, plots(browser, "bars")[1], ".fresh")) == 4 * changed
 
 
 def test_the_map_and_the_groups_follow_the_slider(browser: Any, run: Path) -> None:
@@ -147,17 +143,14 @@ def test_the_map_and_the_groups_follow_the_slider(browser: Any, run: Path) -> No
 
 
 def test_the_slider_and_the_button_answer_to_the_keyboard(browser: Any) -> None:
-    slider, play = (browser.find_element(By.ID, name) for name in ("step", "play"))
-    slider.send_keys(Keys.ARROW_LEFT)
-    assert browser.find_element(By.ID, "step-text").text == "step 35"
-    assert slider.get_attribute("aria-valuetext") == "step 35"
-    slider.send_keys(Keys.HOME)
-    assert browser.find_element(By.ID, "steps-step").text == "0"
-    slider.send_keys(Keys.END)
-    assert browser.find_element(By.ID, "step-text").text == "step 40"
+    slider, play, text = (
+        browser.find_element(By.ID, name) for name in ("step", "play", "step-text")
+    )
+    for key, step in ((Keys.ARROW_LEFT, 35), (Keys.HOME, 0), (Keys.END, 40)):
+        slider.send_keys(key)
+        assert text.text == slider.get_attribute("aria-valuetext") == f"step {step}"
     play.send_keys(Keys.SPACE)  # from the end it begins again
-    between = {f"step {step}" for step in STEPS[1:-1]}
-    until(browser, lambda: browser.find_element(By.ID, "step-text").text in between)
+    until(browser, lambda: text.text in {f"step {step}" for step in STEPS[1:-1]})
     assert play.get_attribute("aria-label") == "Stop"
     play.send_keys(Keys.SPACE)
     assert play.get_attribute("aria-label") == "Play the steps"
@@ -195,12 +188,10 @@ def test_another_cloud_can_be_chosen(browser: Any, run: Path) -> None:
 
 def test_a_run_can_be_put_away_and_brought_back(browser: Any) -> None:
     own, control = browser.find_elements(By.CSS_SELECTOR, "#runs button")
-    control.click()
-    assert len(plots(browser, "bars")) == 2
-    own.click()  # the last one stays
-    assert len(plots(browser, "bars")) == 2
-    control.click()
-    assert len(plots(browser, "bars")) == 4
+    # The last one stays.
+    for button, figures in ((control, 2), (own, 2), (control, 4)):
+        button.click()
+        assert len(plots(browser, "bars")) == figures
 
 
 def test_a_link_of_the_table_opens_the_words_of_its_run(browser: Any) -> None:
@@ -242,31 +233,29 @@ def test_nothing_is_wider_than_the_window(browser: Any, width: int) -> None:
     assert browser.execute_script(script, width) == 0
 
 
+def luminance(colour: list[float]) -> float:
+    part = np.array(colour) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_in_the_light_and_in_the_dark(browser: Any, scheme: str) -> None:
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     found = browser.execute_script("""
-        const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
-        const ground = (e) => { while (e && rgb(getComputedStyle(e).backgroundColor)[3] === 0)
-            e = e.parentElement; return rgb(getComputedStyle(e).backgroundColor).slice(0, 3); };
-        return [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility()
-            && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && e.matches(
-            'main :not(script, style, noscript, option, .inside)')).map((e) => [
-            rgb(getComputedStyle(e)[e.namespaceURI.endsWith('svg') ? 'fill' : 'color']).slice(0, 3),
-            ground(e), e.textContent.slice(0, 30)])""")
+        const rgb = (e, name) => getComputedStyle(e)[name].match(/[\\d.]+/g).map(Number);
+        const ground = (e) => rgb(e, 'backgroundColor')[3] === 0 ? ground(e.parentElement)
+            : rgb(e, 'backgroundColor').slice(0, 3);
+        return [...document.querySelectorAll('main :not(noscript, option, .inside)')]
+            .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.data?.trim()))
+            .map((e) => [rgb(e, e.closest('svg') ? 'fill' : 'color').slice(0, 3), ground(e)])""")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-    def luminance(colour: list[float]) -> float:
-        part = np.array(colour) / 255
-        linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
     assert len(found) > 100
     assert (luminance(found[0][1]) < 0.1) == (scheme == "dark")
-    for ink, ground, text in found:
-        dark, light = sorted((luminance(ink), luminance(ground)))
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ink, ground)
+    for colours in found:
+        dark, light = sorted(map(luminance, colours))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, colours
 
 
 def test_it_prints_with_every_figure_within_the_paper(browser: Any) -> None:
