@@ -48,18 +48,13 @@ def make_run(
     steps: Sequence[int] = STEPS,
     clouds: Sequence[str] = ("prompt",),
     points: int = 12,
-    features: int = 16,
-    points_every: int = 10,
     h1_every: int | None = 20,
-    measured: bool = True,
     model: str | None = "tiny",
 ) -> Path:
     """A tracked run; all runs start from the same points."""
     folder.mkdir(parents=True)
-    x = start(len(clouds), points, features)
-    with TopologyTracker(
-        folder, points_every=points_every, h1_every=h1_every, clouds=clouds
-    ) as tracker:
+    x = start(len(clouds), points, 16)
+    with TopologyTracker(folder, points_every=10, h1_every=h1_every, clouds=clouds) as tracker:
         for step in steps:
             x = drift(x, step, seed)
             # From the middle on two tokens of the first cloud nearly coincide.
@@ -76,8 +71,7 @@ def make_run(
         lines.append({"kind": "step", "step": step, "ce": 3.0 / (step + 1), "tsloss": 0.1})
         accuracy = 0.1 + 0.02 * step - 0.001 * seed * step
         lines.append({"kind": "eval", "step": step, "accuracy": accuracy, "ce": 2 / (step + 1)})
-    if measured:
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 

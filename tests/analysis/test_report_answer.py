@@ -107,6 +107,7 @@ def test_accuracies_of_one_seed_are_compared_by_their_items(
         ([end(accuracy=0.75)], "45 of 60 items (95\u00a0% interval 63 to 84\u00a0%)"),
         ([end("ce", accuracy=0.75)], "45 of 60 items (95\u00a0% interval 63 to 84\u00a0%)"),
         ([end(accuracy=0.75), end("ce", seed=1)], "45 of 60 items (95\u00a0% interval"),
+        ([end(seed=seed) for seed in range(4)], "The table shows how these 4 runs ended"),
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_not_claimed(ends: list[Ending], expected: str) -> None:

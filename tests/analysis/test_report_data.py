@@ -14,7 +14,7 @@ from report_runs import HOSTILE, hostile_vocabulary, make_run, make_seeds
 from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.record.writer import RecordWriter
 from tsloss_fast.analysis.report import data as report_data
-from tsloss_fast.analysis.report.data import newest, page_data, thin, thin_curve
+from tsloss_fast.analysis.report.data import page_data, thin_curve
 from tsloss_fast.analysis.report.names import VocabularyNames, visible
 from tsloss_fast.analysis.runs import load_runs
 
@@ -106,12 +106,6 @@ def test_a_thinned_curve_keeps_its_ends_and_peaks() -> None:
     assert (kept[0], kept[-1]) == (0, 49_999)
     assert (np.nanmax(values[kept]), np.nanmin(values[kept])) == (90.0, -70.0)
     assert thin_curve(np.ones(3), 5).tolist() == [0, 1, 2]
-
-
-def test_a_step_shows_the_newest_record_not_after_it() -> None:
-    assert newest(np.array([0, 10, 20]), [0, 5, 10, 25]).tolist() == [0, 0, 1, 2]
-    assert newest(np.array([5]), [0, 5]).tolist() == [-1, 0]
-    assert thin([3, 1, 1, 2], 5) == [1, 2, 3]
 
 
 def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_path: Path) -> None:

@@ -179,14 +179,10 @@ def test_few_runs_claim_nothing_of_others_and_five_seeds_have_intervals(
 ) -> None:
     relation = context_of(runs)["relation"]
     assert relation["rows"] == []
-    assert "too few to say anything about other runs" in relation["sentences"][0]
+    assert "too few to say anything" in relation["sentences"][0]
     many = [make_run(tmp_path / f"seed{k}", seed=k, steps=[0, 5, 10, 15]) for k in range(5)]
     relation = context_of(*many)["relation"]
-    claims = sum(row["claim"] for row in relation["rows"])
-    assert (
-        relation["sentences"][0] == f"{claims} of {len(relation['rows'])} intervals exclude zero."
-    )
-    assert claims > 0
+    assert sum(row["claim"] for row in relation["rows"]) > 0
     assert "Spearman" not in " ".join(relation["sentences"])
     assert all(row["low"] <= row["coefficient"] <= row["high"] for row in relation["rows"])
 

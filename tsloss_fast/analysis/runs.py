@@ -79,7 +79,7 @@ class Run:
     def test_items(self) -> int | None:
         """The number of held-out items that an accuracy is a share of, if the run says it."""
         known = self.reference.get("test_items", self.config.get("test_size"))
-        return known if type(known) is int and known > 0 else None
+        return known if type(known) is int and 0 < known < 2**31 else None
 
     @property
     def began(self) -> float:
@@ -148,7 +148,7 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
             folders += [folder, *(p for p in [folder / CONTROL] if (p / RECORD).exists())]
     unique = list(dict.fromkeys(folder.resolve() for folder in folders))
     runs = [load_run(folder) for folder in unique]
-    # Names that are alike are told apart by the seed if that is enough, else by the folder.
+    # Equal names get the seed if that makes them differ, else the folder.
     seeded = [run.name if run.seed is None else f"{run.name}, seed {run.seed}" for run in runs]
     placed = [f"{escape_invisible('/'.join(run.folder.parts[-2:]))}: {run.name}" for run in runs]
     names = [run.name for run in runs]
@@ -202,7 +202,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def _config(path: Path) -> tuple[Mapping[str, Any], str]:
-    """The settings and the command line of `tsloss tune`; empty if there is no file, or one of
+    """The settings and the command line of `tsloss tune`; empty for a missing file and for one of
     another program."""
     try:
         whole = json.loads(path.read_text("utf-8"))

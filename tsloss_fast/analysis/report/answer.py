@@ -32,6 +32,8 @@ COLUMNS = (
 VARIATION = (
     "coefficient of variation, which is the standard deviation of the bars divided by their mean"
 )
+# Runs without a comparison that are told in words; of more, the table tells.
+SHOWN_ALONE = 3
 INTERVAL = "95\u00a0% interval"
 UNKNOWN = "–"
 
@@ -89,13 +91,14 @@ Pair = tuple[Ending, Ending]
 
 
 def facts(ends: Sequence[Ending]) -> list[list[str]]:
-    """What was run, as names and values; a fact that the runs do not say is left out."""
+    """Return names and values of what was run; a fact that the runs do not say is left out."""
     runs = [end.run for end in ends]
     clouds = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
     sizes = {name: _range(int(record.series(name, cloud)[-1]) for record, cloud in clouds)
              for name in ("n_points", "n_features")}  # fmt: skip
     many = len({cloud for _, cloud in clouds})
     tuned = [run.config for run in runs if "loss" in run.config and not run.control]
+    seeds = {run.seed for run in runs if run.seed is not None}
     metrics = [str(run.record.metadata.get("metric", "euclidean")) for run in runs]
     found: dict[str, Sequence[Any]] = {
         "Model": [run.model for run in runs],
@@ -103,7 +106,7 @@ def facts(ends: Sequence[Ending]) -> list[list[str]]:
         "Difficulty": [run.config.get("difficulty") for run in runs],
         "Method": [f"{LOSSES.get(c['loss'], c['loss'])}, weight {c['weight']:g}" for c in tuned],
         "Control": ["cross-entropy alone" for run in runs if run.control],
-        "Seeds": [_range(run.seed for run in runs if run.seed is not None)],
+        "Seeds" if len(seeds) > 1 else "Seed": [_range(seeds)],
         "Test items": [run.test_items for run in runs],
         "Steps": [_range(end.step for end in ends)],
         "Clouds": [many] * (many > 1),
@@ -172,7 +175,9 @@ def answer(ends: Sequence[Ending], groups: Sequence[Sequence[int]]) -> list[str]
         if isinstance(steps, int) and end.step < steps:
             name = capital(visible(end.run.name, 80))
             limits.append(f"{name} ends at step {end.step}, although {steps} were to be run.")
-    return [*(results or [_alone(end) for end in ends][:3]), *dict.fromkeys(limits)]
+    if not results and len(ends) > SHOWN_ALONE:
+        results = [f"The table shows how these {len(ends)} runs ended; no two can be compared."]
+    return [*(results or map(_alone, ends)), *dict.fromkeys(limits)]
 
 
 def _pairs(ends: Sequence[Ending], group: Sequence[int]) -> list[Pair]:

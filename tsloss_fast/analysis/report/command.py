@@ -14,13 +14,15 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsloss_fast import __version__
 from tsloss_fast._files import check_writable, whole_file
 from tsloss_fast._terminal import CommandParser, require, say
-from tsloss_fast.analysis.runs import Run, load_runs
 from tsloss_fast.analysis.words import WORDS, label_of
+
+if TYPE_CHECKING:
+    from tsloss_fast.analysis.runs import Run
 
 __all__ = ["context", "main", "write_report"]
 
@@ -52,8 +54,9 @@ def write_report(
         OSError: `out` cannot be written (`check_writable`); raised before the runs are read.
         ModuleNotFoundError: a package of the extra `analysis` is not installed.
     """
-    require("tsloss report", "analysis", "jinja2", "scipy")
+    require("tsloss report", "analysis", "jinja2", "scipy", "pyarrow")
     from tsloss_fast.analysis.report.names import find_names
+    from tsloss_fast.analysis.runs import load_runs
 
     out = Path(out)
     check_writable(out)
@@ -97,7 +100,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
             tokens = [drawn["tokens"][i] for i in drawn["frames"][-1].get("nearest", [])]
             story = tell(courses[k][-1], functools.partial(named, names=tokens))
             verdicts[k].append((title, story["verdict"], story["kind"]))
-            card = {"id": f"run-{k}" + f"-cloud-{cloud}" * (place > 0), "run": k, **story}
+            card = {"id": f"run-{k}" + f"-cloud-{cloud}" * (len(courses[k]) > 1), "run": k, **story}
             card |= {name: entry[name] for name in ("name", "colour", "dash")}
             cards.append(card | {"task": tell_task(run)})
         # The name of the only cloud tells nothing.
@@ -138,7 +141,7 @@ def _overall(verdicts: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
 
 
 def _relation(runs: Sequence[Run]) -> dict[str, Any]:
-    """What correlations of topology with performance allow to be said, and those with intervals."""
+    """Sentences on correlations of topology with performance, and those that have an interval."""
     from tsloss_fast.analysis.relation.relate import relate
     from tsloss_fast.analysis.report.names import visible
 
@@ -148,23 +151,22 @@ def _relation(runs: Sequence[Run]) -> dict[str, Any]:
             "cross-entropy), so there is nothing to relate the topology to."
         )
         return {"sentences": [nothing], "rows": []}
-    found = relate(runs)
-    rows = []
+    found, rows = relate(runs), []
+    several = len({entry.group for entry in found.correlations}) > 1
     for entry in found.correlations:
         if entry.coefficient is not None and entry.low is not None:
             numbers = f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})"
-            row = {name: getattr(entry, name) for name in _ROW}
-            row |= {name: label_of(row[name]) for name in ("quantity", "outcome")}
+            group = f" ({visible(str(entry.group), 80)})" if several else ""
+            fields = ("view", "coefficient", "low", "high", "runs", "claim")
+            row = {name: getattr(entry, name) for name in fields}
+            row |= {
+                "quantity": label_of(entry.quantity) + group,
+                "outcome": label_of(entry.outcome),
+            }
             rows.append(row | {"text": numbers.replace("-", "−")})
     # The table has each of the intervals that exclude zero.
     said = [visible(s, 1000) for s in found.sentences() if not rows or " Spearman " not in s]
-    if rows:
-        excluded = sum(row["claim"] for row in rows)
-        said.insert(0, f"{excluded} of {len(rows)} intervals exclude zero.")
     return {"sentences": said, "rows": rows}
-
-
-_ROW = ("quantity", "outcome", "view", "coefficient", "low", "high", "runs", "claim")
 
 
 def _rendered(filled: Mapping[str, Any]) -> str:
@@ -183,7 +185,7 @@ def _rendered(filled: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    # Only this script runs, whatever else might come to stand in the page.
+    # The browser runs this script and refuses any other that might come to stand in the page.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     safe = {"data": filled["data"], "css": files["page.css"], "script": script}
     safe |= {"hash": f"'sha256-{digest}'"}

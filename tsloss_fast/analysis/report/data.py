@@ -21,8 +21,8 @@ from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, l
 
 __all__ = ["compact", "newest", "page_data", "thin", "thin_curve"]
 
-# Steps of the slider, and what a page of at most 1.5 MB may hold: points of clouds over all steps,
-# clouds and runs; values of all curves; values of one curve, whose figure is fewer pixels wide.
+# Limits that keep a page below 1.5 MB: steps of the slider; points of clouds over all steps, clouds
+# and runs; values of all curves; values of one curve, whose figure is fewer pixels wide.
 STEPS, LEAST = 61, 8
 FRAME_POINTS, MAP_POINTS = 40_000, 10_000
 CURVE_VALUES, CURVE_POINTS, LEAST_POINTS = 20_000, 2000, 50
@@ -82,11 +82,12 @@ def page_data(
 
 def _run(run: Run) -> dict[str, Any]:
     rho = run.record.metadata.get("rho")
+    known = isinstance(rho, (int, float)) and np.isfinite(rho)
     return {
         "name": visible(run.name, 80),
         "control": run.control,
         # The share of the mean below which a bar counts as redundant; old records do not say it.
-        "rho": float(rho) if isinstance(rho, (int, float)) else THRESHOLDS["short"],
+        "rho": rho if known else THRESHOLDS["short"],
         "metric": str(run.record.metadata.get("metric", "euclidean")),
         "clouds": {},
     }
@@ -170,7 +171,7 @@ def _maps(
     record's are in no map.
     """
     maps: dict[int, dict[str, Any]] = {}
-    # By number of coordinates and run: points of all frames, tokens, and where each frame ends.
+    # The points of all frames, the tokens, and where each frame ends, by width and run.
     rows: dict[int, dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for k, record in records.items():
         columns = CloudColumns(record, cloud)
@@ -256,7 +257,7 @@ def _lines(
     group: Mapping[str, Any], curves: Mapping[int, tuple[np.ndarray, np.ndarray]], limit: int
 ) -> Iterator[dict[str, Any]]:
     """The line of a method: the mean of its runs at the steps that all of them have, with a band
-    from the least to the greatest; a line for each run if there is no such step."""
+    from the least to the greatest; without such a step, a line for each run."""
     members = [curves[k] for k in group["runs"] if k in curves]
     common = set.intersection(*({*at.tolist()} for at, _ in members)) if members else set()
     for part in [members] if common else [[member] for member in members]:
@@ -326,7 +327,7 @@ def _notes(
     every: Sequence[int],
     data: Mapping[str, Any],
 ) -> list[str]:
-    """What a reader must know of how the page was made from the records."""
+    """Sentences on how the page was made from the records."""
     notes = []
     if (shown := len(data["slider"])) < len(every):
         notes.append(

@@ -1,4 +1,4 @@
-"""What happened to a prompt, in plain sentences, and whether it is healthy, by four rules.
+"""The course of a prompt in plain sentences, and its health by four rules.
 
 Every sentence is a statement about numbers of the record, with the steps at which they stand.
 "Since step s" means: in every record from s to the last one. Nothing is said of what lies between
@@ -157,7 +157,7 @@ def _of_evenness(course: Course) -> Iterator[str]:
     if end >= EVEN:
         yield f"The bars are uneven: coefficient of variation {now}."
         return
-    # One record at a level is no course.
+    # A level that only the last record has reached is not one that lasts.
     lasting = ((level, held_since(course.variation < level)) for level in LEVELS)
     level, since = next((found for found in lasting if found[1] < last), (EVEN, last))
     when = capital(_when(course, since))
