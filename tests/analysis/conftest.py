@@ -13,9 +13,3 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from report_runs import make_pair  # needs pyarrow, which other tests here do without
 
     return make_pair(tmp_path_factory.mktemp("report") / "run")
-
-
-@pytest.fixture
-def short_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Megabytes of plotly in every page tell most tests nothing."""
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "var Plotly = {};")

@@ -21,14 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update"
 )
 
 
@@ -40,7 +34,7 @@ def chromium(profile: Path) -> Iterator[Any]:
         pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     session = webdriver.Chrome(options=options, service=Service(driver))
@@ -50,53 +44,55 @@ def chromium(profile: Path) -> Iterator[Any]:
         session.quit()
 
 
+def settle(browser: Any, script: str = "", *arguments: Any) -> None:
+    """Run a script, and wait until its step is drawn, which is in the next frame."""
+    wait = "requestAnimationFrame(() => requestAnimationFrame([...arguments].pop()))"
+    browser.execute_async_script(f"{script}; {wait}", *arguments)
+
+
 def resize(browser: Any, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    settle(browser)
+
+
+def choose(browser: Any, name: str, value: int) -> None:
+    """Set the control of that name as its user would."""
+    script = "const control = document.getElementById(arguments[0]); control.value = arguments[1];"
+    events = "['input', 'change'].forEach((name) => control.dispatchEvent(new Event(name)))"
+    settle(browser, script + events, name, value)
 
 
 def move(browser: Any, step: int) -> None:
-    browser.execute_script(
-        "const s = document.getElementById('step'); s.value = arguments[0];"
-        "s.dispatchEvent(new Event('input'));",
-        STEPS.index(step),
-    )
+    choose(browser, "step", STEPS.index(step))
 
 
 def until(browser: Any, condition: Any) -> Any:
     return WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: condition())
 
 
-def drawn(browser: Any, selector: str, index: int = 0) -> Any:
-    """The plotly element, brought into view and drawn."""
-    place = browser.find_elements(By.CSS_SELECTOR, selector)[index]
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-    until(browser, lambda: browser.execute_script("return !!arguments[0].data", place))
-    # A step is drawn in the next frame.
-    browser.execute_async_script(
-        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
-    )
-    return place
+def plots(browser: Any, kind: str) -> list[Any]:
+    found: list[Any] = browser.find_elements(By.CSS_SELECTOR, f"[data-kind={kind}] .plot")
+    return found
 
 
-def see_all(browser: Any) -> None:
-    for place in browser.find_elements(By.CSS_SELECTOR, ".plot"):
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-        until(browser, lambda p=place: browser.execute_script("return !!arguments[0].data", p))
+def ticks(browser: Any, plot: Any, along: str = "x") -> dict[str, float]:
+    """The labels of an axis of a figure, and where they stand in its SVG."""
+    script = f"""return [...arguments[0].querySelectorAll('.{"tick" if along == "x" else "end"}')]
+        .map((text) => [text.textContent, Number(text.getAttribute('{along}'))])"""
+    # The label of a row stands 4 below its line.
+    down = 4 if along == "y" else 0
+    return {text: place - down for text, place in browser.execute_script(script, plot)}
 
 
-def ends(browser: Any, place: Any) -> list[float]:
-    """Where the bars end, from plotly's data."""
-    x: list[float] = browser.execute_script("return arguments[0].data[1].x", place)
-    return x
-
-
-def pixels(browser: Any, place: Any) -> np.ndarray:
-    """Lengths of the bars as they are on the screen, from the SVG."""
-    paths = browser.execute_script(
-        "return [...arguments[0].querySelector('.scatterlayer .trace').querySelectorAll("
-        "'path.js-line')].map((path) => path.getAttribute('d')).join(' ')",
-        place,
-    )
-    points = np.array(re.findall(r"M([\d.]+),[\d.]+[LH]([\d.]+)", paths), dtype=float)
-    return points[:, 1] - points[:, 0]
+def values(browser: Any, plot: Any, path: str) -> np.ndarray:
+    """The places (K, 2) of a path in a figure, in the numbers of its axes; rows are pixels."""
+    script = "return arguments[0].querySelector(arguments[1])?.getAttribute('d') ?? ''"
+    places = re.findall(r"[ML]([\d.]+) ([\d.]+)", browser.execute_script(script, plot, path))
+    points = np.array(places, dtype=float).reshape(-1, 2)
+    for column, along in enumerate("xy"):
+        axis = ticks(browser, plot, along)
+        if all(re.fullmatch(r"[\d.]+", text) for text in axis):
+            slope, start = np.polyfit(list(axis.values()), list(map(float, axis)), 1)
+            points[:, column] = slope * points[:, column] + start
+    return points
