@@ -17,9 +17,15 @@ from saved_tables import DIM, ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
 from tsloss_fast._files import exclusive
-from tsloss_fast.analysis.table import command
+from tsloss_fast.analysis.table import table as searched
 from tsloss_fast.analysis.table.table import open_table
 from tsloss_fast.cli import main
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder, where the command writes unless it is told another place."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +43,8 @@ def test_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     points = torch.cat([table(), torch.from_numpy(copies(40, 5, DIM).astype(np.float32) + 1)])
     file = save(tmp_path / "model.safetensors", embedding=points)
-    real = command.rows_of_block
-    monkeypatch.setattr(command, "rows_of_block", lambda *args: min(real(*args), 96))
+    real = searched.rows_of_block
+    monkeypatch.setattr(searched, "rows_of_block", lambda *args: min(real(*args), 96))
     assert main(["barcode", str(file), "--metric", metric, "--out", str(tmp_path / "o.npz")]) == 0
     assert_barcode_of(points, tmp_path / "o.npz", metric)
 

@@ -20,7 +20,8 @@ from clouds import gaussian
 from saved_tables import ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
-from tsloss_fast.analysis.table import command, work
+from tsloss_fast.analysis.table import table as searched
+from tsloss_fast.analysis.table import work
 from tsloss_fast.cli import main
 from tsloss_fast.distributed.cloud import Edges
 from tsloss_fast.distributed.watch import Begun
@@ -48,7 +49,7 @@ def run_until(
         patch.setattr(work, "KEEP_SECONDS", 0.0)
         patch.setattr(work.Work, "done", counted)
         patch.setattr(work.Work, "begin", seen)
-        patch.setattr(command, "rows_of_block", lambda *args: 96)
+        patch.setattr(searched, "rows_of_block", lambda *args: 96)
         code = main(["barcode", str(file), "--out", str(out)])
     return code, begun
 
@@ -178,7 +179,7 @@ CHANGES: list[tuple[str, Callable[[np.ndarray], Any]]] = [
 
 
 def opened(folder: Path) -> work.Work:
-    return work.Work(folder, {"file": "a"}, 100, 0, 1, lambda fraction: None)
+    return work.Work(folder / "process-0.npz", "a search", 100)
 
 
 def begun_of(search: work.Work) -> list[Begun]:

@@ -12,7 +12,15 @@ from torch.nn.functional import pad
 from tsloss_fast._batch import can_bypass_dispatcher, is_zero3_partitioned, refuse_partitioned
 from tsloss_fast.functional import H0Persistence, h0_persistence
 
-__all__ = ["Clouds", "LastBarcode", "cloud_names", "cloud_parts", "one_batch", "prompt_clouds"]
+__all__ = [
+    "Clouds",
+    "LastBarcode",
+    "MeanSquaredNorm",
+    "cloud_names",
+    "cloud_parts",
+    "one_batch",
+    "prompt_clouds",
+]
 
 # The result of a function of clouds: points (N, D) or (B, N, D), or several such tensors.
 Clouds = Tensor | Sequence[Tensor]
@@ -25,6 +33,13 @@ PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
 # so that neither DeepSpeed nor another package has to be importable.
 _WRAPPERS = {"AveragedModel", "DataParallel", "DeepSpeedEngine"}
 _WRAPPERS |= {"DistributedDataParallel", "FullyShardedDataParallel"}
+
+
+class MeanSquaredNorm(nn.Module):
+    """The L2 baseline: the mean of ‖p_i‖² over the points of clouds (..., N, D)."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.square().sum(-1).mean()
 
 
 def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tensor:
