@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsloss_fast.analysis.vocabulary import nearest as module
-from tsloss_fast.analysis.vocabulary.names import (
+from tsloss_fast.analysis.vocabulary.files import (
     readable,
     text_of_byte_level,
     text_of_sentencepiece,
@@ -191,5 +191,5 @@ def test_sentencepiece_tokens_have_their_spaces_and_bytes():
 
 def test_the_module_imports_without_transformers_and_gguf():
     block = "import sys; sys.modules.update(transformers=None, gguf=None, tokenizers=None); "
-    code = "from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary"
+    code = "from tsloss_fast.analysis.vocabulary.files import load_vocabulary"
     subprocess.run([sys.executable, "-c", block + code], check=True)

@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason=NEEDS)
 
 from transformers import AutoTokenizer, T5Config, TrainingArguments
 
-from tsloss_fast.analysis.vocabulary.models import INSTALL_SMOLLM2, SMOLLM2_PACKAGE
+from tsloss_fast.analysis.vocabulary.files import INSTALL_SMOLLM2, SMOLLM2_PACKAGE
 from tsloss_fast.tuning import (
     ModelNotAvailableError,
     TSLossTrainer,

@@ -23,7 +23,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tsloss_fast.analysis.vocabulary import files as vocabulary_files
-from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
+from tsloss_fast.analysis.vocabulary.files import load_vocabulary
 from tsloss_fast.tuning import ModelNotAvailableError, load_model
 
 # Not importorskip, which runs the package, whose own imports are not installed.
@@ -278,8 +278,8 @@ def test_a_gguf_file_is_read_or_refused_without_transformers(tmp_path):
     code = """
 import sys
 sys.modules.update(transformers=None, peft=None)
-from tsloss_fast.analysis.vocabulary.models import ModelNotAvailableError
-from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
+from tsloss_fast.analysis.vocabulary.files import ModelNotAvailableError
+from tsloss_fast.analysis.vocabulary.files import load_vocabulary
 assert load_vocabulary("tiny.gguf").tokens[3] == "!"
 try:
     load_vocabulary("absent.gguf")
@@ -311,7 +311,7 @@ def test_transformers_is_asked_for_where_it_is_needed(tmp_path, monkeypatch, nam
 def test_smollm2_is_read_without_importing_transformers():
     pytest.importorskip("gguf", reason=NEEDS)
     code = (
-        "import sys; from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary; "
+        "import sys; from tsloss_fast.analysis.vocabulary.files import load_vocabulary; "
         "load_vocabulary('smollm2'); sys.exit('transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
