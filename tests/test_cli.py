@@ -1,8 +1,10 @@
-"""The command `tsloss`: help with examples, errors of one line, the right command called."""
+"""The command `tsloss`: help without delay, errors of one line, the right command called."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
@@ -10,13 +12,29 @@ import sys
 import types
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from tsloss_fast import cli, doctor
+from tsloss_fast import __version__, cli, doctor
+from tsloss_fast._files import check_writable_folder
 from tsloss_fast._terminal import require
 
-COMMANDS = ("tune", "analyze", "plot", "report", "bench", "doctor")
+# What each command has to find, so that it can be asked for its help.
+NEEDS = {
+    "tune": ("transformers", "peft", "accelerate", "safetensors", "pyarrow"),
+    **dict.fromkeys(("analyze", "plot", "report", "barcode"), ("pyarrow",)),
+    **dict.fromkeys(("compare", "bench"), ("tsloss_fast.benchmarks",)),
+    "doctor": (),
+}
+HELP = """
+import sys
+from tsloss_fast.cli import main
+try:
+    sys.exit(main(sys.argv[1:]))
+finally:
+    print(sorted({"torch", "numpy", "transformers", "matplotlib"} & sys.modules.keys()))
+"""
 
 
 def run(*arguments: str) -> int | str | None:
@@ -42,26 +60,75 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_help_lists_every_command_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def needs(command: str) -> None:
+    for module in NEEDS[command]:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+
+
+def python(code: str, *arguments: str) -> str:
+    """Standard output of a process, with its error if there is one."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_without_arguments_it_shows_the_help_which_lists_every_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name} " in shown for name in COMMANDS)
+    assert all(f"  {name} " in shown for name in NEEDS)
     assert "example: tsloss tune" in shown
+    for arguments in ([], ["--debug"]):
+        assert run(*arguments) == 0
+        assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_has_an_example(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if command == "tune":
-        pytest.importorskip("transformers")
-        pytest.importorskip("peft")
-    if command in ("tune", "analyze", "plot", "report"):
-        pytest.importorskip("pyarrow")
-    assert run(command, "--help") == 0
-    shown = capsys.readouterr().out
+@pytest.mark.parametrize("command", NEEDS)
+def test_help_of_every_command_has_an_example_and_does_not_wait_for_torch(command: str) -> None:
+    needs(command)
+    shown = python(HELP, command, "--help")
     assert shown.startswith(f"usage: tsloss {command}")
     assert f"example: tsloss {command}" in shown
+    assert shown.endswith("\n[]\n")
+    assert bool(re.search(r"-o \w+, --out \w+", shown)) == (command != "doctor")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--help"], "(in every command)"),
+        (["--version"], f"tsloss_fast {__version__}\n"),
+        (["analyse", "x"], "error: there is no command 'analyse'; did you mean analyze?\n"),
+        (["nope"], "error: there is no command 'nope'; tsloss --help lists the commands\n"),
+    ],
+)
+def test_what_needs_no_command_does_not_wait_for_torch(arguments: list[str], shown: str) -> None:
+    said = python(HELP, *arguments)
+    assert shown in said
+    assert "[]\n" in said
+    assert run(*arguments) == (0 if arguments[0].startswith("-") else 2)
+
+
+def test_the_package_imports_torch_when_a_name_is_first_used_or_torch_is_there() -> None:
+    lazy = """
+import sys, tsloss_fast
+assert set(tsloss_fast.__all__) <= set(dir(tsloss_fast))
+assert not hasattr(tsloss_fast, "h0")
+assert "torch" not in sys.modules
+from tsloss_fast import *
+from tsloss_fast import TSLoss, barcode, h0_persistence
+import torch
+assert h0_persistence is tsloss_fast.functional.h0_persistence
+assert barcode is sys.modules["tsloss_fast.barcode"]
+deaths = torch.compile(lambda x: tsloss_fast.h0_persistence(x).deaths, backend="eager")
+print(deaths(torch.eye(2)).item() ** 2)
+"""
+    assert float(python(lazy)) == pytest.approx(2.0)
+    # An exported program that is loaded next finds the operators.
+    print_operators = "import torch, tsloss_fast; print(len(dir(torch.ops.tsloss_fast)) > 5)"
+    assert python(print_operators) == "True\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -93,17 +160,6 @@ def test_standard_streams_may_be_closed(
     assert sys.stderr is None
 
 
-def test_help_is_not_slowed_down_by_what_it_does_not_need() -> None:
-    script = (
-        "import sys; from tsloss_fast.cli import main\n"
-        "try: main(['--help'])\n"
-        "finally: print(sorted({'transformers', 'peft', 'gudhi', 'matplotlib'}"
-        " & set(sys.modules)))"
-    )
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert shown.stdout.endswith("[]\n"), shown.stderr
-
-
 def test_it_runs_as_a_module() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "tsloss_fast", "doctor"], capture_output=True, text=True
@@ -112,12 +168,15 @@ def test_it_runs_as_a_module() -> None:
     assert "instruction set" in shown.stdout
 
 
-def test_doctor_prints_its_report_as_aligned_lines(
+def test_doctor_prints_its_report_as_aligned_lines_or_as_a_json_object(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "report", lambda: {"cpu": "fast", "a longer name": "value"})
+    facts = {"cpu": "fast", "a longer name": "value λ \x1b"}
+    monkeypatch.setattr(doctor, "report", lambda: facts)
     assert run("doctor") == 0
-    assert capsys.readouterr().out == "cpu            fast\na longer name  value\n"
+    assert capsys.readouterr().out == "cpu            fast\na longer name  value λ \\x1b\n"
+    assert run("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == facts
 
 
 def test_bench_gets_its_arguments_and_gives_its_exit_code(bench: list[list[str]]) -> None:
@@ -126,7 +185,7 @@ def test_bench_gets_its_arguments_and_gives_its_exit_code(bench: list[list[str]]
     assert bench == [["20x2048", "--quick"], ["--threads", "2"]]
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["--nope"], ["doctor", "extra"]])
+@pytest.mark.parametrize("arguments", [["nope"], ["--nope"], ["doctor", "extra"]])
 def test_wrong_usage_has_the_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,23 +289,55 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_an_output_that_cannot_be_written_is_an_error_without_a_traceback() -> None:
-    doctor = [sys.executable, "-m", "tsloss_fast", "doctor"]
+def test_a_full_or_closed_standard_output_is_an_error_without_a_traceback() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "w") as full:
-        to_full = subprocess.run(
-            doctor, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
-        )
-    assert to_full.returncode == 1
-    assert to_full.stderr.startswith("tsloss: error: [Errno 28]")
-    assert to_full.stderr.count("\n") == 1
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "w") as pipe:
-        to_nobody = subprocess.run(
-            doctor, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
-        )
-    assert (to_nobody.returncode, to_nobody.stderr) == (1, "")
+    said = []
+    for place in (os.open("/dev/full", os.O_WRONLY), writing):
+        with open(place, "w") as out:
+            command = [sys.executable, "-m", "tsloss_fast", "doctor"]
+            done = subprocess.run(
+                command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
+            )
+        assert done.returncode == 1
+        said.append(done.stderr)
+    assert re.fullmatch(r"tsloss: error: \[Errno 28\].*\n", said[0])
+    assert said[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["tune", "--model", "no/model"], 1),
+        (["compare", "quick"], 1),
+        (["bench", "4x4"], 2),
+        (["barcode", "no.npy"], 1),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_noticed_before_the_work(
+    arguments: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file that the user named is in the error, and nothing else is said or made."""
+    needs(arguments[0])
+    (tmp_path / "file").touch()
+    name = "run.md" if arguments[0] == "bench" else "run.npz"
+    for option in ("-o", "--out", "--output")[: 3 if arguments[0] == "bench" else 2]:
+        assert run(*arguments, option, str(tmp_path / "file" / name)) == code
+        shown = capsys.readouterr()
+        assert shown.err.count("\n") == 1
+        assert f"cannot write {tmp_path}/file/{name}: {tmp_path}/file is no folder" in shown.err
+        assert shown.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_can_be_made_or_filled_passes_and_is_left_as_it_was(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "a" / "b"):
+        check_writable_folder(folder)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"cannot write .*/file: .*/file is no folder"):
+        check_writable_folder(tmp_path / "file")
 
 
 def test_all_packages_that_are_missing_are_named_at_once() -> None:

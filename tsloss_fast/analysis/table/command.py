@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `tsloss barcode`; returns the exit code 0, raises on errors."""
     options = _parser().parse_args(argv)
     # In the working folder: that of the table may be a cache, or closed to its reader.
-    out = options.out or Path(options.file.with_suffix(".barcode.npz").name)
+    out = options.out or Path(f"{options.file.stem}.barcode.npz")
     if out.suffix not in _SUFFIXES:
         raise ValueError(f"--out: expected a name that ends in {' or '.join(_SUFFIXES)}, got {out}")
     for option in ("--threads", "--processes", "--block-mb"):

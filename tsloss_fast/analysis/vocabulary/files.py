@@ -152,7 +152,7 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
         if not folder.is_dir():
             folder = Path(snapshot_download(name, local_files_only=True))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-        model = _on_meta(AutoConfig.from_pretrained(str(folder), **options))
+        model: Any = _on_meta(AutoConfig.from_pretrained(str(folder), **options))
         embeddings = _from_safetensors(folder, model)
         if embeddings is None:
             # The long way, for files that only transformers can read.
@@ -161,12 +161,13 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
             )
             embeddings = model.get_input_embeddings().weight.detach()
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        reason = "it is neither a folder nor in the local cache of the Hugging Face Hub"
+        if folder.is_dir():
+            reason = [*str(error).strip().splitlines(), "its files are not complete"][0]
         raise ModelNotAvailableError(
-            f"the model {name!r} is not complete on this machine ({reason}). Only models on this "
-            "machine are read here: pass a folder written by save_pretrained (model and "
-            "tokenizer), a .gguf file, or load it once with a network connection "
-            "(tsloss_fast.tuning.load_model)"
+            f"the vocabulary of {name!r} cannot be read: {reason}. Only models on this machine are "
+            "read here: pass a folder written by save_pretrained (model and tokenizer), a .gguf "
+            "file, or load it once with a network connection (tsloss_fast.tuning.load_model)"
         ) from error
     return _scaled(embeddings, model.get_input_embeddings()), _names(tokenizer, len(embeddings))
 
