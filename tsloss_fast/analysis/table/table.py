@@ -40,14 +40,12 @@ _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 
 @dataclass
 class Table:
-    """A table of `rows` points with `dim` coordinates in the file `path`, under the name `key`
-    (empty if it has none), in numbers of the type `stored`.
+    """A table of `rows` points with `dim` coordinates in the first of `files`, under the name `key`
+    (empty if it has none), in numbers of the type `stored`. They depend on the other files, too.
 
-    `files` are all files that its numbers depend on, `path` among them. `read(a, b)` gives the rows
-    from a to b, (b - a, D), as `dtype`, which is float32 or float64.
+    `read(a, b)` gives the rows from a to b, (b - a, D), as `dtype`: float32 or float64.
     """
 
-    path: Path
     files: tuple[Path, ...]
     key: str
     rows: int
@@ -62,11 +60,7 @@ def open_table(path: Path, key: str | None) -> Table:
     file holds (in a GGUF file, the embeddings of the tokens). Float8 tables are multiplied by their
     scales.
 
-    Raises:
-        FileNotFoundError: the path does not exist.
-        DamagedSource: the file cannot be read.
-        NoCloudError: the file has no such table, or several and `key` is None.
-        MissingReaderError: safetensors or gguf is needed and not installed.
+    Raises FileNotFoundError, or SourceError for what cannot be read, also for want of a package.
     """
     tensors = open_tensors(path)
     if key is not None and len(tensors) == 1 and not tensors[0].name:
@@ -88,16 +82,15 @@ def open_table(path: Path, key: str | None) -> Table:
     # A table whose numbers cannot be read is refused here, before anything is written.
     read(0, min(rows, 1))
     files = tuple(dict.fromkeys((chosen.path, *chosen.files)))
-    return Table(chosen.path, files, chosen.name, rows, dim, dtype, chosen.stored, read)
+    return Table(files, chosen.name, rows, dim, dtype, chosen.stored, read)
 
 
 def write_barcode(options: argparse.Namespace, out: Path) -> None:
     """Write to `out` the barcode of the table that the options of `tsloss barcode` name, and say
     what it is like. In several processes, the first one writes.
 
-    Raises:
-        HeldElsewhere: another command writes the same output.
-        ValueError, OSError, SourceError: the table or the output cannot be used.
+    Raises HeldElsewhere if another command writes the same output, and ValueError, OSError or
+    SourceError if the table or the output cannot be used.
     """
     start = time.monotonic()
     if options.threads is not None:
@@ -141,24 +134,22 @@ def _together(peers: Peers) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(folder: Path, out: Path) -> Iterator[None]:
     """Hold the folder of the state, beside the output, against other commands."""
-    remedy = "or choose another --out"
     if folder.is_symlink():
-        raise OSError(f"{folder} is a symbolic link: remove it, {remedy}")
+        raise OSError(f"{folder} is a symbolic link: remove it, or choose another --out")
     try:
         with exclusive(folder, passing=True):
             yield
     except HeldElsewhere as holder:
-        text = f"{out} is being computed by {holder}: wait for it to end, {remedy}"
-        raise HeldElsewhere(text) from None
+        remedy = "wait for it to end, or choose another --out"
+        raise HeldElsewhere(f"{out} is being computed by {holder}: {remedy}") from None
 
 
 def _solve(
     options: argparse.Namespace, table: Table, folder: Path, peers: Peers
 ) -> tuple[Tensor, Tensor]:
-    n, metric = table.rows, options.metric
+    n, metric, block = table.rows, options.metric, options.block_mb << 20
     with _together(peers):
         owners = Owners([n * rank // peers.size for rank in range(peers.size + 1)])
-        block = options.block_mb << 20
         rows = rows_of_block(max(owners.sizes), table.dim, table.dtype, metric, block)
         stats = [(str(file.resolve()), file.stat()) for file in table.files]
         files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -173,8 +164,7 @@ def _solve(
         return MappedShard(table.read, metric, *owners.range(peers.rank), rows)
 
     # Where `disable` is None, there is a bar only on a terminal.
-    off = True if peers.rank else None
-    cpu = torch.device("cpu")
+    off, cpu = True if peers.rank else None, torch.device("cpu")
     with tqdm(total=1.0, desc=_CALLER, bar_format=_BAR, leave=False, disable=off) as work.bar:
         _core.set_progress(work.tell)
         try:
@@ -195,7 +185,7 @@ def _write(out: Path, deaths: Tensor, edges: Tensor, points: int) -> None:
 
 
 def _tell(table: Table, metric: str, deaths: Tensor, processes: int, seconds: float) -> None:
-    name = f"{table.path.name} {table.key}".rstrip()
+    name = f"{table.files[0].name} {table.key}".rstrip()
     say(f"{name}: {table.rows} x {table.dim} ({table.stored}), {metric}")
     if len(deaths):
         middle, longest, zeros = deaths.double().median(), deaths[-1], int((deaths == 0).sum())

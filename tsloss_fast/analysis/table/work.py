@@ -38,14 +38,10 @@ class Work(Watch):
 
     def __init__(self, file: Path, identity: str, points: int, size: int = 1) -> None:
         self._file, self._identity, self._points = file, identity, points
-        # About where each stage begins and which share of the time it takes, after the reading. Of
-        # all pairs, 1 / size are within a process.
-        own = 0.9 / size
-        self._parts = {
-            "sample": (0.05, 0.05),
-            "own pairs": (0.1, own),
-            "ring": (0.1 + own, 0.9 - own),
-        }
+        # From where to where the bar moves in each stage, after the reading: about as the time is
+        # divided. Of all pairs, 1 / size are within a process.
+        own = 0.1 + 0.9 / size
+        self._parts = {"sample": (0.05, 0.1), "own pairs": (0.1, own), "ring": (own, 1.0)}
         self._part, self._order, self._units, self._at = (0.0, 0.05), -1, 1, 0
         self._last = time.monotonic()
         # What was done of each stage, by its place in the order of the stages.
@@ -61,10 +57,8 @@ class Work(Watch):
                 raise ValueError("its digest differs")
             if str(kept["identity"]) != self._identity:
                 return {}
-            return {
-                name: self._stage_of(*(kept[f"{name}-{field}"] for field in _FIELDS))
-                for name in kept["stages"].tolist()
-            }
+            names = kept["stages"].tolist()
+            return {n: self._stage_of(*(kept[f"{n}-{field}"] for field in _FIELDS)) for n in names}
         except FileNotFoundError:
             return {}
         except Exception as error:
@@ -73,7 +67,7 @@ class Work(Watch):
 
     def _stage_of(self, units: Any, keys: Any, ends: Any, lost: Any) -> Begun:
         """Raise ValueError unless the arrays can be those of a stage."""
-        count = ends.size // 2
+        count = keys.size
         shapes = units.shape, keys.shape, ends.shape, lost.shape
         types = units.dtype.kind, keys.dtype, ends.dtype, lost.dtype
         if shapes != ((), (count,), (count, 2), ()) or types != ("i", float, np.int64, bool):
@@ -124,8 +118,8 @@ class Work(Watch):
     def tell(self, part: float) -> None:
         """Show that `part` of the next unit is done: long calls of the core tell so."""
         if self.bar is not None:
-            before, share = self._part
-            now = before + share * min((self._at + part) / self._units, 1.0)
+            start, end = self._part
+            now = start + (end - start) * min((self._at + part) / self._units, 1.0)
             self.bar.n = max(self.bar.n, now)
             self.bar.refresh()
 
@@ -133,8 +127,6 @@ class Work(Watch):
 def _digest(state: Mapping[str, np.ndarray]) -> str:
     """A digest of all arrays with their names, types and shapes."""
     digest = hashlib.sha256()
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data.cast("B") if array.size else b"")
+    for name, array in sorted(state.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + array.tobytes())
     return digest.hexdigest()

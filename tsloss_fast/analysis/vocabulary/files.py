@@ -217,11 +217,10 @@ def _names(tokenizer: Any, rows: int) -> list[str | None]:
     added = tokenizer.added_tokens_decoder
     special.update(index for index, token in added.items() if token.special)
     # Whether the decoder, or a part of it, turns GPT-2's characters into bytes.
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     byte_level = hasattr(tokenizer, "byte_decoder")
-    if backend is not None:
-        decoder = backend.decoder
-        byte_level = decoder is not None and '"ByteLevel"' in decoder.__getstate__().decode()
+    if decoder is not None:
+        byte_level = b'"ByteLevel"' in decoder.__getstate__()
     names: list[str | None] = [None] * rows
     for token, index in tokenizer.get_vocab().items():
         if index < rows and index not in special:
