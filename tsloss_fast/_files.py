@@ -71,7 +71,7 @@ def check_writable_folder(path: Path) -> None:
     is made and nothing is left behind.
 
     Raises:
-        NotADirectoryError: `path` or something above it is there and is no folder.
+        NotADirectoryError: `path`, or something above it, exists but is no folder.
         OSError: the folder, or the one to make it in, cannot be written, such as PermissionError.
     """
     _check_takes_files(path, path.absolute())
@@ -83,12 +83,14 @@ def _check_takes_files(path: Path, folder: Path) -> None:
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise NotADirectoryError(f"cannot write {path}: {folder} is no folder")
+        raise NotADirectoryError(f"cannot write {path}: {folder} is no folder; use another folder")
     try:
         # The permission bits do not tell of file systems that are mounted read-only.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        reason = f"cannot be written: the folder {folder} takes no files ({error.strerror})"
+        reason = (
+            f"cannot be written: the folder {folder} takes no files ({error.strerror}); use another"
+        )
         raise type(error)(error.errno, reason, str(path)) from error
 
 

@@ -21,8 +21,8 @@ from tsloss_fast._terminal import CommandParser, one_line, say, usable_streams
 __all__ = ["main"]
 
 INTERRUPTED = 130
-# For each command the module whose `main` runs it, and what the help says of it. The benchmarks lie
-# in a folder of their own and join the package when it is installed.
+# Each command has a module, whose `main` runs it, and a line in the help. The benchmarks lie in a
+# folder of their own and join the package when it is installed.
 COMMANDS = {
     "tune": ("tsloss_fast.tuning.command", "tune a soft prompt with a topological loss"),
     "compare": (

@@ -19,7 +19,7 @@ _METRICS = ("euclidean", "sqeuclidean", "cosine", "manhattan")
 def main(argv: Sequence[str]) -> int:
     """Run `tsloss barcode`; returns the exit code 0, raises on errors."""
     options = _parser().parse_args(argv)
-    # In the working folder: that of the table may be a cache, or closed to its reader.
+    # The folder of the table may be a cache, or not writable, so the working folder is taken.
     out = options.out or Path(f"{options.file.stem}.barcode.npz")
     if out.suffix not in _SUFFIXES:
         raise ValueError(f"--out: expected a name that ends in {' or '.join(_SUFFIXES)}, got {out}")

@@ -192,6 +192,6 @@ def _tell(table: Table, metric: str, deaths: Tensor, processes: int, seconds: fl
         say(f"{len(deaths)} bars: median {middle:.4g}, longest {longest:.4g}, {zeros} of length 0")
     threads = counted(torch.get_num_threads(), "thread")
     where = f"{processes} process{'es' * (processes > 1)} of {threads}"
-    # Of this process, Python and torch included.
+    # The peak is that of this process, Python and torch included.
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"{seconds:.1f} s in {where}, {megabytes:.0f} MB at most")

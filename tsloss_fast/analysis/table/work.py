@@ -38,8 +38,8 @@ class Work(Watch):
 
     def __init__(self, file: Path, identity: str, points: int, size: int = 1) -> None:
         self._file, self._identity, self._points = file, identity, points
-        # From where to where the bar moves in each stage, after the reading: about as the time is
-        # divided. Of all pairs, 1 / size are within a process.
+        # Each stage moves the bar from one place to another, about as the time is divided. A share
+        # of 1 / size of all pairs lies within a process.
         own = 0.1 + 0.9 / size
         self._parts = {"sample": (0.05, 0.1), "own pairs": (0.1, own), "ring": (own, 1.0)}
         self._part, self._order, self._units, self._at = (0.0, 0.05), -1, 1, 0

@@ -44,8 +44,8 @@ def load_vocabulary(name: str) -> Vocabulary:
     Only the table of embeddings is read: from a GGUF file of either byte order, or from (sharded)
     safetensors, where a float8 table is multiplied by its scales. Where a model scales its
     embeddings in forward (Gemma), so is the table. Special tokens have no name.
-    Names are the tokens' texts with spaces as "␣" and what cannot be seen as Python writes it in a
-    string.
+    A token's name is its text with spaces as "␣" and invisible characters as Python writes them in
+    a string.
 
     Args:
         name: as in `tsloss_fast.tuning.load_model`: a folder, a `.gguf` file, `"smollm2"`, or the
@@ -145,7 +145,7 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
     from huggingface_hub import snapshot_download
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    # Runs name their models. Code in one is not executed, and nobody is asked to allow it.
+    # The names of models come from runs, so code that lies beside a model is never executed.
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     folder = Path(name).expanduser()
     try:
@@ -165,7 +165,7 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
         if folder.is_dir():
             reason = [*str(error).strip().splitlines(), "its files are not complete"][0]
         raise ModelNotAvailableError(
-            f"the vocabulary of {name!r} cannot be read: {reason}. Only models on this machine are "
+            f"the model {name!r} is not complete on this machine ({reason}). Only models on it are "
             "read here: pass a folder written by save_pretrained (model and tokenizer), a .gguf "
             "file, or load it once with a network connection (tsloss_fast.tuning.load_model)"
         ) from error
@@ -238,7 +238,7 @@ def _name(token: str, byte_level: bool, added: bool) -> str:
 def readable(text: str) -> str:
     """A name for a token's text: "␣film" for " film", "\\\\n" for a line break.
 
-    What cannot be seen is written as in a Python string, as `escape_invisible` says.
+    Invisible characters are written as in a Python string, as `escape_invisible` says.
     """
     return escape_invisible(text).replace(" ", "␣")
 
