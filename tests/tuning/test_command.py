@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model(
     (tmp_path / "file").touch()
     assert main(["tune", "--out", str(tmp_path / "file" / "run")]) == 1
     _, error = capsys.readouterr()
-    assert "nothing can be written to" in error
+    assert f"cannot write {tmp_path}/file/run: {tmp_path}/file is no folder" in error
     assert "use another folder" in error
     assert "loading" not in error
 

@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason=NEEDS)
 
 from transformers import TrainingArguments
 
-from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
+from tsloss_fast.analysis.vocabulary.files import load_vocabulary
 from tsloss_fast.tuning import (
     ModelNotAvailableError,
     TSLossTrainer,

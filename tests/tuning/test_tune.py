@@ -27,7 +27,8 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from tsloss_fast import TSLoss, h0_persistence
 from tsloss_fast.tuning import TuneConfig, initial_prompt, tune
-from tsloss_fast.tuning.config import DEFAULT_WEIGHTS, MeanSquaredNorm
+from tsloss_fast.tuning.clouds import MeanSquaredNorm
+from tsloss_fast.tuning.config import DEFAULT_WEIGHTS
 from tsloss_fast.tuning.run_folder import read_metrics
 from tsloss_fast.tuning.tasks import load_task
 from tsloss_fast.tuning.tune import TuningInterrupted

@@ -23,7 +23,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tsloss_fast.analysis.vocabulary import files as vocabulary_files
-from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
+from tsloss_fast.analysis.vocabulary.files import load_vocabulary
 from tsloss_fast.tuning import ModelNotAvailableError, load_model
 
 # Not importorskip, which runs the package, whose own imports are not installed.
@@ -61,7 +61,10 @@ def save(folder: Path, model, **options) -> str:
 
 
 def test_a_saved_folder_gives_the_models_embeddings_and_the_words(tiny_model_dir, no_model):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
     vocabulary = load_vocabulary(str(tiny_model_dir))
+    assert torch.equal(torch.get_rng_state(), before)
     weight = make_tiny_model().get_input_embeddings().weight
     assert torch.equal(vocabulary.rows(range(len(VOCABULARY))), weight)
     assert vocabulary.tokens == [None] * len(SPECIAL) + list(VOCABULARY[len(SPECIAL) :])
@@ -90,19 +93,22 @@ def test_half_types_are_kept_and_widened_exactly(tmp_path, dtype, no_model):
     assert torch.equal(vocabulary.rows([5, 9]), weight[[5, 9]].float())
 
 
-def test_tied_weights_are_found_under_the_name_they_are_saved_by(tmp_path, no_model):
+@pytest.mark.parametrize("kind", ["tied weights", "the base model without its head", "a .bin file"])
+def test_the_embeddings_are_found_however_they_were_saved(tmp_path, request, kind):
+    if kind != "a .bin file":
+        request.getfixturevalue("no_model")
     model = make_tiny_model()
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    folder = save(tmp_path, model)
     weight = model.get_input_embeddings().weight
-    assert torch.equal(load_vocabulary(folder).embeddings, weight)
-
-
-def test_a_base_model_saved_without_its_head_is_read_too(tmp_path, no_model):
-    folder = save(tmp_path, make_tiny_model().model)
-    weight = make_tiny_model().get_input_embeddings().weight
-    assert torch.equal(load_vocabulary(folder).embeddings, weight)
+    if kind == "tied weights":
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+    folder = save(tmp_path, model.model if kind.startswith("the base") else model)
+    if kind == "a .bin file":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    vocabulary = load_vocabulary(folder)
+    assert torch.equal(vocabulary.embeddings, weight)
+    assert vocabulary.tokens[10] == VOCABULARY[10]
 
 
 def test_padding_rows_of_the_table_have_no_name(tmp_path, no_model):
@@ -133,39 +139,18 @@ def test_a_model_that_scales_its_embeddings_has_them_scaled(tmp_path):
     assert torch.equal(table, embed(torch.arange(len(VOCABULARY))))
 
 
-def test_other_checkpoints_are_read_through_the_model(tmp_path):
-    model = make_tiny_model()
-    folder = save(tmp_path, model)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    vocabulary = load_vocabulary(folder)
-    assert torch.equal(vocabulary.embeddings, model.get_input_embeddings().weight)
-    assert vocabulary.tokens[10] == VOCABULARY[10]
-
-
-def quantise_embeddings(folder: Path, with_scales: bool) -> torch.Tensor:
-    """Store the embeddings of a saved model in float8, with a scale for each row; return the
-    products of the two."""
-    file = folder / "model.safetensors"
+@pytest.mark.parametrize("with_scales", [True, False])
+def test_float8_embeddings_are_multiplied_by_their_scales(tmp_path, no_model, with_scales):
+    folder, file = save(tmp_path, make_tiny_model()), tmp_path / "model.safetensors"
     tensors = load_file(file)
     weight = tensors["model.embed_tokens.weight"]
     scales = (weight.abs().amax(1, keepdim=True) / 448).clamp(min=1e-6)  # one row is zeros
     stored = tensors["model.embed_tokens.weight"] = (weight / scales).to(torch.float8_e4m3fn)
-    if with_scales:
-        tensors["model.embed_tokens.weight_scale"] = scales
+    tensors |= {"model.embed_tokens.weight_scale": scales} if with_scales else {}
     save_file(tensors, file, {"format": "pt"})
-    return stored.float() * scales
-
-
-def test_float8_embeddings_are_multiplied_by_their_scales(tmp_path, no_model):
-    folder = save(tmp_path, make_tiny_model())
-    expected = quantise_embeddings(tmp_path, with_scales=True)
-    assert torch.equal(load_vocabulary(folder).embeddings, expected)
-
-
-def test_float8_embeddings_without_scales_are_told(tmp_path, no_model):
-    folder = save(tmp_path, make_tiny_model())
-    quantise_embeddings(tmp_path, with_scales=False)
+    if with_scales:
+        assert torch.equal(load_vocabulary(folder).embeddings, stored.float() * scales)
+        return
     with pytest.raises(ModelNotAvailableError, match=r"embed_tokens\.weight' is stored as float8"):
         load_vocabulary(folder)
 
@@ -193,11 +178,16 @@ def test_a_hub_model_is_read_from_the_local_cache(
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["someone/surely-not-here", "surely-not-here", "/surely/not/here", "no name at all", "x.gguf"],
+    ("name", "message"),
+    [
+        ("someone/surely-not-here", "neither a folder nor in the local cache"),
+        ("/surely/not/here", "neither a folder nor in the local cache"),
+        ("no name at all", "neither a folder nor in the local cache"),
+        ("x.gguf", "there is no GGUF file at 'x.gguf'"),
+    ],
 )
-def test_what_is_not_here_is_told_without_trying_the_network(name, no_network):
-    with pytest.raises(ModelNotAvailableError):
+def test_what_is_not_here_is_told_without_trying_the_network(name, message, no_network):
+    with pytest.raises(ModelNotAvailableError, match=message):
         load_vocabulary(name)
 
 
@@ -206,27 +196,22 @@ def test_a_folder_that_lacks_a_file_is_told(tmp_path, tiny_model_dir, missing, n
     shutil.copytree(tiny_model_dir, tmp_path / "model")
     for file in (tmp_path / "model").glob(f"{missing.split('.')[0]}*"):
         file.unlink()
-    with pytest.raises(ModelNotAvailableError):
+    with pytest.raises(ModelNotAvailableError, match="pass a folder written by save_pretrained"):
         load_vocabulary(str(tmp_path / "model"))
 
 
-def test_a_damaged_gguf_file_is_told(tmp_path):
+def test_a_damaged_gguf_file_or_index_of_shards_is_told(tmp_path, no_model):
     pytest.importorskip("gguf", reason=NEEDS)
-    whole = tmp_path / "whole.gguf"
-    write_tiny_gguf(whole)
-    for name, data in {
-        "empty": b"",
-        "other": b"something else",
-        "cut": whole.read_bytes()[:300],
-        "half": whole.read_bytes()[:-20000],
-    }.items():
-        file = tmp_path / f"{name}.gguf"
+    file = tmp_path / "whole.gguf"
+    write_tiny_gguf(file)
+    whole = file.read_bytes()
+    for data in (b"", b"something else", whole[:300], whole[:-20000]):
         file.write_bytes(data)
         with pytest.raises(ModelNotAvailableError, match="cannot be read as a GGUF file"):
             load_vocabulary(str(file))
-
-
-def test_an_index_of_shards_that_is_damaged_is_told(tmp_path, no_model):
+    file.write_bytes(whole.replace(b"token_embd.weight", b"token_embd.weighT"))
+    with pytest.raises(ModelNotAvailableError, match=r"holds no vocabulary: expected a tensor tok"):
+        load_vocabulary(str(file))
     folder = save(tmp_path, make_tiny_model(), max_shard_size="20KB")
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(ModelNotAvailableError, match=r"index\.json is damaged"):
@@ -248,13 +233,6 @@ def test_what_is_no_name_is_told(name, error):
         load_vocabulary(name)
 
 
-def test_the_callers_random_numbers_are_left_alone(tiny_model_dir):
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    load_vocabulary(str(tiny_model_dir))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 @pytest.mark.slow
 @needs_smollm2
 def test_smollm2_has_the_embeddings_and_the_tokens_of_the_loaded_model():
@@ -273,19 +251,13 @@ def test_smollm2_has_the_embeddings_and_the_tokens_of_the_loaded_model():
     assert vocabulary.nearest(point, 3).tokens[0][0] == "␣film"
 
 
-def test_a_gguf_file_is_read_or_refused_without_transformers(tmp_path):
+def test_a_gguf_file_is_read_without_transformers(tmp_path):
     write_tiny_gguf(tmp_path / "tiny.gguf")
     code = """
 import sys
 sys.modules.update(transformers=None, peft=None)
-from tsloss_fast.analysis.vocabulary.models import ModelNotAvailableError
-from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary
+from tsloss_fast.analysis import load_vocabulary
 assert load_vocabulary("tiny.gguf").tokens[3] == "!"
-try:
-    load_vocabulary("absent.gguf")
-except ModelNotAvailableError as error:
-    sys.exit("there is no GGUF file at 'absent.gguf'" not in str(error))
-sys.exit("absent.gguf was read")
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
@@ -304,14 +276,3 @@ def test_transformers_is_asked_for_where_it_is_needed(tmp_path, monkeypatch, nam
     monkeypatch.setattr(vocabulary_files, "_UNSCALED", ())
     with pytest.raises(ModuleNotFoundError, match=r"needs transformers.*tsloss-fast\[tuning\]"):
         load_vocabulary(str(tmp_path / name))
-
-
-@pytest.mark.slow
-@needs_smollm2
-def test_smollm2_is_read_without_importing_transformers():
-    pytest.importorskip("gguf", reason=NEEDS)
-    code = (
-        "import sys; from tsloss_fast.analysis.vocabulary.nearest import load_vocabulary; "
-        "load_vocabulary('smollm2'); sys.exit('transformers' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

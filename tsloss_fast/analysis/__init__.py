@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from tsloss_fast.analysis.record.tracker import TopologyTracker
     from tsloss_fast.analysis.relation import relate
     from tsloss_fast.analysis.runs import Run, load_run, load_runs
-    from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
+    from tsloss_fast.analysis.vocabulary.files import load_vocabulary
+    from tsloss_fast.analysis.vocabulary.nearest import Vocabulary
 
 __all__ = [
     "RecordError",
@@ -68,7 +69,7 @@ _HOME = {
     "h1_diagram": "record.h1",
     "load_run": "runs",
     "load_runs": "runs",
-    "load_vocabulary": "vocabulary.nearest",
+    "load_vocabulary": "vocabulary.files",
     "measure": "analyze.quantities",
     "plot_barcode": "plots.plots",
     "plot_components": "plots.plots",

@@ -13,7 +13,15 @@ from tsloss_fast._batch import can_bypass_dispatcher, is_zero3_partitioned, refu
 from tsloss_fast.analysis.analyze.sources import PREFIXED
 from tsloss_fast.functional import H0Persistence, h0_persistence
 
-__all__ = ["Clouds", "LastBarcode", "cloud_names", "cloud_parts", "one_batch", "prompt_clouds"]
+__all__ = [
+    "Clouds",
+    "LastBarcode",
+    "MeanSquaredNorm",
+    "cloud_names",
+    "cloud_parts",
+    "one_batch",
+    "prompt_clouds",
+]
 
 # The result of a function of clouds: points (N, D) or (B, N, D), or several such tensors.
 Clouds = Tensor | Sequence[Tensor]
@@ -22,6 +30,13 @@ Clouds = Tensor | Sequence[Tensor]
 # so that neither DeepSpeed nor another package has to be importable.
 _WRAPPERS = {"AveragedModel", "DataParallel", "DeepSpeedEngine"}
 _WRAPPERS |= {"DistributedDataParallel", "FullyShardedDataParallel"}
+
+
+class MeanSquaredNorm(nn.Module):
+    """The L2 baseline: the mean of ‖p_i‖² over the points of clouds (..., N, D)."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.square().sum(-1).mean()
 
 
 def prompt_clouds(model: nn.Module | Tensor, adapter: str | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsloss_fast._files import check_writable_folder
 from tsloss_fast._terminal import CommandParser, require, say
 from tsloss_fast.tuning.config import LOSSES, TuneConfig
 from tsloss_fast.tuning.run_folder import CHECKPOINTS, read_metrics
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if seeds is not None and seeds < 1:
         parser.error(f"--seeds must be at least 1, got {seeds}")
     require("tsloss tune", "tuning", "matplotlib", "tqdm")
+    check_writable_folder(Path(config.out))
     _be_quiet()
 
     from tsloss_fast.analysis.plots.figure import write_figure
@@ -145,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
+        "-o",
         "--out",
         default=argparse.SUPPRESS,
         help="folder of the run: config.json, metrics.jsonl, topology.arrows, checkpoints/, "

@@ -1,7 +1,7 @@
 """Everything that a prompt tuning run depends on, checked before anything is loaded.
 
 The fields of `TuneConfig` carry the text of their option, from which `tsloss tune` makes its
-command line.
+command line. torch is imported where a setting is checked, so that `--help` need not wait for it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from tsloss_fast.loss import TSLoss
 from tsloss_fast.tuning.tasks import OPERANDS
 
-__all__ = ["DEFAULT_WEIGHTS", "INITS", "LOSSES", "MeanSquaredNorm", "TuneConfig", "check_device"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DEFAULT_WEIGHTS", "INITS", "LOSSES", "TuneConfig", "check_device"]
 
 # The scale-free losses share a weight. A sum of lengths or squared norms is as large as the
 # embedding is, tens on SmolLM2: at weight 10 it would pull the prompt to the origin.
@@ -28,13 +27,6 @@ LOSSES = tuple(DEFAULT_WEIGHTS)
 INITS = ("vocabulary", "text", "normal")
 # Plain cross-entropy has the exact form measured beside it, so that a control can be compared.
 _FORMS = {"tsloss": "exact", "surrogate": "surrogate", "total": "total", "ce": "exact"}
-
-
-class MeanSquaredNorm(nn.Module):
-    """The L2 baseline: the mean of ‖p_i‖² over the points of clouds (..., N, D)."""
-
-    def forward(self, points: Tensor) -> Tensor:
-        return points.square().sum(-1).mean()
 
 
 def _option(default: Any, text: str, group: str = "", kind: type | None = None) -> Any:
@@ -140,6 +132,8 @@ class TuneConfig:
             raise ValueError(f"init 'text' needs a text in init_text, got {text!r}")
         if self.init != "text" and text is not None:
             raise ValueError(f"init_text is only used by init 'text', but init is {self.init!r}")
+        import torch
+
         check_device(self.device)
         index = torch.device(self.device).index
         if index:
@@ -151,6 +145,9 @@ class TuneConfig:
     def make_loss(self) -> nn.Module:
         """Return the module of what is added to the cross-entropy (for "ce", of what is
         measured)."""
+        from tsloss_fast.loss import TSLoss
+        from tsloss_fast.tuning.clouds import MeanSquaredNorm
+
         if self.loss == "l2":
             return MeanSquaredNorm()
         redundancy = None if self.loss == "total" else self.redundancy  # a term it does not have
@@ -169,6 +166,8 @@ class TuneConfig:
 
 def check_device(name: str) -> None:
     """Raise ValueError unless torch finds the device on this machine."""
+    import torch
+
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):

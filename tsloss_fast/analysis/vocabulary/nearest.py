@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tsloss_fast._batch import as_tensor, shape_error
 
-__all__ = ["Neighbours", "Vocabulary", "load_vocabulary"]
+__all__ = ["Neighbours", "Vocabulary"]
 
 # Numbers in float64 that a block of the search holds: 32 MB.
 _BLOCK = 2**22
@@ -152,30 +152,6 @@ class Vocabulary:
             exact = _direct(points, rows, point, row)
             best, chosen = _merge(best, chosen, point, exact, row + start)
         return best, chosen
-
-
-def load_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a model, without loading the model and without any network. Its memory is
-    that of the table.
-
-    Only the table of embeddings is read: from a GGUF file of either byte order, or from (sharded)
-    safetensors, where a float8 table is multiplied by its scales. Where a model scales its
-    embeddings in forward (Gemma), so is the table. Special tokens have no name.
-    Names are the tokens' texts with spaces as "␣" and what cannot be seen as Python writes it in a
-    string.
-
-    Args:
-        name: as in `tsloss_fast.tuning.load_model`: a folder, a `.gguf` file, `"smollm2"`, or the
-            Hub name of a model that is in the local cache.
-
-    Raises:
-        tsloss_fast.tuning.ModelNotAvailableError: it, or a package needed to read it, is not on
-            this machine. Nothing is ever fetched.
-        ValueError, TypeError: `name` is empty or no string.
-    """
-    from tsloss_fast.analysis.vocabulary.files import read_vocabulary
-
-    return Vocabulary(*read_vocabulary(name))
 
 
 def _check_numbers(numbers: Any, name: str) -> None:
