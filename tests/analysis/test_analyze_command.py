@@ -28,7 +28,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 from saved_points import points, write_record  # noqa: E402
 
 from tsloss_fast import cli  # noqa: E402
-from tsloss_fast.analysis.analyze import command  # noqa: E402
+from tsloss_fast.analysis.analyze import command, sources  # noqa: E402
 from tsloss_fast.analysis.analyze.command import ALL_COLUMNS, main  # noqa: E402
 from tsloss_fast.analysis.analyze.quantities import COLUMNS, measure  # noqa: E402
 from tsloss_fast.analysis.analyze.stored import SourceError  # noqa: E402
@@ -311,7 +311,7 @@ def test_what_is_missing_or_cannot_be_written_is_said_before_the_work(
     np.save(tmp_path / "a.npy", np.eye(3))
     assert run(tmp_path / "gone.npy", tmp_path / "a.npy") == 1
     assert f"there is no file or folder {tmp_path / 'gone.npy'}" in capsys.readouterr().err
-    monkeypatch.setattr(command, "read_source", None)
+    monkeypatch.setattr(sources, "read_source", None)
     (tmp_path / "o.csv").mkdir()
     for out, said in (("o.csv", "is a folder"), ("a.npy/o.csv", "a.npy")):
         assert run(tmp_path / "a.npy", "--out", tmp_path / out) == 1

@@ -101,7 +101,8 @@ def relate(
         seed = f"run {index}" if run.seed is None else run.seed
         groups.setdefault(_group(run), []).append((seed, run))
     pairs = [(view, x, y) for view in ("steps", "runs") for x in quantities for y in outcomes]
-    found, said = [], []
+    found: list[Correlation] = []
+    said: list[str] = []
     for group, members in groups.items():
         entries = [Correlation(v, group, x, y, *_correlate(members, v, x, y)) for v, x, y in pairs]
         found += entries
@@ -155,7 +156,7 @@ def _correlate(
     counts = sum(map(len, by_seed.values())), len(by_seed)
     samples = np.array([np.mean(values, axis=0) for values in by_seed.values()])
     enough = len(samples) >= MINIMUM_SEEDS
-    if view == "runs" and (not enough or not np.ptp(samples, axis=0).all()) or not len(samples):
+    if (view == "runs" and (not enough or not np.ptp(samples, axis=0).all())) or not len(samples):
         return None, None, None, *counts
     if view == "runs":
         # Spearman's coefficient is Pearson's of the ranks.

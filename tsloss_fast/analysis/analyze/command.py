@@ -13,14 +13,15 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsloss_fast._files import check_writable, whole_file
 from tsloss_fast._terminal import CommandParser, encodable, escape_invisible, one_line, require, say
-from tsloss_fast.analysis.analyze.quantities import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS, measure
-from tsloss_fast.analysis.analyze.sources import Cloud, find_sources, read_source
-from tsloss_fast.analysis.analyze.stored import NoCloudError, SourceError
+from tsloss_fast.analysis.analyze.columns import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS
 from tsloss_fast.analysis.record import RECORD, RecordError
+
+if TYPE_CHECKING:
+    from tsloss_fast.analysis.analyze.sources import Cloud
 
 __all__ = ["ALL_COLUMNS", "main"]
 
@@ -81,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
         if out.suffix == ".parquet":
             require("writing a .parquet file", "analysis", "pyarrow")
         check_writable(out)
+    from tsloss_fast.analysis.analyze.stored import SourceError
+
     reader = _Reader(options)
     rows = list(reader)
     if not rows:
@@ -152,6 +155,8 @@ class _Reader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         from tqdm import tqdm
 
+        from tsloss_fast.analysis.analyze.sources import find_sources, read_source
+
         sources: dict[Path, bool] = {}  # whether each was given, and not merely found in a folder
         for path in self.options.paths:
             with self._skipping():
@@ -168,6 +173,9 @@ class _Reader:
                     self.runs += [source.parent] * (source.name == RECORD)
 
     def _row(self, cloud: Cloud) -> dict[str, Any]:
+        from tsloss_fast.analysis.analyze.quantities import measure
+        from tsloss_fast.analysis.analyze.stored import SourceError
+
         options = self.options
         limits = {"max_points": options.max_points, "max_edge_length": options.max_edge_length}
         try:
@@ -181,6 +189,8 @@ class _Reader:
 
     @contextlib.contextmanager
     def _skipping(self, given: bool = True) -> Iterator[None]:
+        from tsloss_fast.analysis.analyze.stored import NoCloudError, SourceError
+
         try:
             yield
         except (SourceError, OSError) as error:

@@ -27,7 +27,6 @@ no loops where no three points are within c of each other, nothing at all where 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,34 +37,16 @@ from torch import Tensor
 from tsloss_fast import h0_persistence
 from tsloss_fast._batch import as_tensor, shape_error
 from tsloss_fast._terminal import require
+from tsloss_fast.analysis.analyze.columns import (
+    COLUMNS,
+    MAX_EDGE_LENGTH,
+    MAX_POINTS,
+)
 from tsloss_fast.analysis.record.measures import lifetime_measures
 
 __all__ = ["COLUMNS", "MAX_EDGE_LENGTH", "MAX_POINTS", "measure", "rips_diagrams"]
 
-MAX_EDGE_LENGTH = 3.0
-MAX_POINTS = 400
 _RHO = 0.5
-_OURS = (
-    *("bars", "total_persistence", "mean_lifetime", "max_lifetime"),
-    *("coefficient_of_variation", "persistent_entropy", "entropy_gap"),
-)
-_PAPER = (
-    *("h0_bars", "h1_bars", "h0_mean_lifetime", "h0_max_lifetime"),
-    *("h1_mean_lifetime", "h1_max_lifetime", "entropy"),
-)
-_NUMBERS = (
-    *(f"h0_{name}" for name in (*_OURS, "redundancy", "zero_bars")),
-    *(f"h1_{name}" for name in _OURS),
-    *(f"paper_{name}" for name in _PAPER),
-    *(f"paper_cut_{name}" for name in _PAPER),
-    "max_edge_length",
-)
-COLUMNS: Mapping[str, type] = {
-    "n_points": int,
-    "n_features": int,
-    **{name: int if name.endswith("bars") else float for name in _NUMBERS},
-    "note": str,
-}
 
 
 def measure(
