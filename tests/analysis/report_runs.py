@@ -48,12 +48,13 @@ def make_run(
     steps: Sequence[int] = STEPS,
     clouds: Sequence[str] = ("prompt",),
     points: int = 12,
+    features: int = 16,
     h1_every: int | None = 20,
     model: str | None = "tiny",
 ) -> Path:
     """A tracked run; all runs start from the same points."""
     folder.mkdir(parents=True)
-    x = start(len(clouds), points, 16)
+    x = start(len(clouds), points, features)
     with TopologyTracker(folder, points_every=10, h1_every=h1_every, clouds=clouds) as tracker:
         for step in steps:
             x = drift(x, step, seed)
