@@ -24,7 +24,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # The main job: tune a real language model with TSLoss and without, measure against GUDHI, report.
 demo: venv
 	$(BIN)/tsloss tune --model smollm2 --task boolean --loss tsloss --control --steps 60 --out $(DEMO_DIR)
-	$(BIN)/tsloss bench --quick --output $(DEMO_DIR)/benchmark.md | tee $(DEMO_DIR)/benchmark.txt
+	$(BIN)/tsloss bench --quick --out $(DEMO_DIR)/benchmark.md | tee $(DEMO_DIR)/benchmark.txt
 	$(BIN)/tsloss report $(DEMO_DIR) --out $(DEMO_DIR)/report.html
 	@echo
 	@echo "make demo wrote:"
@@ -76,7 +76,7 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m pytest benchmarks --benchmark-only
-	$(BIN)/tsloss bench --output benchmark-results/benchmark.md
+	$(BIN)/tsloss bench --out benchmark-results/benchmark.md
 
 # Every table and figure of the experiments, and the one in the README, from their raw results.
 evidence: venv

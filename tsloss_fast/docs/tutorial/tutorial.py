@@ -201,7 +201,7 @@ for ax, column in zip(axes, ("coefficient_of_variation", "mean_lifetime"), stric
 # --------
 #
 # ``tsloss report FOLDER`` makes one page of HTML from such folders, which opens without a network:
-# barcodes and merge trees with a slider over the steps, all curves, and what changed in sentences.
+# what came of the runs, a table of them, barcodes and merge trees with a slider over the steps, and all curves.
 # This is the same from Python; the names of tokens need a language model, and are left out.
 from tsloss_fast.analysis.report.command import write_report
 
@@ -210,7 +210,7 @@ page = write_report(
     Path(folder.name) / "report.html",
     names=False,
 )
-print(f"{page.name}: {page.stat().st_size / 1e6:.0f} MB, no network needed")
+print(f"{page.name}: {page.stat().st_size / 1e3:.0f} kB, no network needed")
 folder.cleanup()
 
 # %%
