@@ -201,7 +201,8 @@ for ax, column in zip(axes, ("coefficient_of_variation", "mean_lifetime"), stric
 # --------
 #
 # ``tsloss report FOLDER`` makes one page of HTML from such folders, which opens without a network:
-# what came of the runs, a table of them, barcodes and merge trees with a slider over the steps, and all curves.
+# what came of the runs, a table of them, barcodes and merge trees with a slider over the steps, and
+# all curves.
 # This is the same from Python; the names of tokens need a language model, and are left out.
 from tsloss_fast.analysis.report.command import write_report
 
