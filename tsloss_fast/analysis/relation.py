@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,6 @@ class Relation:
     correlations: tuple[Correlation, ...]
     said: tuple[str, ...]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one flat dictionary for each correlation that JSON can hold (None, never NaN)."""
-        return [asdict(entry) | {"claim": entry.claim} for entry in self.correlations]
-
     def sentences(self) -> list[str]:
         """Return what the correlations allow to be said of other runs, with the caution."""
         return [*self.said, CAUTION]
@@ -112,28 +108,23 @@ def relate(
 
 def _group(run: Run) -> str:
     task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
-    level = run.config.get("difficulty")
-    level = "" if level is None else f" (difficulty {level})"
-    return f"Task {task}{level}, model {run.model or 'unknown'}"
-
-
-def _values(run: Run, quantity: str, outcome: str) -> tuple[dict[int, float], dict[int, float]]:
-    """The quantity and the outcome by step. A cloud that never has the quantity has no part in its
-    mean; a step that another cloud lacks is left out, because the mean would jump there."""
-    column, dimension = quantity.removeprefix("h1_"), int(quantity.startswith("h1_"))
-    by_cloud = [
-        _present(run.record.steps(cloud, dimension), run.record.series(column, cloud, dimension))
-        for cloud in run.record.clouds
-    ]
-    by_cloud = [values for values in by_cloud if values]
-    common = sorted(set.intersection(*map(set, by_cloud))) if by_cloud else []
-    measured = run.measured.get(outcome)
-    y = {} if measured is None else _present(measured.steps, measured.values)
-    return {step: float(np.mean([values[step] for values in by_cloud])) for step in common}, y
+    if (level := run.config.get("difficulty")) is not None:
+        task = f"{task} (difficulty {level})"
+    return f"Task {task}, model {run.model or 'unknown'}"
 
 
 def _present(steps: np.ndarray, values: np.ndarray) -> dict[int, float]:
     return {int(s): float(v) for s, v in zip(steps, values, strict=True) if not np.isnan(v)}
+
+
+def _quantity(run: Run, name: str) -> dict[int, float]:
+    """By step the mean over the clouds. A cloud that never has the quantity has no part in it; a
+    step that another cloud lacks is left out, because the mean would jump there."""
+    column, h1, record = name.removeprefix("h1_"), int(name.startswith("h1_")), run.record
+    found = [_present(record.steps(c, h1), record.series(column, c, h1)) for c in record.clouds]
+    found = [values for values in found if values]
+    common = sorted(set.intersection(*map(set, found))) if found else []
+    return {step: float(np.mean([values[step] for values in found])) for step in common}
 
 
 def _correlate(
@@ -144,28 +135,27 @@ def _correlate(
 
     by_seed: dict[object, list[Any]] = {}
     for seed, run in members:
-        x, y = _values(run, quantity, outcome)
-        common = sorted(x.keys() & y.keys())
+        measured = run.measured.get(outcome)
+        y = {} if measured is None else _present(measured.steps, measured.values)
+        x = _quantity(run, quantity)
+        both = np.array([(x[step], y[step]) for step in sorted(x.keys() & y.keys())])
         if view == "runs" and x and y:
             by_seed.setdefault(seed, []).append(([*x.values()][-1], [*y.values()][-1]))
         # Over two steps every coefficient is +1 or -1, and of a constant there is none.
-        elif view == "steps" and len(common) > 2:
-            a, b = [x[step] for step in common], [y[step] for step in common]
-            if np.ptp(a) and np.ptp(b):
-                by_seed.setdefault(seed, []).append(float(spearmanr(a, b).statistic))
+        elif view == "steps" and len(both) > 2 and np.ptp(both, axis=0).all():
+            by_seed.setdefault(seed, []).append(float(spearmanr(*both.T).statistic))
     counts = sum(map(len, by_seed.values())), len(by_seed)
     samples = np.array([np.mean(values, axis=0) for values in by_seed.values()])
-    enough = len(samples) >= MINIMUM_SEEDS
-    if (view == "runs" and (not enough or not np.ptp(samples, axis=0).all())) or not len(samples):
+    if view == "steps" and 0 < len(samples) < MINIMUM_SEEDS:
+        return float(samples.mean()), None, None, *counts
+    if len(samples) < MINIMUM_SEEDS or (view == "runs" and not np.ptp(samples, axis=0).all()):
         return None, None, None, *counts
     if view == "runs":
         # Spearman's coefficient is Pearson's of the ranks.
-        over = pearsonr(*rankdata(samples, axis=0).T)
-        value, interval = float(over.statistic), over.confidence_interval(0.95)
+        found = pearsonr(*rankdata(samples, axis=0).T)
+        value, interval = float(found.statistic), found.confidence_interval(0.95)
     else:
         value = float(samples.mean())
-        if not enough:
-            return value, None, None, *counts
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # coefficients that are all the same
             interval = ttest_1samp(samples, 0).confidence_interval(0.95)
@@ -177,17 +167,14 @@ def _sentences(
 ) -> Iterator[str]:
     runs = f"{group}, {counted(len(seeds), 'run')} of {counted(len(set(seeds)), 'seed')}"
     if len(set(seeds)) < MINIMUM_SEEDS:
-        yield (
-            f"{runs}: too few to say anything about other runs; at least {MINIMUM_SEEDS} different "
-            "seeds are needed."
-        )
+        few = f"too few to say anything about other runs; at least {MINIMUM_SEEDS} different seeds"
+        yield f"{runs}: {few} are needed."
         return
     tested = [entry for entry in entries if entry.low is not None]
-    yield (
-        f"{runs}: {sum(entry.claim for entry in tested)} of {len(tested)} intervals exclude zero; "
-        f"about {0.05 * len(tested):.2g} would by chance alone."
-    )
-    for entry in (entry for entry in tested if entry.claim):
+    claims = [entry for entry in tested if entry.claim]
+    chance = f"about {0.05 * len(tested):.2g} would by chance alone"
+    yield f"{runs}: {len(claims)} of {len(tested)} intervals exclude zero; {chance}."
+    for entry in claims:
         loops = " of loops" if entry.quantity.startswith("h1_") else ""
         yield (
             f"Over the {entry.view}, {label_of(entry.quantity.removeprefix('h1_'))}{loops} and "

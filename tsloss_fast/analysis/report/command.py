@@ -171,8 +171,10 @@ def _rendered(filled: Mapping[str, Any]) -> str:
     script = "".join(files[name] for name in SCRIPTS)
     if re.search("</script|\r|\0", script, re.IGNORECASE):
         raise ValueError("a script cannot be written into the page: it holds </script>, CR or NUL")
-    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    environment = jinja2.Environment(loader=jinja2.DictLoader(files), autoescape=True, **options)
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.DictLoader(files),
+    )  # fmt: skip
     # The browser runs this script and refuses any other that might come to stand in the page.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     safe = {"data": filled["data"], "css": files["page.css"], "script": script}
