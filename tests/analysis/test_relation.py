@@ -32,18 +32,15 @@ X, Y, NAN = "mean_lifetime", "accuracy", float("nan")
 def make_run(
     x: Mapping[int, float] | Sequence[Mapping[int, float]],
     y: Mapping[int, float],
-    column: str = X,
-    dimension: int = 0,
     **config: object,
 ) -> Run:
     """A run with one quantity by step (a list of them for several clouds), and its accuracy."""
     clouds = [x] if isinstance(x, Mapping) else x
     rows = [
-        {"step": step, "cloud": cloud, "dimension": dimension, column: value}
+        {"step": step, "cloud": cloud, "dimension": 0, X: value}
         for cloud, values in enumerate(clouds)
         for step, value in values.items()
     ]
-    rows += [{"step": step, "cloud": 0, "dimension": 0} for step in clouds[0] if dimension]
     record = TopologyRecord(pa.Table.from_pylist(rows, schema=SCHEMA), {})
     series = Series(np.array(sorted(y), np.int64), np.array([y[s] for s in sorted(y)], np.float64))
     config = {"task": "reviews", "model": "smollm2"} | config
@@ -130,15 +127,6 @@ def test_which_steps_of_a_run_count(x: object, y: dict, expected: float | None) 
     y = {step: float(ord(v)) if isinstance(v, str) else v for step, v in y.items()}
     found = related([make_run(x, y)], "steps")
     assert (found.coefficient, found.runs) == (expected, 0 if expected is None else 1)
-
-
-def test_loops_are_asked_for_with_a_prefix() -> None:
-    x = {0: 1.0, 1: 2.0, 2: 3.0}
-    runs = [make_run(x, x, "total_persistence", 1, seed=seed) for seed in range(5)]
-    relation = relate(runs, ["h1_total_persistence", "total_persistence"], [Y])
-    assert entry(relation, "steps", "h1_total_persistence").coefficient == 1.0
-    assert entry(relation, "steps", "total_persistence").coefficient is None
-    assert any("total persistence of loops and accuracy" in said for said in relation.sentences())
 
 
 def with_seeds(seeds: Sequence[int | None]) -> list[Run]:

@@ -36,20 +36,20 @@ class Correlation:
     """Spearman's coefficient of a quantity with an outcome, in [-1, 1], in one group of runs.
 
     `view` is "steps" for the mean over seeds of the coefficient over the steps within each run, and
-    "runs" for that over the seeds, last value against last value. `group` is the task and the model
-    of the runs. `coefficient` is None where it is undefined. `low` and `high` are the ends of its
-    95 % interval, None with fewer than 5 seeds: Student's over the steps, Fisher's over the runs.
+    "runs" for that over the seeds, last value against last value; `group` is task and model.
+    `coefficient` is None where it is undefined. `low` and `high` are the ends of its 95 % interval,
+    None with fewer than 5 seeds: Student's over the steps, Fisher's over the runs.
     """
 
     view: str
     group: str
     quantity: str
     outcome: str
+    runs: int
+    seeds: int
     coefficient: float | None
     low: float | None
     high: float | None
-    runs: int
-    seeds: int
 
     @property
     def claim(self) -> bool:
@@ -80,22 +80,25 @@ def relate(
 
     Args:
         runs: as `load_runs` gives them, each once. A run that does not say its seed has its own.
-        quantities: columns of numbers of the record; the mean over the clouds of a step. The prefix
-            ``h1_`` asks for those of dimension 1.
+        quantities: columns of numbers of the record; the mean over the clouds of a step.
         outcomes: names in `Run.measured`.
 
     Raises:
         ValueError: the record has no such quantity.
     """
-    if unknown := [name for name in quantities if name.removeprefix("h1_") not in _COLUMNS]:
+    if unknown := [name for name in quantities if name not in _COLUMNS]:
         raise ValueError(
-            f"the record has no column of numbers {', '.join(map(repr, unknown))}; expected one of "
-            f"{', '.join(_COLUMNS)}, each also with the prefix h1_"
+            f"the record has no column of numbers {', '.join(map(repr, unknown))}; expected "
+            f"some of {', '.join(_COLUMNS)}"
         )
     groups: dict[str, list[tuple[object, Run]]] = {}
     for index, run in enumerate(runs):
         seed = f"run {index}" if run.seed is None else run.seed
-        groups.setdefault(_group(run), []).append((seed, run))
+        task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
+        level = run.config.get("difficulty")
+        task = task if level is None else f"{task} (difficulty {level})"
+        name = f"Task {task}, model {run.model or 'unknown'}"
+        groups.setdefault(name, []).append((seed, run))
     pairs = [(view, x, y) for view in ("steps", "runs") for x in quantities for y in outcomes]
     found: list[Correlation] = []
     said: list[str] = []
@@ -106,31 +109,24 @@ def relate(
     return Relation(tuple(found), tuple(said))
 
 
-def _group(run: Run) -> str:
-    task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
-    if (level := run.config.get("difficulty")) is not None:
-        task = f"{task} (difficulty {level})"
-    return f"Task {task}, model {run.model or 'unknown'}"
+def _quantity(run: Run, name: str) -> dict[int, float]:
+    """By step the mean over the clouds. A cloud that never has the quantity has no part in it; a
+    step that another cloud lacks is left out, because the mean would jump there."""
+    record = run.record
+    every = [_present(record.steps(c), record.series(name, c)) for c in record.clouds]
+    found = [values for values in every if values]
+    common = sorted(set.intersection(*map(set, found))) if found else []
+    return {step: float(np.mean([values[step] for values in found])) for step in common}
 
 
 def _present(steps: np.ndarray, values: np.ndarray) -> dict[int, float]:
     return {int(s): float(v) for s, v in zip(steps, values, strict=True) if not np.isnan(v)}
 
 
-def _quantity(run: Run, name: str) -> dict[int, float]:
-    """By step the mean over the clouds. A cloud that never has the quantity has no part in it; a
-    step that another cloud lacks is left out, because the mean would jump there."""
-    column, h1, record = name.removeprefix("h1_"), int(name.startswith("h1_")), run.record
-    found = [_present(record.steps(c, h1), record.series(column, c, h1)) for c in record.clouds]
-    found = [values for values in found if values]
-    common = sorted(set.intersection(*map(set, found))) if found else []
-    return {step: float(np.mean([values[step] for values in found])) for step in common}
-
-
 def _correlate(
     members: Sequence[tuple[object, Run]], view: str, quantity: str, outcome: str
-) -> tuple[float | None, float | None, float | None, int, int]:
-    """Coefficient, ends of its interval, and how many runs and seeds have it."""
+) -> tuple[int, int, float | None, float | None, float | None]:
+    """How many runs and seeds have a coefficient, that, and the ends of its interval."""
     from scipy.stats import pearsonr, rankdata, spearmanr, ttest_1samp
 
     by_seed: dict[object, list[Any]] = {}
@@ -146,20 +142,20 @@ def _correlate(
             by_seed.setdefault(seed, []).append(float(spearmanr(*both.T).statistic))
     counts = sum(map(len, by_seed.values())), len(by_seed)
     samples = np.array([np.mean(values, axis=0) for values in by_seed.values()])
-    if view == "steps" and 0 < len(samples) < MINIMUM_SEEDS:
-        return float(samples.mean()), None, None, *counts
-    if len(samples) < MINIMUM_SEEDS or (view == "runs" and not np.ptp(samples, axis=0).all()):
-        return None, None, None, *counts
-    if view == "runs":
-        # Spearman's coefficient is Pearson's of the ranks.
-        found = pearsonr(*rankdata(samples, axis=0).T)
-        value, interval = float(found.statistic), found.confidence_interval(0.95)
-    else:
+    if view == "steps" and len(samples):
         value = float(samples.mean())
+        if len(samples) < MINIMUM_SEEDS:
+            return *counts, value, None, None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # coefficients that are all the same
             interval = ttest_1samp(samples, 0).confidence_interval(0.95)
-    return value, max(float(interval.low), -1.0), min(float(interval.high), 1.0), *counts
+    elif len(samples) < MINIMUM_SEEDS or not np.ptp(samples, axis=0).all():
+        return *counts, None, None, None
+    else:
+        # Spearman's coefficient is Pearson's of the ranks.
+        found = pearsonr(*rankdata(samples, axis=0).T)
+        value, interval = float(found.statistic), found.confidence_interval(0.95)
+    return *counts, value, max(float(interval.low), -1.0), min(float(interval.high), 1.0)
 
 
 def _sentences(
@@ -175,9 +171,8 @@ def _sentences(
     chance = f"about {0.05 * len(tested):.2g} would by chance alone"
     yield f"{runs}: {len(claims)} of {len(tested)} intervals exclude zero; {chance}."
     for entry in claims:
-        loops = " of loops" if entry.quantity.startswith("h1_") else ""
+        names = f"{label_of(entry.quantity)} and {label_of(entry.outcome)}"
         yield (
-            f"Over the {entry.view}, {label_of(entry.quantity.removeprefix('h1_'))}{loops} and "
-            f"{label_of(entry.outcome)}: Spearman {entry.coefficient:+.2g} (95% interval "
+            f"Over the {entry.view}, {names}: Spearman {entry.coefficient:+.2g} (95% interval "
             f"{entry.low:+.2g} to {entry.high:+.2g}; {entry.runs} runs of {entry.seeds} seeds)."
         )
