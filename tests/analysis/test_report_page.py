@@ -146,7 +146,7 @@ def test_a_run_that_is_not_finite_and_says_nothing_is_told_as_it_is(tmp_path: Pa
     assert "deaths" not in json.loads(page["data"])["runs"][0]["clouds"]["0"]["frames"][1]
     (card,) = page["stories"][0]["cards"]
     assert card["verdict"].startswith("Not healthy at step 1: deaths that are not finite")
-    assert page["answer"][0] == "Bare ends at step 1 without bars of finite length."
+    assert page["answer"][0] == f"{card['verdict']}."
     assert "None of these runs is a control" in page["answer"][1]
     assert "Neither accuracy nor held-out cross-entropy" in page["relation"]["sentences"][0]
     assert [row["cells"] for row in page["table"]["rows"]] == [[card["verdict"]]]

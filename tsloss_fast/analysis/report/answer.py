@@ -6,7 +6,7 @@ the differences between each run and its control.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,6 @@ from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, label_of
 
 __all__ = ["Ending", "answer", "facts", "mean_interval", "newcombe", "pair_table", "run_table"]
 
-# Runs without a comparison that are told in words; of more, the table tells.
-SHOWN_ALONE = 3
 # What a result does not say: by one seed, and by several.
 LIMITS = (
     "One seed tells nothing of other seeds.",
@@ -80,13 +78,9 @@ def facts(ends: Sequence[Ending]) -> list[list[str]]:
     """Return names and values of what was run; a fact that the runs do not say is left out."""
     runs = [end.run for end in ends]
     clouds = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
-    points, features = (
-        _range(int(record.series(name, cloud)[-1]) for record, cloud in clouds)
-        for name in ("n_points", "n_features")
-    )
     many = len({cloud for _, cloud in clouds})
+    sizes = [[r.series(n, c)[-1] for n in ("n_points", "n_features")] for r, c in clouds]
     tuned = [run.config for run in runs if "loss" in run.config and not run.control]
-    seeds = {run.seed for run in runs if run.seed is not None}
     metrics = [str(run.record.metadata.get("metric", "euclidean")) for run in runs]
     found: dict[str, Sequence[Any]] = {
         "Model": [run.model for run in runs],
@@ -94,18 +88,18 @@ def facts(ends: Sequence[Ending]) -> list[list[str]]:
         "Difficulty": [run.config.get("difficulty") for run in runs],
         "Method": [f"{LOSSES.get(c['loss'], c['loss'])}, weight {c['weight']:g}" for c in tuned],
         "Control": ["cross-entropy alone" for run in runs if run.control],
-        "Seeds" if len(seeds) > 1 else "Seed": [_range(seeds)],
+        "Seed": [run.seed for run in runs],
         "Test items": [run.test_items for run in runs],
-        "Steps": [_range(end.step for end in ends)],
+        "Steps": [end.step for end in ends],
         "Clouds": [many] * (many > 1),
-        "Virtual tokens": [f"{points} in {features} dimensions"],
+        "Virtual tokens": [f"{n:.0f} in {width:.0f} dimensions" for n, width in sizes],
         "Distance": [METRICS.get(metric, metric) for metric in metrics],
-        "Date": sorted({_day(run.began) for run in runs}),
+        "Date": [_day(run.began) for run in runs],
     }
     said = []
     for name, values in found.items():
         known = dict.fromkeys(visible(str(v), 80) for v in values if v not in (None, ""))
-        said += [[name, listed([*known])]] * bool(known)
+        said += [[name + "s" * (name == "Seed" and len(known) > 1), listed([*known])]] * bool(known)
     commands = dict.fromkeys(visible(run.command, 2000) for run in runs if run.command)
     return said + [["Command", command] for command in commands]
 
@@ -115,18 +109,14 @@ def _day(seconds: float) -> str:
     return str(np.datetime64(int(seconds), "s"))[:10] if 0 < seconds < 1e11 else ""
 
 
-def _range(values: Iterable[int]) -> str:
-    every = sorted(set(values))
-    if len(every) > 2 and every[-1] - every[0] == len(every) - 1:
-        return f"{every[0]} to {every[-1]}"
-    return listed([str(value) for value in every])
-
-
-def answer(ends: Sequence[Ending], groups: Sequence[Sequence[int]]) -> list[str]:
+def answer(
+    ends: Sequence[Ending], groups: Sequence[Sequence[int]], verdicts: Sequence[tuple[str, str]]
+) -> list[str]:
     """Return the result in words, made from the numbers with their uncertainty, then its limits.
 
     Args:
         groups: the runs of each method, as `group_runs` returns them.
+        verdicts: of each run, with its kind; the result where nothing can be compared.
     """
     results, limits = [], []
     for group in groups:
@@ -149,9 +139,9 @@ def answer(ends: Sequence[Ending], groups: Sequence[Sequence[int]]) -> list[str]
         if isinstance(steps, int) and end.step < steps:
             name = capital(visible(end.run.name, 80))
             limits.append(f"{name} ends at step {end.step}, although {steps} were to be run.")
-    if not results and len(ends) > SHOWN_ALONE:
+    if not results and len(ends) > 1:
         results = [f"The table shows how these {len(ends)} runs ended; no two can be compared."]
-    return [*(results or map(_alone, ends)), *dict.fromkeys(limits)]
+    return [*(results or [f"{verdicts[0][0]}."]), *dict.fromkeys(limits)]
 
 
 def _pairs(ends: Sequence[Ending], group: Sequence[int]) -> tuple[list[Pair], list[Pair]]:
@@ -214,21 +204,6 @@ def _compared(pairs: Sequence[Pair]) -> str:
         so = f"does not contain 0, so the choice of these {what} hardly explains it"
     between = _interval(low, high, _points)
     return f"{text} The accuracy{when} {more} ({between}): the interval {so}."
-
-
-def _alone(end: Ending) -> str:
-    """What is known of a run without a control beside it."""
-    values, text = end.values, f"{capital(visible(end.run.name, 80))} ends at step {end.step}"
-    if not np.isfinite(values["mean_lifetime"]):
-        return f"{text} without bars of finite length."
-    text += f" with mean death {number(values['mean_lifetime'])} and coefficient of variation "
-    text += number(values[VARIATION])
-    if np.isfinite(values["accuracy"]):
-        text += f"; its accuracy is {_cell([end], 'accuracy')}"
-    if end.right is not None and end.run.test_items:
-        low, high = (f"{100 * share:.0f}" for share in _wilson(end.right, end.run.test_items))
-        text += f" items ({INTERVAL} {low} to {high}\u00a0%)"
-    return f"{text}."
 
 
 def _wilson(right: int, items: int) -> tuple[float, float]:

@@ -105,7 +105,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
         "title": TITLE,
         "version": __version__,
         "facts": facts(ends),
-        "answer": answer(ends, [group["runs"] for group in groups]),
+        "answer": answer(ends, [group["runs"] for group in groups], verdicts),
         "table": run_table(ends, verdicts, data["runs"], groups),
         "pairs": pair_table(ends, groups),
         # The name of the only cloud tells nothing.
