@@ -22,6 +22,7 @@ from tsloss_fast.analysis.relation import (  # noqa: E402
     QUANTITIES,
     Correlation,
     Relation,
+    mean_interval,
     relate,
 )
 from tsloss_fast.analysis.runs import Run, Series  # noqa: E402
@@ -220,13 +221,14 @@ def test_correlations_can_be_json_without_nan_and_have_a_fixed_order() -> None:
     assert relate([]).sentences() == [CAUTION]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"quantities": ["mean_deth"]}, "no column of numbers 'mean_deth'"),
-        ({"quantities": ["deaths"]}, "no column of numbers 'deaths'"),
-    ],
-)
-def test_wrong_arguments_are_told(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        relate([], **options)
+def test_a_column_that_holds_no_numbers_is_refused() -> None:
+    for name in ("mean_deth", "deaths", "time"):
+        with pytest.raises(ValueError, match=f"no column of numbers '{name}'"):
+            relate([], [name])
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    # Mean 2.5, standard error 0.645497, and 3.182446 as the 97.5 % point of t with 3 degrees.
+    expected = 2.5 - 3.182446 * 0.645497, 2.5 + 3.182446 * 0.645497
+    assert mean_interval(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(expected, abs=1e-5)
+    assert mean_interval(np.array([0.5, 0.5])) == (0.5, 0.5)

@@ -16,7 +16,6 @@ from report_runs import make_run, make_seeds
 from tsloss_fast.analysis.report.answer import (
     Ending,
     answer,
-    mean_interval,
     newcombe,
     pair_table,
     run_table,
@@ -60,14 +59,6 @@ def test_the_interval_of_a_difference_of_shares_is_newcombes() -> None:
         ((10, 10, 0, 10), (0.6075, 1.0)),
     ):
         assert newcombe(*counts) == pytest.approx(expected, abs=5e-5)
-
-
-def test_the_interval_of_a_mean_is_students() -> None:
-    # Mean 2.5, standard error 0.645497, and 3.182446 as the 97.5 % point of t with 3 degrees.
-    assert mean_interval(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(
-        (0.44574, 4.55426), abs=1e-5
-    )
-    assert mean_interval(np.array([0.3, 0.1 + 0.2])) == (0.3, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ either: a seed is one observation, the mean of its runs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from tsloss_fast.analysis.record.schema import SCHEMA
 from tsloss_fast.analysis.runs import Run
 from tsloss_fast.analysis.words import label_of
 
-__all__ = ["CAUTION", "MINIMUM_SEEDS", "Correlation", "Relation", "relate"]
+__all__ = ["CAUTION", "MINIMUM_SEEDS", "Correlation", "Relation", "mean_interval", "relate"]
 
 CAUTION = "Correlation is not cause: over the steps, all that grows in training correlates."
 MINIMUM_SEEDS = 5
@@ -127,7 +126,7 @@ def _correlate(
     members: Sequence[tuple[object, Run]], view: str, quantity: str, outcome: str
 ) -> tuple[int, int, float | None, float | None, float | None]:
     """How many runs and seeds have a coefficient, that, and the ends of its interval."""
-    from scipy.stats import pearsonr, rankdata, spearmanr, ttest_1samp
+    from scipy.stats import pearsonr, rankdata, spearmanr
 
     by_seed: dict[object, list[Any]] = {}
     for seed, run in members:
@@ -146,16 +145,23 @@ def _correlate(
         value = float(samples.mean())
         if len(samples) < MINIMUM_SEEDS:
             return *counts, value, None, None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # coefficients that are all the same
-            interval = ttest_1samp(samples, 0).confidence_interval(0.95)
+        low, high = mean_interval(samples)
     elif len(samples) < MINIMUM_SEEDS or not np.ptp(samples, axis=0).all():
         return *counts, None, None, None
     else:
         # Spearman's coefficient is Pearson's of the ranks.
         found = pearsonr(*rankdata(samples, axis=0).T)
-        value, interval = float(found.statistic), found.confidence_interval(0.95)
-    return *counts, value, max(float(interval.low), -1.0), min(float(interval.high), 1.0)
+        value, (low, high) = float(found.statistic), map(float, found.confidence_interval(0.95))
+    return *counts, value, max(low, -1.0), min(high, 1.0)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean of two values or more."""
+    from scipy.stats import t
+
+    mean, count = float(values.mean()), len(values)
+    half = float(t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5)
+    return mean - half, mean + half
 
 
 def _sentences(

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest
 
+from tsloss_fast.analysis.relation import mean_interval
 from tsloss_fast.analysis.report.names import visible
 from tsloss_fast.analysis.report.story import Course, capital, listed, moved, number
 from tsloss_fast.analysis.runs import Run, control_of
 from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, label_of
 
-__all__ = ["Ending", "answer", "facts", "mean_interval", "newcombe", "pair_table", "run_table"]
+__all__ = ["Ending", "answer", "facts", "newcombe", "pair_table", "run_table"]
 
 # What a result does not say: by one seed, and by several.
 LIMITS = (
@@ -222,15 +223,6 @@ def newcombe(right: int, items: int, other: int, of: int) -> tuple[float, float]
     (low_p, high_p), (low_q, high_q) = _wilson(right, items), _wilson(other, of)
     below, above = np.hypot(p - low_p, high_q - q), np.hypot(high_p - p, q - low_q)
     return float(p - q - below), float(p - q + above)
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean of two values or more; of values that are all the
-    same up to rounding it is that value."""
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():
-        return float(values[0]), float(values[0])
-    found = ttest_1samp(values, 0).confidence_interval(0.95)
-    return float(found.low), float(found.high)
 
 
 def _signed(value: float, digits: int = 3) -> str:

@@ -103,7 +103,6 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
     ends = [Ending.of(run, [*had.values()]) for run, had in zip(runs, courses, strict=True)]
     return {
         "title": TITLE,
-        "version": __version__,
         "facts": facts(ends),
         "answer": answer(ends, [group["runs"] for group in groups], verdicts),
         "table": run_table(ends, verdicts, data["runs"], groups),
@@ -121,11 +120,8 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
 
 
 def _overall(told: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """The verdict on a run and its kind; of many clouds, how many are healthy and which are not.
-
-    Args:
-        told: by the title of the cloud, as `tell` returns it.
-    """
+    """The verdict on a run and its kind, from the cards of its clouds by their titles: of many, how
+    many are healthy and which are not."""
     if len(told) == 1:
         return next((card["verdict"], card["kind"]) for card in told.values())
     kinds = {card["kind"] for card in told.values()}
