@@ -189,7 +189,7 @@ def test_claims_are_put_into_words_and_what_chance_alone_would_give_is_said() ->
     assert len(none.sentences()) == 2
 
 
-def test_one_run_that_differs_makes_no_claim_and_a_constant_has_no_coefficient() -> None:
+def test_one_run_that_differs_makes_no_claim() -> None:
     found = related([make_run({0: float(i)}, {0: float(i == 0)}) for i in range(6)], "runs")
     assert found.coefficient == pytest.approx(-np.sqrt(3 / 7), abs=1e-12)
     assert not found.claim

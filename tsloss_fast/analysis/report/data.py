@@ -209,15 +209,12 @@ def _panels(
         known = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
         heading, says = capital(label_of(name)), QUANTITIES[name]["says"]
         if known.min() == known.max():
-            when = "evaluation" if name in MEASURED else "record"
-            every = "every run" if len(runs) > 1 else "the run"
-            quiet.append(f"{heading} was {number(known[0])} in every {when} of {every}. ({says})")
+            quiet.append(f"{heading} was {number(known[0])} wherever it was recorded. ({says})")
             continue
-        panel = {"name": name, "heading": heading, "says": says, "zero": bool(known.min() >= 0)}
-        panel |= {"whole": name in ("changed_merges", "loops")}
-        panel |= {"rates": [*_rates(runs)] if name == "accuracy" else []}
-        panel |= {"lines": [line for group in groups for line in _lines(group, curves, limit)]}
-        panels.append(panel)
+        lines = [line for group in groups for line in _lines(group, curves, limit)]
+        panel: dict[str, Any] = {"name": name, "heading": heading, "says": says, "lines": lines}
+        panel |= {"zero": bool(known.min() >= 0), "whole": name in ("changed_merges", "loops")}
+        panels.append(panel | {"rates": [*_rates(runs)] if name == "accuracy" else []})
     return panels, quiet
 
 
@@ -308,16 +305,7 @@ def _notes(
                 f"{entry['name']}: the number of coordinates changes; the map leaves out the "
                 "points that have another one than the last."
             )
-    unnamed = {
-        visible(run.record.cloud_name(cloud), 60): None
-        for run, found in zip(runs, names, strict=True)
-        for cloud in run.record.clouds
-        if found is not None and not in_embedding_space(run.record, cloud)
-    }
-    if unnamed:
-        more = " and other clouds" if len(unnamed) > 1 else ""
-        notes.append(
-            f"The points of {next(iter(unnamed))}{more} are no embeddings of tokens, so they have "
-            "numbers and no names."
-        )
+    recorded = [(run.record, found) for run, found in zip(runs, names, strict=True) if found]
+    if not all(in_embedding_space(record, c) for record, _ in recorded for c in record.clouds):
+        notes.append("The points of clouds that are no embeddings of tokens have no names.")
     return notes

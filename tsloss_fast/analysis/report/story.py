@@ -72,24 +72,23 @@ class Course:
         longest = f"longest bar {number(self.longest[-1])} × mean"
         if self.mean[-1] == 0:
             pairs, longest = f"all {self.points} tokens coincide", "all bars of length 0"
-        apart = np.array([not short for short in self.short])
+        every, apart = np.full(len(self.steps), True), np.array([not s for s in self.short])
         finite = "all finite" if self.finite[-1] else "deaths that are not finite"
         spread = f"coefficient of variation {number(self.variation[-1])}"
-        every = np.full(len(self.steps), True)
+        least = f"every death ≥ {SHORT:g} × mean"
         # NaN compares as False.
         rules = (
-            ("finite", "every death is a finite number", self.finite, every, finite),
-            ("no nearly coinciding pair", f"every death ≥ {SHORT:g} × mean", apart, self.known,
-             pairs),
-            ("no gap", f"longest bar ≤ {GAP:g} × mean", ~(self.longest > GAP), self.known, longest),
-            ("even bars", f"coefficient of variation < {EVEN:g}", self.variation < EVEN,
-             self.known, spread),
+            ("finite", "every death is a finite number", every, self.finite, finite),
+            ("no nearly coinciding pair", least, self.known, apart, pairs),
+            ("no gap", f"longest bar ≤ {GAP:g} × mean", self.known, ~(self.longest > GAP), longest),
+            ("even bars", f"coefficient of variation < {EVEN:g}", self.known,
+             self.variation < EVEN, spread),
         )  # fmt: skip
         return [
             {"name": name, "rule": rule, "found": found if judged[-1] else none}
             | {"holds": bool(held[-1]) if judged[-1] else None}
             | {"records": f"{(held & judged).sum()} of {judged.sum()}"}
-            for name, rule, held, judged, found in rules
+            for name, rule, judged, held, found in rules
         ]
 
 
