@@ -99,7 +99,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
         return {**data["runs"][k], **story, "id": place, "task": tell_task(runs[k])}
 
     told = {c: {k: card(k, c) for k in range(len(runs)) if c in courses[k]} for c in titles}
-    verdicts = [_overall({titles[c]: told[c][k] for c in courses[k]}) for k in range(len(runs))]
+    verdicts = [_overall([(titles[c], told[c][k]) for c in courses[k]]) for k in range(len(runs))]
     ends = [Ending.of(run, [*had.values()]) for run, had in zip(runs, courses, strict=True)]
     return {
         "title": TITLE,
@@ -119,13 +119,12 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
     }
 
 
-def _overall(told: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """The verdict on a run and its kind, from the cards of its clouds by their titles: of many, how
-    many are healthy and which are not."""
+def _overall(told: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, str]:
+    """The verdict on a run and its kind; of many clouds, how many are healthy and which are not."""
     if len(told) == 1:
-        return next((card["verdict"], card["kind"]) for card in told.values())
-    kinds = {card["kind"] for card in told.values()}
-    bad = [title for title, card in told.items() if card["kind"] != "good"]
+        return told[0][1]["verdict"], told[0][1]["kind"]
+    kinds = {card["kind"] for _, card in told}
+    bad = [title for title, card in told if card["kind"] != "good"]
     text = f"{len(told) - len(bad)} of {len(told)} clouds healthy"
     if bad:
         more = f" and {len(bad) - SHOWN_CLOUDS} more" if len(bad) > SHOWN_CLOUDS else ""
