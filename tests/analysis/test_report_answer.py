@@ -129,7 +129,7 @@ def test_a_run_and_a_control_that_end_differently_are_not_compared(other: Ending
         ([0.04, 0.03, 0.02], [0.7, 0.7, 0.8],
          ["Over 3 seeds TSLoss is not shown to make the prompt more even or less even",
           "differs by −0.02 on average (95\u00a0% interval −0.045 to +0.0048).",
-          "The accuracy differs by +23.3 percentage points on average (95\u00a0% interval +9 to "
+          "The accuracy differs by +23 percentage points on average (95\u00a0% interval +9 to "
           "+38): the interval does not contain 0, so the choice of these 3 seeds hardly"]),
         ([0.01, 0.011, 0.012], [0.5] * 3,
          ["Over 3 seeds TSLoss made the prompt more even than cross-entropy alone",

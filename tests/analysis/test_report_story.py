@@ -92,7 +92,8 @@ def test_pairs_that_nearly_coincide_are_named_with_their_distance_and_since_when
 def test_a_gap_is_told_with_the_groups_on_its_two_sides(make: Make) -> None:
     # The path 0-1-…-6 with a long edge between 3 and 4: four tokens and three.
     bars, edges = [1.0] * 5 + [4.0], [[0, 1], [1, 2], [2, 3], [4, 5], [5, 6], [3, 4]]
-    story = tell(make({0: [1.0] * 6, 5: bars, 9: bars}, edges=[edges] * 3))
+    even = [1.0] * 6
+    story = tell(make({0: even, 2: bars, 3: even, 5: bars, 9: bars}, edges=[edges] * 5))
     assert has(
         story,
         "The prompt splits into 2 groups of 4 and 3 tokens since step 5: the longest bar is 2.67 "

@@ -109,7 +109,7 @@ def relate(
 
 
 def _quantity(run: Run, name: str) -> dict[int, float]:
-    """By step the mean over the clouds. A cloud that never has the quantity has no part in it; a
+    """The mean over the clouds by step. A cloud that never has the quantity has no part in it; a
     step that another cloud lacks is left out, because the mean would jump there."""
     record = run.record
     every = [_present(record.steps(c), record.series(name, c)) for c in record.clouds]

@@ -44,7 +44,7 @@ class Run:
         folder: where it lies.
         record: the topology.
         measured: by name: `train_ce` of training batches, `ce`, `accuracy`, `restricted_accuracy`
-            of held-out items, and what else the log has. Empty if there is no log.
+            of held-out items, and all other numbers of the log. Empty without a log.
         reference: rates without any tuning: `majority_rate`, `zero_shot_restricted_accuracy`, …
         config: the settings of `tsloss tune`; empty for other runs.
         command: the command line that began the run; empty where it is not known.

@@ -21,7 +21,7 @@ from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, label_of
 
 __all__ = ["Ending", "answer", "facts", "newcombe", "pair_table", "run_table"]
 
-# What a result does not say: by one seed, and by several.
+# The limits of a result by one seed, and of one by several.
 LIMITS = (
     "One seed tells nothing of other seeds.",
     "The intervals speak of other seeds of this task and model, not of other tasks or models.",
@@ -167,7 +167,8 @@ def _difference(pairs: Sequence[Pair], column: str) -> np.ndarray:
 
 
 def _compared(pairs: Sequence[Pair]) -> str:
-    """What a loss did to evenness and accuracy, by one seed or by several."""
+    """A sentence on evenness and one on accuracy, which compare a loss with its control over one
+    seed or several."""
     seeds, (end, control) = len(pairs), pairs[0]
     loss = str(end.run.config.get("loss", "the loss"))
     name = f"Over {seeds} seeds " * (seeds > 1) + visible(LOSSES.get(loss, loss), 80)
@@ -231,9 +232,9 @@ def _signed(value: float, digits: int = 3) -> str:
     return f"{'+' if value > 0 else ''}{number(value, digits)}"
 
 
-def _points(share: float, digits: int = 3) -> str:
-    """A difference of shares in percentage points."""
-    return _signed(round(100 * share, 1), digits)
+def _points(share: float, digits: int = 2) -> str:
+    """A difference of shares in percentage points, without the noise of rounding."""
+    return _signed(round(100 * share, 6), digits)
 
 
 def _interval(low: float, high: float, form: Callable[[float, int], str]) -> str:

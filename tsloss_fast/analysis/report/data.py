@@ -1,8 +1,8 @@
 """The numbers that a report's page draws, thinned to what a page can hold, as JSON can hold them.
 
 A series has `frames`, and `at`: for each step of the page's slider the index of the frame to show,
-which is the newest one not after the step (-1 where nothing was recorded yet). Whatever is thinned
-is left evenly spaced by rank, with its first and its last.
+which is the newest one not after the step (-1 where nothing was recorded yet). Steps of the
+slider, maps and curves are thinned in one way: evenly spaced by rank, with the first and the last.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def thin(count: int, limit: int) -> np.ndarray:
 def _reached(
     steps: np.ndarray, slider: Sequence[int], limit: int = STEPS
 ) -> tuple[list[int], list[int]]:
-    """At most `limit` of the positions in `steps` that the slider reaches, and for each of its
+    """Positions in `steps` that the slider reaches, at most `limit`, and for each of its
     steps the rank among them of the newest one not after it, or -1."""
     newest = np.searchsorted(steps, slider, side="right") - 1
     used = np.unique(newest[newest >= 0])
