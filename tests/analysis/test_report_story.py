@@ -96,12 +96,14 @@ def test_a_gap_is_told_with_the_groups_on_its_two_sides(make: Make) -> None:
     story = tell(make({0: even, 2: bars, 3: even, 5: bars, 9: bars}, edges=[edges] * 5))
     assert has(
         story,
-        "The prompt splits into 2 groups of 4 and 3 tokens since step 5: the longest bar is 2.67 "
-        "times the mean.",
+        "The prompt splits into 2 groups of 4 and 3 tokens since step 5: the longest bar, "
+        "from token 3 to token 4, is 2.67 times the mean.",
     )
     assert story["verdict"] == "Not healthy at step 9: a gap (longest bar 2.67 × mean)"
     lonely = tell(make({0: bars}, edges=[[[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 6]]]))
-    assert has(lonely, "Token 6 stands apart from the others at step 0")
+    assert has(
+        lonely, "2 groups of 6 and 1 tokens at step 0: the longest bar, from token 5 to token 6"
+    )
     always = tell(make({0: bars, 4: bars}, edges=[edges] * 2))
     assert has(always, "groups of 4 and 3 tokens in every record")
     assert tell(make({0: bars, 4: [1.0] * 6}, edges=[edges] * 2))["kind"] == "good"

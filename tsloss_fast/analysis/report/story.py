@@ -151,17 +151,15 @@ def _of_gap(course: Course, label: Callable[[int], str]) -> Iterator[str]:
     above = course.longest > GAP
     if not above[-1]:
         return
-    groups = find_groups(course)
-    alone = [label(group[0]) for group in groups if len(group) == 1]
-    if len(alone) == len(groups) - 1 and len(groups) <= 6:
-        what = f"{listed(alone)} {'stands' if len(alone) == 1 else 'stand'} apart from the others"
-    else:
-        sizes = listed([str(len(group)) for group in groups[:6]])
-        more = " and fewer" if len(groups) > 6 else ""
-        what = f"the prompt splits into {len(groups)} groups of {sizes}{more} tokens"
+    # The groups at the scale GAP × mean of the last record.
+    near = course.edges[-1][course.deaths[-1] <= GAP * course.mean[-1]]
+    graph = coo_array((np.ones(len(near)), near.T), (course.points, course.points))
+    sizes = sorted(np.bincount(connected_components(graph, directed=False)[1]), reverse=True)
+    shown = listed([str(size) for size in sizes[:6]]) + " and fewer" * (len(sizes) > 6)
+    i, j = map(label, course.edges[-1][course.deaths[-1].argmax()].tolist())
     yield (
-        f"{capital(what)} {_when(course, above)}: the longest bar is "
-        f"{number(course.longest[-1])} times the mean."
+        f"The prompt splits into {len(sizes)} groups of {shown} tokens {_when(course, above)}: the "
+        f"longest bar, from {i} to {j}, is {number(course.longest[-1])} times the mean."
     )
 
 
@@ -175,15 +173,6 @@ def _of_merges(course: Course) -> Iterator[str]:
         yield f"The merge tree last changed between step {before} and step {after}."
     elif len(trees) > 1:
         yield f"The merge tree is the same in all {len(trees)} records that have bars."
-
-
-def find_groups(course: Course) -> list[list[int]]:
-    """Return the components at scale GAP × mean of the last record, the largest first."""
-    i, j = course.edges[-1][course.deaths[-1] <= GAP * course.mean[-1]].T
-    graph = coo_array((np.ones(len(i)), (i, j)), (course.points, course.points))
-    count, labels = connected_components(graph, directed=False)
-    groups = [np.flatnonzero(labels == k).tolist() for k in range(count)]
-    return sorted(groups, key=lambda group: (-len(group), group))
 
 
 def _when(course: Course, held: np.ndarray) -> str:
