@@ -67,6 +67,9 @@ def test_the_interval_of_a_difference_of_shares_is_newcombes() -> None:
         (47, 47, "47 of 60 items with it and 47 without it, a difference of 0 percentage points "
          "(95\u00a0% interval −15 to +15): the interval contains 0, so these 60 items show no "
          "difference."),
+        (47, 48, "47 of 60 items with it and 48 without it, a difference of −1.7 percentage points "
+         "(95\u00a0% interval −16 to +13): the interval contains 0, so these 60 items show no "
+         "difference."),
         (20, 50, "20 of 60 items with it and 50 without it, a difference of −50 percentage points "
          "(95\u00a0% interval −63 to −33): the interval does not contain 0, so the choice of these "
          "60 items hardly explains it."),

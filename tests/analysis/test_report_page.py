@@ -161,6 +161,9 @@ def test_each_cloud_has_its_story_and_the_unhealthy_are_named(tmp_path: Path) ->
     assert ids == ["run-0", "run-0-cloud-1", "run-0-cloud-2"]
     text = "2 of 3 clouds healthy; not: layer 0"
     assert page["table"]["rows"][0]["cells"][-1] == text
+    # Clouds whose titles are cut to one text are still two.
+    page = context_of(make_run(tmp_path / "long", clouds=["x" * 60 + "a", "x" * 60 + "b"]))
+    assert page["table"]["rows"][0]["cells"][-1].startswith("1 of 2 clouds healthy")
 
 
 def test_a_page_of_many_clouds_and_steps_stays_small(tmp_path: Path) -> None:

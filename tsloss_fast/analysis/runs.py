@@ -93,7 +93,10 @@ def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
         return None
     controls = [other for other in runs if other.control]
     own = [other for other in controls if other.folder.parent == run.folder]
-    return next(iter(own + [other for other in controls if _same(run, other, _OF_THE_LOSS)]), None)
+    settings = _settings(run, _OF_THE_LOSS)
+    return next(
+        iter([*own, *(c for c in controls if _settings(c, _OF_THE_LOSS) == settings)]), None
+    )
 
 
 def group_runs(runs: Sequence[Run]) -> list[list[int]]:
@@ -105,8 +108,8 @@ def group_runs(runs: Sequence[Run]) -> list[list[int]]:
     groups: list[list[int]] = []
     for index, run in enumerate(runs):
         for group in groups:
-            new = run.seed not in [None, *(runs[k].seed for k in group)]
-            if new and _same(run, runs[group[0]], _OF_THE_SEED):
+            same = _settings(runs[group[0]], _OF_THE_SEED) == _settings(run, _OF_THE_SEED)
+            if same and run.seed not in [None, *(runs[k].seed for k in group)]:
                 group.append(index)
                 break
         else:
@@ -114,11 +117,8 @@ def group_runs(runs: Sequence[Run]) -> list[list[int]]:
     return groups
 
 
-def _same(run: Run, other: Run, but_for: set[str]) -> bool:
-    """Whether two runs have the same settings but for some."""
-    names = (run.config.keys() | other.config.keys()) - but_for
-    missing = object()
-    return all(run.config.get(n, missing) == other.config.get(n, missing) for n in names)
+def _settings(run: Run, but_for: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in run.config.items() if name not in but_for}
 
 
 def describe(loss: str, weight: float) -> str:

@@ -17,7 +17,7 @@ from tsloss_fast.analysis.plane import principal_plane
 from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.report.names import VocabularyNames, in_embedding_space, visible
 from tsloss_fast.analysis.report.story import capital, number
-from tsloss_fast.analysis.runs import Run, describe, group_runs
+from tsloss_fast.analysis.runs import Run, Series, describe, group_runs
 from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, label_of
 
 __all__ = ["methods", "page_data", "thin"]
@@ -165,10 +165,10 @@ def _maps(
         kept = columns.present("points") & columns.present("deaths") & (width == width[-1])
         positions = np.flatnonzero(kept & (width * columns.numbers("n_points") > 0))
         used, at = _reached(columns.steps[positions], slider, limit)
-        flat = [x for x in columns.lists("points", positions[used].tolist()) if x is not None]
-        if not flat:
+        found = columns.lists("points", positions[used].tolist())
+        points = [x.reshape(-1, int(width[-1])) for x in found if x is not None]
+        if not points:
             continue
-        points = [x.reshape(-1, int(width[-1])) for x in flat]
         frames: list[dict[str, Any]] = [{"step": int(columns.steps[i])} for i in positions[used]]
         tokens: list[str] = []
         vectors = points[0][:0]
@@ -221,8 +221,8 @@ def _panels(
 def _curve(run: Run, cloud: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps (S,) and values (S,) of a curve."""
     if name in MEASURED:
-        series = run.measured.get(name)
-        return (np.zeros(0), np.zeros(0)) if series is None else (series.steps, series.values)
+        series = run.measured.get(name, Series(np.zeros(0), np.zeros(0)))
+        return series.steps, series.values
     columns = CloudColumns(run.record, cloud, int(name == "loops"))
     if name == "changed_merges":
         added = columns.lists("edges_added")
