@@ -22,6 +22,7 @@ from tsloss_fast.analysis.relation import (  # noqa: E402
     QUANTITIES,
     Correlation,
     Relation,
+    mean_interval,
     relate,
 )
 from tsloss_fast.analysis.runs import Run, Series  # noqa: E402
@@ -32,18 +33,15 @@ X, Y, NAN = "mean_lifetime", "accuracy", float("nan")
 def make_run(
     x: Mapping[int, float] | Sequence[Mapping[int, float]],
     y: Mapping[int, float],
-    column: str = X,
-    dimension: int = 0,
     **config: object,
 ) -> Run:
     """A run with one quantity by step (a list of them for several clouds), and its accuracy."""
     clouds = [x] if isinstance(x, Mapping) else x
     rows = [
-        {"step": step, "cloud": cloud, "dimension": dimension, column: value}
+        {"step": step, "cloud": cloud, "dimension": 0, X: value}
         for cloud, values in enumerate(clouds)
         for step, value in values.items()
     ]
-    rows += [{"step": step, "cloud": 0, "dimension": 0} for step in clouds[0] if dimension]
     record = TopologyRecord(pa.Table.from_pylist(rows, schema=SCHEMA), {})
     series = Series(np.array(sorted(y), np.int64), np.array([y[s] for s in sorted(y)], np.float64))
     config = {"task": "reviews", "model": "smollm2"} | config
@@ -132,15 +130,6 @@ def test_which_steps_of_a_run_count(x: object, y: dict, expected: float | None) 
     assert (found.coefficient, found.runs) == (expected, 0 if expected is None else 1)
 
 
-def test_loops_are_asked_for_with_a_prefix() -> None:
-    x = {0: 1.0, 1: 2.0, 2: 3.0}
-    runs = [make_run(x, x, "total_persistence", 1, seed=seed) for seed in range(5)]
-    relation = relate(runs, ["h1_total_persistence", "total_persistence"], [Y])
-    assert entry(relation, "steps", "h1_total_persistence").coefficient == 1.0
-    assert entry(relation, "steps", "total_persistence").coefficient is None
-    assert any("total persistence of loops and accuracy" in said for said in relation.sentences())
-
-
 def with_seeds(seeds: Sequence[int | None]) -> list[Run]:
     runs = [random_runs(1, slope=100.0, seed=index)[0] for index in range(len(seeds))]
     return [
@@ -200,7 +189,7 @@ def test_claims_are_put_into_words_and_what_chance_alone_would_give_is_said() ->
     assert len(none.sentences()) == 2
 
 
-def test_one_run_that_differs_makes_no_claim_and_a_constant_has_no_coefficient() -> None:
+def test_one_run_that_differs_makes_no_claim() -> None:
     found = related([make_run({0: float(i)}, {0: float(i == 0)}) for i in range(6)], "runs")
     assert found.coefficient == pytest.approx(-np.sqrt(3 / 7), abs=1e-12)
     assert not found.claim
@@ -223,23 +212,23 @@ def test_runs_of_another_task_or_model_are_not_taken_together(other: dict[str, o
     ]
 
 
-def test_the_table_is_json_without_nan_and_in_a_fixed_order() -> None:
-    runs = [*random_runs(5), make_run({0: NAN, 1: 1.0}, {0: NAN})]
-    rows = relate(runs).rows()
+def test_correlations_can_be_json_without_nan_and_have_a_fixed_order() -> None:
+    relation = relate([*random_runs(5), make_run({0: NAN, 1: 1.0}, {0: NAN})])
+    rows = [dataclasses.asdict(found) for found in relation.correlations]
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert [row["view"] for row in rows] == ["steps"] * 18 + ["runs"] * 18
     assert [row["quantity"] for row in rows[:18:2]] == list(QUANTITIES)
-    assert relate(runs).rows() == rows
     assert relate([]).sentences() == [CAUTION]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"quantities": ["mean_deth"]}, "no column of numbers 'mean_deth'"),
-        ({"quantities": ["deaths"]}, "no column of numbers 'deaths'"),
-    ],
-)
-def test_wrong_arguments_are_told(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        relate([], **options)
+def test_a_column_that_holds_no_numbers_is_refused() -> None:
+    for name in ("mean_deth", "deaths", "time"):
+        with pytest.raises(ValueError, match=f"no column of numbers '{name}'"):
+            relate([], [name])
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    # Mean 2.5, standard error 0.645497, and 3.182446 as the 97.5 % point of t with 3 degrees.
+    expected = 2.5 - 3.182446 * 0.645497, 2.5 + 3.182446 * 0.645497
+    assert mean_interval(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(expected, abs=1e-5)
+    assert mean_interval(np.array([0.5, 0.5])) == (0.5, 0.5)

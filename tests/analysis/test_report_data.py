@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +16,18 @@ from report_runs import HOSTILE, hostile_vocabulary, make_run, make_seeds
 from tsloss_fast.analysis.record.tracker import TopologyTracker
 from tsloss_fast.analysis.record.writer import RecordWriter
 from tsloss_fast.analysis.report import data as report_data
-from tsloss_fast.analysis.report.data import page_data, thin_curve
+from tsloss_fast.analysis.report.data import methods, page_data, thin
 from tsloss_fast.analysis.report.names import VocabularyNames, visible
-from tsloss_fast.analysis.runs import load_runs
+from tsloss_fast.analysis.runs import Run, load_runs
+
+
+def drawn(runs: Sequence[Run], *names: VocabularyNames) -> tuple[dict[str, Any], list[str]]:
+    return page_data(runs, names or [None] * len(runs), methods(runs))
 
 
 def test_every_bar_and_every_curve_of_the_page_is_the_records(runs: Path) -> None:
     loaded = load_runs([runs])
-    data, _ = page_data(loaded, [None, None])
+    data, _ = drawn(loaded)
     assert data["slider"] == list(range(0, 41, 5))
     panels = {panel["name"]: panel for panel in data["panels"]["0"]}
     for k, (run, shown) in enumerate(zip(loaded, data["runs"], strict=True)):
@@ -37,19 +43,17 @@ def test_every_bar_and_every_curve_of_the_page_is_the_records(runs: Path) -> Non
             np.testing.assert_allclose(line["values"], run.record.series(name), rtol=1e-5)
         changed = [len(run.record.row(s)["edges_added"]) for s in data["slider"][1:]]
         assert panels["changed_merges"]["lines"][k]["values"] == [None, *changed]
-    assert [run["control"] for run in data["runs"]] == [False, True]
-    assert [(g["colour"], g["dash"]) for g in data["groups"]] == [
-        ("#0072B2", ""),
-        ("#6b6b6b", "6 4"),
-    ]
+    looks = [(run["colour"], run["dash"]) for run in data["runs"]]
+    assert looks == [("#0072B2", ""), ("#6b6b6b", "6 4")]
     assert panels["accuracy"]["rates"][0]["value"] == 0.6
     assert (panels["changed_merges"]["whole"], panels["ce"]["whole"]) == (True, False)
 
 
 def test_seeds_have_one_line_with_a_band_and_one_colour(tmp_path: Path) -> None:
     loaded = load_runs([make_seeds(tmp_path, seeds=3)])
-    data, _ = page_data(loaded, [None] * 6)
-    assert [group["runs"] for group in data["groups"]] == [[0, 2, 4], [1, 3, 5]]
+    data, _ = drawn(loaded)
+    groups = methods(loaded)
+    assert [group["runs"] for group in groups] == [[0, 2, 4], [1, 3, 5]]
     assert data["shown"] == [0, 1]
     panel = next(p for p in data["panels"]["0"] if p["name"] == "mean_lifetime")
     values = np.array([run.record.series("mean_lifetime") for run in loaded[::2]])
@@ -58,15 +62,15 @@ def test_seeds_have_one_line_with_a_band_and_one_colour(tmp_path: Path) -> None:
     np.testing.assert_allclose(line["values"], values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(line["low"], values.min(0), rtol=1e-5)
     np.testing.assert_allclose(line["high"], values.max(0), rtol=1e-5)
-    assert {data["runs"][k]["colour"] for k in (0, 2, 4)} == {data["groups"][0]["colour"]}
+    assert {data["runs"][k]["colour"] for k in (0, 2, 4)} == {groups[0]["colour"]}
 
 
 def test_a_curve_that_never_changes_becomes_a_sentence(tmp_path: Path) -> None:
     with TopologyTracker(tmp_path, h1_every=None) as tracker:
         for step in range(3):
             tracker.record(step, (step + 1.0) * np.eye(3))
-    data, _ = page_data(load_runs([tmp_path]), [None])
-    assert data["quiet"]["0"][1].startswith("Entropy gap (nats) was 0 in every record of the run.")
+    data, _ = drawn(load_runs([tmp_path]))
+    assert data["quiet"]["0"][1].startswith("Entropy gap (nats) was 0 wherever it was recorded.")
     names = [panel["name"] for panel in data["panels"]["0"]]
     assert "mean_lifetime" in names
     assert not {"redundancy", "entropy_gap", "changed_merges"} & set(names)
@@ -74,7 +78,7 @@ def test_a_curve_that_never_changes_becomes_a_sentence(tmp_path: Path) -> None:
 
 def test_the_slider_is_thinned_evenly_and_says_so_while_curves_stay_whole(tmp_path: Path) -> None:
     make_run(tmp_path / "long", steps=range(150), points=4, h1_every=None)
-    data, notes = page_data(load_runs([tmp_path / "long"]), [None])
+    data, notes = drawn(load_runs([tmp_path / "long"]))
     assert len(data["slider"]) == 61
     assert (data["slider"][0], data["slider"][-1]) == (0, 149)
     assert set(np.diff(data["slider"])) <= {2, 3}
@@ -89,7 +93,7 @@ def test_large_pages_have_fewer_steps_maps_and_values(
     monkeypatch.setattr(report_data, "FRAME_POINTS", 24 * 4)  # two runs of 12 points
     monkeypatch.setattr(report_data, "MAP_POINTS", 24 * 2)
     monkeypatch.setattr(report_data, "CURVE_POINTS", 6)
-    data, _ = page_data(load_runs([runs]), [None, None])
+    data, _ = drawn(load_runs([runs]))
     assert data["slider"] == [0, 15, 25, 40]
     assert [len(run["clouds"]["0"]["map"]["frames"]) for run in data["runs"]] == [2, 2]
     for panel in data["panels"]["0"]:
@@ -98,14 +102,10 @@ def test_large_pages_have_fewer_steps_maps_and_values(
             assert panel["name"] == "loops" or (line["steps"][0], line["steps"][-1]) == (0, 40)
 
 
-def test_a_thinned_curve_keeps_its_ends_and_peaks() -> None:
-    values = np.sin(np.arange(50_000) / 100) + np.random.default_rng(0).normal(size=50_000)
-    values[[777, 31_234, 40_000]] = [90.0, -70.0, np.nan]
-    kept = thin_curve(values, 2000)
-    assert 1300 < len(kept) <= 2000
-    assert (kept[0], kept[-1]) == (0, 49_999)
-    assert (np.nanmax(values[kept]), np.nanmin(values[kept])) == (90.0, -70.0)
-    assert thin_curve(np.ones(3), 5).tolist() == [0, 1, 2]
+def test_what_is_thinned_is_evenly_spaced_with_its_ends() -> None:
+    assert thin(11, 3).tolist() == [0, 5, 10]
+    assert thin(3, 5).tolist() == [0, 1, 2]
+    assert set(np.diff(thin(50_000, 2000))) == {25, 26}
 
 
 def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_path: Path) -> None:
@@ -120,11 +120,11 @@ def test_points_of_another_number_of_coordinates_are_left_out_of_the_map(tmp_pat
     with (tmp_path / "run" / "topology.arrows").open("ab") as file:
         file.write(b"\xff" * 9)
     names = [VocabularyNames(hostile_vocabulary())]
-    data, notes = page_data(load_runs([tmp_path / "run"]), names)
+    data, notes = drawn(load_runs([tmp_path / "run"]), *names)
     entry = data["runs"][0]["clouds"]["0"]["map"]
     assert [frame["step"] for frame in entry["frames"]] == [2, 3]
     assert entry["at"] == [-1, -1, 0, 1]
-    assert any("the map leaves out 2 of them" in note for note in notes)
+    assert any("the number of coordinates changes; the map leaves out" in note for note in notes)
     damaged = "the record is damaged or cut off after step 3, and is read without its last 9 bytes."
     assert any(note.endswith(damaged) for note in notes)
 
@@ -140,7 +140,7 @@ def test_the_map_keeps_distances_of_points_that_lie_in_a_plane(tmp_path: Path) -
         row |= {"deaths": [1.0] * 8, "edges": [[i, i + 1] for i in range(8)]}
         writer.write([row | {"points": points}, row | {"step": 4}])
         writer.close()
-    data, _ = page_data(load_runs([tmp_path / "0", tmp_path / "1"]), [None, None])
+    data, _ = drawn(load_runs([tmp_path / "0", tmp_path / "1"]))
     maps = [run["clouds"]["0"]["map"] for run in data["runs"]]
     places = [np.reshape(found["frames"][0]["xy"], (9, 2)) for found in maps]
     # Runs share one plane, so that distances between them are kept, too.
@@ -153,7 +153,7 @@ def test_the_map_keeps_distances_of_points_that_lie_in_a_plane(tmp_path: Path) -
 
 def test_a_point_is_named_after_the_nearest_token(runs: Path) -> None:
     vocabulary = hostile_vocabulary()
-    data, _ = page_data(load_runs([runs]), [VocabularyNames(vocabulary)] * 2)
+    data, _ = drawn(load_runs([runs]), *[VocabularyNames(vocabulary)] * 2)
     entry = data["runs"][0]["clouds"]["0"]["map"]
     first = entry["frames"][0]
     assert [entry["tokens"][k] for k in first["nearest"]] == [visible(name) for name in HOSTILE]
@@ -180,20 +180,19 @@ def test_only_clouds_of_the_embedding_space_have_names_of_tokens(
 ) -> None:
     with TopologyTracker(tmp_path, h1_every=None, points_every=1, clouds=clouds or None) as tracker:
         tracker.record(0, np.random.default_rng(0).normal(size=(len(expected), 12, 16)))
-    data, notes = page_data(load_runs([tmp_path]), [VocabularyNames(hostile_vocabulary())])
+    data, notes = drawn(load_runs([tmp_path]), VocabularyNames(hostile_vocabulary()))
     shown = data["runs"][0]["clouds"]
     assert ["nearest" in c["map"]["frames"][0] for c in shown.values()] == expected
-    assert any("no embeddings of tokens" in note for note in notes) == (not all(expected))
+    assert any("no embeddings of tokens have no names" in note for note in notes) == (
+        not all(expected)
+    )
 
 
-def test_the_limit_of_redundancy_is_the_records_and_a_missing_map_is_noted(
-    runs: Path, tmp_path: Path
-) -> None:
-    writer = RecordWriter(tmp_path / "topology.arrows", {"rho": 0.3})
+def test_a_missing_map_is_noted(runs: Path, tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "topology.arrows", {})
     writer.write([{"step": 0, "cloud": 0, "dimension": 0, "n_points": 2, "n_features": 2}])
     writer.close()
-    data, notes = page_data(load_runs([tmp_path, runs]), [None] * 3)
-    assert [run["rho"] for run in data["runs"]] == [0.3, 0.5, 0.5]
+    _, notes = drawn(load_runs([tmp_path, runs]))
     assert sum("the points were not kept, so there is no map" in note for note in notes) == 1
 
 
@@ -202,7 +201,7 @@ def test_loops_are_drawn_where_they_mean_something_and_otherwise_a_sentence(tmp_
     make_run(tmp_path / "few", points=4)
     make_run(tmp_path / "many", points=45, steps=[0, 10])
     loaded = load_runs([tmp_path / name for name in ("none", "few", "many")])
-    none, few, many = (run["clouds"]["0"] for run in page_data(loaded, [None] * 3)[0]["runs"])
+    none, few, many = (run["clouds"]["0"] for run in drawn(loaded)[0]["runs"])
     assert none["no_h1"].startswith("Loops were not recorded: 4 tokens have almost no loops")
     assert few["no_h1"].startswith("No loop was found in 3 records: 4 tokens have almost no loops")
     assert "h1" not in few

@@ -146,9 +146,9 @@ def test_a_run_that_is_not_finite_and_says_nothing_is_told_as_it_is(tmp_path: Pa
     assert "deaths" not in json.loads(page["data"])["runs"][0]["clouds"]["0"]["frames"][1]
     (card,) = page["stories"][0]["cards"]
     assert card["verdict"].startswith("Not healthy at step 1: deaths that are not finite")
-    assert page["answer"][0] == "Bare ends at step 1 without bars of finite length."
+    assert page["answer"][0] == f"{card['verdict']}."
     assert "None of these runs is a control" in page["answer"][1]
-    assert "Nothing was measured of a task" in page["relation"]["sentences"][0]
+    assert "Neither accuracy nor held-out cross-entropy" in page["relation"]["sentences"][0]
     assert [row["cells"] for row in page["table"]["rows"]] == [[card["verdict"]]]
 
 
@@ -160,8 +160,10 @@ def test_each_cloud_has_its_story_and_the_unhealthy_are_named(tmp_path: Path) ->
     ids = [card["id"] for story in page["stories"] for card in story["cards"]]
     assert ids == ["run-0", "run-0-cloud-1", "run-0-cloud-2"]
     text = "2 of 3 clouds healthy; not: layer 0"
-    assert page["across"][0].endswith(f": {text} at the last record.")
     assert page["table"]["rows"][0]["cells"][-1] == text
+    # Clouds whose titles are cut to one text are still two.
+    page = context_of(make_run(tmp_path / "long", clouds=["x" * 60 + "a", "x" * 60 + "b"]))
+    assert page["table"]["rows"][0]["cells"][-1].startswith("1 of 2 clouds healthy")
 
 
 def test_a_page_of_many_clouds_and_steps_stays_small(tmp_path: Path) -> None:

@@ -185,3 +185,13 @@ def test_a_method_is_the_settings_but_for_the_seed_and_a_control_has_another_los
     assert group_runs(runs) == [[0, 1], [2], [3], [4], [5, 6]]
     found = [control_of(run, runs) for run in runs]
     assert found == [runs[5], None, runs[5], None, None, None, None]
+
+
+def test_a_value_that_was_not_finite_is_nan(folder: Path) -> None:
+    line = {"kind": "step", "step": 1, "ce": None, "tsloss": 0.5}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    measured = load_run(folder).measured
+    assert [str(measured[name].values.tolist()) for name in ("train_ce", "tsloss")] == [
+        "[nan]",
+        "[0.5]",
+    ]

@@ -7,9 +7,8 @@ either: a seed is one observation, the mean of its runs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tsloss_fast.analysis.record.schema import SCHEMA
 from tsloss_fast.analysis.runs import Run
 from tsloss_fast.analysis.words import label_of
 
-__all__ = ["CAUTION", "MINIMUM_SEEDS", "Correlation", "Relation", "relate"]
+__all__ = ["CAUTION", "MINIMUM_SEEDS", "Correlation", "Relation", "mean_interval", "relate"]
 
 CAUTION = "Correlation is not cause: over the steps, all that grows in training correlates."
 MINIMUM_SEEDS = 5
@@ -36,20 +35,20 @@ class Correlation:
     """Spearman's coefficient of a quantity with an outcome, in [-1, 1], in one group of runs.
 
     `view` is "steps" for the mean over seeds of the coefficient over the steps within each run, and
-    "runs" for that over the seeds, last value against last value. `group` is the task and the model
-    of the runs. `coefficient` is None where it is undefined. `low` and `high` are the ends of its
-    95 % interval, None with fewer than 5 seeds: Student's over the steps, Fisher's over the runs.
+    "runs" for that over the seeds, last value against last value; `group` is task and model.
+    `coefficient` is None where it is undefined. `low` and `high` are the ends of its 95 % interval,
+    None with fewer than 5 seeds: Student's over the steps, Fisher's over the runs.
     """
 
     view: str
     group: str
     quantity: str
     outcome: str
+    runs: int
+    seeds: int
     coefficient: float | None
     low: float | None
     high: float | None
-    runs: int
-    seeds: int
 
     @property
     def claim(self) -> bool:
@@ -63,10 +62,6 @@ class Relation:
 
     correlations: tuple[Correlation, ...]
     said: tuple[str, ...]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one flat dictionary for each correlation that JSON can hold (None, never NaN)."""
-        return [asdict(entry) | {"claim": entry.claim} for entry in self.correlations]
 
     def sentences(self) -> list[str]:
         """Return what the correlations allow to be said of other runs, with the caution."""
@@ -84,22 +79,25 @@ def relate(
 
     Args:
         runs: as `load_runs` gives them, each once. A run that does not say its seed has its own.
-        quantities: columns of numbers of the record; the mean over the clouds of a step. The prefix
-            ``h1_`` asks for those of dimension 1.
+        quantities: columns of numbers of the record; the mean over the clouds of a step.
         outcomes: names in `Run.measured`.
 
     Raises:
         ValueError: the record has no such quantity.
     """
-    if unknown := [name for name in quantities if name.removeprefix("h1_") not in _COLUMNS]:
+    if unknown := [name for name in quantities if name not in _COLUMNS]:
         raise ValueError(
-            f"the record has no column of numbers {', '.join(map(repr, unknown))}; expected one of "
-            f"{', '.join(_COLUMNS)}, each also with the prefix h1_"
+            f"the record has no column of numbers {', '.join(map(repr, unknown))}; expected "
+            f"some of {', '.join(_COLUMNS)}"
         )
     groups: dict[str, list[tuple[object, Run]]] = {}
     for index, run in enumerate(runs):
         seed = f"run {index}" if run.seed is None else run.seed
-        groups.setdefault(_group(run), []).append((seed, run))
+        task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
+        level = run.config.get("difficulty")
+        task = task if level is None else f"{task} (difficulty {level})"
+        name = f"Task {task}, model {run.model or 'unknown'}"
+        groups.setdefault(name, []).append((seed, run))
     pairs = [(view, x, y) for view in ("steps", "runs") for x in quantities for y in outcomes]
     found: list[Correlation] = []
     said: list[str] = []
@@ -110,26 +108,14 @@ def relate(
     return Relation(tuple(found), tuple(said))
 
 
-def _group(run: Run) -> str:
-    task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
-    level = run.config.get("difficulty")
-    level = "" if level is None else f" (difficulty {level})"
-    return f"Task {task}{level}, model {run.model or 'unknown'}"
-
-
-def _values(run: Run, quantity: str, outcome: str) -> tuple[dict[int, float], dict[int, float]]:
-    """The quantity and the outcome by step. A cloud that never has the quantity has no part in its
-    mean; a step that another cloud lacks is left out, because the mean would jump there."""
-    column, dimension = quantity.removeprefix("h1_"), int(quantity.startswith("h1_"))
-    by_cloud = [
-        _present(run.record.steps(cloud, dimension), run.record.series(column, cloud, dimension))
-        for cloud in run.record.clouds
-    ]
-    by_cloud = [values for values in by_cloud if values]
-    common = sorted(set.intersection(*map(set, by_cloud))) if by_cloud else []
-    measured = run.measured.get(outcome)
-    y = {} if measured is None else _present(measured.steps, measured.values)
-    return {step: float(np.mean([values[step] for values in by_cloud])) for step in common}, y
+def _quantity(run: Run, name: str) -> dict[int, float]:
+    """The mean over the clouds by step. A cloud that never has the quantity has no part in it; a
+    step that another cloud lacks is left out, because the mean would jump there."""
+    record = run.record
+    every = [_present(record.steps(c), record.series(name, c)) for c in record.clouds]
+    found = [values for values in every if values]
+    common = sorted(set.intersection(*map(set, found))) if found else []
+    return {step: float(np.mean([values[step] for values in found])) for step in common}
 
 
 def _present(steps: np.ndarray, values: np.ndarray) -> dict[int, float]:
@@ -138,38 +124,44 @@ def _present(steps: np.ndarray, values: np.ndarray) -> dict[int, float]:
 
 def _correlate(
     members: Sequence[tuple[object, Run]], view: str, quantity: str, outcome: str
-) -> tuple[float | None, float | None, float | None, int, int]:
-    """Coefficient, ends of its interval, and how many runs and seeds have it."""
-    from scipy.stats import pearsonr, rankdata, spearmanr, ttest_1samp
+) -> tuple[int, int, float | None, float | None, float | None]:
+    """How many runs and seeds have a coefficient, that, and the ends of its interval."""
+    from scipy.stats import pearsonr, rankdata, spearmanr
 
     by_seed: dict[object, list[Any]] = {}
     for seed, run in members:
-        x, y = _values(run, quantity, outcome)
-        common = sorted(x.keys() & y.keys())
+        measured = run.measured.get(outcome)
+        y = {} if measured is None else _present(measured.steps, measured.values)
+        x = _quantity(run, quantity)
+        both = np.array([(x[step], y[step]) for step in sorted(x.keys() & y.keys())])
         if view == "runs" and x and y:
             by_seed.setdefault(seed, []).append(([*x.values()][-1], [*y.values()][-1]))
         # Over two steps every coefficient is +1 or -1, and of a constant there is none.
-        elif view == "steps" and len(common) > 2:
-            a, b = [x[step] for step in common], [y[step] for step in common]
-            if np.ptp(a) and np.ptp(b):
-                by_seed.setdefault(seed, []).append(float(spearmanr(a, b).statistic))
+        elif view == "steps" and len(both) > 2 and np.ptp(both, axis=0).all():
+            by_seed.setdefault(seed, []).append(float(spearmanr(*both.T).statistic))
     counts = sum(map(len, by_seed.values())), len(by_seed)
     samples = np.array([np.mean(values, axis=0) for values in by_seed.values()])
-    enough = len(samples) >= MINIMUM_SEEDS
-    if (view == "runs" and (not enough or not np.ptp(samples, axis=0).all())) or not len(samples):
-        return None, None, None, *counts
-    if view == "runs":
-        # Spearman's coefficient is Pearson's of the ranks.
-        over = pearsonr(*rankdata(samples, axis=0).T)
-        value, interval = float(over.statistic), over.confidence_interval(0.95)
-    else:
+    if view == "steps" and len(samples):
         value = float(samples.mean())
-        if not enough:
-            return value, None, None, *counts
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # coefficients that are all the same
-            interval = ttest_1samp(samples, 0).confidence_interval(0.95)
-    return value, max(float(interval.low), -1.0), min(float(interval.high), 1.0), *counts
+        if len(samples) < MINIMUM_SEEDS:
+            return *counts, value, None, None
+        low, high = mean_interval(samples)
+    elif len(samples) < MINIMUM_SEEDS or not np.ptp(samples, axis=0).all():
+        return *counts, None, None, None
+    else:
+        # Spearman's coefficient is Pearson's of the ranks.
+        found = pearsonr(*rankdata(samples, axis=0).T)
+        value, (low, high) = float(found.statistic), map(float, found.confidence_interval(0.95))
+    return *counts, value, max(low, -1.0), min(high, 1.0)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean of two values or more."""
+    from scipy.stats import t
+
+    mean, count = float(values.mean()), len(values)
+    half = float(t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5)
+    return mean - half, mean + half
 
 
 def _sentences(
@@ -177,20 +169,16 @@ def _sentences(
 ) -> Iterator[str]:
     runs = f"{group}, {counted(len(seeds), 'run')} of {counted(len(set(seeds)), 'seed')}"
     if len(set(seeds)) < MINIMUM_SEEDS:
-        yield (
-            f"{runs}: too few to say anything about other runs; at least {MINIMUM_SEEDS} different "
-            "seeds are needed."
-        )
+        few = f"too few to say anything about other runs; at least {MINIMUM_SEEDS} different seeds"
+        yield f"{runs}: {few} are needed."
         return
     tested = [entry for entry in entries if entry.low is not None]
-    yield (
-        f"{runs}: {sum(entry.claim for entry in tested)} of {len(tested)} intervals exclude zero; "
-        f"about {0.05 * len(tested):.2g} would by chance alone."
-    )
-    for entry in (entry for entry in tested if entry.claim):
-        loops = " of loops" if entry.quantity.startswith("h1_") else ""
+    claims = [entry for entry in tested if entry.claim]
+    chance = f"about {0.05 * len(tested):.2g} would by chance alone"
+    yield f"{runs}: {len(claims)} of {len(tested)} intervals exclude zero; {chance}."
+    for entry in claims:
+        names = f"{label_of(entry.quantity)} and {label_of(entry.outcome)}"
         yield (
-            f"Over the {entry.view}, {label_of(entry.quantity.removeprefix('h1_'))}{loops} and "
-            f"{label_of(entry.outcome)}: Spearman {entry.coefficient:+.2g} (95% interval "
+            f"Over the {entry.view}, {names}: Spearman {entry.coefficient:+.2g} (95% interval "
             f"{entry.low:+.2g} to {entry.high:+.2g}; {entry.runs} runs of {entry.seeds} seeds)."
         )

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from tsloss_fast._files import read_json_lines
 from tsloss_fast._terminal import escape_invisible
-from tsloss_fast.analysis.record import RECORD, RecordError
+from tsloss_fast.analysis.record import CONTROL, RECORD, RecordError
 from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
 from tsloss_fast.analysis.words import LOSSES
 
 __all__ = ["Run", "Series", "control_of", "describe", "group_runs", "load_run", "load_runs"]
 
-CONTROL = "control"
 # Settings in which a run and its control may differ, and those in which two seeds of one method
 # may: the items are drawn with the seed.
 _OF_THE_LOSS = {"loss", "weight", "connectivity", "redundancy", "compactness", "loops", "device"}
@@ -40,12 +40,11 @@ class Run:
     """One run's folder, read.
 
     Attributes:
-        name: a text for readers, in which invisible characters are escaped; `load_runs` makes the
-            names of its runs different.
+        name: for readers, without invisible characters; those of `load_runs` differ.
         folder: where it lies.
         record: the topology.
-        measured: by name: `train_ce` (training batches), `ce`, `accuracy`, `restricted_accuracy`
-            (held-out items), and whatever else the log has. Empty if there is no log.
+        measured: by name: `train_ce` of training batches, `ce`, `accuracy`, `restricted_accuracy`
+            of held-out items, and all other numbers of the log. Empty without a log.
         reference: rates without any tuning: `majority_rate`, `zero_shot_restricted_accuracy`, …
         config: the settings of `tsloss tune`; empty for other runs.
         command: the command line that began the run; empty where it is not known.
@@ -84,10 +83,7 @@ class Run:
     @property
     def began(self) -> float:
         """The time of the first row, in seconds since 1970; -inf if no row has a time."""
-        times = [
-            value for value in self.record.table.column("time").to_pylist() if value is not None
-        ]
-        return min(times, default=-math.inf)
+        return min(self.record.table.column("time").drop_null().to_pylist(), default=-math.inf)
 
 
 def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
@@ -98,8 +94,9 @@ def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
     controls = [other for other in runs if other.control]
     own = [other for other in controls if other.folder.parent == run.folder]
     settings = _settings(run, _OF_THE_LOSS)
-    alike = [other for other in controls if _settings(other, _OF_THE_LOSS) == settings]
-    return next(iter(own + alike), None)
+    return next(
+        iter([*own, *(c for c in controls if _settings(c, _OF_THE_LOSS) == settings)]), None
+    )
 
 
 def group_runs(runs: Sequence[Run]) -> list[list[int]]:
@@ -184,21 +181,27 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     if not len(record.steps()):
         raise RecordError(f"{folder / RECORD} holds no whole record yet: nothing to show")
     config, command = _config(folder / "config.json")
-    name = folder.name
-    if "loss" in config:
-        name = describe(config["loss"], config["weight"])
-        if config["loss"] == "ce" and folder.name == CONTROL:
-            name = f"control: {name}"
+    name = describe(config["loss"], config["weight"]) if "loss" in config else folder.name
+    if config.get("loss") == "ce" and folder.name == CONTROL:
+        name = f"control: {name}"
     # Neither pages nor figures take every character that a name of a folder can hold.
     run = Run(escape_invisible(name), folder, record, config=config, command=command)
-    lines = []
-    if (folder / "metrics.jsonl").exists():
-        lines = read_json_lines(folder / "metrics.jsonl")
-        lines = [line for line in lines if line.get("kind") in ("step", "eval", "reference")]
+    log = folder / "metrics.jsonl"
+    lines = read_json_lines(log) if log.exists() else []
+    lines = [line for line in lines if line.get("kind") in ("step", "eval", "reference")]
     if lines:
-        measured, reference = _of_tune(lines, folder / "metrics.jsonl")
+        measured = _measured(_of_tune(lines), f"{log} is no log of `tsloss tune`")
+        reference = next((line for line in lines if line["kind"] == "reference"), {})
         return replace(run, measured=measured, reference=reference)
-    return replace(run, measured=_of_trainer(folder, run.began))
+    # A state is written after the first record; an older one was left by another training.
+    states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
+    written = {path: path.stat().st_mtime for path in states}
+    states = [path for path in states if written[path] >= run.began]
+    if not states:
+        return run
+    state = max(states, key=lambda path: written[path])
+    wrong = f"{state} is damaged, or no state of a Trainer"
+    return replace(run, measured=_measured(_of_trainer(state), wrong))
 
 
 def _config(path: Path) -> tuple[Mapping[str, Any], str]:
@@ -206,85 +209,55 @@ def _config(path: Path) -> tuple[Mapping[str, Any], str]:
     another program."""
     try:
         whole = json.loads(path.read_text("utf-8"))
-        config = dict(whole["config"])
+        config = {**whole["config"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}, ""
     loss, weight, seed = (config.get(name) for name in ("loss", "weight", "seed"))
-    ours = (
-        isinstance(loss, str) and isinstance(weight, (int, float))
-        if "loss" in config
-        else all(isinstance(name, str) for name in config)
-    )
-    if not ours or not (seed is None or isinstance(seed, int)):
+    tuned = isinstance(loss, str) and isinstance(weight, (int, float))
+    if not isinstance(seed, (int, NoneType)) or not (tuned or "loss" not in config):
         return {}, ""
     command = whole.get("command")
     return config, command if isinstance(command, str) else ""
 
 
-def _of_tune(
-    lines: Sequence[Mapping[str, Any]], path: Path
-) -> tuple[dict[str, Series], Mapping[str, Any]]:
-    points: dict[str, dict[int, float]] = {}
-    try:
-        for line in lines:
-            if line["kind"] == "step":
-                points.setdefault("train_ce", {})[int(line["step"])] = _number(line["ce"])
-                points.setdefault("tsloss", {})[int(line["step"])] = _number(line["tsloss"])
-            elif line["kind"] == "eval":
-                for name, value in line.items():
-                    if name.endswith(("accuracy", "ce")):
-                        points.setdefault(name, {})[int(line["step"])] = _number(value)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{path} is no log of `tsloss tune` ({_reason(error)}): delete it to go on without"
-        ) from error
-    reference = next((line for line in lines if line["kind"] == "reference"), {})
-    return _series(points), reference
+# Names, steps and values of what was measured, in any order.
+_Points = Iterator[tuple[str, Any, Any]]
 
 
-def _of_trainer(folder: Path, began: float) -> dict[str, Series]:
-    states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
-    written = {path: path.stat().st_mtime for path in states}
-    # A state is written after the first record; an older one was left by another training.
-    states = [path for path in states if written[path] >= began]
-    if not states:
-        return {}
-    path = max(states, key=lambda path: written[path])
-    points: dict[str, dict[int, float]] = {}
+def _of_tune(lines: Sequence[Mapping[str, Any]]) -> _Points:
+    for line in lines:
+        if line["kind"] == "step":
+            yield "train_ce", line["step"], line["ce"]
+            yield "tsloss", line["step"], line["tsloss"]
+        elif line["kind"] == "eval":
+            for name, value in line.items():
+                if name.endswith(("accuracy", "ce")):
+                    yield name, line["step"], value
+
+
+def _of_trainer(state: Path) -> _Points:
     renamed = {"loss": "train_ce", "eval_loss": "ce"}
+    for entry in json.loads(state.read_text("utf-8"))["log_history"]:
+        # Where the task's own loss is logged, the loss of the training has the term in it.
+        own = {"loss": entry["tsloss/task_loss"]} if "tsloss/task_loss" in entry else {}
+        for name, value in {**entry, **own}.items():
+            if isinstance(value, (int, float)) and name not in ("step", "epoch"):
+                yield renamed.get(name, name.removeprefix("eval_")), entry["step"], value
+
+
+def _measured(points: _Points, wrong: str) -> dict[str, Series]:
+    """The series of a log; `wrong` begins the error for a log that cannot be read."""
+    found: dict[str, dict[int, float]] = {}
     try:
-        for entry in json.loads(path.read_text("utf-8"))["log_history"]:
-            # Where the task's own loss is logged, the loss of the training has the term in it.
-            own = {"loss": entry["tsloss/task_loss"]} if "tsloss/task_loss" in entry else {}
-            for name, value in {**entry, **own}.items():
-                if isinstance(value, (int, float)) and name not in ("step", "epoch"):
-                    name = renamed.get(name, name.removeprefix("eval_"))
-                    points.setdefault(name, {})[int(entry["step"])] = float(value)
+        for name, step, value in points:
+            if not isinstance(value, (int, float, NoneType)):
+                raise TypeError(f"expected a number, got {value!r}")
+            found.setdefault(name, {})[int(step)] = math.nan if value is None else float(value)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(
-            f"{path} is damaged, or no state of a Trainer ({_reason(error)}): delete it to go on "
-            "without"
-        ) from error
-    return _series(points)
-
-
-def _number(value: Any) -> float:
-    if value is None:
-        return math.nan
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"expected a number, got {value!r}")
-    return float(value)
-
-
-def _reason(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
-
-
-def _series(points: Mapping[str, Mapping[int, float]]) -> dict[str, Series]:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{wrong} ({reason}): delete it to go on without") from error
+    steps = {name: sorted(by_step) for name, by_step in found.items()}
     return {
-        name: Series(
-            np.array(sorted(values), dtype=np.int64),
-            np.array([values[step] for step in sorted(values)], dtype=np.float64),
-        )
-        for name, values in points.items()
+        name: Series(np.array(at, np.int64), np.array([found[name][step] for step in at]))
+        for name, at in steps.items()
     }

@@ -59,7 +59,7 @@ from tsloss_fast.analysis.analyze.tensor_files import (
     open_tensors,
     shards_of,
 )
-from tsloss_fast.analysis.record import RECORD, RecordError
+from tsloss_fast.analysis.record import CONTROL, RECORD, RecordError
 
 __all__ = ["PREFIXED", "PREPENDED", "Cloud", "find_sources", "read_clouds", "read_source"]
 
@@ -70,7 +70,7 @@ PREFIXED = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
 _CONFIG = "adapter_config.json"
 # Old versions of peft pickled the weights.
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_PROMPTS, _CONTROL = "prompts", "control"
+_PROMPTS = "prompts"
 # Other programs give their files these names, too; those of torch are archives or pickles.
 _OF_MANY = (".bin", ".ckpt")
 _BEGIN_OF_TORCH = (b"PK\x03\x04", b"\x80")
@@ -319,10 +319,10 @@ def _of_folder(folder: Path) -> Iterator[Path]:
         within = [entry for entry in entries if (entry / _CONFIG).is_file()]
     elif RECORD in names:
         yield folder / RECORD
-        within = [entry for entry in entries if entry.name == _CONTROL]
+        within = [entry for entry in entries if entry.name == CONTROL]
     elif _PROMPTS in names and "config.json" in names:
         # Checkpoints and the adapter repeat what lies in prompts/.
-        within = [entry for entry in entries if entry.name in (_PROMPTS, _CONTROL)]
+        within = [entry for entry in entries if entry.name in (_PROMPTS, CONTROL)]
     else:
         indexes = (e for e in entries if kind_of(e) == INDEX and _can_hold_tensors(e))
         sharded = {name for index in indexes for name in shards_of(index)}

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def write_report(
 
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_runs`.
-        OSError: `out` cannot be written (`check_writable`); raised before the runs are read.
+        OSError: `out` cannot be written; raised before the runs are read.
         ModuleNotFoundError: a package of the extra `analysis` is not installed.
     """
     require("tsloss report", "analysis", "jinja2", "scipy", "pyarrow")
@@ -80,64 +81,55 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
         missing: sentences on names that could not be had.
     """
     from tsloss_fast.analysis.report.answer import Ending, answer, facts, pair_table, run_table
-    from tsloss_fast.analysis.report.data import page_data
+    from tsloss_fast.analysis.report.data import methods, page_data
     from tsloss_fast.analysis.report.names import named
     from tsloss_fast.analysis.report.story import Course, tell, tell_task
 
-    data, notes = page_data(runs, names)
-    several = len(data["clouds"]) > 1
-    stories: list[dict[str, Any]] = []
-    courses: list[list[Course]] = [[] for _ in runs]
-    verdicts: list[list[tuple[str, str, str]]] = [[] for _ in runs]
-    for place, (cloud, title) in enumerate(data["clouds"]):
-        cards = []
-        for k, (run, entry) in enumerate(zip(runs, data["runs"], strict=True)):
-            if cloud not in run.record.clouds:
-                continue
-            courses[k].append(Course(run.record, cloud))
-            # A token has the name that it has in the last frame of its map.
-            drawn = entry["clouds"][str(cloud)]["map"] or {"frames": [{}]}
-            tokens = [drawn["tokens"][i] for i in drawn["frames"][-1].get("nearest", [])]
-            story = tell(courses[k][-1], functools.partial(named, names=tokens))
-            verdicts[k].append((title, story["verdict"], story["kind"]))
-            card = {"id": f"run-{k}" + f"-cloud-{cloud}" * (len(courses[k]) > 1), "run": k, **story}
-            card |= {name: entry[name] for name in ("name", "colour", "dash")}
-            cards.append(card | {"task": tell_task(run)})
-        # The name of the only cloud tells nothing.
-        story = {"cloud": cloud, "title": title if several else None, "hidden": place > 0}
-        stories.append(story | {"cards": cards})
-    ends = [Ending.of(run, found) for run, found in zip(runs, courses, strict=True)]
-    overall = [_overall(found) for found in verdicts]
-    across = [
-        f"{entry['name']}: {text} at the last record."
-        for entry, (text, _) in zip(data["runs"], overall, strict=True)
-    ]
+    groups = methods(runs)
+    data, notes = page_data(runs, names, groups)
+    titles = dict(data["clouds"])
+    courses = [{c: Course(run.record, c) for c in run.record.clouds} for run in runs]
+
+    def card(k: int, cloud: int) -> dict[str, Any]:
+        # A token has the name that it has in the last frame of its map.
+        drawn = data["runs"][k]["clouds"][str(cloud)]["map"] or {"frames": [{}]}
+        tokens = [drawn["tokens"][i] for i in drawn["frames"][-1].get("nearest", [])]
+        story = tell(courses[k][cloud], functools.partial(named, names=tokens))
+        place = f"run-{k}" + f"-cloud-{cloud}" * (cloud != runs[k].record.clouds[0])
+        return {**data["runs"][k], **story, "id": place, "task": tell_task(runs[k])}
+
+    told = {c: {k: card(k, c) for k in range(len(runs)) if c in courses[k]} for c in titles}
+    verdicts = [_overall([(titles[c], told[c][k]) for c in courses[k]]) for k in range(len(runs))]
+    ends = [Ending.of(run, [*had.values()]) for run, had in zip(runs, courses, strict=True)]
     return {
         "title": TITLE,
-        "version": __version__,
         "facts": facts(ends),
-        "answer": answer(ends, [group["runs"] for group in data["groups"]]),
-        "table": run_table(ends, overall, data),
-        "pairs": pair_table(ends, data),
-        "across": across if several else [],
-        "stories": stories,
+        "answer": answer(ends, [group["runs"] for group in groups], verdicts),
+        "table": run_table(ends, verdicts, data["runs"], groups),
+        "pairs": pair_table(ends, groups),
+        # The name of the only cloud tells nothing.
+        "stories": [
+            {"cloud": cloud, "title": title if len(titles) > 1 else None, "hidden": place > 0}
+            | {"cards": [*told[cloud].values()]}
+            for place, (cloud, title) in enumerate(titles.items())
+        ],
         "relation": _relation(runs),
         "notes": [*notes, *missing, *WORDS["method"], f"Made by tsloss_fast {__version__}."],
         "data": _embedded(data),
     }
 
 
-def _overall(verdicts: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
+def _overall(told: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, str]:
     """The verdict on a run and its kind; of many clouds, how many are healthy and which are not."""
-    if len(verdicts) == 1:
-        return verdicts[0][1:]
-    bad = [title for title, _, kind in verdicts if kind != "good"]
-    kinds = {kind for _, _, kind in verdicts}
-    text = f"{len(verdicts) - len(bad)} of {len(verdicts)} clouds healthy"
+    if len(told) == 1:
+        return told[0][1]["verdict"], told[0][1]["kind"]
+    kinds = {card["kind"] for _, card in told}
+    bad = [title for title, card in told if card["kind"] != "good"]
+    text = f"{len(told) - len(bad)} of {len(told)} clouds healthy"
     if bad:
         more = f" and {len(bad) - SHOWN_CLOUDS} more" if len(bad) > SHOWN_CLOUDS else ""
         text += f"; not: {', '.join(bad[:SHOWN_CLOUDS])}{more}"
-    return text, "bad" if "bad" in kinds else "none" if bad else "good"
+    return text, next(kind for kind in ("bad", "none", "good") if kind in kinds)
 
 
 def _relation(runs: Sequence[Run]) -> dict[str, Any]:
@@ -147,23 +139,19 @@ def _relation(runs: Sequence[Run]) -> dict[str, Any]:
 
     if not any(name in run.measured for run in runs for name in ("accuracy", "ce")):
         nothing = (
-            "Nothing was measured of a task in these runs (no accuracy, no held-out "
-            "cross-entropy), so there is nothing to relate the topology to."
+            "Neither accuracy nor held-out cross-entropy was measured in these runs, so there "
         )
+        nothing += "is nothing to relate the topology to."
         return {"sentences": [nothing], "rows": []}
-    found, rows = relate(runs), []
-    several = len({entry.group for entry in found.correlations}) > 1
+    found = relate(runs)
+    several, rows = len({entry.group for entry in found.correlations}) > 1, []
     for entry in found.correlations:
-        if entry.coefficient is not None and entry.low is not None:
-            numbers = f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})"
-            group = f" ({visible(str(entry.group), 80)})" if several else ""
-            fields = ("view", "coefficient", "low", "high", "runs", "claim")
-            row = {name: getattr(entry, name) for name in fields}
-            row |= {
-                "quantity": label_of(entry.quantity) + group,
-                "outcome": label_of(entry.outcome),
-            }
-            rows.append(row | {"text": numbers.replace("-", "−")})
+        if entry.low is not None:
+            text = f"{entry.coefficient:+.2f} ({entry.low:+.2f} to {entry.high:+.2f})"
+            group = f" ({visible(entry.group, 80)})" * several
+            row = asdict(entry) | {"text": text.replace("-", "−"), "claim": entry.claim}
+            row["quantity"] = label_of(entry.quantity) + group
+            rows.append(row | {"outcome": label_of(entry.outcome)})
     # The table has each of the intervals that exclude zero.
     said = [visible(s, 1000) for s in found.sentences() if not rows or " Spearman " not in s]
     return {"sentences": said, "rows": rows}
@@ -179,16 +167,13 @@ def _rendered(filled: Mapping[str, Any]) -> str:
     if re.search("</script|\r|\0", script, re.IGNORECASE):
         raise ValueError("a script cannot be written into the page: it holds </script>, CR or NUL")
     environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=jinja2.StrictUndefined,
         loader=jinja2.DictLoader(files),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    )  # fmt: skip
     # The browser runs this script and refuses any other that might come to stand in the page.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     safe = {"data": filled["data"], "css": files["page.css"], "script": script}
-    safe |= {"hash": f"'sha256-{digest}'"}
+    safe["hash"] = f"'sha256-{digest}'"
     marked = {name: Markup(text) for name, text in safe.items()}
     return environment.get_template("page.html.j2").render({**filled, **marked})
 
@@ -204,36 +189,25 @@ def main(argv: Sequence[str]) -> int:
     parser = CommandParser(
         prog="tsloss report",
         description="Write one HTML page that shows how the soft prompts of tracked runs evolved: "
-        "the result with its uncertainty, a table of the runs, what changed and when in plain "
-        "sentences, barcodes, merge trees and maps at every step, curves beside the control, and "
-        "how topology goes with performance. It opens without any network.",
+        "the result with its uncertainty, what changed and when in plain sentences, barcodes, "
+        "merge trees, maps and curves, and how topology goes with performance. It opens without "
+        "any network.",
         epilog="example: tsloss report runs/boolean -o report.html",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="folder of a tracked run (with topology.arrows); its control/ comes with it. A folder "
-        "of `tsloss tune --seeds` stands for all its seeds",
+    runs = (
+        "folder of a tracked run (with topology.arrows); its control/ comes with it. A folder of "
+        "`tsloss tune --seeds` stands for all its seeds"
     )
-    parser.add_argument(
-        "-o",
-        "--out",
-        default="report.html",
-        metavar="FILE",
-        help="the page to write (default: %(default)s)",
-    )
+    out = "the page to write (default: %(default)s)"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help=out)
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--model",
-        metavar="NAME",
-        help="the model whose vocabulary names the tokens (default: the model that the run says)",
-    )
-    group.add_argument(
-        "--no-model", action="store_true", help="numbers instead of names; reads no model"
-    )
+    model = "the model whose vocabulary names the tokens (default: the model that the run says)"
+    group.add_argument("--model", metavar="NAME", help=model)
+    none = "numbers instead of names; reads no model"
+    group.add_argument("--no-model", action="store_true", help=none)
     options = parser.parse_args(argv)
-    out = write_report(options.runs, options.out, model=options.model, names=not options.no_model)
-    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    page = write_report(options.runs, options.out, model=options.model, names=not options.no_model)
+    say(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -1,7 +1,8 @@
 """The numbers that a report's page draws, thinned to what a page can hold, as JSON can hold them.
 
 A series has `frames`, and `at`: for each step of the page's slider the index of the frame to show,
-which is the newest one not after the step (-1 where nothing was recorded yet).
+which is the newest one not after the step (-1 where nothing was recorded yet). Steps of the
+slider, maps and curves are thinned in one way: evenly spaced by rank, with the first and the last.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from tsloss_fast.analysis.plane import principal_plane
 from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.report.names import VocabularyNames, in_embedding_space, visible
 from tsloss_fast.analysis.report.story import capital, number
-from tsloss_fast.analysis.runs import Run, describe, group_runs
+from tsloss_fast.analysis.runs import Run, Series, describe, group_runs
 from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, label_of
 
-__all__ = ["compact", "newest", "page_data", "thin", "thin_curve"]
+__all__ = ["methods", "page_data", "thin"]
 
 # Limits that keep a page below 1.5 MB: steps of the slider; points of clouds over all steps, clouds
 # and runs; values of all curves; values of one curve, whose figure is fewer pixels wide.
@@ -40,61 +41,9 @@ CURVES = (
 DASHES = {False: ("", "10 4", "7 3 2 3"), True: ("6 4", "2 3", "7 3 2 3")}
 
 
-def page_data(
-    runs: Sequence[Run], names: Sequence[VocabularyNames | None]
-) -> tuple[dict[str, Any], list[str]]:
-    """Return what the page's script draws, and notes on what was left out of it.
-
-    Args:
-        names: of the tokens of each run, None for numbers alone.
-    """
-    recorded = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
-    titles = {cloud: visible(record.cloud_name(cloud), 60) for record, cloud in recorded[::-1]}
-    size = sum(max(int(record.series("n_points", cloud).max()), 1) for record, cloud in recorded)
-    every = sorted({step for record, cloud in recorded for step in record.steps(cloud).tolist()})
-    slider = thin(every, min(STEPS, max(LEAST, FRAME_POINTS // size)))
-    limit = max(2, min(len(slider), MAP_POINTS // size))
-    groups = _groups(runs)
-    shown: list[dict[str, Any]] = [_run(run) for run in runs]
-    for index, group in enumerate(groups):
-        for k in group["runs"]:
-            shown[k] |= {"group": index, "colour": group["colour"], "dash": group["dash"]}
-    for cloud in sorted(titles):
-        records = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
-        maps = _maps(records, cloud, slider, limit, names)
-        for k, record in records.items():
-            shown[k]["clouds"][str(cloud)] = _cloud(record, cloud, slider) | {"map": maps.get(k)}
-    lines = len(CURVES) * len(titles) * len(groups)
-    limit = min(CURVE_POINTS, max(LEAST_POINTS, CURVE_VALUES // lines))
-    panels = {str(cloud): _panels(runs, groups, cloud, limit) for cloud in sorted(titles)}
-    data = {
-        "thresholds": THRESHOLDS,
-        "slider": slider,
-        "clouds": [[cloud, titles[cloud]] for cloud in sorted(titles)],
-        "runs": shown,
-        "groups": groups,
-        "shown": [group["runs"][0] for group in groups][:4],
-        "panels": {cloud: found for cloud, (found, _) in panels.items()},
-        "quiet": {cloud: said for cloud, (_, said) in panels.items()},
-    }
-    return data, _notes(runs, names, every, data)
-
-
-def _run(run: Run) -> dict[str, Any]:
-    rho = run.record.metadata.get("rho")
-    known = isinstance(rho, (int, float)) and np.isfinite(rho)
-    return {
-        "name": visible(run.name, 80),
-        "control": run.control,
-        # The share of the mean below which a bar counts as redundant; old records do not say it.
-        "rho": rho if known else THRESHOLDS["short"],
-        "metric": str(run.record.metadata.get("metric", "euclidean")),
-        "clouds": {},
-    }
-
-
-def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The methods: a colour each, controls in greys, and names that tell them apart."""
+def methods(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the methods, each with the indices of its `runs`, its `colour` (greys for controls),
+    its `dash`, and a `name` that tells it from the others."""
     groups: list[dict[str, Any]] = []
     members = group_runs(runs)
     tuned = [runs[k].config for k, *others in members if others]
@@ -112,38 +61,74 @@ def _groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
             name = "control: " * control + describe(config["loss"], config["weight"])
             name = ", ".join([name, *differing])
         colours = PALETTE["controls" if control else "runs"]
-        before = sum(group["control"] == control for group in groups)
-        groups.append(
-            {
-                "name": visible(name, 80),
-                "colour": colours[before % len(colours)],
-                "dash": DASHES[control][before // len(colours) % 3],
-                "control": control,
-                "runs": indices,
-            }
-        )
+        before = sum(runs[group["runs"][0]].control == control for group in groups)
+        look = {"name": visible(name, 80), "colour": colours[before % len(colours)]}
+        look["dash"] = DASHES[control][before // len(colours) % 3]
+        groups.append(look | {"runs": indices})
     return groups
+
+
+def page_data(
+    runs: Sequence[Run],
+    names: Sequence[VocabularyNames | None],
+    groups: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what the page's script draws, and notes on what was left out of it.
+
+    Args:
+        names: of the tokens of each run, None for numbers alone.
+        groups: as `methods` returns them.
+    """
+    recorded = [(run.record, cloud) for run in runs for cloud in run.record.clouds]
+    titles = {cloud: visible(record.cloud_name(cloud), 60) for record, cloud in recorded[::-1]}
+    size = sum(max(int(record.series("n_points", cloud).max()), 1) for record, cloud in recorded)
+    every = sorted({step for record, cloud in recorded for step in record.steps(cloud).tolist()})
+    slider = [every[k] for k in thin(len(every), min(STEPS, max(LEAST, FRAME_POINTS // size)))]
+    limit = max(2, min(len(slider), MAP_POINTS // size))
+    looks = {k: group for group in groups for k in group["runs"]}
+    shown: list[dict[str, Any]] = [
+        {"name": visible(run.name, 80), "colour": looks[k]["colour"], "dash": looks[k]["dash"]}
+        | {"clouds": {}}
+        for k, run in enumerate(runs)
+    ]
+    for cloud in sorted(titles):
+        records = {k: run.record for k, run in enumerate(runs) if cloud in run.record.clouds}
+        maps = _maps(records, cloud, slider, limit, names)
+        for k, record in records.items():
+            shown[k]["clouds"][str(cloud)] = _cloud(record, cloud, slider) | {"map": maps.get(k)}
+    lines = len(CURVES) * len(titles) * len(groups)
+    limit = min(CURVE_POINTS, max(LEAST_POINTS, CURVE_VALUES // lines))
+    panels = {str(cloud): _panels(runs, groups, cloud, limit) for cloud in sorted(titles)}
+    data = {
+        "thresholds": THRESHOLDS,
+        "slider": slider,
+        "clouds": sorted(titles.items()),
+        "runs": shown,
+        "shown": [group["runs"][0] for group in groups][:4],
+        "panels": {cloud: found for cloud, (found, _) in panels.items()},
+        "quiet": {cloud: said for cloud, (_, said) in panels.items()},
+    }
+    return data, _notes(runs, names, len(every), data)
 
 
 def _cloud(record: TopologyRecord, cloud: int, slider: Sequence[int]) -> dict[str, Any]:
     """What is shown of one cloud at each step of the slider, but for the map."""
     columns, loops = CloudColumns(record, cloud), CloudColumns(record, cloud, 1)
     points, features = (int(columns.numbers(name)[-1]) for name in ("n_points", "n_features"))
-    entry = {"features": features, "records": len(columns), **_frames(columns, slider)}
+    entry = {"features": features, **_frames(columns, slider)}
     few = int(THRESHOLDS["loops_from"])
-    small = f"{points} tokens have almost no loops; from about {few} on they say something"
-    if not len(loops):
-        entry["no_h1"] = f"Loops were not recorded{f': {small}' if points < few else ''}."
-    elif points < few and not (loops.numbers("bars") > 0).any():
-        entry["no_h1"] = f"No loop was found in {counted(len(loops), 'record')}: {small}."
-    else:
-        entry["h1"] = _frames(loops, slider)
-    return entry
+    if (loops.numbers("bars") > 0).any():
+        return entry | {"h1": _frames(loops, slider)}
+    said = f"No loop was found in {counted(len(loops), 'record')}"
+    said = said if len(loops) else "Loops were not recorded"
+    if points < few:
+        said += f": {points} tokens have almost no loops; from about {few} on they say something"
+    return entry | {"no_h1": f"{said}."}
 
 
 def _frames(columns: CloudColumns, slider: Sequence[int]) -> dict[str, Any]:
     """The barcodes of a cloud in one dimension that the slider reaches."""
-    used, at = _used(columns.steps, slider)
+    used, at = _reached(columns.steps, slider)
     points = columns.numbers("n_points")
     frames: list[dict[str, Any]] = [
         {"step": int(columns.steps[k]), "n": int(points[k])} for k in used
@@ -171,48 +156,43 @@ def _maps(
     record's are in no map.
     """
     maps: dict[int, dict[str, Any]] = {}
-    # The points of all frames, the tokens, and where each frame ends, by width and run.
-    rows: dict[int, dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    # The points of all frames and the vectors of their tokens, by width and run.
+    drawn: dict[int, dict[int, tuple[list[np.ndarray], np.ndarray]]] = {}
     for k, record in records.items():
         columns = CloudColumns(record, cloud)
-        width = columns.numbers("n_features").astype(int)
-        kept = np.flatnonzero(columns.present("points") & (width == width[-1]))
-        chosen = thin(kept[_used(columns.steps[kept], slider)[0]].tolist(), limit)
-        found = {
-            int(columns.steps[position]): flat.reshape(-1, width[-1])
-            for position, flat in zip(chosen, columns.lists("points", chosen), strict=True)
-            if flat is not None and flat.size and np.isfinite(flat).all()
-        }
-        if not found:
+        width = columns.numbers("n_features")
+        # A cloud that is not finite is recorded without bars.
+        kept = columns.present("points") & columns.present("deaths") & (width == width[-1])
+        positions = np.flatnonzero(kept & (width * columns.numbers("n_points") > 0))
+        used, at = _reached(columns.steps[positions], slider, limit)
+        found = columns.lists("points", positions[used].tolist())
+        points = [x.reshape(-1, int(width[-1])) for x in found if x is not None]
+        if not points:
             continue
-        points, ends = np.concatenate([*found.values()]), np.cumsum([*map(len, found.values())])
-        frames: list[dict[str, Any]] = [{"step": step} for step in found]
+        frames: list[dict[str, Any]] = [{"step": int(columns.steps[i])} for i in positions[used]]
         tokens: list[str] = []
-        vectors = points[:0]
+        vectors = points[0][:0]
         vocabulary = names[k] if in_embedding_space(record, cloud) else None
         # One search finds the names of all points, since it reads the whole vocabulary.
-        if vocabulary is not None and (near := vocabulary.nearest(points)) is not None:
+        near = None if vocabulary is None else vocabulary.nearest(np.concatenate(points))
+        if near is not None:
             tokens, vectors, which, distances = near
-            for frame, part in zip(
-                frames, np.split(np.arange(len(points)), ends[:-1]), strict=True
-            ):
-                frame["nearest"] = which[part].tolist()
-                frame["distances"] = compact(distances[part])
-        at = newest(np.array([*found]), slider).tolist()
+            ends = np.cumsum([len(x) for x in points])[:-1]
+            parts = zip(frames, np.split(which, ends), np.split(distances, ends), strict=True)
+            for frame, nearest, far in parts:
+                frame |= {"nearest": nearest.tolist(), "distances": compact(far)}
         maps[k] = {"frames": frames, "at": at, "tokens": tokens}
-        rows.setdefault(int(width[-1]), {})[k] = points, vectors, ends
-    for group in rows.values():
+        drawn.setdefault(int(width[-1]), {})[k] = points, vectors
+    for group in drawn.values():
         stacked = np.concatenate(
-            [x for points, vectors, _ in group.values() for x in (points, vectors)]
+            [x for points, vectors in group.values() for x in (*points, vectors)]
         )
-        fitted = np.linspace(0, len(stacked) - 1, FITTED).round().astype(int)
-        centre, axes, share = principal_plane(stacked[np.unique(fitted)])
-        for k, (points, vectors, ends) in group.items():
+        centre, axes, share = principal_plane(stacked[thin(len(stacked), FITTED)])
+        for k, (points, vectors) in group.items():
             maps[k]["places"] = compact(((vectors - centre) @ axes).ravel())
             maps[k]["share"] = compact(share)
-            places = np.split((points - centre) @ axes, ends[:-1])
-            for frame, xy in zip(maps[k]["frames"], places, strict=True):
-                frame["xy"] = compact(xy.ravel())
+            for frame, xy in zip(maps[k]["frames"], points, strict=True):
+                frame["xy"] = compact(((xy - centre) @ axes).ravel())
     return maps
 
 
@@ -229,23 +209,20 @@ def _panels(
         known = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
         heading, says = capital(label_of(name)), QUANTITIES[name]["says"]
         if known.min() == known.max():
-            when = "evaluation" if name in MEASURED else "record"
-            every = "every run" if len(runs) > 1 else "the run"
-            quiet.append(f"{heading} was {number(known[0])} in every {when} of {every}. ({says})")
+            quiet.append(f"{heading} was {number(known[0])} wherever it was recorded. ({says})")
             continue
-        panel = {"name": name, "heading": heading, "says": says, "zero": bool(known.min() >= 0)}
-        panel |= {"whole": name in ("changed_merges", "loops")}
-        panel |= {"rates": [*_rates(runs)] if name == "accuracy" else []}
-        panel |= {"lines": [line for group in groups for line in _lines(group, curves, limit)]}
-        panels.append(panel)
+        lines = [line for group in groups for line in _lines(group, curves, limit)]
+        panel: dict[str, Any] = {"name": name, "heading": heading, "says": says, "lines": lines}
+        panel |= {"zero": bool(known.min() >= 0), "whole": name in ("changed_merges", "loops")}
+        panels.append(panel | {"rates": [*_rates(runs)] if name == "accuracy" else []})
     return panels, quiet
 
 
 def _curve(run: Run, cloud: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps (S,) and values (S,) of a curve."""
     if name in MEASURED:
-        series = run.measured.get(name)
-        return (np.zeros(0), np.zeros(0)) if series is None else (series.steps, series.values)
+        series = run.measured.get(name, Series(np.zeros(0), np.zeros(0)))
+        return series.steps, series.values
     columns = CloudColumns(run.record, cloud, int(name == "loops"))
     if name == "changed_merges":
         added = columns.lists("edges_added")
@@ -263,7 +240,7 @@ def _lines(
     for part in [members] if common else [[member] for member in members]:
         steps = np.array(sorted(common)) if common else part[0][0]
         stacked = np.array([values[np.isin(at, steps)] for at, values in part])
-        chosen = thin_curve(stacked.mean(0), limit)
+        chosen = thin(len(steps), limit)
         line = {name: group[name] for name in ("name", "colour", "dash")}
         line |= {"steps": steps[chosen].tolist(), "values": compact(stacked.mean(0)[chosen])}
         if len(part) > 1:
@@ -281,38 +258,22 @@ def _rates(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
             yield {"value": compact([sum(rates) / len(rates)])[0], "text": text, "dash": dash}
 
 
-def thin(steps: Iterable[int], limit: int) -> list[int]:
-    """Return at most `limit` (2 or more) of the steps, evenly spaced by rank, the first and last
-    among them."""
-    ordered = sorted(set(steps))
-    chosen = np.linspace(0, len(ordered) - 1, min(limit, len(ordered))).round().astype(int)
-    return [ordered[k] for k in chosen.tolist()]
+def thin(count: int, limit: int) -> np.ndarray:
+    """Return at most `limit` (2 or more) of the positions 0 to count - 1, evenly spaced, the first
+    and the last among them."""
+    chosen: np.ndarray = np.linspace(0, count - 1, min(limit, count)).round().astype(int)
+    return chosen
 
 
-def thin_curve(values: np.ndarray, limit: int) -> np.ndarray:
-    """Return the positions of at most `limit` values of a curve that look as all of them do: the
-    first and the last, and of each of many stretches the least and the greatest."""
-    if len(values) <= limit:
-        return np.arange(len(values))
-    finite = np.isfinite(values)
-    low, high = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
-    parts = np.array_split(np.arange(len(values)), (limit - 2) // 2)
-    ends = [k for p in parts for k in (p[low[p].argmin()], p[high[p].argmax()])]
-    return np.unique([0, *ends, len(values) - 1])
-
-
-def newest(steps: np.ndarray, slider: Sequence[int]) -> np.ndarray:
-    """Return, for each step of the slider, the position in `steps` of the newest not after it, or
-    -1."""
-    return np.searchsorted(steps, np.asarray(slider, dtype=np.int64), side="right") - 1
-
-
-def _used(steps: np.ndarray, slider: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Positions of the rows that the slider reaches, and the rank among them for each step."""
-    positions = newest(steps, slider)
-    used = np.unique(positions[positions >= 0])
-    at = np.where(positions < 0, -1, np.searchsorted(used, positions))
-    return used.tolist(), at.tolist()
+def _reached(
+    steps: np.ndarray, slider: Sequence[int], limit: int = STEPS
+) -> tuple[list[int], list[int]]:
+    """Positions in `steps` that the slider reaches, at most `limit`, and for each of its
+    steps the rank among them of the newest one not after it, or -1."""
+    newest = np.searchsorted(steps, slider, side="right") - 1
+    used = np.unique(newest[newest >= 0])
+    used = used[thin(len(used), limit)]
+    return used.tolist(), (np.searchsorted(steps[used], slider, side="right") - 1).tolist()
 
 
 def compact(values: Iterable[float] | np.ndarray) -> list[float | None]:
@@ -324,38 +285,27 @@ def compact(values: Iterable[float] | np.ndarray) -> list[float | None]:
 def _notes(
     runs: Sequence[Run],
     names: Sequence[VocabularyNames | None],
-    every: Sequence[int],
+    steps: int,
     data: Mapping[str, Any],
 ) -> list[str]:
     """Sentences on how the page was made from the records."""
     notes = []
-    if (shown := len(data["slider"])) < len(every):
+    if (shown := len(data["slider"])) < steps:
         notes.append(
-            f"The slider shows {shown} of {len(every)} recorded steps, evenly spaced, the first "
-            "and the last among them; the sentences use every record."
+            f"The slider shows {shown} of {steps} recorded steps, evenly spaced, the first and the "
+            "last among them; the sentences use every record."
         )
-    unnamed: dict[str, None] = {}
-    for run, entry, found in zip(runs, data["runs"], names, strict=True):
+    for run, entry in zip(runs, data["runs"], strict=True):
         if run.record.damage is not None:
             notes.append(f"{entry['name']}: the record {run.record.damage}.")
         if not any(cloud["map"] for cloud in entry["clouds"].values()):
             notes.append(f"{entry['name']}: the points were not kept, so there is no map.")
-        left_out = 0
-        for cloud in run.record.clouds:
-            columns = CloudColumns(run.record, cloud)
-            width = columns.numbers("n_features")
-            left_out += int((columns.present("points") & (width != width[-1])).sum())
-            if found is not None and not in_embedding_space(run.record, cloud):
-                unnamed[visible(run.record.cloud_name(cloud), 60)] = None
-        if left_out:
+        if any(np.ptp(run.record.series("n_features", cloud)) > 0 for cloud in run.record.clouds):
             notes.append(
-                f"{entry['name']}: at some steps the points have another number of coordinates "
-                f"than at the last; the map leaves out {left_out} of them."
+                f"{entry['name']}: the number of coordinates changes; the map leaves out the "
+                "points that have another one than the last."
             )
-    if unnamed:
-        more = " and other clouds" if len(unnamed) > 1 else ""
-        notes.append(
-            f"The points of {next(iter(unnamed))}{more} are no embeddings of tokens, so they have "
-            "numbers and no names."
-        )
+    recorded = [(run.record, found) for run, found in zip(runs, names, strict=True) if found]
+    if not all(in_embedding_space(record, c) for record, _ in recorded for c in record.clouds):
+        notes.append("The points of clouds that are no embeddings of tokens have no names.")
     return notes
