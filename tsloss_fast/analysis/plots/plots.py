@@ -16,34 +16,34 @@ from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.plots import style
-from tsloss_fast.analysis.plots.arrays import as_deaths, as_diagrams, as_numbers, require_at_least
+from tsloss_fast.analysis.plots.arrays import DEATHS, STEPS, as_array, as_diagrams
 
 __all__ = ["finite_range", "plot_barcode", "plot_components", "plot_diagram", "plot_series"]
 
 # Each dimension gets at least this share of a barcode's height, or its label would not fit.
 LEAST_SHARE = 0.16
+# Of more bars of a dimension only the longest are drawn.
+MOST_BARS = 200
 # A longer series has no marker at each of its values.
 FEW = 40
 
 
-def plot_barcode(
-    diagrams: Any, ax: Axes | None = None, *, max_bars: int = 200, limit: float | None = None
-) -> Axes:
+def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None = None) -> Axes:
     """Draw a barcode: one line from birth to death for each bar, dimension 0 at the bottom.
 
     Infinite bars are arrows that reach the right edge, bars of length 0 short ticks. Within a
-    dimension the bars go by birth, then death.
+    dimension the bars go by birth, then death. Of more than 200 bars of a dimension the longest 200
+    are drawn, and its label says so.
 
     Args:
         diagrams: (n, 2) real numbers by dimension (birth, death), as ripser, persim and GUDHI have
             them, in the units of the filtration; or one such array.
         ax: where to draw; None makes a new figure.
-        max_bars: only so many bars of a dimension are drawn, the longest; its label says so.
         limit: the last scale to draw, at least; for several barcodes with one axis.
 
     Raises:
         TypeError: not numbers, no list, no Axes.
-        ValueError: another shape, NaN, an infinite birth, a death before its birth, max_bars < 1.
+        ValueError: another shape, NaN, an infinite birth, a death before its birth.
 
     Example:
         >>> axes = plot_barcode([np.array([[0.0, 1.0], [0.0, np.inf]])])
@@ -51,18 +51,17 @@ def plot_barcode(
         'scale'
     """
     found = as_diagrams(diagrams)
-    require_at_least(1, max_bars, "max_bars")
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     low, high = finite_range(found, limit)
     edge = high + 0.06 * (high - low)
-    total = sum(min(len(bars), max_bars) for bars in found)
-    heights = [max(min(len(bars), max_bars), LEAST_SHARE * total) for bars in found]
+    total = sum(min(len(bars), MOST_BARS) for bars in found)
+    heights = [max(min(len(bars), MOST_BARS), LEAST_SHARE * total) for bars in found]
     points = axes.get_window_extent().height * 72 / axes.figure.dpi
     width = float(np.clip(0.6 * points / max(sum(heights), 1), 0.3, 3))
     ticks: dict[float, str] = {}
     bottom = 0.0
     for dimension, (bars, height) in enumerate(zip(found, heights, strict=True)):
-        longest = bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:max_bars]]
+        longest = bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:MOST_BARS]]
         births, deaths = longest[np.lexsort((longest[:, 1], longest[:, 0]))].T
         y = bottom + (height - len(births)) / 2 + 0.5 + np.arange(len(births))
         infinite, empty = np.isinf(deaths), deaths == births
@@ -74,7 +73,7 @@ def plot_barcode(
             axes.plot(0 * y[infinite] + edge, y[infinite], ">", markeredgewidth=0, zorder=3, **look)
         if empty.any():
             axes.plot(births[empty], y[empty], "|", **look)
-        cut = f"{max_bars} longest\nof {len(bars)}" if len(births) < len(bars) else _bars(bars)
+        cut = f"{MOST_BARS} longest\nof {len(bars)}" if len(births) < len(bars) else _bars(bars)
         ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{cut}"
         bottom += height + 0.03 * sum(heights)
     axes.set_xlim(low, edge)
@@ -157,7 +156,7 @@ def plot_components(
         TypeError: not numbers, no Axes.
         ValueError: another shape, NaN, infinite, negative or not ascending.
     """
-    heights = as_deaths(deaths)
+    heights = as_array(deaths, "deaths", None, *DEATHS)
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     # Points that coincide are never seen apart.
     scales = np.concatenate([[0.0], np.unique(heights[heights > 0])])
@@ -258,15 +257,13 @@ def _line(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         steps, values = pair
     except (TypeError, ValueError) as error:
         raise TypeError(f"series[{name!r}]: expected a pair (steps, values)") from error
-    steps = as_numbers(steps, f"steps of {name!r}")
-    values = as_numbers(values, f"values of {name!r}")
+    steps = as_array(steps, f"steps of {name!r}", None, STEPS)
+    values = as_array(values, f"values of {name!r}")
     if steps.shape != values.shape:
         raise ValueError(
             f"series[{name!r}]: expected as many values as steps, got {len(values)} values and "
             f"{len(steps)} steps"
         )
-    if not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
-        raise ValueError(f"series[{name!r}]: expected finite, strictly ascending steps; sort them")
     return steps, values
 
 
