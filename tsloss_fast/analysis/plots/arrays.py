@@ -14,42 +14,36 @@ LONGEST_LABEL = 24
 # Which rows of an array are wrong, and what the message says of the first of them.
 Rule = tuple[Callable[[np.ndarray], Any], str]
 
-POINTS: Rule = (
-    lambda points: ~np.isfinite(points).all(1),
-    "has NaN or infinite coordinates; leave such points out",
-)
-DEATHS: tuple[Rule, ...] = (
-    (
-        lambda deaths: ~np.isfinite(deaths) | (deaths < 0),
-        "is not a finite number from 0 on, as h0_persistence gives (the infinite bar is implied)",
-    ),
-    (
-        lambda deaths: np.diff(deaths, prepend=0) < 0,
-        "is less than the one before; sort deaths in ascending order, and edges alike",
-    ),
+POINTS: Rule = (lambda x: ~np.isfinite(x).all(1), "has NaN or infinite coordinates; leave it out")
+DEATHS: Rule = (
+    lambda x: ~np.isfinite(x) | (np.diff(x, prepend=0) < 0),
+    "is not finite, or less than 0 or the one before; expected what h0_persistence gives: deaths "
+    "in ascending order, without the infinite bar",
 )
 BARS: Rule = (
-    lambda bars: ~(np.isfinite(bars[:, 0]) & (bars[:, 0] <= bars[:, 1])),
+    lambda x: ~(np.isfinite(x[:, 0]) & (x[:, 0] <= x[:, 1])),
     "has NaN, an infinite birth or a death before its birth; leave such bars out",
 )
 STEPS: Rule = (
-    lambda steps: ~(np.diff(steps, prepend=-np.inf) > 0) | np.isinf(steps),
+    lambda x: ~((np.diff(x, prepend=-np.inf) > 0) & np.isfinite(x)),
     "is not a finite number above the one before; sort the steps, and values alike",
 )
 
 
-def as_array(value: Any, name: str, columns: int | None = None, *rules: Rule) -> np.ndarray:
+def as_array(
+    value: Any, name: str, columns: int | None = None, rule: Rule | None = None
+) -> np.ndarray:
     """Return a tensor (any device, gradient or not), array or list as float64.
 
     Args:
         value: what the user gave.
         name: of the argument, for the messages.
         columns: None for shape (n,), 0 for any (n, d), else (n, columns).
-        rules: what its rows must not be.
+        rule: what its rows must not be.
 
     Raises:
         TypeError: it holds something else than real numbers.
-        ValueError: it has another shape, or breaks a rule.
+        ValueError: it has another shape, or breaks the rule.
     """
     shape = "(n,)" if columns is None else f"(n, {columns or 'd'})"
     if isinstance(value, torch.Tensor):
@@ -67,20 +61,18 @@ def as_array(value: Any, name: str, columns: int | None = None, *rules: Rule) ->
     if found.ndim != (1 if columns is None else 2) or (columns and found.shape[1] != columns):
         raise ValueError(f"{name}: expected shape {shape}, got {found.shape}")
     found = found.astype(np.float64)
-    for wrong, message in rules:
-        if (rows := wrong(found)).any():
-            first = int(rows.argmax())
-            shown = shorten(str(found[first].tolist()), 40)
-            raise ValueError(f"{name}: number {first} of {len(found)}, {shown}, {message}")
+    if rule and (wrong := rule[0](found)).any():
+        first = int(wrong.argmax())
+        shown = shorten(str(found[first].tolist()), 40)
+        raise ValueError(f"{name}: number {first} of {len(found)}, {shown}, {rule[1]}")
     return found
 
 
 def as_edges(value: Any, count: int) -> np.ndarray:
     """Return pairs (m, 2) int64 of points below `count`, or refuse them as `as_array` does."""
     rule: Rule = (
-        lambda pairs: ((pairs < 0) | (pairs >= count) | (pairs != np.floor(pairs))).any(1),
-        f"is no pair of integers from 0 to {count - 1}; of a padded batch take one cloud's own "
-        "n - 1 edges",
+        lambda x: ((x < 0) | (x >= count) | (x != np.floor(x))).any(1),
+        f"is no pair of integers from 0 to {count - 1}; of a padded batch take a cloud's own edges",
     )
     return as_array(value, "edges", 2, rule).astype(np.int64)
 
@@ -98,10 +90,8 @@ def as_diagrams(value: Any) -> list[np.ndarray]:
     if isinstance(value, (np.ndarray, torch.Tensor)):
         value = [value]
     elif not isinstance(value, (list, tuple)):
-        raise TypeError(
-            "diagrams: expected a list of (n, 2) arrays by dimension, or one such array, got "
-            f"{type(value).__name__}"
-        )
+        what = type(value).__name__
+        raise TypeError(f"diagrams: expected a list of (n, 2) arrays by dimension, got {what}")
     elif value and all(isinstance(bar, tuple) and isinstance(bar[-1], tuple) for bar in value):
         top = max(dimension for dimension, _ in value)
         value = [[bar for found, bar in value if found == k] for k in range(top + 1)]

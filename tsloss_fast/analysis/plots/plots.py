@@ -1,8 +1,8 @@
 """Figures from plain arrays: barcode, diagram, components over the scale, series over the steps.
 
-Each function draws on the matplotlib `Axes` it is given, or on those of a new figure, and returns
-them; `axes.figure.savefig("figure.pdf")` writes a file. Arrays may be NumPy's, torch's (any device,
-with gradient or without) or lists.
+Each function draws on the matplotlib `Axes` it is given as `ax`, or on those of a new figure, and
+returns them; `axes.figure.savefig("figure.pdf")` writes a file. Arrays may be NumPy's, torch's (any
+device, with gradient or without) or lists.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
     Args:
         diagrams: (n, 2) real numbers by dimension (birth, death), as ripser, persim and GUDHI have
             them, in the units of the filtration; or one such array.
-        ax: where to draw; None makes a new figure.
         limit: the last scale to draw, at least; for several barcodes with one axis.
 
     Raises:
@@ -73,7 +72,11 @@ def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
             axes.plot(0 * y[infinite] + edge, y[infinite], ">", markeredgewidth=0, zorder=3, **look)
         if empty.any():
             axes.plot(births[empty], y[empty], "|", **look)
-        cut = f"{MOST_BARS} longest\nof {len(bars)}" if len(births) < len(bars) else _bars(bars)
+        cut = (
+            f"{MOST_BARS} longest\nof {len(bars)}"
+            if len(births) < len(bars)
+            else counted(len(bars), "bar")
+        )
         ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{cut}"
         bottom += height + 0.03 * sum(heights)
     axes.set_xlim(low, edge)
@@ -97,7 +100,6 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
 
     Args:
         diagrams, limit: as `plot_barcode`.
-        ax: where to draw; None makes a new figure.
 
     Raises:
         TypeError, ValueError: as `plot_barcode`.
@@ -113,15 +115,13 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
         (marks,) = axes.plot(
             bars[:, 0], np.minimum(bars[:, 1], infinity), shape, color=colour, markersize=4.5,
             markeredgecolor="white", markeredgewidth=0.3, alpha=0.85, clip_on=False, zorder=3,
-            label=f"{style.homology(dimension)}: {_bars(bars)}",
+            label=f"{style.homology(dimension)}: {counted(len(bars), 'bar')}",
         )  # fmt: skip
         # As in `plot_barcode`.
         marks.set_in_layout(len(bars) > 0)
     axes.set(xlim=(low, top), ylim=(low, top), aspect="equal", xlabel="birth", ylabel="death")
     # Above the last finite value there is only infinity.
     ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= 1.001 * high]
-    if max(len(f"{tick:.4g}") for tick in ticks) > 5:
-        ticks = [ticks[0], ticks[-1]]
     texts = [f"{tick:.4g}" for tick in ticks]
     axes.set_xticks(ticks, labels=texts)
     axes.set_yticks([*ticks, infinity], labels=[*texts, "∞"])
@@ -140,6 +140,7 @@ def plot_components(
     label: str | None = None,
     colour: str = style.COLOURS[0],
     stroke: Any = "-",
+    limit: float | None = None,
 ) -> Axes:
     """Draw the number of connected components over the scale (the Betti curve of dimension 0).
 
@@ -148,31 +149,26 @@ def plot_components(
 
     Args:
         deaths: (N-1,) real numbers, ascending, in the units of the distance. No deaths: one point.
-        ax: where to draw; None makes a new figure.
         label: name of the curve, for a legend.
         colour, stroke: of the curve, as matplotlib's `color` and `linestyle`.
+        limit: the last scale to draw, at least; for several curves that end together.
 
     Raises:
         TypeError: not numbers, no Axes.
         ValueError: another shape, NaN, infinite, negative or not ascending.
     """
-    heights = as_array(deaths, "deaths", None, *DEATHS)
+    heights = as_array(deaths, "deaths", None, DEATHS)
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     # Points that coincide are never seen apart.
     scales = np.concatenate([[0.0], np.unique(heights[heights > 0])])
     counts = len(heights) + 1 - np.searchsorted(heights, scales, side="right")
+    edge = 1.06 * max(scales[-1], limit or 0.0) or 1.0
     axes.step(
-        [*scales, scales[-1]], [*counts, 1], where="post",
+        [*scales, edge], [*counts, 1], where="post",
         color=colour, linestyle=stroke, linewidth=1.4, label=label,
     )  # fmt: skip
-    # Every curve stays at 1 from its last death to the edge.
-    curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
-    starts = [np.asarray(line.get_xdata(), dtype=np.float64)[:-1] for line in curves]
-    edge = 1.06 * max(float(found[-1]) for found in starts) or 1.0
-    for line, found in zip(curves, starts, strict=True):
-        line.set_xdata([*found, edge])
     axes.set_xlim(0, edge)
-    axes.set_ylim(0, 1.05 * max(float(np.max(line.get_ydata())) for line in curves))
+    axes.set_ylim(0, 1.05 * max(float(np.max(line.get_ydata())) for line in axes.lines))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y", color=style.GRID, linewidth=0.7)
     axes.set(xlabel="scale", ylabel="components")
@@ -185,19 +181,16 @@ def plot_series(
     *,
     ylabel: str | None = None,
     control: str | Collection[str] = (),
-    limit: float | None = None,
     show_legend: bool = True,
 ) -> Axes:
     """Draw a line for each run; both axes start at 0, unless there are values below it.
 
-    NaN is a gap. An infinite value is an arrowhead at the edge of the axes.
+    A value that is not finite is a gap.
 
     Args:
         series: by the name of the run, its steps (S,) strictly ascending and values (S,).
-        ax: where to draw; None makes a new figure.
         ylabel: the quantity and its unit.
         control: names of the runs drawn grey and dashed, for comparison.
-        limit: the value at the top, for example 1 for a rate; default: as the values need.
         show_legend: whether the names stand above the axes.
 
     Raises:
@@ -221,11 +214,6 @@ def plot_series(
         beside = np.pad(finite, 1)
         dots = finite if len(steps) <= FEW else finite & ~beside[:-2] & ~beside[2:]
         axes.plot(steps[dots], values[dots], "o", markersize=2.8, **look)
-        look |= {"transform": axes.get_xaxis_transform(), "clip_on": False, "markersize": 5}
-        for infinite, marker, height in ((np.inf, "^", 1), (-np.inf, "v", 0)):
-            where = steps[values == infinite]
-            if len(where):
-                axes.plot(where, 0 * where + height, marker, **look)
     drawn = np.concatenate([np.zeros(0), *(values for _, values in lines.values())])
     drawn = drawn[np.isfinite(drawn)]
     # Both axes show 0, and a margin only beyond what is drawn.
@@ -235,8 +223,6 @@ def plot_series(
         line.sticky_edges.y.append(0)
     axes.margins(0.03)
     axes.autoscale_view()
-    if limit is not None:
-        axes.set_ylim(top=max(1.03 * limit, axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     counts = bool((drawn == np.floor(drawn)).all() and drawn.any())
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=counts))
@@ -260,10 +246,8 @@ def _line(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
     steps = as_array(steps, f"steps of {name!r}", None, STEPS)
     values = as_array(values, f"values of {name!r}")
     if steps.shape != values.shape:
-        raise ValueError(
-            f"series[{name!r}]: expected as many values as steps, got {len(values)} values and "
-            f"{len(steps)} steps"
-        )
+        got = f"{len(values)} values and {len(steps)} steps"
+        raise ValueError(f"series[{name!r}]: expected as many values as steps, got {got}")
     return steps, values
 
 
@@ -273,7 +257,3 @@ def finite_range(diagrams: Sequence[np.ndarray], least: float | None = None) -> 
     finite = np.concatenate([[0.0, least or 0.0], *(d[np.isfinite(d)] for d in diagrams)])
     low, high = float(finite.min()), float(finite.max())
     return low, high if high > low else low + 1.0
-
-
-def _bars(bars: np.ndarray) -> str:
-    return counted(len(bars), "bar") if len(bars) else "no bars"

@@ -28,7 +28,7 @@ UNNAMED = "_child"
 COLUMN = 3.4  # inches, the width of a column of a paper
 # Runs differ in colour, then in stroke. Controls are grey, and never solid.
 _STROKES: tuple[Any, ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)))
-_CONTROL_STROKES: tuple[Any, ...] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
+_DASHES: tuple[Any, ...] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
 _STYLE = {
     "font.family": "DejaVu Sans",
     # "small", which is 0.833 of it, comes to 7 points.
@@ -86,16 +86,14 @@ def run_looks(
         ValueError: a control is no run, or there are more runs than looks.
     """
     controls = {control} if isinstance(control, str) else set(control)
-    if controls - set(names):
+    if unknown := controls - set(names):
         raise ValueError(
-            f"control: {', '.join(sorted(controls - set(names)))} is not among the series: "
+            f"control: {', '.join(sorted(unknown))} is not among the series: "
             f"{', '.join(names) or '(none)'}"
         )
     looks: dict[str, tuple[str, Any]] = {}
-    for what, given, colours, strokes in (
-        ("runs", [name for name in names if name not in controls], COLOURS, _STROKES),
-        ("controls", [name for name in names if name in controls], _GREYS, _CONTROL_STROKES),
-    ):
+    for what, strokes, colours in (("runs", _STROKES, COLOURS), ("controls", _DASHES, _GREYS)):
+        given = [name for name in names if (name in controls) == (what == "controls")]
         ways = [(colour, stroke) for stroke in strokes for colour in colours]
         if len(given) > len(ways):
             raise ValueError(

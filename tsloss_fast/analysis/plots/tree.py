@@ -1,4 +1,7 @@
-"""The minimum spanning tree drawn twice: as the tree of merges, and on a map of the points."""
+"""The minimum spanning tree drawn twice: as the tree of merges, and on a map of the points.
+
+Each function draws on the matplotlib `Axes` it is given as `ax`, or on those of a new figure.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.text import Annotation, Text
-from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from tsloss_fast.analysis.plane import principal_plane
@@ -23,8 +25,8 @@ __all__ = ["plot_dendrogram", "plot_map"]
 
 # Of a larger cloud only the last merges are drawn.
 MOST_LEAVES = 200
-# Type smaller than this (points) cannot be read in print.
-LEAST_TYPE = 5.0
+# Leaves that stand closer (points) would need labels too small to be read in print.
+LEAST_ROOM = 6.0
 # Where a label may lie, seen from its point: (right, up), with the alignment of its text.
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (-1, -1), (1, -1))
 ACROSS = {1: "left", 0: "center", -1: "right"}
@@ -48,7 +50,6 @@ def plot_dendrogram(
     Args:
         deaths: (N-1,) real numbers, ascending, in the units of the distance.
         edges: (N-1, 2) integers, their critical edges, as `h0_persistence` gives them.
-        ax: where to draw; None makes a new figure.
         labels: N labels of the points; default: their indices, as far as there is room for them.
         limit: the last scale to draw, at least; for several dendrograms with one axis.
 
@@ -59,13 +60,11 @@ def plot_dendrogram(
 
     O(N log N).
     """
-    heights = as_array(deaths, "deaths", None, *DEATHS)
+    heights = as_array(deaths, "deaths", None, DEATHS)
     count = len(heights) + 1
     pairs = as_edges(edges, count)
     if len(pairs) != len(heights):
-        raise ValueError(
-            f"edges: expected one edge for each of the {len(heights)} deaths, got {len(pairs)}"
-        )
+        raise ValueError(f"edges: expected one for each of {len(heights)} deaths, got {len(pairs)}")
     names = as_labels(range(count) if labels is None else labels, count)
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     axes.set_ylabel("scale")
@@ -91,14 +90,13 @@ def plot_dendrogram(
     leaves: list[str] = tree["ivl"]
     axes.set_xlim(-0.6, len(leaves) - 0.4)
     room = axes.get_window_extent().width * 72 / axes.figure.dpi / len(leaves)
-    size = min(8.0, 0.85 * room)
-    if size < LEAST_TYPE:
+    if room < LEAST_ROOM:
         axes.set_xticks([])
         axes.set_xlabel(f"{len(leaves)} leaves")
         return axes
-    # A character is about 0.65 of its size wide.
-    turned = max(map(len, leaves)) * 0.65 * size > room
-    axes.set_xticks(range(len(leaves)), leaves, rotation=90 * turned, size=size, parse_math=False)
+    axes.set_xticks(range(len(leaves)), leaves, parse_math=False, size=min(7.0, 0.85 * room))
+    # A character is about 5 points wide. Turned labels stand as close as they are high.
+    axes.tick_params(axis="x", labelrotation=90 * (5 * max(map(len, leaves)) > room))
     return axes
 
 
@@ -110,7 +108,7 @@ def plot_map(
     *,
     frame: Any = None,
 ) -> Axes:
-    """Draw the points in their first two principal components, joined by their spanning tree.
+    """Draw the points in their first two principal components (PC), joined by their spanning tree.
 
     The components are those of the points, or of the frame. The tree is that of the whole space:
     what is near on the map need not be joined, as two components are only a part of the variance,
@@ -120,7 +118,6 @@ def plot_map(
     Args:
         points: (N, D) real numbers, one unit for both axes.
         edges: (M, 2) integers, pairs of points to join, as `h0_persistence` gives them.
-        ax: where to draw; None makes a new figure.
         labels: N labels of the points.
         frame: (F, D) the points of all the maps that are compared: they set plane and limits.
 
@@ -152,11 +149,9 @@ def plot_map(
     axes.margins(0.14)
     axes.update_datalim((whole - centre) @ plane)
     axes.set_aspect("equal", adjustable="datalim")
-    # A narrow panel has room for its labels on two lines only.
-    space, most = ("\n", 3) if axes.bbox.width < 2 * axes.figure.dpi else (" ", 4)
-    for axis, number, share in zip((axes.xaxis, axes.yaxis), (1, 2), shares, strict=True):
-        axis.set_major_locator(MaxNLocator(most))
-        axis.set_label_text(f"component {number}{space}({100 * share:.0f} % of variance)")
+    axes.locator_params(nbins=4)
+    axes.set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)")
+    axes.set_ylabel(f"PC 2 ({100 * shares[1]:.0f} % of variance)")
     labelled = [
         axes.annotate(
             name, (place[0], place[1]), xytext=(0, 0), textcoords="offset points",
@@ -177,8 +172,8 @@ class _LabelPlacer(Text):
     ) -> None:
         """Take labels that avoid points (N, 2), and where they can lines (M, 2, 2) too."""
         super().__init__(
-            1, 1, transform=axes.transAxes, ha="right", va="bottom", fontsize="x-small",
-            color=style.GREY, zorder=-1, in_layout=False, clip_on=False,
+            1, 1, transform=axes.transAxes, ha="right", va="top", fontsize="x-small",
+            color=style.GREY, zorder=-1, in_layout=False,
         )  # fmt: skip
         along = np.linspace(0, 1, 25)[:, None]
         self.labels, self.points = labels, points
