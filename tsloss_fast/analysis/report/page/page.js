@@ -85,10 +85,9 @@
     const range = [least(every(({ h1 }) => h1, "births")), most(every(({ h1 }) => h1, "deaths"))];
     return cell(run, ring, cloud(run).h1 ? plot("Loops", (width) => loops(run, ring(run), range, width)) : cloud(run).no_h1);
   }
-  const together = (kind, figureOf) => make("figure", {}, plot(kind, (width) => {
-    const entries = inView().map((run) => ({ run, frame: frame(run), h1: ring(run) })).filter((e) => !missing(e.frame));
-    const far = Math.max(longest, most(every(({ h1 }) => h1, "deaths")));
-    return entries.length ? figureOf(entries, 1.05 * far, width) : missing(frame(inView()[0]));
+  const groupsOf = () => make("figure", {}, plot("Groups over distance", (width) => {
+    const entries = inView().map((run) => ({ ...run, ...frame(run) })).filter(({ deaths }) => deaths);
+    return entries.length ? groups(entries, 1.05 * longest, width) : missing(frame(inView()[0]));
   }));
 
   function build() {
@@ -96,8 +95,7 @@
     [views, updates] = [[], []];
     longest = Math.max(0, most(every((found) => found, "deaths"))) || 1;
     const cells = {
-      bars: runs.map(barsOf), map: runs.map(planeOf), pairs: runs.map(pairsOf),
-      groups: [together("Groups over distance", groups)], diagram: [together("Persistence diagram", diagram)],
+      bars: runs.map(barsOf), map: runs.map(planeOf), groups: [groupsOf()], pairs: runs.map(pairsOf),
       loops: runs.some((run) => cloud(run).h1) ? runs.map(loopsOf) : [...reasons],
     };
     document.querySelectorAll(".view").forEach((view) => lastOf([...view.children]).replaceChildren(...cells[view.dataset.kind]));
@@ -172,15 +170,11 @@
   open();
 
   /* Figures are drawn anew for the width there is: of the window, of the paper, and back. */
-  let width = document.documentElement.clientWidth;
   const fit = () => {
     panels.forEach((panel) => panel.draw());
     redraw();
   };
-  on(window, "resize", () => {
-    if (width !== document.documentElement.clientWidth) fit();
-    width = document.documentElement.clientWidth;
-  });
+  on(window, "resize", fit);
   ["beforeprint", "afterprint"].forEach((event) => on(window, event, () => {
     document.documentElement.classList.toggle("printing", event === "beforeprint");
     fit();
