@@ -9,10 +9,8 @@ const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 /* A foreign name must not turn the direction of the words around it. */
 const isolate = (text) => `\u2068${text}\u2069`;
-const short = (text, length) => {
-  const letters = Array.from(text);
-  return letters.length <= length ? text : `${letters.slice(0, length - 1).join("")}…`;
-};
+const short = (text, length) =>
+  (Array.from(text).length <= length ? text : `${Array.from(text).slice(0, length - 1).join("")}…`);
 
 /* Three significant digits, and no exponent for numbers from a thousand to a million. */
 function number(value) {
@@ -114,8 +112,7 @@ class Place {
 
   /* Show the details of the nearest mark; of bars the height alone counts, of curves the width. */
   point({ clientX, clientY }) {
-    const { marks, along } = this.fig;
-    const far = marks.map((mark) => this.seen(mark)).map(([x, y]) =>
+    const { marks, along } = this.fig, far = marks.map((mark) => this.seen(mark)).map(([x, y]) =>
       Math.hypot(along === "rows" ? 0 : x - clientX, along === "columns" ? 0 : y - clientY));
     this.show(least(far) < 22 ? far.indexOf(least(far)) : -1);
   }

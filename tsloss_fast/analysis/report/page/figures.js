@@ -1,32 +1,26 @@
 /* The figures: numbers of one step in, a figure with its label and marks out, or a sentence. */
 
-// More rows or points than these would carry labels that touch.
-const LABELLED_ROWS = 50, LABELLED_POINTS = 40;
+// More rows or points than these would carry labels that touch; and the rows of the table of pairs.
+const LABELLED_ROWS = 50, LABELLED_POINTS = 40, NEAREST = 10;
 const NOT_FROM_0 = "distance (the axis does not begin at 0)";
-const lastOf = (values) => values[values.length - 1];
 const pair = (edges, k) => [edges[2 * k], edges[2 * k + 1]];
 const said = (entries, text) => entries.map((entry) => `${isolate(entry.name)} ${text(entry)}`).join("; ");
-function missing(frame) {
-  if (!frame) return "Nothing was recorded yet.";
-  return frame.deaths ? "" : "The points were not finite, so there are no bars.";
-}
+const missing = (frame) => (!frame ? "Nothing was recorded yet."
+  : frame.deaths ? "" : "The points were not finite, so there are no bars.");
 
 /* Names of tokens: "token 3", or "token 3 (‘foo’)" where the nearest vocabulary token is known. */
-function namer(names) {
-  const known = (i) => names && names[i] !== undefined;
-  return {
-    of: (i) => `token ${i}${known(i) ? ` (‘${isolate(names[i])}’)` : ""}`,
-    leaf: (i) => (known(i) ? `${isolate(short(names[i], 13))} ${i}` : `token ${i}`),
-  };
-}
+const namer = (names) => ({
+  of: (i) => `token ${i}${names[i] === undefined ? "" : ` (‘${isolate(names[i])}’)`}`,
+  leaf: (i) => (names[i] === undefined ? `token ${i}` : `${isolate(short(names[i], 13))} ${i}`),
+});
 
 /* What a barcode and a merge tree of one step share: as many rows as tokens, one axis, and bands
    for what is short or long beside the mean of the bars. */
-function rows({ n, deaths }, { domain: [low, high], limits, width, named }) {
+function rows({ n, deaths }, { domain: [low, high], limits, width }) {
   const labelled = n <= LABELLED_ROWS, middle = mean(deaths);
   const inner = Math.max(40, n * (labelled ? clamp(640 / n, 12, 18) : Math.min(560 / n, 5)));
   const fig = figure({
-    width, height: inner + 58, left: !labelled ? 14 : named ? clamp(0.28 * width, 84, 122) : 62,
+    width, height: inner + 58, left: labelled ? clamp(0.28 * width, 84, 122) : 14,
     x: { low, high, title: low ? NOT_FROM_0 : "distance at which two groups merge" },
     y: { low: n, high: 0, bare: true },
   });
@@ -63,7 +57,7 @@ function barcode(run, frame, name, options) {
   fig.put("path", { class: "never", d: `M${fig.right} ${fig.y(0.5)}m-5 -4l6 4l-6 4` });
   fig.marks.push([end, 0.5, "This bar never ends: at last all tokens are one group."]);
   fig.label = `${plural(deaths.length, "finite bar")}${deaths.length ? ` from ${number(deaths[0])} to `
-    + `${number(lastOf(deaths))} with the mean ${number(middle)}` : ""}, and one that never ends`;
+    + `${number(deaths.at(-1))} with the mean ${number(middle)}` : ""}, and one that never ends`;
   return fig;
 }
 
@@ -83,7 +77,7 @@ function merges({ n, deaths, edges }) {
     return node[a];
   });
   // A stack and no recursion: a chain of merges may be as deep as there are tokens.
-  const stack = [lastOf(list)];
+  const stack = [list.at(-1)];
   while (stack.length) {
     const next = stack.pop();
     if (next.parts) stack.push(next.parts[1], next.parts[0]);
@@ -103,13 +97,12 @@ function tree(run, frame, name, options, before) {
   const forks = (some) => some.flatMap(({ at, parts: [p, q] }) =>
     [[p.at, p.row], [at, p.row], [at, q.row], [q.at, q.row], null]);
   const fine = frame.n > LABELLED_ROWS ? "hair" : "thin";
-  fig.line(solid(run, `line ${fine}`), forks(kept));
-  fig.line({ class: `fresh ${fine}` }, forks(fresh));
+  [[kept, "line"], [fresh, "fresh"]].forEach(([some, kind]) => fig.line(solid(run, `${kind} ${fine}`), forks(some)));
   leaves.forEach((leaf, k) => fig.row(k + 0.5, name.leaf(leaf)));
   fig.marks = list.map((merge) => [merge.at, merge.row, `${merge.tokens.map(name.of).join(" and ")}: `
     + `${merge.parts.map((part) => part.size).join(" + ")} tokens merge at ${number(merge.at)}`
     + (fresh.includes(merge) ? ", unlike in the step before" : "")]);
-  fig.label = `${plural(list.length, "merge")}, the last at ${number(lastOf(list).at)}`
+  fig.label = `${plural(list.length, "merge")}, the last at ${number(list.at(-1).at)}`
     + (old ? `; ${fresh.length} changed since the step before` : "");
   return fig;
 }
@@ -130,20 +123,19 @@ function plane(run, map, shot, frame, [x0, x1, y0, y1], name, width) {
   });
   const points = Array.from({ length: n }, (_, i) => pair(shot.xy, i));
   if (!missing(frame) && frame.n === n) {
-    const edges = frame.deaths.flatMap((_, k) => [...pair(frame.edges, k).map((i) => points[i]), null]);
-    fig.line(solid(run, "line thin pale"), edges);
+    fig.line(solid(run, "line thin", { opacity: 0.5 }),
+      frame.deaths.flatMap((_, k) => [...pair(frame.edges, k).map((i) => points[i]), null]));
   }
-  const tokens = [...new Set(shot.nearest || [])], spots = tokens.map((t) => pair(map.places, t));
-  fig.dots({ class: "token" }, spots);
-  fig.marks = spots.map((spot, k) => [...spot, `vocabulary token ${isolate(map.tokens[tokens[k]])}`]);
+  fig.marks = [...new Set(shot.nearest || [])].map(
+    (token) => [...pair(map.places, token), `vocabulary token ${isolate(map.tokens[token])}`]);
+  fig.dots({ class: "token" }, fig.marks);
   points.forEach(([x, y], i) => {
     fig.put("circle", solid(run, "point", { cx: fig.x(x), cy: fig.y(y), r: many ? 3.5 : 8 }));
     if (!many) fig.text("inside", fig.x(x), fig.y(y) + 3.5, String(i));
     const far = shot.nearest ? `, at the distance ${number(shot.distances[i])} from it` : "";
     fig.marks.unshift([x, y, name.of(i) + far]);
   });
-  fig.label = `${plural(n, "token")}${shot.nearest ? " and the vocabulary tokens nearest to them" : ""}, `
-    + `in a plane with ${spread}`;
+  fig.label = `${plural(n, "token")} in a plane with ${spread}`;
   return fig;
 }
 
@@ -161,7 +153,7 @@ function groups(entries, longest, width) {
       `${isolate(name)}: ${plural(n - 1 - k, "group")} from the distance ${number(d)} on`]));
   });
   fig.label = said(entries, ({ n, deaths }) => `has ${plural(n, "group")}`
-    + (deaths.length ? ` until ${number(deaths[0])} and one from ${number(lastOf(deaths))} on` : ""));
+    + (deaths.length ? ` until ${number(deaths[0])} and one from ${number(deaths.at(-1))} on` : ""));
   return fig;
 }
 
@@ -185,15 +177,15 @@ function curve({ lines, rates, zero, whole }, width) {
   const all = known(lines.flatMap((l) => [...l.values, ...(l.low || []), ...(l.high || [])])
     .concat(rates.map((rate) => rate.value)));
   const steps = [...new Set(lines.flatMap((l) => l.steps))].sort((a, b) => a - b);
-  const low = least(all), high = most(all), first = steps[0], last = lastOf(steps);
+  const low = least(all), high = most(all), first = steps[0], last = steps.at(-1);
   const pad = 0.07 * (high - (zero ? Math.min(0, low) : low)) || 0.05 * Math.abs(high) || 0.05;
   const side = 0.02 * (last - first) || 0.5;
   const fig = figure({
     width, height: 190, top: 8, left: 52, x: { low: first - side, high: last + side, title: "step", whole: true },
     y: { low: zero && low >= 0 ? 0 : low - pad, high: high + pad, whole },
   });
-  const upright = draw("line", { class: "upright", y1: fig.top, y2: fig.bottom });
-  fig.svg.append(upright);
+  fig.put("line", { class: "upright", y1: fig.top, y2: fig.bottom });
+  const upright = fig.svg.lastChild;
   fig.follow = (step) => fill(upright, { x1: fig.x(step), x2: fig.x(step) }, []);
   rates.forEach(({ value, dash }) => fig.line(
     { class: "rate", "stroke-dasharray": dash }, [[first - side, value], [last + side, value]]));
@@ -210,6 +202,6 @@ function curve({ lines, rates, zero, whole }, width) {
     return here.length ? [[s, here[0].value, `step ${s} – ${said(here, ({ value }) => number(value))}`]] : [];
   });
   fig.label = said(lines.filter((l) => known(l.values).length), ({ values }) =>
-    `goes from ${number(known(values)[0])} to ${number(lastOf(known(values)))}`);
+    `goes from ${number(known(values)[0])} to ${number(known(values).at(-1))}`);
   return fig;
 }
