@@ -20,7 +20,7 @@ function rows({ n, deaths }, { domain: [low, high], limits, width }) {
   const labelled = n <= LABELLED_ROWS, middle = mean(deaths);
   const inner = Math.max(40, n * (labelled ? clamp(640 / n, 12, 18) : Math.min(560 / n, 5)));
   const fig = figure({
-    width, height: inner + 58, left: labelled ? clamp(0.28 * width, 84, 122) : 14,
+    width, height: inner + 58, left: labelled ? clamp(0.28 * width, 108, 122) : 14,
     x: { low, high, title: low ? NOT_FROM_0 : "distance at which two groups merge" },
     y: { low: n, high: 0, bare: true },
   });
