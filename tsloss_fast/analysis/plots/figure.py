@@ -83,8 +83,9 @@ def write_figure(
         figures = _Figures(load_runs(folders), step, cloud, quantities)
         drawn = figures.draw(kind, (width, height))
         for figure in drawn.values():
-            text = style.wrapped(title or "", figure.get_figwidth())
-            figure.suptitle(text, x=0.01, ha="left", parse_math=False)
+            if title:
+                text = style.wrapped(title, figure.get_figwidth())
+                figure.suptitle(text, x=0.01, ha="left", parse_math=False)
         out.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".pdf":
             temporary = files.enter_context(whole_file(out))
@@ -158,11 +159,8 @@ class _Figures:
         step = steps[-1] if self.step is None else self.step
         if step not in steps:
             what = "has no points in the record" if step in recorded else "was not recorded"
-            nearest = sorted(sorted(steps, key=lambda each: abs(each - step))[:4])
-            raise ValueError(
-                f"step {step} of {name} {what}; nearest: {', '.join(map(str, nearest))} "
-                f"({len(steps)} steps from {steps[0]} to {steps[-1]})"
-            )
+            nearest = str(sorted(sorted(steps, key=lambda each: abs(each - step))[:4]))[1:-1]
+            raise ValueError(f"step {step} of {name} {what}; nearest: {nearest} of {len(steps)}")
         row = run.record.row(step, self.cloud)
         if not row["n_points"] or row["deaths"] is None:
             raise ValueError(
@@ -224,8 +222,8 @@ class _Figures:
             elif kind == "diagram":
                 plot_diagram(found, axes, limit=limit)
             elif kind == "dendrogram":
-                plot_dendrogram(row["deaths"], row["edges"], axes, limit=limit)
-                axes.set_ylabel(self.scale)
+                tree = plot_dendrogram(row["deaths"], row["edges"], axes, limit=limit)
+                tree.set_ylabel(self.scale)
             else:
                 numbers = range(row["n_points"]) if row["n_points"] <= MOST_NUMBERED else None
                 plot_map(row["points"], row["edges"], axes, labels=numbers, frame=frame)

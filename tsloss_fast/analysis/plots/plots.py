@@ -53,15 +53,15 @@ def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     low, high = finite_range(found, limit)
     edge = high + 0.06 * (high - low)
-    total = sum(min(len(bars), MOST_BARS) for bars in found)
-    heights = [max(min(len(bars), MOST_BARS), LEAST_SHARE * total) for bars in found]
+    shown = [bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:MOST_BARS]] for bars in found]
+    least = LEAST_SHARE * sum(map(len, shown))
+    heights = [max(len(bars), least) for bars in shown]
     points = axes.get_window_extent().height * 72 / axes.figure.dpi
     width = float(np.clip(0.6 * points / max(sum(heights), 1), 0.3, 3))
     ticks: dict[float, str] = {}
     bottom = 0.0
-    for dimension, (bars, height) in enumerate(zip(found, heights, strict=True)):
-        longest = bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:MOST_BARS]]
-        births, deaths = longest[np.lexsort((longest[:, 1], longest[:, 0]))].T
+    for dimension, (bars, height) in enumerate(zip(shown, heights, strict=True)):
+        births, deaths = bars[np.lexsort((bars[:, 1], bars[:, 0]))].T
         y = bottom + (height - len(births)) / 2 + 0.5 + np.arange(len(births))
         infinite, empty = np.isinf(deaths), deaths == births
         colour = style.COLOURS[dimension % len(style.COLOURS)]
@@ -72,22 +72,19 @@ def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
             axes.plot(0 * y[infinite] + edge, y[infinite], ">", markeredgewidth=0, zorder=3, **look)
         if empty.any():
             axes.plot(births[empty], y[empty], "|", **look)
-        cut = (
-            f"{MOST_BARS} longest\nof {len(bars)}"
-            if len(births) < len(bars)
-            else counted(len(bars), "bar")
-        )
-        ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{cut}"
+        whole = len(found[dimension])
+        count = f"{MOST_BARS} longest\nof {whole}" if whole > MOST_BARS else counted(whole, "bar")
+        ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{count}"
         bottom += height + 0.03 * sum(heights)
     axes.set_xlim(low, edge)
     axes.set_ylim(0, max(bottom - 0.03 * sum(heights), 1))
-    axes.set_yticks([*ticks] if total else [], labels=[*ticks.values()] if total else [])
+    axes.set_yticks([*ticks] if least else [], labels=[*ticks.values()] if least else [])
     for dimension, label in enumerate(axes.get_yticklabels()):
         label.set_color(style.COLOURS[dimension % len(style.COLOURS)])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("scale")
-    if not total:
+    if not least:
         style.note(axes, "no bars")
     return axes
 
