@@ -194,7 +194,7 @@ def test_a_link_of_the_table_opens_the_words_of_its_run(browser: Any) -> None:
 
 
 def test_hostile_names_are_text_wherever_they_are_shown(browser: Any) -> None:
-    # Of the ten nearest pairs only the first nearly coincides.
+    # Only the first of the ten nearest pairs nearly coincides.
     rows = browser.find_elements(By.CSS_SELECTOR, "[data-kind=pairs] figure:first-child tbody tr")
     assert [row.get_attribute("class") for row in rows] == ["bad"] + 9 * [""]
     assert visible(HOSTILE[2]) in rows[0].text

@@ -22,7 +22,7 @@ __all__ = ["finite_range", "plot_barcode", "plot_components", "plot_diagram", "p
 
 # Each dimension gets at least this share of a barcode's height, or its label would not fit.
 LEAST_SHARE = 0.16
-# Of more bars of a dimension only the longest are drawn.
+# A dimension with more bars is drawn with its longest ones only.
 MOST_BARS = 200
 # A longer series has no marker at each of its values.
 FEW = 40
@@ -32,8 +32,8 @@ def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
     """Draw a barcode: one line from birth to death for each bar, dimension 0 at the bottom.
 
     Infinite bars are arrows that reach the right edge, bars of length 0 short ticks. Within a
-    dimension the bars go by birth, then death. Of more than 200 bars of a dimension the longest 200
-    are drawn, and its label says so.
+    dimension the bars go by birth, then death. A dimension with more than 200 bars is drawn with
+    its longest 200, and its label says so.
 
     Args:
         diagrams: (n, 2) real numbers by dimension (birth, death), as ripser, persim and GUDHI have

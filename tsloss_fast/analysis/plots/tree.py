@@ -23,7 +23,7 @@ from tsloss_fast.functional import H0Persistence
 
 __all__ = ["plot_dendrogram", "plot_map"]
 
-# Of a larger cloud only the last merges are drawn.
+# A larger cloud is drawn with its last merges only.
 MOST_LEAVES = 200
 # Leaves that stand closer (points) would need labels too small to be read in print.
 LEAST_ROOM = 6.0
@@ -44,8 +44,8 @@ def plot_dendrogram(
     """Draw the merge tree of 0-dimensional persistence, the dendrogram of single linkage: each bar
     is one horizontal line at the height of its death, which joins the components that merge.
 
-    Of more than 200 points the last 199 merges are drawn, and a component made before them is one
-    leaf, labelled (number of points).
+    A cloud of more than 200 points is drawn with its last 199 merges: a component made before them
+    is one leaf, labelled (number of points).
 
     Args:
         deaths: (N-1,) real numbers, ascending, in the units of the distance.
@@ -95,7 +95,7 @@ def plot_dendrogram(
         axes.set_xlabel(f"{len(leaves)} leaves")
         return axes
     axes.set_xticks(range(len(leaves)), leaves, parse_math=False, size=min(7.0, 0.85 * room))
-    # A character is about 5 points wide. Turned labels stand as close as they are high.
+    # A character is about 5 points wide. A turned label needs only its height.
     axes.tick_params(axis="x", labelrotation=90 * (5 * max(map(len, leaves)) > room))
     return axes
 
