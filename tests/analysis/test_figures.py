@@ -321,7 +321,7 @@ def test_it_draws_on_the_axes_given_and_makes_no_pyplot_figure() -> None:
         ),
         (lambda: plot_barcode([[[1.0, 0.5]]]), ValueError, "a death before its birth"),
         (lambda: plot_diagram([[[-INF, 0.5]]]), ValueError, "an infinite birth"),
-        (lambda: plot_barcode([(0, 1.0)]), ValueError, r"diagrams\[0\]: expected shape \(n, 2\)"),
+        (lambda: plot_barcode([(0.5, 1.0)]), ValueError, r"diagrams\[0\]: expected shape \(n, 2\)"),
         (lambda: plot_barcode("bars"), TypeError, "expected a list of .* got str"),
         (lambda: plot_barcode([], "axes"), TypeError, "ax: expected matplotlib Axes.*got str"),
         (lambda: plot_components([1.0, NAN]), ValueError, "deaths: number 1 of 2, nan, is not fin"),
