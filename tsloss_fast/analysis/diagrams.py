@@ -1,8 +1,7 @@
 """Barcodes in the conventions of GUDHI, ripser, persim and scikit-learn.
 
-A *list of diagrams* is what ripser.py returns and persim takes: for each dimension an (n, 2) array
-of births and deaths, an infinite death being `inf`. A *persistence* is what GUDHI's `SimplexTree.
-persistence()` returns: pairs (dimension, (birth, death)).
+A *list of diagrams* is what ripser.py returns and persim takes: an (n, 2) array of births and
+deaths by dimension. A *persistence* is what GUDHI returns: pairs (dimension, (birth, death)).
 """
 
 from __future__ import annotations
