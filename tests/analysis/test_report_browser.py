@@ -142,18 +142,11 @@ def test_the_map_and_the_groups_follow_the_slider(browser: Any, run: Path) -> No
     assert [note.text for note in notes] == ["recorded at step 10"] * 2
 
 
-def test_the_slider_and_the_button_answer_to_the_keyboard(browser: Any) -> None:
-    slider, play, text = (
-        browser.find_element(By.ID, name) for name in ("step", "play", "step-text")
-    )
+def test_the_slider_answers_to_the_keyboard(browser: Any) -> None:
+    slider, text = (browser.find_element(By.ID, name) for name in ("step", "step-text"))
     for key, step in ((Keys.ARROW_LEFT, 35), (Keys.HOME, 0), (Keys.END, 40)):
         slider.send_keys(key)
         assert text.text == slider.get_attribute("aria-valuetext") == f"step {step}"
-    play.send_keys(Keys.SPACE)  # from the end it begins again
-    until(browser, lambda: text.text in {f"step {step}" for step in STEPS[1:-1]})
-    assert play.get_attribute("aria-label") == "Stop"
-    play.send_keys(Keys.SPACE)
-    assert play.get_attribute("aria-label") == "Play the steps"
 
 
 def test_the_curves_show_every_run_and_where_the_slider_is(browser: Any, run: Path) -> None:
@@ -182,8 +175,7 @@ def test_another_cloud_can_be_chosen(browser: Any, run: Path) -> None:
     np.testing.assert_allclose(drawn, deaths, atol=0.02)
     shown = [box.is_displayed() for box in browser.find_elements(By.CSS_SELECTOR, "[data-cloud]")]
     assert shown == [False, True]
-    pairs = browser.find_element(By.CSS_SELECTOR, "[data-kind=pairs] figure > div").text
-    assert pairs.startswith("None.")
+    assert not browser.find_elements(By.CSS_SELECTOR, "[data-kind=pairs] .bad")
 
 
 def test_a_run_can_be_put_away_and_brought_back(browser: Any) -> None:
@@ -202,11 +194,11 @@ def test_a_link_of_the_table_opens_the_words_of_its_run(browser: Any) -> None:
 
 
 def test_hostile_names_are_text_wherever_they_are_shown(browser: Any) -> None:
-    table = browser.find_element(By.CSS_SELECTOR, "[data-kind=pairs] table")
-    assert visible(HOSTILE[2]) in table.text
-    details = browser.find_element(By.CSS_SELECTOR, "[data-kind=bars] details")
-    details.find_element(By.TAG_NAME, "summary").click()
-    until(browser, lambda: visible(HOSTILE[0]) in details.text)
+    # Only the first of the ten nearest pairs nearly coincides.
+    rows = browser.find_elements(By.CSS_SELECTOR, "[data-kind=pairs] figure:first-child tbody tr")
+    assert [row.get_attribute("class") for row in rows] == ["bad"] + 9 * [""]
+    assert visible(HOSTILE[2]) in rows[0].text
+    assert any(visible(HOSTILE[0]) in row.text for row in rows)
     # As the labels of the tree they are whole up to the length that fits.
     move(browser, STEPS[0])
     tree = plots(browser, "bars")[1]

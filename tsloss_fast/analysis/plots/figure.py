@@ -67,12 +67,7 @@ def write_figure(
         kind: one of `plots.KINDS`, or "all" for a figure of each that is as wide as a column: pages
             of a .pdf, or files whose names end in the kind, such as FILE-barcode.png.
         folders: as of `load_runs`.
-        step: a recorded step; None for each run's last.
-        cloud: index of the cloud.
-        quantities: of curves: `NAME`, or `NAME:1` for dimension 1; empty for the usual ones.
-        title: above the figure.
-        width, height: inches; None: as the panels need.
-        dpi: dots an inch of a .png.
+        step, cloud, quantities, title, width, height, dpi: the options of `tsloss plot`.
 
     Raises:
         OSError: a file cannot be written.
@@ -85,9 +80,12 @@ def write_figure(
     for path in paths.values() or [out]:
         check_writable(path)
     with style.figure_style(), ExitStack() as files:
-        drawn = _Figures(load_runs(folders), step, cloud, quantities).draw(
-            kind, (width, height), title
-        )
+        figures = _Figures(load_runs(folders), step, cloud, quantities)
+        drawn = figures.draw(kind, (width, height))
+        for figure in drawn.values():
+            if title:
+                text = style.wrapped(title, figure.get_figwidth())
+                figure.suptitle(text, x=0.01, ha="left", parse_math=False)
         out.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".pdf":
             temporary = files.enter_context(whole_file(out))
@@ -121,21 +119,18 @@ class _Figures:
                 there = ", ".join(f"{k} ({run.record.cloud_name(k)})" for k in run.record.clouds)
                 raise ValueError(f"cloud {cloud} is not in {name}; expected one of {there}")
         self.controls = [name for name, run in self.runs.items() if run.control]
-        self.looks = style.run_looks(names, self.controls)
+        self.looks = style.run_looks(self.runs, self.controls)
         metrics = {str(run.record.metadata.get("metric")) for run in runs}
         self.scale = METRICS.get(metrics.pop(), "scale") if len(metrics) == 1 else "scale"
         self.series = {name: _series(run, cloud) for name, run in self.runs.items()}
         known = list(dict.fromkeys(q for found in self.series.values() for q in found))
-        for quantity in quantities:
-            if quantity not in known:
-                raise ValueError(
-                    f"quantity {quantity!r} is in none of the runs; expected one of "
-                    f"{', '.join(known)}"
-                )
+        if missing := [quantity for quantity in quantities if quantity not in known]:
+            there = f"expected one of {', '.join(known)}"
+            raise ValueError(f"quantity {missing[0]!r} is in none of the runs; {there}")
         usual = USUAL if "ce" in known else ("train_ce", *USUAL)
         self.quantities = quantities or [quantity for quantity in usual if quantity in known]
 
-    def draw(self, kind: str, size: Size, title: str | None) -> dict[str, Figure]:
+    def draw(self, kind: str, size: Size) -> dict[str, Figure]:
         """Return the figure of the kind, or of each kind that the records allow."""
         kinds = [kind]
         if kind == "all":
@@ -146,56 +141,46 @@ class _Figures:
         elif kind == "curves" and not self.quantities:
             raise ValueError("the runs have no quantity to draw; --quantity chooses one")
         # All kinds show one step, at which the map has points.
-        rows = {} if kind == "curves" else self._rows("map" in kinds)
-        return {each: self._figure(each, rows, size, title) for each in kinds}
+        rows = {}
+        if kind != "curves":
+            rows = {name: self._row(name, run, "map" in kinds) for name, run in self.runs.items()}
+        return {each: self._figure(each, rows, size) for each in kinds}
 
-    def _rows(self, mapped: bool) -> dict[str, dict[str, Any]]:
-        """The row to draw of each run; `mapped`: of a step at which the points were kept.
+    def _row(self, name: str, run: Run, mapped: bool) -> dict[str, Any]:
+        """The row of a run to draw; `mapped`: of a step at which the points were kept.
 
         Raises:
             ValueError: there is none, or not of the step asked for, or it has no bars.
         """
-        rows = {}
-        for name, run in self.runs.items():
-            recorded = run.record.steps(self.cloud).tolist()
-            steps = _steps_with_points(run, self.cloud) if mapped else recorded
-            if not steps:
-                raise ValueError(
-                    f"the record of {name} holds no points to map, of any step: they were not kept "
-                    "when it was written"
-                )
-            step = steps[-1] if self.step is None else self.step
-            if step not in steps:
-                what = "has no points in the record" if step in recorded else "was not recorded"
-                nearest = sorted(sorted(steps, key=lambda each: abs(each - self.step))[:4])
-                raise ValueError(
-                    f"step {step} of {name} {what}; nearest: {', '.join(map(str, nearest))} "
-                    f"({len(steps)} steps from {steps[0]} to {steps[-1]})"
-                )
-            rows[name] = row = run.record.row(step, self.cloud)
-            if not row["n_points"]:
-                raise ValueError(f"cloud {self.cloud} of {name} has no points at step {step}")
-            if row["deaths"] is None:
-                raise ValueError(
-                    f"cloud {self.cloud} of {name} has no bars at step {step}: its points were not "
-                    "finite; choose an earlier step"
-                )
-        return rows
+        recorded = run.record.steps(self.cloud).tolist()
+        steps = _steps_with_points(run, self.cloud) if mapped else recorded
+        if not steps:
+            raise ValueError(f"the record of {name} holds no points to map: none were kept")
+        step = steps[-1] if self.step is None else self.step
+        if step not in steps:
+            what = "has no points in the record" if step in recorded else "was not recorded"
+            nearest = str(sorted(sorted(steps, key=lambda each: abs(each - step))[:4]))[1:-1]
+            raise ValueError(f"step {step} of {name} {what}; nearest: {nearest} of {len(steps)}")
+        row = run.record.row(step, self.cloud)
+        if not row["n_points"] or row["deaths"] is None:
+            raise ValueError(
+                f"cloud {self.cloud} of {name} has no bars at step {step}: its points were not "
+                "finite, or there were none; choose another step"
+            )
+        several = len(run.record.clouds) > 1
+        layer = f", {run.record.cloud_name(self.cloud)}" if several else ""
+        return row | {"title": f"{name}, step {step}{layer}"}
 
-    def _figure(
-        self, kind: str, rows: Mapping[str, Mapping[str, Any]], size: Size, title: str | None
-    ) -> Figure:
+    def _figure(self, kind: str, rows: Mapping[str, Mapping[str, Any]], size: Size) -> Figure:
         count = {"curves": len(self.quantities), "components": 1}.get(kind, len(self.runs))
         columns = min(count, 3)
         if size[0] is not None:
             columns = max(1, min(columns, int(size[0] / (2.6 if kind == "curves" else 1.6))))
         width = size[0] or style.COLUMN * columns
-        lines = -(-count // columns)
-        panel = width / columns
-        height = max(0.8 * panel, 2.0) * lines
-        if kind == "curves" and count > 2 * columns:
-            # Many in one column are flat, so that they fit a page.
-            height = max(0.5 * panel, 1.5) * lines
+        lines, panel = -(-count // columns), width / columns
+        # Many curves in one column are flat, so that they fit a page.
+        flat = kind == "curves" and count > 2 * columns
+        height = lines * (max(0.5 * panel, 1.5) if flat else max(0.8 * panel, 2.0))
         if kind in ("curves", "components"):
             # Room for the legend, of which a line is 0.14 inches high.
             names = "\n".join(style.wrapped(name, 0.75 * panel) for name in self.runs)
@@ -208,16 +193,14 @@ class _Figures:
             for axes in panels[:-columns]:
                 axes.set_xlabel("")
         elif kind == "components":
+            limit = max(max(row["deaths"], default=0.0) for row in rows.values())
             for name, row in rows.items():
-                colour, stroke = self.looks[name]
-                label = f"{name}, step {row['step']}{self._layer(name)}"
-                plot_components(row["deaths"], panels[0], label=label, colour=colour, stroke=stroke)
+                look = dict(zip(("colour", "stroke"), self.looks[name], strict=True))
+                plot_components(row["deaths"], panels[0], label=row["title"], limit=limit, **look)
             panels[0].set_xlabel(self.scale)
             style.legend(panels[0])
         else:
             self._pictures(kind, panels, rows, panel - 0.4)
-        if title is not None:
-            figure.suptitle(style.wrapped(title, width), x=0.01, ha="left", parse_math=False)
         return figure
 
     def _pictures(
@@ -228,39 +211,34 @@ class _Figures:
         points = [row["points"] for row in rows.values() if kind == "map"]
         own = len({cloud.shape[1] for cloud in points}) > 1
         frame = np.concatenate(points) if points and not own else None
-        runs = self.runs.items()
-        diagrams = [run.record.diagrams(rows[name]["step"], self.cloud) for name, run in runs]
+        diagrams = [
+            run.record.diagrams(rows[name]["step"], self.cloud) for name, run in self.runs.items()
+        ]
         dimensions = slice(1) if kind == "dendrogram" else slice(None)
         limit = max(finite_range(found[dimensions])[1] for found in diagrams)
-        for axes, (name, row), found in zip(panels, rows.items(), diagrams, strict=True):
+        for axes, row, found in zip(panels, rows.values(), diagrams, strict=True):
             if kind == "barcode":
                 plot_barcode(found, axes, limit=limit).set_xlabel(self.scale)
             elif kind == "diagram":
                 plot_diagram(found, axes, limit=limit)
             elif kind == "dendrogram":
-                plot_dendrogram(row["deaths"], row["edges"], axes, limit=limit)
-                axes.set_ylabel(self.scale)
+                tree = plot_dendrogram(row["deaths"], row["edges"], axes, limit=limit)
+                tree.set_ylabel(self.scale)
             else:
                 numbers = range(row["n_points"]) if row["n_points"] <= MOST_NUMBERED else None
                 plot_map(row["points"], row["edges"], axes, labels=numbers, frame=frame)
-            text = f"{name}, step {row['step']}{self._layer(name)}"
-            text = style.wrapped(text + ", in a plane of its own" * own, room)
+            text = style.wrapped(row["title"] + ", in a plane of its own" * own, room)
             axes.set_title(text, loc="left", fontsize="small", parse_math=False)
-
-    def _layer(self, name: str) -> str:
-        """The name of the cloud as the end of a title, if the run has several."""
-        record = self.runs[name].record
-        return f", {record.cloud_name(self.cloud)}" if len(record.clouds) > 1 else ""
 
     def _curve(self, axes: Axes, quantity: str, first: bool) -> None:
         # A run without the quantity keeps its colour for the others.
-        none = Series(np.zeros(0, np.int64), np.zeros(0))
-        found = {name: series.get(quantity, none) for name, series in self.series.items()}
+        found = {name: series.get(quantity) for name, series in self.series.items()}
+        lines = {name: (s.steps, s.values) if s else ((), ()) for name, s in found.items()}
+        plot_series(lines, axes, control=self.controls, show_legend=first)
+        if quantity.endswith("accuracy"):
+            axes.set_ylim(top=max(1.03, axes.get_ylim()[1]))
         column, _, dimension = quantity.partition(":")
         label = f"{style.homology(1)}: {label_of(column)}" if dimension else label_of(column)
-        lines = {name: (series.steps, series.values) for name, series in found.items()}
-        top = 1 if quantity.endswith("accuracy") else None
-        plot_series(lines, axes, control=self.controls, limit=top, show_legend=first)
         axes.set_ylabel(textwrap.fill(label, 22), parse_math=False)
         # Rates that need no tuning, without which an accuracy cannot be judged.
         reference = next(iter(self.runs.values())).reference if quantity == "accuracy" else {}

@@ -1,8 +1,8 @@
 """Figures from plain arrays: barcode, diagram, components over the scale, series over the steps.
 
-Each function draws on the matplotlib `Axes` it is given, or on those of a new figure, and returns
-them; `axes.figure.savefig("figure.pdf")` writes a file. Arrays may be NumPy's, torch's (any device,
-with gradient or without) or lists.
+Each function draws on the matplotlib `Axes` it is given as `ax`, or on those of a new figure, and
+returns them; `axes.figure.savefig("figure.pdf")` writes a file. Arrays may be NumPy's, torch's (any
+device, with gradient or without) or lists.
 """
 
 from __future__ import annotations
@@ -16,34 +16,33 @@ from matplotlib.ticker import MaxNLocator
 
 from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.plots import style
-from tsloss_fast.analysis.plots.arrays import as_deaths, as_diagrams, as_numbers, require_at_least
+from tsloss_fast.analysis.plots.arrays import DEATHS, STEPS, as_array, as_diagrams
 
 __all__ = ["finite_range", "plot_barcode", "plot_components", "plot_diagram", "plot_series"]
 
 # Each dimension gets at least this share of a barcode's height, or its label would not fit.
 LEAST_SHARE = 0.16
+# A dimension with more bars is drawn with its longest ones only.
+MOST_BARS = 200
 # A longer series has no marker at each of its values.
 FEW = 40
 
 
-def plot_barcode(
-    diagrams: Any, ax: Axes | None = None, *, max_bars: int = 200, limit: float | None = None
-) -> Axes:
+def plot_barcode(diagrams: Any, ax: Axes | None = None, *, limit: float | None = None) -> Axes:
     """Draw a barcode: one line from birth to death for each bar, dimension 0 at the bottom.
 
     Infinite bars are arrows that reach the right edge, bars of length 0 short ticks. Within a
-    dimension the bars go by birth, then death.
+    dimension the bars go by birth, then death. A dimension with more than 200 bars is drawn with
+    its longest 200, and its label says so.
 
     Args:
         diagrams: (n, 2) real numbers by dimension (birth, death), as ripser, persim and GUDHI have
             them, in the units of the filtration; or one such array.
-        ax: where to draw; None makes a new figure.
-        max_bars: only so many bars of a dimension are drawn, the longest; its label says so.
         limit: the last scale to draw, at least; for several barcodes with one axis.
 
     Raises:
         TypeError: not numbers, no list, no Axes.
-        ValueError: another shape, NaN, an infinite birth, a death before its birth, max_bars < 1.
+        ValueError: another shape, NaN, an infinite birth, a death before its birth.
 
     Example:
         >>> axes = plot_barcode([np.array([[0.0, 1.0], [0.0, np.inf]])])
@@ -51,19 +50,18 @@ def plot_barcode(
         'scale'
     """
     found = as_diagrams(diagrams)
-    require_at_least(1, max_bars, "max_bars")
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     low, high = finite_range(found, limit)
     edge = high + 0.06 * (high - low)
-    total = sum(min(len(bars), max_bars) for bars in found)
-    heights = [max(min(len(bars), max_bars), LEAST_SHARE * total) for bars in found]
+    shown = [bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:MOST_BARS]] for bars in found]
+    least = LEAST_SHARE * sum(map(len, shown))
+    heights = [max(len(bars), least) for bars in shown]
     points = axes.get_window_extent().height * 72 / axes.figure.dpi
     width = float(np.clip(0.6 * points / max(sum(heights), 1), 0.3, 3))
     ticks: dict[float, str] = {}
     bottom = 0.0
-    for dimension, (bars, height) in enumerate(zip(found, heights, strict=True)):
-        longest = bars[np.argsort(bars[:, 0] - bars[:, 1], kind="stable")[:max_bars]]
-        births, deaths = longest[np.lexsort((longest[:, 1], longest[:, 0]))].T
+    for dimension, (bars, height) in enumerate(zip(shown, heights, strict=True)):
+        births, deaths = bars[np.lexsort((bars[:, 1], bars[:, 0]))].T
         y = bottom + (height - len(births)) / 2 + 0.5 + np.arange(len(births))
         infinite, empty = np.isinf(deaths), deaths == births
         colour = style.COLOURS[dimension % len(style.COLOURS)]
@@ -74,18 +72,19 @@ def plot_barcode(
             axes.plot(0 * y[infinite] + edge, y[infinite], ">", markeredgewidth=0, zorder=3, **look)
         if empty.any():
             axes.plot(births[empty], y[empty], "|", **look)
-        cut = f"{max_bars} longest\nof {len(bars)}" if len(births) < len(bars) else _bars(bars)
-        ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{cut}"
+        whole = len(found[dimension])
+        count = f"{MOST_BARS} longest\nof {whole}" if whole > MOST_BARS else counted(whole, "bar")
+        ticks[bottom + height / 2] = f"{style.homology(dimension)}\n{count}"
         bottom += height + 0.03 * sum(heights)
     axes.set_xlim(low, edge)
     axes.set_ylim(0, max(bottom - 0.03 * sum(heights), 1))
-    axes.set_yticks([*ticks] if total else [], labels=[*ticks.values()] if total else [])
+    axes.set_yticks([*ticks] if least else [], labels=[*ticks.values()] if least else [])
     for dimension, label in enumerate(axes.get_yticklabels()):
         label.set_color(style.COLOURS[dimension % len(style.COLOURS)])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("scale")
-    if not total:
+    if not least:
         style.note(axes, "no bars")
     return axes
 
@@ -98,7 +97,6 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
 
     Args:
         diagrams, limit: as `plot_barcode`.
-        ax: where to draw; None makes a new figure.
 
     Raises:
         TypeError, ValueError: as `plot_barcode`.
@@ -114,15 +112,13 @@ def plot_diagram(diagrams: Any, ax: Axes | None = None, *, limit: float | None =
         (marks,) = axes.plot(
             bars[:, 0], np.minimum(bars[:, 1], infinity), shape, color=colour, markersize=4.5,
             markeredgecolor="white", markeredgewidth=0.3, alpha=0.85, clip_on=False, zorder=3,
-            label=f"{style.homology(dimension)}: {_bars(bars)}",
+            label=f"{style.homology(dimension)}: {counted(len(bars), 'bar')}",
         )  # fmt: skip
         # As in `plot_barcode`.
         marks.set_in_layout(len(bars) > 0)
     axes.set(xlim=(low, top), ylim=(low, top), aspect="equal", xlabel="birth", ylabel="death")
     # Above the last finite value there is only infinity.
     ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= 1.001 * high]
-    if max(len(f"{tick:.4g}") for tick in ticks) > 5:
-        ticks = [ticks[0], ticks[-1]]
     texts = [f"{tick:.4g}" for tick in ticks]
     axes.set_xticks(ticks, labels=texts)
     axes.set_yticks([*ticks, infinity], labels=[*texts, "∞"])
@@ -141,6 +137,7 @@ def plot_components(
     label: str | None = None,
     colour: str = style.COLOURS[0],
     stroke: Any = "-",
+    limit: float | None = None,
 ) -> Axes:
     """Draw the number of connected components over the scale (the Betti curve of dimension 0).
 
@@ -149,31 +146,26 @@ def plot_components(
 
     Args:
         deaths: (N-1,) real numbers, ascending, in the units of the distance. No deaths: one point.
-        ax: where to draw; None makes a new figure.
         label: name of the curve, for a legend.
         colour, stroke: of the curve, as matplotlib's `color` and `linestyle`.
+        limit: the last scale to draw, at least; for several curves that end together.
 
     Raises:
         TypeError: not numbers, no Axes.
         ValueError: another shape, NaN, infinite, negative or not ascending.
     """
-    heights = as_deaths(deaths)
+    heights = as_array(deaths, "deaths", None, DEATHS)
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     # Points that coincide are never seen apart.
     scales = np.concatenate([[0.0], np.unique(heights[heights > 0])])
     counts = len(heights) + 1 - np.searchsorted(heights, scales, side="right")
+    edge = 1.06 * max(scales[-1], limit or 0.0) or 1.0
     axes.step(
-        [*scales, scales[-1]], [*counts, 1], where="post",
+        [*scales, edge], [*counts, 1], where="post",
         color=colour, linestyle=stroke, linewidth=1.4, label=label,
     )  # fmt: skip
-    # Every curve stays at 1 from its last death to the edge.
-    curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
-    starts = [np.asarray(line.get_xdata(), dtype=np.float64)[:-1] for line in curves]
-    edge = 1.06 * max(float(found[-1]) for found in starts) or 1.0
-    for line, found in zip(curves, starts, strict=True):
-        line.set_xdata([*found, edge])
     axes.set_xlim(0, edge)
-    axes.set_ylim(0, 1.05 * max(float(np.max(line.get_ydata())) for line in curves))
+    axes.set_ylim(0, 1.05 * max(float(np.max(line.get_ydata())) for line in axes.lines))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y", color=style.GRID, linewidth=0.7)
     axes.set(xlabel="scale", ylabel="components")
@@ -186,19 +178,16 @@ def plot_series(
     *,
     ylabel: str | None = None,
     control: str | Collection[str] = (),
-    limit: float | None = None,
     show_legend: bool = True,
 ) -> Axes:
     """Draw a line for each run; both axes start at 0, unless there are values below it.
 
-    NaN is a gap. An infinite value is an arrowhead at the edge of the axes.
+    A value that is not finite is a gap.
 
     Args:
         series: by the name of the run, its steps (S,) strictly ascending and values (S,).
-        ax: where to draw; None makes a new figure.
         ylabel: the quantity and its unit.
         control: names of the runs drawn grey and dashed, for comparison.
-        limit: the value at the top, for example 1 for a rate; default: as the values need.
         show_legend: whether the names stand above the axes.
 
     Raises:
@@ -222,11 +211,6 @@ def plot_series(
         beside = np.pad(finite, 1)
         dots = finite if len(steps) <= FEW else finite & ~beside[:-2] & ~beside[2:]
         axes.plot(steps[dots], values[dots], "o", markersize=2.8, **look)
-        look |= {"transform": axes.get_xaxis_transform(), "clip_on": False, "markersize": 5}
-        for infinite, marker, height in ((np.inf, "^", 1), (-np.inf, "v", 0)):
-            where = steps[values == infinite]
-            if len(where):
-                axes.plot(where, 0 * where + height, marker, **look)
     drawn = np.concatenate([np.zeros(0), *(values for _, values in lines.values())])
     drawn = drawn[np.isfinite(drawn)]
     # Both axes show 0, and a margin only beyond what is drawn.
@@ -236,8 +220,6 @@ def plot_series(
         line.sticky_edges.y.append(0)
     axes.margins(0.03)
     axes.autoscale_view()
-    if limit is not None:
-        axes.set_ylim(top=max(1.03 * limit, axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     counts = bool((drawn == np.floor(drawn)).all() and drawn.any())
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=counts))
@@ -258,15 +240,11 @@ def _line(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         steps, values = pair
     except (TypeError, ValueError) as error:
         raise TypeError(f"series[{name!r}]: expected a pair (steps, values)") from error
-    steps = as_numbers(steps, f"steps of {name!r}")
-    values = as_numbers(values, f"values of {name!r}")
+    steps = as_array(steps, f"steps of {name!r}", None, STEPS)
+    values = as_array(values, f"values of {name!r}")
     if steps.shape != values.shape:
-        raise ValueError(
-            f"series[{name!r}]: expected as many values as steps, got {len(values)} values and "
-            f"{len(steps)} steps"
-        )
-    if not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
-        raise ValueError(f"series[{name!r}]: expected finite, strictly ascending steps; sort them")
+        got = f"{len(values)} values and {len(steps)} steps"
+        raise ValueError(f"series[{name!r}]: expected as many values as steps, got {got}")
     return steps, values
 
 
@@ -276,7 +254,3 @@ def finite_range(diagrams: Sequence[np.ndarray], least: float | None = None) -> 
     finite = np.concatenate([[0.0, least or 0.0], *(d[np.isfinite(d)] for d in diagrams)])
     low, high = float(finite.min()), float(finite.max())
     return low, high if high > low else low + 1.0
-
-
-def _bars(bars: np.ndarray) -> str:
-    return counted(len(bars), "bar") if len(bars) else "no bars"

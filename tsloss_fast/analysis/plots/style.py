@@ -23,12 +23,10 @@ COLOURS, _GREYS = PALETTE["runs"], PALETTE["controls"]
 # Shapes tell dimensions apart where a figure is printed in grey.
 MARKERS = ("o", "s", "^", "D", "v", "P")
 GREY, INK, GRID = _GREYS[0], "#222222", "#e4e4e4"
-# The label of an artist that was given none begins so in matplotlib.
-UNNAMED = "_child"
 COLUMN = 3.4  # inches, the width of a column of a paper
 # Runs differ in colour, then in stroke. Controls are grey, and never solid.
 _STROKES: tuple[Any, ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)))
-_CONTROL_STROKES: tuple[Any, ...] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
+_DASHES: tuple[Any, ...] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
 _STYLE = {
     "font.family": "DejaVu Sans",
     # "small", which is 0.833 of it, comes to 7 points.
@@ -86,16 +84,14 @@ def run_looks(
         ValueError: a control is no run, or there are more runs than looks.
     """
     controls = {control} if isinstance(control, str) else set(control)
-    if controls - set(names):
+    if unknown := controls - set(names):
         raise ValueError(
-            f"control: {', '.join(sorted(controls - set(names)))} is not among the series: "
+            f"control: {', '.join(sorted(unknown))} is not among the series: "
             f"{', '.join(names) or '(none)'}"
         )
     looks: dict[str, tuple[str, Any]] = {}
-    for what, given, colours, strokes in (
-        ("runs", [name for name in names if name not in controls], COLOURS, _STROKES),
-        ("controls", [name for name in names if name in controls], _GREYS, _CONTROL_STROKES),
-    ):
+    for what, strokes, colours in (("runs", _STROKES, COLOURS), ("controls", _DASHES, _GREYS)):
+        given = [name for name in names if (name in controls) == (what == "controls")]
         ways = [(colour, stroke) for stroke in strokes for colour in colours]
         if len(given) > len(ways):
             raise ValueError(
@@ -109,7 +105,8 @@ def run_looks(
 def legend(axes: Axes, lines: Iterable[Line2D] | None = None, **how: Any) -> None:
     """Add a legend, above the axes if `how` says no other place, of the lines that have a label:
     of those given, or of all. Names are taken literally: `$` and a leading `_` mean nothing."""
-    named = [line for line in lines or axes.lines if not str(line.get_label()).startswith(UNNAMED)]
+    # The label of a line that was given none begins with _child in matplotlib.
+    named = [line for line in lines or axes.lines if not str(line.get_label()).startswith("_child")]
     how = how or {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     how = {"frameon": False, "fontsize": "small", "borderpad": 0.2, **how}
     made = axes.legend(handles=named, labels=[str(k) for k in range(len(named))], **how)

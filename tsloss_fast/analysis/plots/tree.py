@@ -1,4 +1,7 @@
-"""The minimum spanning tree drawn twice: as the tree of merges, and on a map of the points."""
+"""The minimum spanning tree drawn twice: as the tree of merges, and on a map of the points.
+
+Each function draws on the matplotlib `Axes` it is given as `ax`, or on those of a new figure.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,24 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.text import Annotation, Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from tsloss_fast.analysis.plane import principal_plane
-from tsloss_fast.analysis.plots import arrays, style
+from tsloss_fast.analysis.plots import style
+from tsloss_fast.analysis.plots.arrays import DEATHS, POINTS, as_array, as_edges, as_labels
 from tsloss_fast.barcode import single_linkage
 from tsloss_fast.functional import H0Persistence
 
 __all__ = ["plot_dendrogram", "plot_map"]
 
-# Type smaller than this (points) cannot be read in print.
-LEAST_TYPE = 5.0
-# Where a label may lie, seen from its point: the nearest ring first, and there to the right first.
-ANGLES = np.deg2rad([0, 180, 90, 270, 45, 315, 135, 225])
-RINGS = np.repeat([4.0, 9.0, 18.0], len(ANGLES))[:, None]  # points of type
-AROUND = np.tile(np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1), (3, 1))
-MARKER = 3.0  # points of type, half the width of a point's mark
+# A larger cloud is drawn with its last merges only.
+MOST_LEAVES = 200
+# Leaves that stand closer (points) would need labels too small to be read in print.
+LEAST_ROOM = 6.0
+# Where a label may lie, seen from its point: (right, up), with the alignment of its text.
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (-1, -1), (1, -1))
+ACROSS = {1: "left", 0: "center", -1: "right"}
+UPWARDS = {1: "bottom", 0: "center", -1: "top"}
 
 
 def plot_dendrogram(
@@ -34,39 +39,33 @@ def plot_dendrogram(
     ax: Axes | None = None,
     labels: Sequence[Any] | None = None,
     *,
-    max_leaves: int = 200,
     limit: float | None = None,
 ) -> Axes:
     """Draw the merge tree of 0-dimensional persistence, the dendrogram of single linkage: each bar
     is one horizontal line at the height of its death, which joins the components that merge.
 
+    A cloud of more than 200 points is drawn with its last 199 merges: a component made before them
+    is one leaf, labelled (number of points).
+
     Args:
         deaths: (N-1,) real numbers, ascending, in the units of the distance.
         edges: (N-1, 2) integers, their critical edges, as `h0_persistence` gives them.
-        ax: where to draw; None makes a new figure.
         labels: N labels of the points; default: their indices, as far as there is room for them.
-        max_leaves: of a larger cloud only the last max_leaves - 1 merges are drawn, and a component
-            made before them is one leaf, labelled (number of points).
         limit: the last scale to draw, at least; for several dendrograms with one axis.
 
     Raises:
-        TypeError: not numbers, no Axes, one string for labels.
+        TypeError: not numbers, no Axes.
         ValueError: NaN, infinite or descending deaths, edges that are no spanning tree, another
-            shape, another number of labels, max_leaves < 2.
+            shape, another number of labels.
 
     O(N log N).
     """
-    heights = arrays.as_deaths(deaths)
+    heights = as_array(deaths, "deaths", None, DEATHS)
     count = len(heights) + 1
-    pairs = arrays.as_edges(edges, count)
+    pairs = as_edges(edges, count)
     if len(pairs) != len(heights):
-        raise ValueError(
-            f"edges: expected one edge for each of the {len(heights)} deaths, got {len(pairs)}"
-        )
-    if labels is None:
-        labels = range(count)
-    names = arrays.as_labels(labels, len(labels) if count == 1 else count, "labels")
-    arrays.require_at_least(2, max_leaves, "max_leaves")
+        raise ValueError(f"edges: expected one for each of {len(heights)} deaths, got {len(pairs)}")
+    names = as_labels(range(count) if labels is None else labels, count)
     axes = style.axes_or_new(ax, (style.COLUMN, 2.6))
     axes.set_ylabel("scale")
     axes.spines["bottom"].set_visible(False)
@@ -81,7 +80,7 @@ def plot_dendrogram(
 
     linkage = single_linkage(H0Persistence(torch.from_numpy(heights), torch.from_numpy(pairs)))
     # scipy recurses once a level, and single linkage chains: the cut also bounds the depth.
-    cut = {"truncate_mode": "lastp", "p": max_leaves} if count > max_leaves else {}
+    cut = {"truncate_mode": "lastp", "p": MOST_LEAVES} if count > MOST_LEAVES else {}
     tree = dendrogram(linkage.numpy(), no_plot=True, labels=names, **cut)
     # scipy puts the leaves at 5, 15, 25, …
     strokes = np.stack([(np.asarray(tree["icoord"]) - 5) / 10, np.asarray(tree["dcoord"])], -1)
@@ -91,15 +90,13 @@ def plot_dendrogram(
     leaves: list[str] = tree["ivl"]
     axes.set_xlim(-0.6, len(leaves) - 0.4)
     room = axes.get_window_extent().width * 72 / axes.figure.dpi / len(leaves)
-    size = min(8.0, 0.85 * room)
-    if size < LEAST_TYPE:
+    if room < LEAST_ROOM:
         axes.set_xticks([])
         axes.set_xlabel(f"{len(leaves)} leaves")
         return axes
-    # A character is about 0.65 of its size wide.
-    turned = max(map(len, leaves)) * 0.65 * size > room
-    axes.set_xticks(range(len(leaves)))
-    axes.set_xticklabels(leaves, rotation=90 * turned, fontsize=size, parse_math=False)
+    axes.set_xticks(range(len(leaves)), leaves, parse_math=False, size=min(7.0, 0.85 * room))
+    # A character is about 5 points wide. A turned label needs only its height.
+    axes.tick_params(axis="x", labelrotation=90 * (5 * max(map(len, leaves)) > room))
     return axes
 
 
@@ -108,86 +105,61 @@ def plot_map(
     edges: Any,
     ax: Axes | None = None,
     labels: Sequence[Any] | None = None,
-    context: Any = None,
-    context_labels: Sequence[Any] | None = None,
     *,
     frame: Any = None,
 ) -> Axes:
-    """Draw the points in their first two principal components, joined by their spanning tree.
+    """Draw the points in their first two principal components (PC), joined by their spanning tree.
 
-    The components are those of points and context together, or of the frame. The tree is that of
-    the whole space: what is near on the map need not be joined, as two components are only a part
-    of the variance, which the axes state. Labels move to where they overlap nothing, at any size
-    of the figure. A label without room is left out, and the map says how many there are.
+    The components are those of the points, or of the frame. The tree is that of the whole space:
+    what is near on the map need not be joined, as two components are only a part of the variance,
+    which the axes state. A label lies where it overlaps nothing, at any size of the figure. One
+    without room is left out, and the map says how many there are.
 
     Args:
         points: (N, D) real numbers, one unit for both axes.
         edges: (M, 2) integers, pairs of points to join, as `h0_persistence` gives them.
-        ax: where to draw; None makes a new figure.
         labels: N labels of the points.
-        context: (C, D) more points to show in grey, tokens of the vocabulary for example.
-        context_labels: C labels of these.
         frame: (F, D) the points of all the maps that are compared: they set plane and limits.
 
     Raises:
-        TypeError: not numbers, no Axes, one string for labels.
+        TypeError: not numbers, no Axes.
         ValueError: another shape or number, NaN or infinite coordinates, edges to no point.
 
-    O((N + C + F)·D·min(N + C + F, D)).
+    O((N + F)·D·min(N + F, D)).
     """
-    cloud = arrays.as_points(points, "points")
-    pairs = arrays.as_edges(edges, len(cloud))
-    others = {"context": context, "frame": frame}
-    for name, value in others.items():
-        more = arrays.as_points([] if value is None else value, name)
-        others[name] = more if len(more) else cloud[:0]
-        if others[name].shape[1] != cloud.shape[1]:
-            raise ValueError(
-                f"{name}: expected as many columns as points have, {cloud.shape[1]}, got "
-                f"{more.shape[1]}"
-            )
-    around, whole = others.values()
-    names = arrays.as_labels(labels, len(cloud), "labels")
-    around_names = arrays.as_labels(context_labels, len(around), "context_labels")
+    cloud = as_array(points, "points", 0, POINTS)
+    pairs = as_edges(edges, len(cloud))
+    names = as_labels(labels, len(cloud))
+    whole = cloud if frame is None else as_array(frame, "frame", cloud.shape[1], POINTS)
     axes = style.axes_or_new(ax, (style.COLUMN, 3.1))
     if not len(cloud):
         axes.set(xticks=[], yticks=[])
         style.note(axes, "no points")
         return axes
-    drawn = np.concatenate([cloud, around])
-    whole = whole if len(whole) else drawn
     centre, plane, shares = principal_plane(whole)
-    places = (drawn - centre) @ plane
-    here, there = places[: len(cloud)], places[len(cloud) :]
-    look: dict[str, Any] = {"markersize": 2.5, "markeredgewidth": 0, "alpha": 0.5}
-    axes.plot(*there.T, "o", color=style.GREY, zorder=1, **look)
+    places = (cloud - centre) @ plane
     axes.add_collection(
-        LineCollection(list(here[pairs]), colors=style.INK, linewidths=0.8, alpha=0.7, zorder=2)
+        LineCollection(list(places[pairs]), colors=style.INK, linewidths=0.8, alpha=0.7, zorder=2)
     )
     axes.plot(
-        *here.T, "o", color=style.COLOURS[0], markersize=5 if len(cloud) <= 50 else 3,
+        *places.T, "o", color=style.COLOURS[0], markersize=5 if len(cloud) <= 50 else 3,
         markeredgecolor="white", markeredgewidth=0.6, zorder=3,
     )  # fmt: skip
     # Room for labels. Limits that are set would hold against the common unit of both axes.
     axes.margins(0.14)
     axes.update_datalim((whole - centre) @ plane)
     axes.set_aspect("equal", adjustable="datalim")
-    # A narrow panel has room for its labels on two lines only.
-    space, most = ("\n", 3) if axes.bbox.width < 2 * axes.figure.dpi else (" ", 4)
-    for axis, number, share in zip((axes.xaxis, axes.yaxis), (1, 2), shares, strict=True):
-        axis.set_major_locator(MaxNLocator(most))
-        axis.set_label_text(f"component {number}{space}({100 * share:.0f} % of variance)")
+    axes.locator_params(nbins=4)
+    axes.set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)")
+    axes.set_ylabel(f"PC 2 ({100 * shares[1]:.0f} % of variance)")
     labelled = [
         axes.annotate(
-            text, (place[0], place[1]), xytext=(0, 0), textcoords="offset points", ha="center",
-            va="center", parse_math=False, fontsize="small" if first else "x-small",
-            color=style.INK if first else style.GREY, zorder=4 + first, in_layout=False,
-            arrowprops={"arrowstyle": "-", "color": style.GREY, "linewidth": 0.5, "shrinkB": 2},
+            name, (place[0], place[1]), xytext=(0, 0), textcoords="offset points",
+            parse_math=False, fontsize="small", color=style.INK, zorder=5, in_layout=False,
         )
-        for group, texts, first in ((here, names, True), (there, around_names, False))
-        for place, text in zip(group, texts, strict=True) if text
+        for name, place in zip(names, places, strict=True) if name
     ]  # fmt: skip
-    axes.add_artist(_LabelPlacer(axes, labelled, places, here[pairs]))
+    axes.add_artist(_LabelPlacer(axes, labelled, places, places[pairs]))
     return axes
 
 
@@ -200,7 +172,7 @@ class _LabelPlacer(Text):
     ) -> None:
         """Take labels that avoid points (N, 2), and where they can lines (M, 2, 2) too."""
         super().__init__(
-            1, 1, transform=axes.transAxes, ha="right", va="bottom", fontsize="x-small",
+            1, 1, transform=axes.transAxes, ha="right", va="top", fontsize="x-small",
             color=style.GREY, zorder=-1, in_layout=False,
         )  # fmt: skip
         along = np.linspace(0, 1, 25)[:, None]
@@ -210,37 +182,29 @@ class _LabelPlacer(Text):
     def draw(self, renderer: Any) -> None:
         axes = self.axes
         assert axes is not None
-        unit = renderer.points_to_pixels(1.0)
+        frame, unit = axes.get_window_extent(renderer), renderer.points_to_pixels(1.0)
         points, lines = map(axes.transData.transform, (self.points, self.samples))
-        frame = axes.get_window_extent(renderer)
-        taken = np.zeros((0, 2, 2))
+        # Half of the mark of a point is 3 points of type wide.
+        taken = [Bbox([place - 3 * unit, place + 3 * unit]) for place in points]
         for label in self.labels:
-            # A label that is hidden has no size.
-            label.set_visible(True)
-            size = Text.get_window_extent(label, renderer)
-            half = np.array([size.width, size.height]) / 2
-            offsets = AROUND * (RINGS * unit + half)
-            centres = axes.transData.transform(label.xy) + offsets
-            low, high = centres - half, centres + half
-            free = ((low >= frame.min) & (high <= frame.max)).all(1)
-            free &= ~_meet(low - MARKER * unit, high + MARKER * unit, points, points)
-            free &= ~_meet(low, high, taken[:, 0], taken[:, 1])
-            label.set_visible(bool(free.any()))
-            if free.any():
-                clear = free & ~_meet(low, high, lines, lines)
-                best = int(np.argmax(clear if clear.any() else free))
-                label.set_position(tuple(offsets[best] / unit))
-                # A label beside its point needs no line that leads to it.
-                assert label.arrow_patch is not None
-                label.arrow_patch.set_visible(best >= len(ANGLES))
-                taken = np.concatenate([taken, [[low[best], high[best]]]])
-        missing = len(self.labels) - len(taken)
+            boxes = {side: _lay(label, side, renderer) for side in SIDES}
+            free = [
+                side for side, box in boxes.items()
+                if frame.count_contains(box.corners()) == 4 and not box.count_overlaps(taken)
+            ]  # fmt: skip
+            label.set_visible(bool(free))
+            if free:
+                best = min(free, key=lambda side: bool(boxes[side].count_contains(lines)))
+                taken.append(_lay(label, best, renderer))
+        missing = sum(not label.get_visible() for label in self.labels)
         text = f"no room for {missing} of {len(self.labels)} labels" if missing else ""
         self.set_text(text)
         super().draw(renderer)
 
 
-def _meet(low: np.ndarray, high: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
-    """Return which of the boxes (B, 2) to (B, 2) meet any of the others."""
-    each = (low[:, None] <= highs) & (high[:, None] >= lows)
-    return np.asarray(np.any(each.all(-1), axis=1))
+def _lay(label: Annotation, side: tuple[int, int], renderer: Any) -> Bbox:
+    """Lay a label on this side of its point, and return its box."""
+    right, up = side
+    # A label that is hidden has no size.
+    label.set(visible=True, position=(4 * right, 4 * up), ha=ACROSS[right], va=UPWARDS[up])
+    return label.get_window_extent(renderer)

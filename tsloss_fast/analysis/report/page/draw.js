@@ -9,10 +9,8 @@ const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 /* A foreign name must not turn the direction of the words around it. */
 const isolate = (text) => `\u2068${text}\u2069`;
-const short = (text, length) => {
-  const letters = Array.from(text);
-  return letters.length <= length ? text : `${letters.slice(0, length - 1).join("")}…`;
-};
+const short = (text, length) =>
+  (Array.from(text).length <= length ? text : `${Array.from(text).slice(0, length - 1).join("")}…`);
 
 /* Three significant digits, and no exponent for numbers from a thousand to a million. */
 function number(value) {
@@ -85,61 +83,53 @@ function figure({ width, height, x, y, left = 46, right = 14, top = 18, bottom =
    stop of the keyboard, where the arrow keys walk through the marks. */
 class Place {
   constructor(kind, build) {
-    Object.assign(this, { kind, build, now: -1, tip: document.getElementById("tip") });
-    this.div = make("div", { class: "plot" });
+    Object.assign(this, { kind, build, fig: { marks: [] }, div: make("div", { class: "plot" }) });
     this.div.addEventListener("pointermove", (event) => this.point(event));
-    ["pointerleave", "blur"].forEach((name) => this.div.addEventListener(name, () => this.hide()));
+    ["pointerleave", "blur"].forEach((name) => this.div.addEventListener(name, () => this.show(-1)));
     this.div.addEventListener("keydown", (event) => {
-      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key], count = by && this.fig && this.fig.marks.length;
-      if (event.key === "Escape") this.hide();
-      if (!count) return;
+      const by = { ArrowRight: 1, ArrowLeft: -1, Escape: 0 }[event.key], count = this.fig.marks.length;
+      if (by === undefined || !count) return;
       event.preventDefault();
-      this.show((Math.max(this.now, by < 0 ? 0 : -1) + by + count) % count);
+      this.show(by ? (Math.max(this.now, by < 0 ? 0 : -1) + by + count) % count : -1);
     });
   }
 
   draw() {
-    const built = this.build(this.div.clientWidth || 600);
-    this.hide();
-    this.fig = built.svg ? built : null;
-    this.div.replaceChildren(built.svg || make("p", { class: "note" }, built));
+    const built = this.build(this.div.clientWidth || 600), { svg } = built;
+    this.fig = svg ? built : { marks: [] };
+    this.show(-1);
+    this.div.replaceChildren(svg || make("p", { class: "note" }, built));
     const spoken = { role: "img", tabindex: "0", "aria-label": `${this.kind}: ${built.label}.` };
-    Object.keys(spoken).forEach((name) => this.div.removeAttribute(name));
-    if (built.svg) fill(this.div, spoken, []);
+    if (svg) fill(this.div, spoken, []);
+    else Object.keys(spoken).forEach((name) => this.div.removeAttribute(name));
   }
 
-  /* Where a mark is in the window. */
+  /* Where a mark is in the window: the figure is as wide as its place. */
   seen([x, y]) {
-    const box = this.fig.svg.getBoundingClientRect(), unit = box.width / this.fig.svg.viewBox.baseVal.width;
-    return [box.left + this.fig.x(x) * unit, box.top + this.fig.y(y) * unit];
+    const { left, top } = this.div.getBoundingClientRect();
+    return [left + this.fig.x(x), top + this.fig.y(y)];
   }
 
   /* Show the details of the nearest mark; of bars the height alone counts, of curves the width. */
-  point(event) {
-    if (!this.fig) return;
-    const far = this.fig.marks.map((mark) => this.seen(mark)).map(([x, y]) => Math.hypot(
-      this.fig.along === "rows" ? 0 : x - event.clientX, this.fig.along === "columns" ? 0 : y - event.clientY));
-    const nearest = far.indexOf(least(far));
-    if (far[nearest] < 22) this.show(nearest);
-    else this.hide();
+  point({ clientX, clientY }) {
+    const { marks, along } = this.fig, far = marks.map((mark) => this.seen(mark)).map(([x, y]) =>
+      Math.hypot(along === "rows" ? 0 : x - clientX, along === "columns" ? 0 : y - clientY));
+    this.show(least(far) < 22 ? far.indexOf(least(far)) : -1);
   }
 
+  /* Show the details of the mark k, or none if it is -1. */
   show(k) {
-    this.hide();
+    const { fig } = this, mark = fig.marks[k], tip = document.getElementById("tip");
     this.now = k;
-    const mark = this.fig.marks[k], [x, y] = this.seen(mark), { tip } = this;
-    this.ring = draw("circle", { class: "ring", cx: this.fig.x(mark[0]), cy: this.fig.y(mark[1]), r: 6 });
-    this.fig.svg.append(this.ring);
+    tip.hidden = !mark;
+    if (this.ring) this.ring.remove();
+    if (!mark) return;
+    const [x, y] = this.seen(mark);
+    this.ring = draw("circle", { class: "ring", cx: fig.x(mark[0]), cy: fig.y(mark[1]), r: 6 });
+    fig.svg.append(this.ring);
     tip.textContent = mark[2];
-    tip.hidden = false;
     const room = document.documentElement.clientWidth - tip.offsetWidth - 4, above = y - tip.offsetHeight - 12;
     tip.style.left = `${Math.max(4, Math.min(x - tip.offsetWidth / 2, room))}px`;
     tip.style.top = `${above < 4 ? y + 14 : above}px`;
-  }
-
-  hide() {
-    this.tip.hidden = true;
-    this.now = -1;
-    if (this.ring) this.ring.remove();
   }
 }

@@ -1,50 +1,34 @@
 /* The figures: numbers of one step in, a figure with its label and marks out, or a sentence. */
 
-// More rows or points than these would carry labels that touch.
-const LABELLED_ROWS = 50, LABELLED_POINTS = 40;
+// More rows or points than these would carry labels that touch; and the rows of the table of pairs.
+const LABELLED_ROWS = 50, LABELLED_POINTS = 40, NEAREST = 10;
 const NOT_FROM_0 = "distance (the axis does not begin at 0)";
-const lastOf = (values) => values[values.length - 1];
 const pair = (edges, k) => [edges[2 * k], edges[2 * k + 1]];
-const said = (entries, text) => entries.map(
-  (entry) => `${isolate((entry.run || entry).name)} ${text(entry)}`).join("; ");
-function missing(frame) {
-  if (!frame) return "Nothing was recorded yet.";
-  return frame.deaths ? "" : "The points were not finite, so there are no bars.";
-}
+const said = (entries, text) => entries.map((entry) => `${isolate(entry.name)} ${text(entry)}`).join("; ");
+const missing = (frame) => (!frame ? "Nothing was recorded yet."
+  : frame.deaths ? "" : "The points were not finite, so there are no bars.");
 
 /* Names of tokens: "token 3", or "token 3 (‘foo’)" where the nearest vocabulary token is known. */
-function namer(names) {
-  const known = (i) => names && names[i] !== undefined;
-  return {
-    of: (i) => `token ${i}${known(i) ? ` (‘${isolate(names[i])}’)` : ""}`,
-    leaf: (i) => (known(i) ? `${isolate(short(names[i], 13))} ${i}` : `token ${i}`),
-  };
-}
+const namer = (names) => ({
+  of: (i) => `token ${i}${names[i] === undefined ? "" : ` (‘${isolate(names[i])}’)`}`,
+  leaf: (i) => (names[i] === undefined ? `token ${i}` : `${isolate(short(names[i], 13))} ${i}`),
+});
 
 /* What a barcode and a merge tree of one step share: as many rows as tokens, one axis, and bands
    for what is short or long beside the mean of the bars. */
-function rows({ n, deaths }, { domain: [low, high], limits, width, named }) {
-  const labelled = n <= LABELLED_ROWS, middle = mean(deaths), taken = [];
+function rows({ n, deaths }, { domain: [low, high], limits, width }) {
+  const labelled = n <= LABELLED_ROWS, middle = mean(deaths);
   const inner = Math.max(40, n * (labelled ? clamp(640 / n, 12, 18) : Math.min(560 / n, 5)));
   const fig = figure({
-    width, height: inner + 58, left: !labelled ? 14 : named ? clamp(0.28 * width, 84, 122) : 62,
+    width, height: inner + 58, left: labelled ? clamp(0.28 * width, 108, 122) : 14,
     x: { low, high, title: low ? NOT_FROM_0 : "distance at which two groups merge" },
     y: { low: n, high: 0, bare: true },
   });
-  const band = (from, to, at, words) => {
-    const x = fig.x(from), w = Math.max(0, fig.x(to) - x), half = 3.1 * words.length;
-    const centre = clamp(x + w / 2, half + 2, width - half - 2);
-    fig.put("rect", { class: "band", x, y: fig.top, width: w, height: inner });
-    // A name that would touch another is left out; the mean comes first.
-    if (at < low || at > high || taken.some(([c, h]) => Math.abs(c - centre) < half + h + 4)) return;
-    taken.push([centre, half]);
-    fig.text("over", centre, fig.top - 5, words);
-  };
   if (middle > 0) {
-    band(middle, middle, middle, `mean ${number(middle)}`);
-    band(low, limits.short * middle, limits.short * middle, "nearly coincide");
-    band(limits.gap * middle, high, limits.gap * middle, "gap");
-    if (taken.length) fig.line({ class: "mean" }, [[middle, 0], [middle, n]]);
+    [[low, limits.short * middle], [limits.gap * middle, high]].map((band) => band.map(fig.x))
+      .forEach(([x, end]) => fig.put("rect", { class: "band", x, y: fig.top, width: end - x, height: inner }));
+    fig.line({ class: "mean" }, [[middle, 0], [middle, n]]);
+    fig.text("over", clamp(fig.x(middle), 35, width - 35), fig.top - 5, `mean ${number(middle)}`);
   }
   fig.row = (at, words) => labelled && fig.text("end", fig.left - 7, fig.y(at) + 4, words);
   return fig;
@@ -73,7 +57,7 @@ function barcode(run, frame, name, options) {
   fig.put("path", { class: "never", d: `M${fig.right} ${fig.y(0.5)}m-5 -4l6 4l-6 4` });
   fig.marks.push([end, 0.5, "This bar never ends: at last all tokens are one group."]);
   fig.label = `${plural(deaths.length, "finite bar")}${deaths.length ? ` from ${number(deaths[0])} to `
-    + `${number(lastOf(deaths))} with the mean ${number(middle)}` : ""}, and one that never ends`;
+    + `${number(deaths.at(-1))} with the mean ${number(middle)}` : ""}, and one that never ends`;
   return fig;
 }
 
@@ -93,7 +77,7 @@ function merges({ n, deaths, edges }) {
     return node[a];
   });
   // A stack and no recursion: a chain of merges may be as deep as there are tokens.
-  const stack = [lastOf(list)];
+  const stack = [list.at(-1)];
   while (stack.length) {
     const next = stack.pop();
     if (next.parts) stack.push(next.parts[1], next.parts[0]);
@@ -113,18 +97,17 @@ function tree(run, frame, name, options, before) {
   const forks = (some) => some.flatMap(({ at, parts: [p, q] }) =>
     [[p.at, p.row], [at, p.row], [at, q.row], [q.at, q.row], null]);
   const fine = frame.n > LABELLED_ROWS ? "hair" : "thin";
-  fig.line(solid(run, `line ${fine}`), forks(kept));
-  fig.line({ class: `fresh ${fine}` }, forks(fresh));
+  [[kept, "line"], [fresh, "fresh"]].forEach(([some, kind]) => fig.line(solid(run, `${kind} ${fine}`), forks(some)));
   leaves.forEach((leaf, k) => fig.row(k + 0.5, name.leaf(leaf)));
   fig.marks = list.map((merge) => [merge.at, merge.row, `${merge.tokens.map(name.of).join(" and ")}: `
     + `${merge.parts.map((part) => part.size).join(" + ")} tokens merge at ${number(merge.at)}`
     + (fresh.includes(merge) ? ", unlike in the step before" : "")]);
-  fig.label = `${plural(list.length, "merge")}, the last at ${number(lastOf(list).at)}`
+  fig.label = `${plural(list.length, "merge")}, the last at ${number(list.at(-1).at)}`
     + (old ? `; ${fresh.length} changed since the step before` : "");
   return fig;
 }
 
-/* The points in the plane, with labels only where they touch nothing. */
+/* The points in the plane, and the vocabulary tokens nearest to them. */
 function plane(run, map, shot, frame, [x0, x1, y0, y1], name, width) {
   if (!map) return "The points were not kept, so there is no map.";
   if (!shot) return "The points were not kept yet.";
@@ -140,71 +123,37 @@ function plane(run, map, shot, frame, [x0, x1, y0, y1], name, width) {
   });
   const points = Array.from({ length: n }, (_, i) => pair(shot.xy, i));
   if (!missing(frame) && frame.n === n) {
-    const edges = frame.deaths.flatMap((_, k) => [...pair(frame.edges, k).map((i) => points[i]), null]);
-    fig.line(solid(run, "line thin pale"), edges);
+    fig.line(solid(run, "line thin", { opacity: 0.5 }),
+      frame.deaths.flatMap((_, k) => [...pair(frame.edges, k).map((i) => points[i]), null]));
   }
-  const taken = points.map(([x, y]) => [fig.x(x) - 8, fig.y(y) - 8, fig.x(x) + 8, fig.y(y) + 8]);
-  const free = ([a, b, c, d]) => a > 0 && b > 0 && c < width && d < fig.bottom
-    && taken.every(([e, f, g, i]) => a >= g || e >= c || b >= i || f >= d);
-  const tokens = [...new Set(shot.nearest || [])];
-  fig.dots({ class: "token" }, tokens.map((t) => pair(map.places, t)));
-  tokens.forEach((t) => {
-    const [x, y] = pair(map.places, t), text = short(map.tokens[t], 12), long = 7 * Array.from(text).length + 4;
-    fig.marks.push([x, y, `vocabulary token ${isolate(map.tokens[t])}`]);
-    const box = [[6, -13], [6, 1], [-6 - long, -13], [-6 - long, 1]].map(([dx, dy]) => [fig.x(x) + dx, fig.y(y) + dy])
-      .map(([a, b]) => [a, b, a + long, b + 13]).find(free);
-    if (many || !box) return;
-    taken.push(box);
-    fig.text("over", (box[0] + box[2]) / 2, box[3] - 3, isolate(text));
-  });
+  fig.marks = [...new Set(shot.nearest || [])].map(
+    (token) => [...pair(map.places, token), `vocabulary token ${isolate(map.tokens[token])}`]);
+  fig.dots({ class: "token" }, fig.marks);
   points.forEach(([x, y], i) => {
     fig.put("circle", solid(run, "point", { cx: fig.x(x), cy: fig.y(y), r: many ? 3.5 : 8 }));
     if (!many) fig.text("inside", fig.x(x), fig.y(y) + 3.5, String(i));
     const far = shot.nearest ? `, at the distance ${number(shot.distances[i])} from it` : "";
     fig.marks.unshift([x, y, name.of(i) + far]);
   });
-  fig.label = `${plural(n, "token")}${shot.nearest ? " and the vocabulary tokens nearest to them" : ""}, `
-    + `in a plane with ${spread}`;
+  fig.label = `${plural(n, "token")} in a plane with ${spread}`;
   return fig;
 }
 
-/* The first run is drawn last in the figures of several: it lies on top. */
+/* The groups of several runs. The first run is drawn last: it lies on top. */
 function groups(entries, longest, width) {
-  const high = 1.05 * most(entries.map(({ frame }) => frame.n));
   const fig = figure({
     width, height: 280, left: 40, top: 22, x: { low: 0, high: longest, title: "distance" },
-    y: { low: 0, high, title: "groups of tokens", whole: true },
+    y: { low: 0, high: 1.05 * most(entries.map(({ n }) => n)), title: "groups of tokens", whole: true },
   });
-  [...entries].reverse().forEach(({ run, frame: { n, deaths } }) => {
+  [...entries].reverse().forEach((entry) => {
+    const { name, n, deaths } = entry;
     const steps = deaths.flatMap((d, k) => [[d, n - k], [d, n - 1 - k]]);
-    fig.line(inked(run, "line"), [[0, n], ...steps, [longest, n - deaths.length]]);
+    fig.line(inked(entry, "line"), [[0, n], ...steps, [longest, n - deaths.length]]);
     fig.marks.push(...deaths.map((d, k) => [d, n - 1 - k,
-      `${isolate(run.name)}: ${plural(n - 1 - k, "group")} from the distance ${number(d)} on`]));
+      `${isolate(name)}: ${plural(n - 1 - k, "group")} from the distance ${number(d)} on`]));
   });
-  fig.label = said(entries, ({ frame: { n, deaths } }) => `has ${plural(n, "group")}`
-    + (deaths.length ? ` until ${number(deaths[0])} and one from ${number(lastOf(deaths))} on` : ""));
-  return fig;
-}
-
-function diagram(entries, longest, width) {
-  const top = 1.1 * longest, never = 1.05 * longest;
-  const fig = figure({
-    width, height: 280, top: 22, x: { low: -0.03 * top, high: top, title: "birth" },
-    y: { low: 0, high: top, title: "death" },
-  });
-  fig.line({ class: "mean" }, [[0, 0], [top, top], null, [0, never], [top, never]]);
-  fig.text("corner", fig.x(0) + 12, fig.y(never) - 5, "never ends");
-  const dots = (run, kind, births, deaths, what) => {
-    fig.dots(solid(run, kind), deaths.map((d, k) => [births[k], d]));
-    fig.marks.push(...deaths.map((d, k) => [births[k], d, `${isolate(run.name)}: ${what} is born at `
-      + `${number(births[k])} and ${d === never ? "never ends" : `dies at ${number(d)}`}`]));
-  };
-  [...entries].reverse().forEach(({ run, frame, h1 }) => {
-    dots(run, "dots big", [0, ...frame.deaths.map(() => 0)], [never, ...frame.deaths], "a group");
-    if (h1) dots(run, "dots square", h1.births, h1.deaths, "a loop");
-  });
-  fig.label = said(entries, ({ frame, h1 }) => `has ${plural(frame.deaths.length + 1, "group")}`
-    + (h1 ? ` and ${plural(h1.deaths.length, "loop")}` : ""));
+  fig.label = said(entries, ({ n, deaths }) => `has ${plural(n, "group")}`
+    + (deaths.length ? ` until ${number(deaths[0])} and one from ${number(deaths.at(-1))} on` : ""));
   return fig;
 }
 
@@ -228,15 +177,15 @@ function curve({ lines, rates, zero, whole }, width) {
   const all = known(lines.flatMap((l) => [...l.values, ...(l.low || []), ...(l.high || [])])
     .concat(rates.map((rate) => rate.value)));
   const steps = [...new Set(lines.flatMap((l) => l.steps))].sort((a, b) => a - b);
-  const low = least(all), high = most(all), first = steps[0], last = lastOf(steps);
+  const low = least(all), high = most(all), first = steps[0], last = steps.at(-1);
   const pad = 0.07 * (high - (zero ? Math.min(0, low) : low)) || 0.05 * Math.abs(high) || 0.05;
   const side = 0.02 * (last - first) || 0.5;
   const fig = figure({
     width, height: 190, top: 8, left: 52, x: { low: first - side, high: last + side, title: "step", whole: true },
     y: { low: zero && low >= 0 ? 0 : low - pad, high: high + pad, whole },
   });
-  const upright = draw("line", { class: "upright", y1: fig.top, y2: fig.bottom });
-  fig.svg.append(upright);
+  fig.put("line", { class: "upright", y1: fig.top, y2: fig.bottom });
+  const upright = fig.svg.lastChild;
   fig.follow = (step) => fill(upright, { x1: fig.x(step), x2: fig.x(step) }, []);
   rates.forEach(({ value, dash }) => fig.line(
     { class: "rate", "stroke-dasharray": dash }, [[first - side, value], [last + side, value]]));
@@ -247,12 +196,12 @@ function curve({ lines, rates, zero, whole }, width) {
     if (known(l.values).length <= 40) fig.dots(solid(l, "dots"), at(l.values));
   });
   fig.along = "columns";
-  steps.forEach((s) => {
-    const here = lines.map((l) => ({ name: l.name, value: l.values[l.steps.indexOf(s)] }))
+  fig.marks = steps.flatMap((s) => {
+    const here = lines.map(({ name, steps: own, values }) => ({ name, value: values[own.indexOf(s)] }))
       .filter(({ value }) => Number.isFinite(value));
-    if (here.length) fig.marks.push([s, here[0].value, `step ${s} – ${said(here, ({ value }) => number(value))}`]);
+    return here.length ? [[s, here[0].value, `step ${s} – ${said(here, ({ value }) => number(value))}`]] : [];
   });
   fig.label = said(lines.filter((l) => known(l.values).length), ({ values }) =>
-    `goes from ${number(known(values)[0])} to ${number(lastOf(known(values)))}`);
+    `goes from ${number(known(values)[0])} to ${number(known(values).at(-1))}`);
   return fig;
 }
