@@ -45,8 +45,9 @@ def run(*arguments: object) -> int:
 
 
 def test_the_table_has_a_row_for_each_cloud_in_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
     made = prompts(tmp_path)
     (tmp_path / "README.md").write_text("no data")
     assert run(tmp_path) == 0

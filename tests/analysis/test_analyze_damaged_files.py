@@ -127,7 +127,7 @@ WITHOUT_NUMBERS: dict[str, tuple[str, Callable[[], object], str]] = {
         lambda: np.zeros((0, 4, 4)),
         r"\(0, 4, 4\)(, which is a batch of no)?",
     ),
-    "objects": (".npy", lambda: np.array([[{}]]), "holds Python objects, which are never loaded"),
+    "objects": (".npy", lambda: np.array([[{}]]), "is damaged, or no .*Python objects"),
     "float4": (".safetensors", lambda: "F4", "'x' has the type F4; expected float16"),
     "float8": (".safetensors", lambda: "F8_E4M3", "as F8_E4M3, and .* scales.*convert the model"),
 }

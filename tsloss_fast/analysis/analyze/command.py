@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsloss_fast._files import check_writable, whole_file
 from tsloss_fast._terminal import CommandParser, encodable, escape_invisible, one_line, require, say
-from tsloss_fast.analysis.analyze.columns import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS
+from tsloss_fast.analysis.analyze import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS
 from tsloss_fast.analysis.record import RECORD
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from torch import Tensor
 from tsloss_fast import h0_persistence
 from tsloss_fast._batch import as_tensor, shape_error
 from tsloss_fast._terminal import require
-from tsloss_fast.analysis.analyze.columns import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS
+from tsloss_fast.analysis.analyze import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS
 from tsloss_fast.analysis.record.measures import lifetime_measures
 
 __all__ = ["COLUMNS", "MAX_EDGE_LENGTH", "MAX_POINTS", "measure", "rips_diagrams"]

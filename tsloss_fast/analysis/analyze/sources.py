@@ -117,15 +117,12 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
 
     Raises:
         FileNotFoundError: there is no such path.
-        DamagedSource: a file is missing from an adapter, cut off, or of another format than its
-            name says. Clouds before it have been given by then.
-        NoCloudError: a whole file without a cloud, or with several and no key; a file of Python
-            objects, which are never loaded; a float8 tensor.
-        SourceError: a file does not fit into memory, or safetensors, gguf or pyarrow (for records)
-            is needed and not installed.
+        SourceError: a file gives no cloud, and is named: `DamagedSource` if it is cut off or of
+            another format than its name says, `NoCloudError` if it is whole, but holds no cloud or
+            several and no key. Clouds before it have been given by then.
 
-    All but the first are SourceErrors, and name the file. NaN and infinity are not looked for.
-    Memory: of `.npz` and of files that old versions of torch wrote all tensors, otherwise one.
+    NaN and infinity are not looked for. Memory: of `.npz` and of files that old versions of torch
+    wrote all tensors, otherwise one.
     """
     for source in find_sources(path):
         yield from read_source(source, key)

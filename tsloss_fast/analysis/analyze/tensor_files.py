@@ -98,10 +98,8 @@ class StoredTensor:
 
 
 def open_tensors(path: Path) -> list[StoredTensor]:
-    """Return all tensors of a file or, of an index, of the shards that lie beside it.
-
-    Opening reads the headers of `.npy`, `.safetensors` and `.gguf` files and of files that a recent
-    `torch.save` wrote, and the whole of `.npz` and of older files of torch.
+    """Return all tensors of a file or, of an index, of the shards that lie beside it. `.npz` and
+    older files of torch are read as a whole, of the others the headers.
 
     Raises FileNotFoundError, or a SourceError that `read_clouds` describes.
     """
@@ -135,13 +133,10 @@ def kind_of(path: Path) -> str:
 def select(
     path: Path, tensors: Sequence[StoredTensor], key: str | None, *, table: bool = False
 ) -> list[StoredTensor]:
-    """Return the tensors that `key` names or matches, or the only one that can be a cloud.
+    """Return the tensors that `key` names or matches, or the only one that can be a cloud; of
+    tables only tensors (N, D) count.
 
-    Args:
-        table: whether only tensors (N, D) count.
-
-    Raises:
-        NoCloudError: no tensor fits, or several do and `key` is None.
+    Raises NoCloudError if no tensor fits, or several do and `key` is None.
     """
     what, shapes = ("table", "(N, D)") if table else ("cloud", "(N, D) or (B, N, D)")
     dims, named, called = (2,) if table else (2, 3), tensors, ""
@@ -217,24 +212,15 @@ def _nothing(rows: Rows) -> Tensor:
 
 
 def _numpy_tensors(path: Path) -> list[StoredTensor]:
-    with path.open("rb") as file:
-        is_archive = file.read(2) == b"PK"
-    if not is_archive:
-        return [_array(path, "", partial(np.load, path, mmap_mode="r", allow_pickle=False))]
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return [_array(path, "", loaded)]
     # An archive tells no shapes before it is read, so every array is read once.
-    with np.load(path, allow_pickle=False) as archive:
-        return [_array(path, name, partial(archive.__getitem__, name)) for name in archive.files]
+    with loaded:
+        return [_array(path, name, loaded[name]) for name in loaded.files]
 
 
-def _array(path: Path, name: str, load: Callable[[], Any]) -> StoredTensor:
-    try:
-        array = load()
-    except ValueError as error:
-        if not re.search("Python objects|Object arrays", str(error)):
-            raise
-        problem = "holds Python objects, which are never loaded"
-        return StoredTensor(path, name, (), "object", _nothing, problem)
-
+def _array(path: Path, name: str, array: Any) -> StoredTensor:
     def numbers(rows: Rows) -> Tensor:
         # A copy: torch knows no foreign byte orders, and the file may change.
         return torch.from_numpy(np.array(array[rows], array.dtype.newbyteorder("="), order="C"))
@@ -317,23 +303,18 @@ def _safetensors_tensors(path: Path) -> list[StoredTensor]:
 
 
 def open_gguf(path: Path) -> Any:
-    """Return the reader of the package gguf.
-
-    Raises:
-        SourceError: the file is damaged or has the byte order of another machine, or gguf is not
-            installed.
-    """
+    """Return the reader of the package gguf, or raise SourceError."""
     with reading(path, "GGUF file"):
         from gguf import GGUFReader
 
         class Reader(GGUFReader):
-            def _get(self, offset: int, dtype: Any, count: Any = 1, **more: Any) -> Any:
+            def _get(self, offset: int, dtype: Any, count: int = 1, *a: Any, **k: Any) -> Any:
                 # The package does not notice the end: an array of 2**40 numbers in a small file
                 # would be a loop of 2**40 turns.
                 end = int(offset) + int(count) * np.dtype(dtype).itemsize
                 if end > len(self.data):
                     raise EOFError(f"it claims {end} bytes, but has {len(self.data)}")
-                return super()._get(offset, dtype, count, **more)
+                return super()._get(offset, dtype, count, *a, **k)
 
         reader = Reader(path)
     if reader.byte_order == "S":

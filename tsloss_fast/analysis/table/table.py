@@ -190,7 +190,13 @@ class Work(Watch):
         except FileNotFoundError:
             pass
         except Exception as error:
-            self._discard(error)
+            self._stages = {}
+            warnings.warn(
+                f"{file} cannot be used ({error}): what it kept of the search that was stopped is "
+                "discarded, and the search begins anew",
+                UserWarning,
+                stacklevel=2,
+            )
         self.goes_on = bool(self._stages)
 
     def _stage_of(self, units: Any, keys: Any, ends: Any, lost: Any) -> Begun:
@@ -207,21 +213,9 @@ class Work(Watch):
         edges = Edges(torch.from_numpy(keys), torch.from_numpy(ends))
         return Begun(units.item(), [edges], lost.item())
 
-    def _discard(self, why: object) -> None:
-        self._stages = {}
-        warnings.warn(
-            f"{self._file} cannot be used ({why}): what it kept of the search that was stopped is "
-            "discarded, and the search begins anew",
-            UserWarning,
-            stacklevel=2,
-        )
-
     def begin(self, stage: str, units: int) -> Begun:
         self._order += 1
         begun = self._stages.get(f"stage-{self._order}", Begun())
-        if begun.units > units:
-            self._discard(f"it has done {begun.units} of {units} units")
-            begun = Begun()
         self._units, self._at = max(units, 1), begun.units
         if self.bar is not None:
             self.bar.set_description(f"{_CALLER}, {stage}", refresh=False)
