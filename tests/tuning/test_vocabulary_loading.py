@@ -262,17 +262,19 @@ assert load_vocabulary("tiny.gguf").tokens[3] == "!"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["folder", "tiny.gguf"])
-def test_transformers_is_asked_for_where_it_is_needed(tmp_path, monkeypatch, name):
-    """A GGUF file of an architecture that may scale its embeddings needs it too."""
-    (tmp_path / "folder").mkdir()
+def test_a_gguf_file_whose_embeddings_may_be_scaled_is_refused(tmp_path, monkeypatch):
     write_tiny_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(vocabulary_files, "_UNSCALED", ("gpt2",))
+    with pytest.raises(ModelNotAvailableError, match="architecture llama, .* files of gpt2: pass"):
+        load_vocabulary(str(tmp_path / "tiny.gguf"))
+
+
+def test_transformers_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
         lambda name: None if name == "transformers" else find_spec(name),
     )
-    monkeypatch.setattr(vocabulary_files, "_UNSCALED", ())
     with pytest.raises(ModuleNotFoundError, match=r"needs transformers.*tsloss-fast\[tuning\]"):
-        load_vocabulary(str(tmp_path / name))
+        load_vocabulary(str(tmp_path))

@@ -72,13 +72,9 @@ def main(argv: Sequence[str]) -> int:
     if out is not None:
         _write(rows, out)
     say(*_table(rows))
-    left_out = sum("more than" in (row["note"] or "") for row in rows)
-    if left_out:
-        say(
-            "",
-            f"no H1 for {left_out} of {len(rows)} clouds: more than {options.max_points} points "
-            "(--max-points raises the limit)",
-        )
+    if left_out := sum("more than" in (row["note"] or "") for row in rows):
+        said = f"no H1 for {left_out} of {len(rows)} clouds: more than {options.max_points} points"
+        say("", f"{said} (--max-points raises the limit)")
     if out is not None:
         say("", f"wrote {out} ({len(rows)} rows, {len(ALL_COLUMNS)} columns)")
     return 1 if skipped else 0

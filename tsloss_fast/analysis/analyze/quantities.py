@@ -49,17 +49,15 @@ def measure(
     """Return all numbers of one cloud, by the names of `COLUMNS`.
 
     Args:
-        points: (N, D), a tensor or an array of any floating type; computed in float64. N and D may
-            be 0.
+        points: (N, D), a tensor or an array of any floating type; N and D may be 0.
         h1: whether dimension 1 is computed.
         max_points: dimension 1 of larger clouds is left out.
         max_edge_length: of `paper_cut_…`, in the units of the points.
 
     Returns:
-        `COLUMNS`, in its order. Lengths are Euclidean, in the units of the points; definitions of
-        `h0_…` and `h1_…` are those of `tsloss_fast.barcode` and of the record of a run, and 0
-        without bars. Where dimension 1 was left out, everything that needs it is None, the entropy
-        of the authors too, and `note` says so; their `h0_…` are then equal to rounding.
+        `COLUMNS`, in its order. Lengths are Euclidean, computed in float64; `h0_…` and `h1_…` are
+        defined as in `tsloss_fast.barcode` and in the record of a run, and 0 without bars. Where
+        dimension 1 was left out, everything that needs it is None, and `note` says so.
 
     Raises:
         TypeError: `points` is no dense tensor or array of floating numbers.

@@ -28,7 +28,7 @@ _ARCHITECTURE = "general.architecture"
 _TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 # Types of tokens that stand for no text (unknown, control, unused), and of those added later.
 _WITHOUT_TEXT, _ADDED = (2, 3, 5), 4
-# These architectures multiply their embeddings by nothing, so their models need not be looked at.
+# These architectures multiply their embeddings by nothing; a GGUF file does not say the factor.
 _UNSCALED = ("llama", "qwen2", "qwen3", "phi3", "gpt2")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -114,15 +114,12 @@ def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
     [table] = select(file, tensors, tensor_files.EMBEDDINGS, table=True)
     if _TOKENS not in fields:
         raise SourceError(f"{file} holds no {_TOKENS}: pass the file or folder of a whole model")
-    embeddings, tokens = table.numbers(...), fields[_TOKENS]
-    if fields.get(_ARCHITECTURE) not in _UNSCALED:
-        require(f"reading the vocabulary of {file.name}", "tuning", "transformers")
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(
-            str(file.parent), gguf_file=file.name, trust_remote_code=False
+    if (architecture := fields.get(_ARCHITECTURE)) not in _UNSCALED:
+        raise SourceError(
+            f"{file} is of the architecture {architecture}, and vocabularies are read from GGUF "
+            f"files of {', '.join(_UNSCALED)}: pass the folder of the model"
         )
-        embeddings = _scaled(embeddings, _on_meta(config).get_input_embeddings())
+    embeddings, tokens = table.numbers(...), fields[_TOKENS]
     types = dict(enumerate(fields.get(_TYPES) or []))
     special = {index for index, kind in types.items() if kind in _WITHOUT_TEXT}
     added = {index for index, kind in types.items() if kind == _ADDED}
@@ -141,7 +138,10 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
         if not folder.is_dir():
             folder = Path(snapshot_download(name, local_files_only=True))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-        model: Any = _on_meta(AutoConfig.from_pretrained(str(folder), **options))
+        config = AutoConfig.from_pretrained(str(folder), **options)
+        # Without its weights: what its modules are called and how they are set up.
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         embeddings = _from_safetensors(folder, model)
         if embeddings is None:
             # The long way, for files that only transformers can read.
@@ -162,14 +162,6 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
     special.update(tokenizer.all_special_ids)
     names = _names(tokenizer.get_vocab(), special, added, len(embeddings))
     return _scaled(embeddings, model.get_input_embeddings()), names
-
-
-def _on_meta(config: Any) -> Any:
-    """The model without its weights: what its modules are called and how they are set up."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
@@ -219,8 +211,8 @@ def readable(text: str) -> str:
 def text_of_byte_level(token: str) -> str:
     """The text of a byte-level token (GPT-2's alphabet): "Ġfilm" is " film".
 
-    Bytes that are part of a character only are escaped. A token with other characters than the
-    alphabet's, such as one that was added later, is its own text.
+    Bytes that are part of a character only are escaped. A token with other characters is its own
+    text.
     """
     alphabet = _alphabet()
     if not alphabet.keys() >= set(token):

@@ -94,21 +94,44 @@ class Vocabulary:
             TypeError: `points` is no dense floating tensor.
         """
         tensor = as_tensor(points, "points")
-        if tensor.ndim != 2 or tensor.shape[1] != self.embeddings.shape[1]:
-            raise shape_error("points", tensor.shape, f"(N, {self.embeddings.shape[1]})")
+        dim = self.embeddings.shape[1]
+        if tensor.ndim != 2 or tensor.shape[1] != dim:
+            raise shape_error("points", tensor.shape, f"(N, {dim})")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         numbers: Any = tensor.detach().cpu().double().numpy()
         _check_numbers(numbers, "points")
         k = min(k, int(self._named.sum()))
-        squares = np.full((len(numbers), k), np.inf)
-        indices = np.full((len(numbers), k), len(self))
-        # A block of V holds a row of the table and a few numbers for each point.
-        for start in range(0, len(numbers), 1024):
-            part = slice(start, start + 1024)
-            self._search(numbers[part], squares[part], indices[part])
-        names = [[self.tokens[i] or "" for i in row] for row in indices.tolist()]
-        return Neighbours(names, torch.from_numpy(np.sqrt(squares)), torch.from_numpy(indices))
+        best = np.full((len(numbers), k), np.inf)  # squared distances
+        chosen = np.full((len(numbers), k), len(self))
+        # Norms are what rounding is relative to: small around the points' own centre. This rounds
+        # too, relative to the difference, which the bound below has room for.
+        centre = numbers.sum(0) / max(len(numbers), 1)
+        near = numbers - centre
+        near_norm = np.sqrt(np.square(near).sum(1))
+        for start, rows in self._blocks(len(numbers)):
+            far = rows - centre
+            far_norm = np.sqrt(np.square(far).sum(1))
+            # Of D products and sums, twice, and of the direct differences: each at most
+            # (D + 4)·2^-53·(|p| + |e|)² (Higham 2002, section 3.1), and as much again to spare.
+            error = 8 * (dim + 4) * 2.0**-53 * np.square(near_norm[:, None] + far_norm)
+            error += dim * np.finfo(float).tiny  # products may underflow
+            square = np.square(near_norm)[:, None] + np.square(far_norm) - 2 * (near @ far.T)
+            square[:, ~self._named[start : start + len(rows)]] = np.inf
+            # The k-th smallest upper bound: whatever is certainly above it is not among the k.
+            upper = np.concatenate([best, square + error], 1)
+            limit = np.partition(upper, k - 1, axis=1)[:, k - 1 : k]
+            possible = square - error <= np.minimum(limit, np.finfo(float).max)
+            for i in possible.any(1).nonzero()[0]:
+                found = possible[i].nonzero()[0]
+                exact = np.square(numbers[i] - rows[found]).sum(1)
+                squares = np.concatenate([best[i], exact])
+                # Those known come first and have smaller indices, so a stable order is by index.
+                order = np.argsort(squares, kind="stable")[:k]
+                best[i] = squares[order]
+                chosen[i] = np.concatenate([chosen[i], found + start])[order]
+        names = [[self.tokens[i] or "" for i in row] for row in chosen.tolist()]
+        return Neighbours(names, torch.from_numpy(np.sqrt(best)), torch.from_numpy(chosen))
 
     def rows(self, indices: Tensor | npt.NDArray[Any] | Sequence[int]) -> Tensor:
         """The embeddings (M, D) of rows (M,), on the CPU, float32 (float64 if the table is)."""
@@ -124,36 +147,6 @@ class Vocabulary:
             rows: Any = part.numpy()
             rows[~self._named[start : start + size]] = 0.0
             yield start, rows
-
-    def _search(self, points: Any, best: Any, chosen: Any) -> None:
-        """Fill in squared distances (N, k) and indices (N, k) of the nearest rows, in order."""
-        k, dim = best.shape[1], points.shape[1]
-        # Norms are what rounding is relative to: small around the points' own centre. This rounds
-        # too, relative to the difference, which the bound below has room for.
-        centre = points.mean(0)
-        near = points - centre
-        near_norm = np.sqrt(np.square(near).sum(1))
-        for start, rows in self._blocks(len(points)):
-            far = rows - centre
-            far_norm = np.sqrt(np.square(far).sum(1))
-            # Of D products and sums, twice, and of the direct differences: each at most
-            # (D + 4)·2^-53·(|p| + |e|)² (Higham 2002, section 3.1), and as much again to spare.
-            error = (8 * (dim + 4) * 2.0**-53) * np.square(near_norm[:, None] + far_norm)
-            error += dim * np.finfo(float).tiny  # products may underflow
-            square = np.square(near_norm)[:, None] + np.square(far_norm) - 2 * (near @ far.T)
-            square[:, ~self._named[start : start + len(rows)]] = np.inf
-            # The k-th smallest upper bound: whatever is certainly above it is not among the k.
-            upper = np.concatenate([best, square + error], 1)
-            limit = np.partition(upper, k - 1, axis=1)[:, k - 1 : k]
-            possible = square - error <= np.minimum(limit, np.finfo(float).max)
-            for i in possible.any(1).nonzero()[0]:
-                found = possible[i].nonzero()[0]
-                exact = np.square(points[i] - rows[found]).sum(1)
-                squares = np.concatenate([best[i], exact])
-                # Those known come first and have smaller indices, so a stable order is by index.
-                order = np.argsort(squares, kind="stable")[:k]
-                best[i] = squares[order]
-                chosen[i] = np.concatenate([chosen[i], found + start])[order]
 
 
 def _check_numbers(numbers: Any, name: str) -> None:
