@@ -1,4 +1,4 @@
-"""Float8 tensors are refused with the remedy, and the scales of quantised weights are no points."""
+"""The refusal of a float8 tensor names the remedy, and scales of weights are never points."""
 
 from __future__ import annotations
 

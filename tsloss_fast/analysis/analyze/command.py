@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(options: argparse.Namespace, skipped: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all clouds. What is skipped is said on standard error and noted."""
+    """Yield the rows of all clouds; a file that is skipped is named on standard error and noted."""
     from tqdm import tqdm
 
     from tsloss_fast.analysis.analyze.sources import find_sources, read_source

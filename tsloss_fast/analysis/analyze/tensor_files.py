@@ -22,21 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "EMBEDDINGS",
-    "TENSOR_FILES",
-    "DamagedSource",
-    "NoCloudError",
-    "SourceError",
-    "StoredTensor",
-    "gguf_tensors",
-    "kind_of",
-    "open_gguf",
-    "open_tensors",
-    "reading",
-    "select",
-    "shards_of",
-]
+__all__ = ["DamagedSource", "NoCloudError", "SourceError", "StoredTensor", "open_tensors", "select"]
 
 # The name of the tokens' embeddings in every GGUF file.
 EMBEDDINGS = "token_embd.weight"
@@ -44,9 +30,9 @@ EMBEDDINGS = "token_embd.weight"
 Rows = slice | EllipsisType
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# The types of GGUF that are no floating numbers, or that the package gguf does not read.
+# Types of numbers in GGUF files that are whole, or that the package gguf does not dequantise.
 _NO_POINTS = ("I8", "I16", "I32", "I64", "F64")
-# The end of the name of a tensor that scales quantised weights and is no cloud.
+# Names of tensors that hold the scales of quantised weights, and are never taken for clouds.
 _SCALES = re.compile(r"scales?(_inv|_2|_weight|_input)?$")
 _SHOWN = 8  # names in a message
 _DEPTH = 16  # of dicts and lists in a file
