@@ -209,7 +209,9 @@ def test_a_state_that_cannot_be_one_of_this_table_is_discarded(tmp_path: Path, s
         name = f"stage-{stage}-{field}"
         np.savez(path, **{**state, name: change(state[name])})
         with pytest.warns(UserWarning, match=r"process-0.npz cannot be used .* begins anew"):
-            begun = begun_of(opened())[stage]
+            search = opened()
+        assert not search.goes_on
+        begun = begun_of(search)[stage]
         assert (begun.units, begun.found, begun.lost) == (0, [], False)
 
 

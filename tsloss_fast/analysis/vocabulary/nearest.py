@@ -126,7 +126,7 @@ class Vocabulary:
                 found = possible[i].nonzero()[0]
                 exact = np.square(numbers[i] - rows[found]).sum(1)
                 squares = np.concatenate([best[i], exact])
-                # Rows found before come first and have smaller indices, so ties are in order of index.
+                # Rows found before have smaller indices, so a stable order breaks ties by index.
                 order = np.argsort(squares, kind="stable")[:k]
                 best[i] = squares[order]
                 chosen[i] = np.concatenate([chosen[i], found + start])[order]
