@@ -130,7 +130,9 @@ def _rows(options: argparse.Namespace, skipped: list[str]) -> Iterator[dict[str,
             found = find_sources(path)
             sources |= dict.fromkeys(found, len(found) == 1)
     # disable=None: no bar where standard error is a file.
-    for source in tqdm(sources, unit="file", dynamic_ncols=True, disable=None):
+    bar = tqdm(sources, unit="file", dynamic_ncols=True, disable=None)
+    for source in bar:
+        bar.set_postfix_str(escape_invisible(source.name), refresh=False)
         with skipping(sources[source]):
             for cloud in read_source(source, options.key):
                 with skipping():
