@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
 from tsloss_fast.analysis.analyze.sources import find_sources, read_clouds
-from tsloss_fast.analysis.analyze.tensor_files import DamagedSource, NoCloudError
+from tsloss_fast.analysis.analyze.tensor_files import DamagedSource, NoCloudError, SourceError
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.reader import CloudColumns, read_record
 from tsloss_fast.analysis.record.writer import RecordWriter
@@ -359,3 +359,15 @@ def test_lists_of_a_cloud_touch_no_rows_of_the_others(tmp_path: Path) -> None:
     assert first.tolist() == (2 * points(seed=0).double()).flatten().tolist()
     assert columns.lists("points", [2])[0].tolist() == last.tolist()
     assert columns.lists("points", []) == []
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_record(tmp_path / RECORD, [points()])
+
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(CloudColumns, "lists", short)
+    with pytest.raises(SourceError, match="does not fit into memory") as caught:
+        list(read_clouds(path))
+    assert not isinstance(caught.value, DamagedSource)
