@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from saved_points import points, write, write_record
 
 from tsloss_fast.analysis.analyze.sources import find_sources, read_clouds
-from tsloss_fast.analysis.analyze.stored import DamagedSource, NoCloudError, SourceError
+from tsloss_fast.analysis.analyze.tensor_files import DamagedSource, NoCloudError, SourceError
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.reader import CloudColumns, read_record
 from tsloss_fast.analysis.record.writer import RecordWriter
@@ -176,7 +177,7 @@ def test_the_shards_of_a_checkpoint_are_one_source(end: str, tmp_path: Path) -> 
     # A shard that is not needed need not be there.
     (tmp_path / first).unlink()
     [cloud] = read_clouds(index, "b")
-    with pytest.raises(NoCloudError, match=rf"'a' is in {first}, which is not here"):
+    with pytest.raises(NoCloudError, match=rf"'a' is not in {first}, or that file is not here"):
         list(read_clouds(index, "a"))
 
 
@@ -192,7 +193,9 @@ def test_an_index_that_is_damaged_or_leaves_its_folder_is_named(index: str, tmp_
     (folder / "model.safetensors.index.json").write_text(index)
     said = r"index\.json is damaged"
     if "a.npy" in index:
-        said += r".*names the file 'a\.npy'; expected .* \.safetensors, \.pt, \.pth, \.bin, \.ckpt$"
+        said += (
+            r".*names the file 'a\.npy'; expected names of \.safetensors or \.bin files beside it"
+        )
     with pytest.raises(DamagedSource, match=said):
         list(read_clouds(folder))
 
@@ -261,7 +264,9 @@ def test_several_tensors_are_chosen_by_name_or_pattern(suffix: str, tmp_path: Pa
     np.save(tmp_path / "z.npy", points().numpy())
     assert [cloud.label for cloud in read_clouds(tmp_path, "layer.0*")] == ["layer.0.w[0]", ""]
     for key in ("bias", "nothing*"):
-        with pytest.raises(NoCloudError, match=r"no tensor.*it holds .*layer\.0"):
+        with pytest.raises(
+            NoCloudError, match=rf"no (tensor|cloud).* called {re.escape(repr(key))}"
+        ):
             list(read_clouds(path, key))
 
 
@@ -323,10 +328,10 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
 
 def test_nothing_to_read_is_an_error_that_says_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("no data")
-    said = r"holds nothing to analyze: expected topo.*\.gguf, \.safetensors\.index\.json$"
+    said = r"holds nothing to analyze: expected topo.*\.gguf, \.safetensors\.index\.json"
     with pytest.raises(NoCloudError, match=said):
         find_sources(tmp_path)
-    with pytest.raises(NoCloudError, match=r"README\.md: clouds are read from"):
+    with pytest.raises(NoCloudError, match=r"README\.md: expected a file whose name ends in"):
         list(read_clouds(tmp_path / "README.md"))
     with pytest.raises(FileNotFoundError, match="missing"):
         list(read_clouds(tmp_path / "missing"))

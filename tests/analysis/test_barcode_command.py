@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clouds import clusters, copies, gaussian
+from clouds import copies, gaussian
 from saved_tables import DIM, ROWS, assert_barcode_of, left_behind, save, table
 
-from tsloss_fast import h0_persistence
 from tsloss_fast._files import exclusive
 from tsloss_fast.analysis.table import table as searched
-from tsloss_fast.analysis.table.table import open_table
 from tsloss_fast.cli import main
 
 
@@ -56,19 +54,6 @@ def test_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: st
     assert_barcode_of(points, tmp_path / "o.npz", metric)
 
 
-def test_npy_and_gudhis_text(tmp_path: Path) -> None:
-    gudhi = pytest.importorskip("gudhi")
-    points = clusters(3, 60, 4, seed=1, width=0.1)
-    np.save(tmp_path / "points.npy", points)
-    out = tmp_path / "points.txt"
-    assert main(["barcode", str(tmp_path / "points.npy"), "--out", str(out)]) == 0
-    read = gudhi.read_persistence_intervals_in_dimension(persistence_file=str(out))
-    deaths = h0_persistence(torch.from_numpy(points)).deaths
-    np.testing.assert_allclose(read[:-1, 1], deaths, rtol=1e-12)
-    assert np.isinf(read[-1, 1])
-    assert (read[:, 0] == 0).all()
-
-
 def write_gguf(path: Path, quantised: str, big: bool = False) -> torch.Tensor:
     """Write a file with a table of tokens and a second table; return the numbers of the first."""
     gguf = pytest.importorskip("gguf")
@@ -77,9 +62,7 @@ def write_gguf(path: Path, quantised: str, big: bool = False) -> torch.Tensor:
     data = gguf.quants.quantize(points, kind)
     order = gguf.GGUFEndian.BIG if big else gguf.GGUFEndian.LITTLE
     writer = gguf.GGUFWriter(path, "llama", endianess=order)
-    # The writer swaps the bytes of plain types by itself, but counts BF16 among the quantised ones.
-    swapped = data.view(np.uint16).byteswap().view(np.uint8) if quantised == "BF16" else data
-    writer.add_tensor("token_embd.weight", swapped if big else data, raw_dtype=kind)
+    writer.add_tensor("token_embd.weight", data, raw_dtype=kind)
     writer.add_tensor("other.weight", points[:10])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -88,22 +71,14 @@ def write_gguf(path: Path, quantised: str, big: bool = False) -> torch.Tensor:
     return torch.from_numpy(gguf.quants.dequantize(data, kind).astype(np.float32))
 
 
-def test_gguf(tmp_path: Path) -> None:
+def test_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for quantised in ("F32", "F16", "BF16", "Q8_0", "Q4_0"):
         stored = write_gguf(tmp_path / "model.gguf", quantised)
         assert main(["barcode", str(tmp_path / "model.gguf")]) == 0
         assert_barcode_of(stored, tmp_path / "model.barcode.npz")
-        if not quantised.startswith("Q"):
-            swapped = write_gguf(tmp_path / "big.gguf", quantised, big=True)
-            assert torch.equal(open_table(tmp_path / "big.gguf", None).read(0, 200), swapped)
-
-
-def test_quantised_gguf_of_the_other_byte_order_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_gguf(tmp_path / "model.gguf", "Q8_0", big=True)
+    write_gguf(tmp_path / "model.gguf", "F32", big=True)
     said = errors([str(tmp_path / "model.gguf")], capsys)
-    assert "'token_embd.weight' is stored as Q8_0 in the byte order of another machine" in said
+    assert "has the byte order of another machine" in said
     assert "gguf-convert-endian COPY.gguf native" in said
 
 
@@ -194,13 +169,13 @@ def errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("two.safetensors", r"2 tensors that can be tables \(a, b\): choose with --key"),
         ("two.safetensors --key c", "no tensor is called 'c'; it holds a, b"),
         ("two.safetensors --key *", "'\\*' matches several tables: choose one of a, b"),
-        ("flat.safetensors --key a", rf"'a' has the shape \({DIM},\); expected float16.* holds b"),
+        ("flat.safetensors --key a", rf"'a' has the shape \({DIM},\); expected float16"),
         (".", "is a folder"),
         ("broken.safetensors", r"is damaged, or no \.safetensors file"),
         ("points.csv", r"name ends in \.npy, \.npz, \.pt,"),
         ("words.npy", "expected float16"),
         ("p.npy --key a", "holds one array and no names; leave out --key"),
-        ("p.npy --out x.json", "--out: expected a name that ends in .npz or .txt, got x.json"),
+        ("p.npy --out x.json", "--out: expected a name that ends in .npz, got x.json"),
         ("p.npy --out points.csv/x.npz", "cannot write points.csv/x.npz: .* is no folder"),
         ("p.npy --block-mb 0", "--block-mb: expected a number above 0, got 0"),
         ("p.npy --threads 0", "--threads: expected a number above 0, got 0"),

@@ -21,7 +21,6 @@ from saved_tables import ROWS, assert_barcode_of, left_behind, save, table
 
 from tsloss_fast import h0_persistence
 from tsloss_fast.analysis.table import table as searched
-from tsloss_fast.analysis.table import work
 from tsloss_fast.cli import main
 from tsloss_fast.distributed.cloud import Edges
 from tsloss_fast.distributed.watch import Begun
@@ -32,7 +31,7 @@ def run_until(
 ) -> tuple[int, list[str]]:
     """Stops after so many units of work, as Ctrl-C does; the exit code and the stages begun."""
     done, begun = [0], []
-    real_done, real_begin = work.Work.done, work.Work.begin
+    real_done, real_begin = searched.Work.done, searched.Work.begin
 
     def counted(self: Any, state: Any, forest: Any) -> None:
         real_done(self, state, forest)
@@ -46,9 +45,9 @@ def run_until(
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "KEEP_SECONDS", 0.0)
-        patch.setattr(work.Work, "done", counted)
-        patch.setattr(work.Work, "begin", seen)
+        patch.setattr(searched, "KEEP_SECONDS", 0.0)
+        patch.setattr(searched.Work, "done", counted)
+        patch.setattr(searched.Work, "begin", seen)
         patch.setattr(searched, "rows_of_block", lambda *args: 96)
         code = main(["barcode", str(file), "--out", str(out)])
     return code, begun
@@ -76,31 +75,24 @@ def test_it_goes_on_wherever_it_was_stopped(
         out.unlink()
 
 
-@pytest.mark.parametrize("changed", ["weights.safetensors", "scales.safetensors", "an index"])
-def test_a_change_of_the_table_its_scales_or_the_index_begins_anew(
+@pytest.mark.parametrize("changed", ["the table", "the index"])
+def test_a_change_of_the_table_or_the_index_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    stored, scales = table().to(torch.float8_e4m3fn), torch.ones(ROWS, 1)
-    save(tmp_path / "weights.safetensors", embedding=stored)
-    save(tmp_path / "scales.safetensors", embedding_scale=scales)
-    places = {"embedding": "weights.safetensors", "embedding_scale": "scales.safetensors"}
+    weights = save(tmp_path / "weights.safetensors", embedding=table())
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": places}))
-    out = tmp_path / "o.npz"
+    index.write_text(json.dumps({"weight_map": {"embedding": weights.name}}))
+    out, points = tmp_path / "o.npz", table()
     assert run_until(monkeypatch, index, out, 12)[0] == 130
-    if changed == "weights.safetensors":
-        stored = stored.flip(0)
-        save(tmp_path / changed, embedding=stored)
+    if changed == "the table":
+        points = points.flip(0)
+        save(weights, embedding=points)
     else:
-        scales = torch.linspace(1, 2, ROWS)[:, None]
-        file = "other.safetensors" if changed == "an index" else changed
-        save(tmp_path / file, embedding_scale=scales)
-        if changed == "an index":
-            index.write_text(json.dumps({"weight_map": places | {"embedding_scale": file}}))
+        index.write_text(json.dumps({"weight_map": {"embedding": weights.name}}, indent=1))
     code, begun = run_until(monkeypatch, index, out, -1)
     assert code == 0
     assert begun[0].startswith("sample 0/")
-    assert_barcode_of(stored.float() * scales, out)
+    assert_barcode_of(points, out)
 
 
 def test_squares_lost_before_the_stop_are_not_forgotten(
@@ -124,7 +116,15 @@ def test_squares_lost_before_the_stop_are_not_forgotten(
         out.unlink()
 
 
-@pytest.mark.parametrize("damage", [lambda _: b"", lambda _: b"junk", lambda kept: kept[:-200]])
+def flipped(kept: bytes) -> bytes:
+    """Return the bytes with a bit of an array's numbers changed."""
+    at = kept.index(b"stage-0-keys.npy") + 400
+    return kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda _: b"junk", lambda kept: kept[:-200], flipped]
+)
 def test_a_damaged_state_is_as_good_as_none(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,18 +160,17 @@ CHANGES: list[tuple[str, Callable[[np.ndarray], Any]]] = [
     ("keys", first(-1.0)),
     ("keys", first(np.nan)),
     ("units", lambda units: np.array(-5)),
-    ("units", lambda units: np.array(10**9)),
     ("units", lambda units: np.array([3, 4])),
     ("lost", lambda lost: np.array(0.5)),
 ]
 
 
-def stopped_work(folder: Path) -> Callable[[], work.Work]:
+def stopped_work(folder: Path) -> Callable[[], searched.Work]:
     """A search through 100 rows that was stopped in its second stage, to be opened again."""
     ends = torch.tensor([[0, 1], [1, 2], [0, 99]])
 
-    def opened() -> work.Work:
-        return work.Work(folder / "process-0.npz", "a search", 100)
+    def opened() -> searched.Work:
+        return searched.Work(folder / "process-0.npz", "a search", 100)
 
     search = opened()
     for stage, done in (("sample", 4), ("own pairs", 6)):
@@ -182,7 +181,7 @@ def stopped_work(folder: Path) -> Callable[[], work.Work]:
     return opened
 
 
-def begun_of(search: work.Work) -> list[Begun]:
+def begun_of(search: searched.Work) -> list[Begun]:
     return [search.begin("sample", 4), search.begin("own pairs", 10)]
 
 
@@ -196,26 +195,23 @@ def test_a_state_is_gone_on_with_as_it_was_kept(tmp_path: Path) -> None:
     assert search.begin("ring", 5).units == 0
 
 
-def kept_state(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def kept_state(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as kept:
-        return {name: kept[name] for name in kept.files if name != "digest"}, kept["digest"]
+        return dict(kept)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("forged", [False, True])
-def test_a_state_that_was_changed_is_discarded(tmp_path: Path, stage: int, forged: bool) -> None:
-    """Also one with the digest of what it was changed to, if it cannot be a state of this table."""
+def test_a_state_that_cannot_be_one_of_this_table_is_discarded(tmp_path: Path, stage: int) -> None:
     opened = stopped_work(tmp_path)
     path = tmp_path / "process-0.npz"
-    state, digest = kept_state(path)
-    # These are possible, but were not found: only the digest shows that they were changed.
-    changes = CHANGES if forged else [*CHANGES, ("keys", np.zeros_like), ("keys", np.sqrt)]
-    for field, change in changes:
+    state = kept_state(path)
+    for field, change in CHANGES:
         name = f"stage-{stage}-{field}"
-        changed = {**state, name: change(state[name])}
-        np.savez(path, digest=work._digest(changed) if forged else digest, **changed)
-        with pytest.warns(UserWarning, match="process-0.npz cannot be used .* begins anew"):
-            begun = begun_of(opened())[stage]
+        np.savez(path, **{**state, name: change(state[name])})
+        with pytest.warns(UserWarning, match=r"process-0.npz cannot be used .* begins anew"):
+            search = opened()
+        assert not search.goes_on
+        begun = begun_of(search)[stage]
         assert (begun.units, begun.found, begun.lost) == (0, [], False)
 
 
@@ -226,9 +222,9 @@ def test_a_forged_state_without_edges_gives_no_more_than_a_wrong_result(
     file = save(tmp_path / "model.safetensors", embedding=table())
     out, path = tmp_path / "o.npz", tmp_path / ".o.npz.partial" / "process-0.npz"
     assert run_until(monkeypatch, file, out, 12)[0] == 130
-    state = kept_state(path)[0]
+    state = kept_state(path)
     state |= {f"{lost}-keys": np.empty(0), f"{lost}-ends": np.empty((0, 2), np.int64)}
-    np.savez(path, digest=work._digest(state), **state)
+    np.savez(path, **state)
     code, _ = run_until(monkeypatch, file, out, -1)
     assert code == 1 or len(np.load(out)["deaths"]) == ROWS - 1
 
@@ -236,10 +232,10 @@ def test_a_forged_state_without_edges_gives_no_more_than_a_wrong_result(
 # The command, but for how often its state is kept.
 OFTEN = """
 import sys
-from tsloss_fast.analysis.table import work
+from tsloss_fast.analysis.table import table as searched
 from tsloss_fast.cli import main
 
-work.KEEP_SECONDS = 0.1
+searched.KEEP_SECONDS = 0.1
 sys.exit(main(["barcode", *sys.argv[1:]]))
 """
 

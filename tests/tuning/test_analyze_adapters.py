@@ -16,7 +16,7 @@ pytest.importorskip("pyarrow", reason=NEEDS)
 load_file = pytest.importorskip("safetensors.torch", reason=NEEDS).load_file
 
 from tsloss_fast.analysis.analyze.sources import find_sources, read_clouds  # noqa: E402
-from tsloss_fast.analysis.analyze.stored import NoCloudError  # noqa: E402
+from tsloss_fast.analysis.analyze.tensor_files import NoCloudError  # noqa: E402
 from tsloss_fast.tuning import prompt_clouds  # noqa: E402
 
 if TYPE_CHECKING:

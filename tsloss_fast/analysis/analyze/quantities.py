@@ -9,19 +9,15 @@ The names say whose they are, because the same word means two things:
 | `paper_…`     | GUDHI's, without length 0          | infinite ones too                       |
 | `paper_cut_…` | the same, edges of at most a limit | infinite ones too, of which it has more |
 
-Where points coincide the two differ much: 41 points in 3 places have 40 finite bars, 38 of them of
-length 0, and GUDHI gives 3, one of them infinite.
-
 The authors' numbers (arXiv 2602.16500, public analysis code) come from
 `RipsComplex(points, max_edge_length=3).create_simplex_tree(max_dimension=2)` and its
 `persistence(homology_coeff_field=2)`: how many bars there are in dimensions 0 and 1, the mean and
 the maximum of the finite lifetimes, 0 without any, and the entropy of all finite lifetimes of both
 dimensions together, natural logarithm, not normalised, 0 where their sum is at most 1e-9.
 
-They are had here from one barcode without a cut and no complex of triangles. What exists up to a
-scale does not depend on what comes later, so a cut at c leaves the bars born by then, and makes
-those infinite that die after it. And `persistence()` gives no bars of the complex's own dimension:
-no loops where no three points are within c of each other, nothing at all where no two are.
+They come from one barcode without a cut: a cut at c leaves the bars born by then, and makes those
+infinite that die after it. And `persistence()` gives no bars of the complex's own dimension: no
+loops where no three points are within c of each other, nothing at all where no two are.
 """
 
 from __future__ import annotations
@@ -37,16 +33,10 @@ from torch import Tensor
 from tsloss_fast import h0_persistence
 from tsloss_fast._batch import as_tensor, shape_error
 from tsloss_fast._terminal import require
-from tsloss_fast.analysis.analyze.columns import (
-    COLUMNS,
-    MAX_EDGE_LENGTH,
-    MAX_POINTS,
-)
+from tsloss_fast.analysis.analyze import COLUMNS, MAX_EDGE_LENGTH, MAX_POINTS
 from tsloss_fast.analysis.record.measures import lifetime_measures
 
 __all__ = ["COLUMNS", "MAX_EDGE_LENGTH", "MAX_POINTS", "measure", "rips_diagrams"]
-
-_RHO = 0.5
 
 
 def measure(
@@ -59,17 +49,15 @@ def measure(
     """Return all numbers of one cloud, by the names of `COLUMNS`.
 
     Args:
-        points: (N, D), a tensor or an array of any floating type; computed in float64. N and D may
-            be 0.
+        points: (N, D), a tensor or an array of any floating type; N and D may be 0.
         h1: whether dimension 1 is computed.
         max_points: dimension 1 of larger clouds is left out.
         max_edge_length: of `paper_cut_…`, in the units of the points.
 
     Returns:
-        `COLUMNS`, in its order. Lengths are Euclidean, in the units of the points; definitions of
-        `h0_…` and `h1_…` are those of `tsloss_fast.barcode` and of the record of a run, and 0
-        without bars. Where dimension 1 was left out, everything that needs it is None, the entropy
-        of the authors too, and `note` says so; their `h0_…` are then equal to rounding.
+        `COLUMNS`, in its order. Lengths are Euclidean, computed in float64; `h0_…` and `h1_…` are
+        defined as in `tsloss_fast.barcode` and in the record of a run, and 0 without bars. Where
+        dimension 1 was left out, everything that needs it is None, and `note` says so.
 
     Raises:
         TypeError: `points` is no dense tensor or array of floating numbers.
@@ -77,8 +65,7 @@ def measure(
             `max_edge_length`.
         ImportError: GUDHI, scikit-learn or SciPy is needed for dimension 1 and not installed.
 
-    O(N² D) time without H1; with it, O(N²) memory and up to O(N³) more time. Source: the authors'
-    numbers are those of the analysis code of arXiv 2602.16500.
+    O(N² D) time without H1; with it, O(N²) memory and up to O(N³) more time.
 
     Example:
         >>> numbers = measure(np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]))
@@ -102,7 +89,7 @@ def measure(
     found: dict[str, Any] = {
         "n_points": points.shape[0],
         "n_features": points.shape[1],
-        **_ours("h0_", deaths, _RHO),
+        **_ours("h0_", deaths, rho=0.5),
         "h0_zero_bars": int((deaths == 0).sum()),
         "max_edge_length": float(max_edge_length),
     }
@@ -137,12 +124,8 @@ def rips_diagrams(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     distances = squareform(pdist(points))
     if not np.isfinite(distances).all():
         raise ValueError("distances overflow: scale the points down")
-    rips = RipsPersistence(
-        homology_dimensions=[0, 1],
-        input_type="full distance matrix",
-        num_collapses=0,
-        homology_coeff_field=2,
-    )
+    options = {"num_collapses": 0, "homology_coeff_field": 2}
+    rips = RipsPersistence([0, 1], input_type="full distance matrix", **options)
     zero, one = rips.fit_transform([distances])[0]
     deaths = np.asarray(zero, np.float64).reshape(-1, 2)[:, 1]
     deaths = np.sort(deaths[np.isfinite(deaths) & (deaths > 0)])
@@ -192,8 +175,5 @@ def _paper(
 
 
 def _lifetimes(name: str, lifetimes: np.ndarray) -> dict[str, float]:
-    lifetimes = lifetimes if len(lifetimes) else np.zeros(1)
-    return {
-        f"{name}_mean_lifetime": float(lifetimes.mean()),
-        f"{name}_max_lifetime": float(lifetimes.max()),
-    }
+    some = lifetimes if len(lifetimes) else np.zeros(1)
+    return {f"{name}_mean_lifetime": float(some.mean()), f"{name}_max_lifetime": float(some.max())}

@@ -5,7 +5,8 @@ what                                clouds
 ==================================  ======================================================
 `topology.arrows` of a tracked run  at each step at which the points were kept, all clouds
 a run's folder                      its record; without one, its `prompts/`; then `control/`
-a folder saved by peft              its virtual tokens, as in the table below
+a folder saved by peft              its virtual tokens, those of `tuning.prompt_clouds`;
+                                    of LoRA and others only tensors chosen with `key`
 `.safetensors`, `.npz`, `.gguf`     the one tensor that can be a cloud, or those of `key`
 `.pt`, `.pth`, `.bin`, `.ckpt`      the same, of tensors in dicts and lists at any depth,
                                     named as `state_dict.prompt`; never pickled code
@@ -14,24 +15,14 @@ a folder saved by peft              its virtual tokens, as in the table below
 any other folder                    all of these in it, at any depth, in natural order
 ==================================  ======================================================
 
-A tensor (N, D) is one cloud, (B, N, D) are B of them. A float8 tensor is multiplied by the scales
-that lie beside it. Of LoRA's matrices, which `key` chooses, the clouds are the rows of A (r, in)
-and the columns of B (out, r): an update is a sum of r products of a column and a row, so these are
-the vectors that can come close to each other.
-
-==============================  ======================================================
-method of peft                  clouds, which are those of `tuning.prompt_clouds`
-==============================  ======================================================
-PROMPT_TUNING, P_TUNING, CPT    1: `prompt_embeddings`, which holds the encoder's output
-MULTITASK_PROMPT_TUNING         one per task
-PREFIX_TUNING, CARTRIDGE        2 per layer: its keys and its values
-ADAPTION_PROMPT                 one per adapted layer
-LoRA and others                 only tensors chosen with `key`
-==============================  ======================================================
+A tensor (N, D) is one cloud, (B, N, D) are B of them. Of LoRA's matrices, which `key` chooses, the
+clouds are the rows of A (r, in) and the columns of B (out, r): an update is a sum of r products of
+a column and a row, so these are the vectors that can come close to each other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -44,19 +35,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.analyze.stored import (
+from tsloss_fast.analysis.analyze.tensor_files import (
+    TENSOR_FILES,
     DamagedSource,
     NoCloudError,
     StoredTensor,
-    reading,
-    select,
-)
-from tsloss_fast.analysis.analyze.tensor_files import (
-    INDEX,
-    TENSOR_FILES,
-    TORCH_FILES,
     kind_of,
     open_tensors,
+    reading,
+    select,
     shards_of,
 )
 from tsloss_fast.analysis.record import CONTROL, RECORD, RecordError
@@ -71,9 +58,6 @@ _CONFIG = "adapter_config.json"
 # Old versions of peft pickled the weights.
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PROMPTS = "prompts"
-# Other programs give their files these names, too; those of torch are archives or pickles.
-_OF_MANY = (".bin", ".ckpt")
-_BEGIN_OF_TORCH = (b"PK\x03\x04", b"\x80")
 _STEP = re.compile(r"(?:epoch|step|checkpoint)[-_]?(\d+)", re.IGNORECASE)
 
 # A label, the points (N, D) or (B, N, D), and the type that they have in the file.
@@ -108,19 +92,16 @@ def find_sources(path: str | os.PathLike[str]) -> list[Path]:
     A file is its own source, whatever it holds. In a folder, files of other types and names that
     begin with a dot are passed over, and folders behind symbolic links are not entered.
 
-    Raises:
-        FileNotFoundError: there is no such path.
-        NoCloudError: a folder in which there is nothing to read.
+    Raises FileNotFoundError, and NoCloudError for a folder in which there is nothing to read.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path}")
     found = [path] if path.is_file() else list(_of_folder(path))
     if not found:
-        kinds = [kind for kind in TENSOR_FILES if kind != INDEX]
         raise NoCloudError(
             f"{path} holds nothing to analyze: expected {RECORD}, folders saved by peft, or files "
-            f"whose names end in {', '.join([*kinds, f'.safetensors{INDEX}'])}"
+            f"whose names end in {', '.join(TENSOR_FILES)}"
         )
     return found
 
@@ -136,15 +117,12 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
 
     Raises:
         FileNotFoundError: there is no such path.
-        DamagedSource: a file is missing from an adapter, cut off, or of another format than its
-            name says. Clouds before it have been given by then.
-        NoCloudError: a whole file without a cloud, or with several and no key; a file of Python
-            objects, which are never loaded; a float8 tensor without its scale.
-        MissingReaderError: safetensors, gguf or pyarrow (for records) is needed and not installed.
-        SourceError: a file does not fit into memory.
+        SourceError: a file gives no cloud, and is named: `DamagedSource` if it is cut off or of
+            another format than its name says, `NoCloudError` if it is whole, but holds no cloud or
+            several and no key. Clouds before it have been given by then.
 
-    All but the first are SourceErrors, and name the file. NaN and infinity are not looked for.
-    Memory: of `.npz` and of files that old versions of torch wrote all tensors, otherwise one.
+    NaN and infinity are not looked for. Memory: of `.npz` and of files that old versions of torch
+    wrote all tensors, otherwise one.
     """
     for source in find_sources(path):
         yield from read_source(source, key)
@@ -160,34 +138,23 @@ def read_source(source: Path, key: str | None = None) -> Iterator[Cloud]:
             return
         if source.is_dir() or is_weights:
             named = _adapter_clouds(source, key)
-        elif kind_of(source) in TENSOR_FILES:
+        else:
             tensors = open_tensors(source)
             # A file of one array has no names, so that a key can only be meant for other files.
             unnamed = len(tensors) == 1 and not tensors[0].name
             named = map(_named, select(source, tensors, None if unnamed else key))
-        else:
-            raise NoCloudError(
-                f"{source}: clouds are read from {', '.join(['.arrows', *TENSOR_FILES])}, not from "
-                f"{source.suffix or 'files without a suffix'}"
-            )
+        # checkpoint-200/adapter is step 200; what is farther up is another folder's business.
+        steps = _STEP.findall(source.name) or _STEP.findall(source.parent.name)
         for name, tensor, stored in named:
             batch = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
             for index, points in enumerate(batch):
                 label = name if len(batch) == 1 else f"{name}[{index}]"
-                yield _cloud(source, label, _step(source), points, stored)
+                yield _cloud(source, label, int(steps[-1]) if steps else None, points, stored)
 
 
 def _cloud(source: Path, label: str, step: int | None, points: Tensor, stored: str) -> Cloud:
     kept = points if points.dtype == torch.float64 else points.to(torch.float32)
     return Cloud(source, label, step, kept.contiguous(), stored)
-
-
-def _step(source: Path) -> int | None:
-    # checkpoint-200/adapter/default is step 200; what is farther up is another folder's business.
-    for name in (source.name, source.parent.name):
-        if found := _STEP.findall(name):
-            return int(found[-1])
-    return None
 
 
 def _record_clouds(path: Path) -> Iterator[Cloud]:
@@ -199,13 +166,9 @@ def _record_clouds(path: Path) -> Iterator[Cloud]:
         raise DamagedSource(str(error)) from error
     if record.damage is not None:
         warnings.warn(f"{path} {record.damage}", stacklevel=2)
-    metric = record.metadata.get("metric", "euclidean")
-    if metric != "euclidean":
-        warnings.warn(
-            f"{path} was recorded under the metric {metric}; here its points are measured by "
-            "Euclidean distances",
-            stacklevel=2,
-        )
+    if (metric := record.metadata.get("metric", "euclidean")) != "euclidean":
+        said = f"{path} was recorded under the metric {metric}; here its points are measured by"
+        warnings.warn(f"{said} Euclidean distances", stacklevel=2)
     kept = 0
     for cloud in record.clouds:
         columns = CloudColumns(record, cloud)
@@ -225,11 +188,11 @@ def _record_clouds(path: Path) -> Iterator[Cloud]:
 
 
 def _named(tensor: StoredTensor) -> _Named:
-    name, numbers = tensor.name, tensor.numbers()
-    if numbers.dim() == 2 and ("lora_A" in name or "lora_embedding_A" in name):
-        name = f"{name} rows"
-    elif numbers.dim() == 2 and ("lora_B" in name or "lora_embedding_B" in name):
-        name, numbers = f"{name} columns", numbers.T
+    name, numbers = tensor.name, tensor.numbers(...)
+    matrix = re.search("lora_(?:embedding_)?([AB])", name)
+    if numbers.dim() == 2 and matrix:
+        is_a = matrix[1] == "A"
+        name, numbers = (f"{name} rows", numbers) if is_a else (f"{name} columns", numbers.T)
     return name, numbers, tensor.stored
 
 
@@ -253,58 +216,37 @@ def _adapter_clouds(source: Path, key: str | None) -> Iterator[_Named]:
             "tensors with --key, for LoRA '*lora_A*' (rows) or '*lora_B*' (columns)"
         )
     else:
-        by_name = {tensor.name: tensor for tensor in tensors}
+        [saved] = select(weights, tensors, "prompt_embeddings", table=True)
+        by_name = {tensor.name: tensor.numbers(...) for tensor in tensors if not tensor.unfit()}
         with reading(weights, f"file of weights that fits its {_CONFIG}"):
-            yield from _virtual_tokens(weights, method, config, by_name)
+            for name, cloud in _virtual_tokens(method, config, by_name):
+                yield name, cloud, saved.stored
 
 
 def _virtual_tokens(
-    weights: Path, method: str, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
-) -> Iterator[_Named]:
-    saved = tensors.get("prompt_embeddings")
-    if saved is None or (problem := saved.unfit(dims=(2,))) is not None:
-        found = f"it holds {', '.join(tensors)}" if saved is None else f"it {problem}"
-        raise DamagedSource(
-            f"{weights}: {method} keeps a tensor prompt_embeddings (N, D), but {found}"
-        )
-
-    def setting(name: str, default: int) -> int:
-        value = default if config.get(name) is None else config[name]
-        if not isinstance(value, int) or value < 0:
-            raise DamagedSource(
-                f"{weights.parent / _CONFIG}: {name} is {value!r}; expected a whole number >= 0"
-            )
-        return value
-
-    prompt = saved.numbers()
-    count, width = prompt.shape
-    tokens = setting("num_virtual_tokens", count)
+    method: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    prompt = tensors["prompt_embeddings"]
+    tokens = int(config.get("num_virtual_tokens") or len(prompt))
     if method in PREFIXED:
-        layers = setting("num_layers", 0)
-        dim = setting("token_dim", width // max(2 * layers, 1))
-        if (count, width) != (tokens, 2 * layers * dim):
-            raise DamagedSource(
-                f"{weights}: prompt_embeddings has the shape {tuple(prompt.shape)}, but "
-                f"{_CONFIG} says {tokens} tokens of 2 × {layers} layers × {dim}"
-            )
-        clouds = prompt.reshape(tokens, 2 * layers, dim).transpose(0, 1)
+        layers = config["num_layers"]
+        clouds = prompt.reshape(tokens, 2 * layers, config["token_dim"]).transpose(0, 1)
         for index, cloud in enumerate(clouds):
             # The order of peft's past_key_values: keys and values of a layer after each other.
-            yield f"layer {index // 2} {('keys', 'values')[index % 2]}", cloud, saved.stored
+            yield f"layer {index // 2} {('keys', 'values')[index % 2]}", cloud
     elif method == "MULTITASK_PROMPT_TUNING":
         # Each task's prompt is the shared one times a product of low rank, entry by entry, in at
         # least float32, as everything that is computed.
-        factors = [tensors[f"prefix_task_{name}"].numbers() for name in ("cols", "rows")]
         columns, rows, shared = (
-            t.to(torch.promote_types(t.dtype, torch.float32)) for t in (*factors, prompt)
+            t.to(torch.promote_types(t.dtype, torch.float32))
+            for t in (tensors["prefix_task_cols"], tensors["prefix_task_rows"], prompt)
         )
         for task, both in enumerate(shared * (columns @ rows)):
             for part, cloud in enumerate(both.split(tokens)):
-                name = f"task {task}" if len(both) == tokens else f"task {task} part {part}"
-                yield name, cloud, saved.stored
+                yield f"task {task}" if len(both) == tokens else f"task {task} part {part}", cloud
     else:
         # An encoder-decoder keeps a second prompt, which peft uses in multitask tuning alone.
-        yield "prompt_embeddings", prompt[:tokens], saved.stored
+        yield "prompt_embeddings", prompt.narrow(0, 0, tokens)
 
 
 def _of_folder(folder: Path) -> Iterator[Path]:
@@ -324,29 +266,24 @@ def _of_folder(folder: Path) -> Iterator[Path]:
         # Checkpoints and the adapter repeat what lies in prompts/.
         within = [entry for entry in entries if entry.name in (_PROMPTS, CONTROL)]
     else:
-        indexes = (e for e in entries if kind_of(e) == INDEX and _can_hold_tensors(e))
+        indexes = (entry for entry in entries if entry.suffix == ".json" and _holds_tensors(entry))
         sharded = {name for index in indexes for name in shards_of(index)}
         within = [entry for entry in entries if entry.name not in sharded]
     for entry in within:
         if entry.is_dir():
             if not entry.is_symlink():
                 yield from _of_folder(entry)
-        elif _can_hold_tensors(entry):
+        elif _holds_tensors(entry):
             yield entry
 
 
-def _can_hold_tensors(file: Path) -> bool:
-    kind = kind_of(file)
-    if kind == INDEX:
-        # The name is a common one; an index that names no shards is another program's.
-        return file.name.removesuffix(INDEX).endswith((".safetensors", *TORCH_FILES))
-    if kind not in _OF_MANY:
-        return kind in TENSOR_FILES
-    try:
-        with file.open("rb") as opened:
-            return opened.read(4).startswith(_BEGIN_OF_TORCH)
-    except OSError:
-        return False
+def _holds_tensors(file: Path) -> bool:
+    if file.suffix not in (".bin", ".ckpt"):
+        return kind_of(file) in TENSOR_FILES
+    # Other programs give their files these names, too; those of torch are archives or pickles.
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        return opened.read(4).startswith((b"PK\x03\x04", b"\x80"))
+    return False
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:

