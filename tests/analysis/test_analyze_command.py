@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,14 @@ save_file = pytest.importorskip("safetensors.torch").save_file
 pytest.importorskip("tqdm")
 pytest.importorskip("pyarrow")
 
+from saved_points import points, write_record  # noqa: E402
+
 from tsloss_fast import cli  # noqa: E402
 from tsloss_fast.analysis.analyze import command, sources  # noqa: E402
 from tsloss_fast.analysis.analyze.command import ALL_COLUMNS, main  # noqa: E402
 from tsloss_fast.analysis.analyze.quantities import COLUMNS, measure  # noqa: E402
 from tsloss_fast.analysis.analyze.tensor_files import SourceError  # noqa: E402
+from tsloss_fast.analysis.relation import CAUTION  # noqa: E402
 
 
 def prompts(folder: Path, epochs: tuple[int, ...] = (0, 2, 10)) -> dict[int, torch.Tensor]:
@@ -44,22 +48,30 @@ def run(*arguments: object) -> int:
     return cli.main(["analyze", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("wide", [False, True])
 def test_the_table_has_a_row_for_each_cloud_in_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    wide: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "90")
     made = prompts(tmp_path)
     (tmp_path / "README.md").write_text("no data")
-    assert run(tmp_path) == 0
+    assert run(tmp_path, *["--wide", "--max-edge-length", "0.1"] * wide) == 0
     captured = capsys.readouterr()
     assert captured.err == ""  # no bar where standard error is no terminal, and no README
-    place, _, *lines = captured.out.splitlines()
+    place, head, *lines = captured.out.splitlines()
     assert place == f"in {tmp_path}:"
-    for line, (epoch, tensor) in zip(lines, made.items(), strict=True):
+    for line, (epoch, tensor) in zip(lines, made.items(), strict=False):
         measured, cells = measure(tensor[0]), line.split()
         assert cells[:5] == [f"soft_prompt_epoch_{epoch}.pt", str(epoch), "20", "16", "19"]
         assert cells[5] == format(measured["h0_mean_lifetime"], ".4g")
         assert cells[8] == str(measured["h1_bars"])
+        names = ("paper_h0_bars", "paper_h1_bars") if wide else ()
+        assert cells[10:12] == [str(measured[name]) for name in names]
+    # A line stands for the columns that the authors' cut makes 0 in every row.
+    zero = "0 in every row, because no edge longer than 0.1 counts: "
+    zero += "cut H0, cut H1, cut mean H0, cut entropy"
+    assert lines[len(made) :] == [zero] * wide
+    assert ("cut H0" in head) is False
 
 
 def test_the_table_fits_a_terminal_and_long_names_lose_their_beginning(
@@ -246,6 +258,41 @@ def test_files_of_points_need_no_pyarrow_and_a_record_says_that_it_does(tmp_path
     assert "topology.arrows is read by the package pyarrow, which is not installed" in said[1]
     assert said[2] == "1"
     assert [len(rows_of(tmp_path / name)) for name in ("o.csv", "r.json")] == [6, 6]
+
+
+def write_run(folder: Path, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    clouds = [points(seed=10 * seed + step) for step in range(6)]
+    write_record(folder / "topology.arrows", clouds)
+    (folder / "config.json").write_text(json.dumps({"config": {"seed": seed, "task": "reviews"}}))
+    lines = [
+        json.dumps({"kind": "eval", "step": 10 * step, "accuracy": float(cloud.norm())})
+        for step, cloud in enumerate(clouds)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+
+
+def test_of_runs_of_five_seeds_it_says_how_topology_goes_with_performance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for seed in range(5):
+        write_run(tmp_path / f"seed-{seed}", seed)
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    # A row of a record has the name of its run's folder.
+    assert said.splitlines()[2].split()[:3] == ["seed-0", "a", "0"]
+    assert "Task reviews, model unknown, 5 runs of 5 seeds: " in said
+    assert "Over the steps, mean death and accuracy: Spearman +1 (95% interval +1 to +1" in said
+    assert said.endswith(f"{CAUTION}\n")
+    shutil.copy(tmp_path / "seed-1/config.json", tmp_path / "seed-0")  # the seed of another run
+    assert run(tmp_path) == 0
+    assert CAUTION not in capsys.readouterr().out
+    (tmp_path / "seed-0/metrics.jsonl").write_text("{\n")
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "How topology goes with performance is not looked at" in said
+    assert CAUTION not in said
 
 
 def test_what_is_missing_or_cannot_be_written_is_said_before_the_work(

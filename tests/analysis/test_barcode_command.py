@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clouds import copies, gaussian
+from clouds import clusters, copies, gaussian
 from saved_tables import DIM, ROWS, assert_barcode_of, left_behind, save, table
 
+from tsloss_fast import h0_persistence
 from tsloss_fast._files import exclusive
 from tsloss_fast.analysis.table import table as searched
 from tsloss_fast.cli import main
@@ -52,6 +53,19 @@ def test_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: st
     monkeypatch.setattr(searched, "rows_of_block", lambda *args: min(real(*args), 96))
     assert main(["barcode", str(file), "--metric", metric, "--out", str(tmp_path / "o.npz")]) == 0
     assert_barcode_of(points, tmp_path / "o.npz", metric)
+
+
+def test_npy_and_gudhis_text(tmp_path: Path) -> None:
+    gudhi = pytest.importorskip("gudhi")
+    points = clusters(3, 60, 4, seed=1, width=0.1)
+    np.save(tmp_path / "points.npy", points)
+    out = tmp_path / "points.txt"
+    assert main(["barcode", str(tmp_path / "points.npy"), "--out", str(out)]) == 0
+    read = gudhi.read_persistence_intervals_in_dimension(persistence_file=str(out))
+    deaths = h0_persistence(torch.from_numpy(points)).deaths
+    np.testing.assert_allclose(read[:-1, 1], deaths, rtol=1e-12)
+    assert np.isinf(read[-1, 1])
+    assert (read[:, 0] == 0).all()
 
 
 def write_gguf(path: Path, quantised: str, big: bool = False) -> torch.Tensor:
@@ -175,7 +189,7 @@ def errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("points.csv", r"name ends in \.npy, \.npz, \.pt,"),
         ("words.npy", "expected float16"),
         ("p.npy --key a", "holds one array and no names; leave out --key"),
-        ("p.npy --out x.json", "--out: expected a name that ends in .npz, got x.json"),
+        ("p.npy --out x.json", "--out: expected a name that ends in .npz or .txt, got x.json"),
         ("p.npy --out points.csv/x.npz", "cannot write points.csv/x.npz: .* is no folder"),
         ("p.npy --block-mb 0", "--block-mb: expected a number above 0, got 0"),
         ("p.npy --threads 0", "--threads: expected a number above 0, got 0"),

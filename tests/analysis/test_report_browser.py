@@ -142,11 +142,17 @@ def test_the_map_and_the_groups_follow_the_slider(browser: Any, run: Path) -> No
     assert [note.text for note in notes] == ["recorded at step 10"] * 2
 
 
-def test_the_slider_answers_to_the_keyboard(browser: Any) -> None:
-    slider, text = (browser.find_element(By.ID, name) for name in ("step", "step-text"))
+def test_the_slider_and_the_button_answer_to_the_keyboard(browser: Any) -> None:
+    found = (browser.find_element(By.ID, name) for name in ("step", "step-text", "play"))
+    slider, text, play = found
     for key, step in ((Keys.ARROW_LEFT, 35), (Keys.HOME, 0), (Keys.END, 40)):
         slider.send_keys(key)
         assert text.text == slider.get_attribute("aria-valuetext") == f"step {step}"
+    play.send_keys(Keys.SPACE)  # from the end it begins again
+    until(browser, lambda: text.text in {f"step {step}" for step in STEPS[1:-1]})
+    assert play.get_attribute("aria-label") == "Stop"
+    play.send_keys(Keys.SPACE)
+    assert play.get_attribute("aria-label") == "Play the steps"
 
 
 def test_the_curves_show_every_run_and_where_the_slider_is(browser: Any, run: Path) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ ALL_COLUMNS: Mapping[str, type] = {
     **{"source": str, "label": str, "step": int, "stored": str},
     **COLUMNS,
 }
-# Columns on the terminal: name, heading, and how a number is written.
+# Columns on the terminal: name, heading, and how a number is written. "paper" counts no bar of
+# length 0 and the infinite one; "cut" is the same with edges of at most --max-edge-length.
 _SHOWN = (
     ("step", "step", "d"),
     ("n_points", "N", "d"),
@@ -38,6 +40,20 @@ _SHOWN = (
     ("h0_coefficient_of_variation", "CV", ".4f"),
     ("h0_persistent_entropy", "entropy", ".4f"),
     ("h1_bars", "H1 bars", "d"),
+)
+_WIDE = (
+    *_SHOWN,
+    ("h0_zero_bars", "length 0", "d"),
+    *(
+        (f"{column}_{name}", f"{heading} {what}", form)
+        for column, heading in (("paper", "paper"), ("paper_cut", "cut"))
+        for name, what, form in (
+            ("h0_bars", "H0", "d"),
+            ("h1_bars", "H1", "d"),
+            ("h0_mean_lifetime", "mean H0", ".4g"),
+            ("entropy", "entropy", ".4f"),
+        )
+    ),
 )
 _OUTPUTS = (".csv", ".json")
 _LEAST_WIDTH = 8  # of a source or a label that is shortened
@@ -71,10 +87,13 @@ def main(argv: Sequence[str]) -> int:
     # Before anything that is only shown: what was computed is not to be lost.
     if out is not None:
         _write(rows, out)
-    say(*_table(rows))
+    say(*_table(rows, cut, options.wide))
     if left_out := sum("more than" in (row["note"] or "") for row in rows):
         said = f"no H1 for {left_out} of {len(rows)} clouds: more than {options.max_points} points"
         say("", f"{said} (--max-points raises the limit)")
+    width = shutil.get_terminal_size().columns
+    for sentence in _relation(rows):
+        say("", *textwrap.wrap(sentence, width))
     if out is not None:
         say("", f"wrote {out} ({len(rows)} rows, {len(ALL_COLUMNS)} columns)")
     return 1 if skipped else 0
@@ -84,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="tsloss analyze",
         description="Measure the topology of clouds of points: exact H0 and H1 by tsloss_fast's "
-        "definitions, and with --out the numbers of the authors of TSLoss by theirs.",
+        "definitions, and beside them the numbers of the authors of TSLoss by theirs (--wide, "
+        "--out). Of runs of 5 seeds or more it also says how topology goes with performance.",
         epilog="example: tsloss analyze runs/boolean adapter/ prompts.npy -o topology.csv",
         allow_abbrev=False,
     )
@@ -97,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--key", help=f"{text}LoRA's matrices the rows of A and the columns of B are the points")
     text = f"write all columns: {', '.join(_OUTPUTS)}"
     add("-o", "--out", "--output", type=Path, metavar="FILE", help=text)
+    add("--wide", action="store_true", help="show the authors' numbers too, and whole names")
     text = "the authors' cut; their numbers without a cut are given too (default: %(default)g)"
     add("--max-edge-length", type=float, default=MAX_EDGE_LENGTH, metavar="X", help=text)
     add("--no-h1", action="store_true", help="dimension 0 only; needs no GUDHI")
@@ -154,31 +175,59 @@ def _row(cloud: Cloud, options: argparse.Namespace) -> dict[str, Any]:
     return names | {"step": cloud.step, "stored": cloud.stored} | measured
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the lines of the table, which is no wider than the terminal: long names of files and
-    labels lose their beginnings."""
+def _table(rows: Sequence[Mapping[str, Any]], cut: float, wide: bool) -> Iterator[str]:
+    """Yield the lines of the table, and one that says which columns the authors' cut made zero.
+
+    Unless it is `wide`, it is no wider than the terminal: long names lose their beginnings.
+    """
     names = [escape_invisible(row["source"]) for row in rows]
     # A relative path and an absolute one have no common folder.
     folders = {os.path.dirname(os.path.abspath(name)) for name in names}
     common = os.path.commonpath(folders)
-    yield f"in {common}:"
     sources = [os.path.relpath(name, common).removesuffix(f"/{RECORD}") for name in names]
     labels = [escape_invisible(row["label"]) for row in rows]
-    texts = [["source", *sources], *[["label", *labels]] * any(labels)]
-    numbers = []
-    for name, heading, form in _SHOWN:
+    alike = len(set(labels)) == 1
+    texts = [["source", *sources]] + [["label", *labels]] * (not alike)
+    yield f"in {common}{f', label {labels[0]}' * (alike and labels[0] != '')}:"
+    numbers, zero = [], []
+    for name, heading, form in _WIDE if wide else _SHOWN:
         values = [row[name] for row in rows]
-        if any(value is not None for value in values):
+        if name.startswith("paper_cut_") and all(value == 0 for value in values):
+            zero.append(heading)
+        elif any(value is not None for value in values):
             cells = ["-" if value is None else format(value, form) for value in values]
             width = max(map(len, [heading, *cells]))
             numbers.append([cell.rjust(width) for cell in (heading, *cells)])
+    # Labels may have half of the width that the numbers leave, sources what the labels leave.
     left = shutil.get_terminal_size().columns - sum(len(column[0]) + 2 for column in numbers)
-    longest = max((left - 2 * len(texts) + 2) // len(texts), _LEAST_WIDTH)
-    for column in texts:
+    for column, share in zip(reversed(texts), (len(texts), 1), strict=False):
+        longest = max(map(len, column)) if wide else max(left // share, _LEAST_WIDTH)
         column[:] = [text if len(text) <= longest else f"…{text[1 - longest :]}" for text in column]
         column[:] = [text.ljust(max(map(len, column))) for text in column]
+        left -= len(column[0]) + 2
     for parts in zip(*texts, *numbers, strict=True):
         yield "  ".join(parts).rstrip()
+    if zero:
+        yield f"0 in every row, because no edge longer than {cut:g} counts: {', '.join(zero)}"
+
+
+def _relation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what can be said of runs of 5 seeds or more with measured outcomes, if anything."""
+    records = dict.fromkeys(row["source"] for row in rows if row["source"].endswith(RECORD))
+    if not records:
+        return []
+    from tsloss_fast.analysis.relation import MINIMUM_SEEDS, relate
+    from tsloss_fast.analysis.runs import load_runs
+
+    if len(records) < MINIMUM_SEEDS:
+        return []
+    require("relating topology to performance", "analysis", "scipy")
+    try:
+        relation = relate(load_runs(Path(record).parent for record in records))
+    except (ValueError, RuntimeError, OSError) as error:
+        return [f"How topology goes with performance is not looked at: {one_line(str(error))}"]
+    tested = any(entry.low is not None for entry in relation.correlations)
+    return relation.sentences() if tested else []
 
 
 def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     # The folder of the table may be a cache, or not writable, so the working folder is taken.
     out = options.out or Path(f"{options.file.stem}.barcode.npz")
-    if out.suffix != ".npz":
-        raise ValueError(f"--out: expected a name that ends in .npz, got {out}")
+    if out.suffix not in (".npz", ".txt"):
+        raise ValueError(f"--out: expected a name that ends in .npz or .txt, got {out}")
     for option in ("--threads", "--processes", "--block-mb"):
         number = getattr(options, option[2:].replace("-", "_"))
         if number is not None and number < 1:
@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "a .safetensors, .gguf, .npy or torch file, or a .safetensors.index.json"
     add("file", type=Path, help=text)
     add("--key", help="the table (N, D) in it (a GGUF file's token embeddings, or the only one)")
-    text = "NAME.npz: deaths, edges and linkage (in the working folder, NAME.barcode.npz by FILE)"
+    text = "NAME.npz: deaths, edges and linkage (in the working folder, NAME.barcode.npz by FILE); "
+    text += "NAME.txt: the diagram as GUDHI reads it"
     add("-o", "--out", type=Path, help=text)
     add("--metric", choices=_METRICS, default=_METRICS[0], help="(%(default)s)")
     add("--threads", type=int, help="of each process (all cores)")

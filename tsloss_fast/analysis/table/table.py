@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -93,9 +93,8 @@ def write_barcode(options: argparse.Namespace, out: Path) -> None:
                 stack.enter_context(_held(folder, out))
         h0 = _solve(options, table, folder, peers)
         if peers.rank == 0:
-            linkage = np.asarray(single_linkage(h0)) if len(h0.deaths) else np.empty((0, 4))
             with whole_file(out) as temporary, open(temporary, "wb") as file:
-                np.savez(file, deaths=h0.deaths.numpy(), edges=h0.edges.numpy(), linkage=linkage)
+                _write(out.suffix, file, h0, table.shape[0])
             _tell(table, options.metric, h0.deaths, peers.size, time.monotonic() - start)
             say(f"wrote {out}")
         peers.agree(None)  # all are done: what is kept may go
@@ -243,6 +242,18 @@ class Work(Watch):
         if self.bar is not None:
             self.bar.n = min(self._at + part, self._units)
             self.bar.refresh()
+
+
+def _write(suffix: str, file: IO[bytes], h0: H0Persistence, points: int) -> None:
+    deaths = h0.deaths.numpy()
+    if suffix == ".txt":
+        # GUDHI's lines: dimension, birth and death, the bar that never dies among them.
+        ends = np.append(deaths, [np.inf] * (points > 0))
+        digits = "%.9g" if deaths.dtype == np.float32 else "%.17g"
+        np.savetxt(file, np.pad(ends[:, None], ((0, 0), (2, 0))), fmt=["%d", "%d", digits])
+        return
+    linkage = np.asarray(single_linkage(h0)) if len(deaths) else np.empty((0, 4))
+    np.savez(file, deaths=deaths, edges=h0.edges.numpy(), linkage=linkage)
 
 
 def _tell(table: StoredTensor, metric: str, deaths: Tensor, processes: int, seconds: float) -> None:

@@ -5,7 +5,7 @@
   const on = (target, event, action) => target.addEventListener(event, action);
   const data = JSON.parse($("data").textContent), limits = data.thresholds, shown = new Set(data.shown);
   let index = data.slider.length - 1, chosen = data.clouds.length ? data.clouds[0][0] : 0;
-  let asked = 0, views = [], panels = [], updates = [], longest = 1;
+  let timer = null, asked = 0, views = [], panels = [], updates = [], longest = 1;
 
   /* What a run shows at the slider's step: its newest record not after it. */
   const cloud = (run) => run.clouds[chosen];
@@ -116,6 +116,12 @@
     cancelAnimationFrame(asked);
     asked = requestAnimationFrame(redraw);
   }
+  function play(going) {
+    clearInterval(timer);
+    timer = going ? setInterval(() => (index + 1 < data.slider.length ? show(index + 1) : play(false)), 700) : null;
+    $("play").textContent = going ? "❚❚" : "▶";
+    $("play").setAttribute("aria-label", going ? "Stop" : "Play the steps");
+  }
   function choose(to) {
     chosen = to;
     document.querySelectorAll("[data-cloud]").forEach((box) => { box.hidden = Number(box.dataset.cloud) !== to; });
@@ -135,7 +141,15 @@
     });
     return button;
   }));
-  on($("step"), "input", () => show(Number($("step").value)));
+  $("play").hidden = data.slider.length < 2;
+  on($("step"), "input", () => {
+    play(false);
+    show(Number($("step").value));
+  });
+  on($("play"), "click", () => {
+    if (timer === null && index === data.slider.length - 1) show(0);
+    play(timer === null);
+  });
   on($("zoom"), "change", () => show(index));
   on($("cloud"), "change", () => choose(Number($("cloud").value)));
   choose(chosen);
