@@ -6,12 +6,21 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tsloss_fast._files import LOCK, HeldElsewhere, exclusive, sync, whole_file, whole_folder
+from tsloss_fast._files import (
+    LOCK,
+    HeldElsewhere,
+    check_writable,
+    exclusive,
+    sync,
+    whole_file,
+    whole_folder,
+)
 
 
 def fail_fsync(patch: pytest.MonkeyPatch, number: int, folders_only: bool) -> None:
@@ -100,3 +109,32 @@ def test_a_file_system_without_locks_is_written_to_with_a_warning(
     with warning, exclusive(tmp_path):
         (tmp_path / "file").touch()
     assert (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("check", [check_writable, lambda path: whole_file(path).__enter__()])
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(
+    check: Callable[[Path], object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(FileExistsError, match=f"{path} is a device or a pipe"):
+            check(path)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, error in (("", IsADirectoryError), ("file/below/it", NotADirectoryError)):
+        with pytest.raises(error, match=str(tmp_path / name)):
+            check_writable(tmp_path / name)
+    check_writable(tmp_path / "new" / "folder" / "file")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_the_name_of_the_users_file(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '{path}'"), whole_file(path):
+        raise OSError(number, os.strerror(number))
+    assert os.listdir(tmp_path) == []

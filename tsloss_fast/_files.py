@@ -55,6 +55,7 @@ def check_writable(path: Path) -> None:
 
     Raises:
         IsADirectoryError: `path` is a folder.
+        FileExistsError: `path` is a device or a pipe.
         NotADirectoryError: something above it is no folder.
         OSError: its folder cannot be written, such as PermissionError.
     """
@@ -63,6 +64,7 @@ def check_writable(path: Path) -> None:
             f"{path} is a folder: expected the name of the file to write, such as "
             f"{path / f'result{path.suffix}'}"
         )
+    _check_replaceable(path)
     _check_takes_files(path, path.absolute().parent)
 
 
@@ -75,6 +77,16 @@ def check_writable_folder(path: Path) -> None:
         OSError: the folder, or the one to make it in, cannot be written, such as PermissionError.
     """
     _check_takes_files(path, path.absolute())
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise FileExistsError for what a finished file must not take the place of: a device such as
+    /dev/null, a pipe, a socket."""
+    if path.exists() and not path.is_file():
+        raise FileExistsError(
+            f"{path} is a device or a pipe, and the finished file would replace it: expected the "
+            "name of a file"
+        )
 
 
 def _check_takes_files(path: Path, folder: Path) -> None:
@@ -101,6 +113,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     An error of the operating system names `path`, not the temporary file, which the user has never
     heard of.
     """
+    _check_replaceable(path)
     temporary = _temporary(path)
     try:
         # What lies there was left by a killed process, or is a link: its target may be anything.

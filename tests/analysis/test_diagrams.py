@@ -30,13 +30,23 @@ def gudhi_persistence(points: np.ndarray) -> list[tuple[int, tuple[float, float]
     return tree.persistence(min_persistence=-1)
 
 
-@pytest.mark.parametrize("n", [2, 3, 30])
+@pytest.mark.parametrize("n", [2, 3, 12, 30])
 def test_the_diagram_of_h0_is_gudhis(n: int) -> None:
     ours = h0_diagram(h0_persistence(cloud(n)).deaths)
     theirs = from_gudhi(gudhi_persistence(cloud(n)))[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     assert ours.shape == (n, 2)
+
+
+def test_one_point_is_one_bar_that_never_dies() -> None:
     assert h0_diagram(h0_persistence(cloud(1)).deaths).tolist() == [[0.0, np.inf]]
+
+
+def test_ripser_has_the_same_convention() -> None:
+    ripser = pytest.importorskip("ripser").ripser
+    theirs = ripser(cloud(20), maxdim=0)["dgms"][0]
+    ours = h0_diagram(h0_persistence(cloud(20)).deaths)
+    np.testing.assert_allclose(ours, theirs[np.argsort(theirs[:, 1])], rtol=1e-6)
 
 
 def test_persim_takes_the_diagrams() -> None:
@@ -57,6 +67,13 @@ def test_gudhis_persistence_goes_to_diagrams_and_back() -> None:
     lengths = [death - birth for dimension, (birth, death) in back if dimension == 0]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == np.inf
+
+
+def test_gudhi_draws_what_to_gudhi_gives() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    axes = figure().subplots()
+    gudhi.plot_persistence_barcode(to_gudhi(from_gudhi(gudhi_persistence(cloud(10)))), axes=axes)
+    assert len(axes.patches) + len(axes.lines) + len(axes.collections) > 0
 
 
 def test_empty_and_missing_dimensions_are_empty_arrays() -> None:
@@ -117,6 +134,29 @@ def test_the_transformer_says_what_it_takes() -> None:
     assert (tags.input_tags.two_d_array, tags.input_tags.three_d_array) == (False, True)
     failed = [c for c in checks.check_estimator(RipsH0(), on_fail=None) if c["status"] == "failed"]
     assert failed == []
+
+
+@pytest.mark.parametrize("sizes", [(5, 9), (5, 5), (1,)])
+def test_set_output_gives_the_table_of_gudhis_transformer(sizes: tuple[int, ...]) -> None:
+    pandas = pytest.importorskip("pandas")
+    from gudhi.sklearn.rips_persistence import RipsPersistence
+    from sklearn import config_context
+    from sklearn.base import clone
+
+    clouds = [cloud(n, n) for n in sizes]
+    asked = clone(RipsH0(infinite=True).set_output(transform="pandas"))
+    theirs = RipsPersistence(homology_dimensions=[0]).set_output(transform="pandas")
+    with config_context(transform_output="pandas"):
+        ours = [asked.transform(clouds), RipsH0(infinite=True).fit_transform(clouds)]
+        assert isinstance(RipsH0().set_output(transform="default").transform(clouds), list)
+    expected = theirs.fit_transform(clouds)
+    for table in ours:
+        assert isinstance(table, pandas.DataFrame)
+        assert list(table.columns) == list(expected.columns) == ["H0"]
+        for a, b in zip(table["H0"], expected["H0"], strict=True):
+            np.testing.assert_allclose(a, np.sort(np.asarray(b), 0), rtol=1e-6)
+    assert asked.transform([]).shape == (0, 1)
+    assert isinstance(RipsH0().transform(clouds), list)
 
 
 @pytest.mark.parametrize("kind", [torch.from_numpy, np.asarray])

@@ -189,6 +189,14 @@ def test_curves_are_the_quantities_asked_for_and_the_control_is_dashed(
     assert shown == [NAMES, ["always the most frequent answer 0.60", untuned]]
 
 
+def test_the_rates_without_tuning_are_the_mean_over_the_runs(pair: Path, draw: Draw) -> None:
+    log = pair / "control" / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"majority_rate": 0.6', '"majority_rate": 0.2'))
+    figure = draw("curves", pair, "--quantity", "accuracy")
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert "always the most frequent answer 0.40" in labels
+
+
 def test_dimension_one_is_drawn_where_it_was_recorded(
     tmp_path: Path, draw: Draw, saved_figures: list[Figure], capsys: Any
 ) -> None:
@@ -234,8 +242,10 @@ def test_errors_say_what_there_is(
         (["curves", run, *out, "--step", 1], "the curves show all of them"),
         (["map", run, *out, "--quantity", "ce"], "a map has none"),
         (["map", run, "-o", tmp_path / "a.gif"], "ends in .png, .svg or .pdf"),
-        (["map", run, *out, "--dpi", 0], "expected a number above 0"),
-        (["map", run, *out, "--width", "nan"], "expected a number above 0"),
+        (["map", run, *out, "--dpi", 0], "expected a number from 10 to 2400, got 0"),
+        (["map", run, *out, "--dpi", 1e9], "expected a number from 10 to 2400"),
+        (["map", run, *out, "--width", "nan"], "expected a number from 1 to 60, got nan"),
+        (["map", run, *out, "--width", 0.01], "expected a number from 1 to 60"),
         (["pie", run, *out], "invalid choice: 'pie'"),
         # Before the runs are read, of which there is none here.
         (["all", tmp_path, "-o", tmp_path / "f.png"], "f-map.png is a folder"),

@@ -1,7 +1,8 @@
 """Barcodes in the conventions of GUDHI, ripser, persim and scikit-learn.
 
-A *list of diagrams* is what ripser.py returns and persim takes: an (n, 2) array of births and
-deaths by dimension. A *persistence* is what GUDHI returns: pairs (dimension, (birth, death)).
+A *list of diagrams* is what ripser.py returns and persim takes: for each dimension an (n, 2) array
+of births and deaths, an infinite death being `inf`. A *persistence* is what GUDHI's `SimplexTree.
+persistence()` returns: pairs (dimension, (birth, death)).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tsloss_fast import h0_persistence
 from tsloss_fast._batch import as_tensor
 
 try:
+    from sklearn import get_config
     from sklearn.base import BaseEstimator, TransformerMixin
 except ImportError as error:
     raise ModuleNotFoundError(
@@ -49,7 +51,10 @@ def h0_diagram(
     """
     found = deaths.detach().cpu().numpy() if isinstance(deaths, Tensor) else np.asarray(deaths)
     if found.ndim != 1:
-        raise ValueError(f"deaths: expected shape (N-1,), the bars of one cloud, got {found.shape}")
+        raise ValueError(
+            f"deaths: expected shape (N-1,), the bars of one cloud, got {found.shape}; take one "
+            "cloud of the batch"
+        )
     if not zero_length:
         found = found[found > 0]
     if infinite:
@@ -70,12 +75,11 @@ def to_gudhi(diagrams: Sequence[np.ndarray]) -> list[tuple[int, tuple[float, flo
         >>> to_gudhi([np.array([[0.0, 1.0], [0.0, np.inf]])])
         [(0, (0.0, inf)), (0, (0.0, 1.0))]
     """
-    found = []
-    for dimension, diagram in enumerate(diagrams):
-        bars = np.asarray(diagram, dtype=np.float64)
-        if bars.size and (bars.ndim != 2 or bars.shape[1] != 2):
-            raise ValueError(f"diagrams: expected arrays of shape (n, 2), got {bars.shape}")
-        found += [(dimension, (birth, death)) for birth, death in bars.tolist()]
+    found = [
+        (dimension, (float(birth), float(death)))
+        for dimension, diagram in enumerate(diagrams)
+        for birth, death in _checked(diagram)
+    ]
     return sorted(found, key=lambda bar: (-bar[0], -(bar[1][1] - bar[1][0]), bar[1][0]))
 
 
@@ -108,12 +112,13 @@ def from_gudhi(
             ) from None
         bars.setdefault(int(dimension), []).append((float(birth), float(death)))
     highest = max(bars, default=-1) + 1
-    count = highest if dimensions is None else dimensions
-    if min(bars, default=0) < 0 or highest > count:
-        raise ValueError(f"persistence: dimensions {sorted(bars)} do not fit in {count} diagrams")
+    if min(bars, default=0) < 0 or (dimensions is not None and highest > dimensions):
+        raise ValueError(
+            f"persistence: dimensions {sorted(bars)} do not fit in {dimensions} diagrams"
+        )
     return [
         np.array(sorted(bars.get(d, []), key=lambda bar: (bar[1], bar[0]))).reshape(-1, 2)
-        for d in range(count)
+        for d in range(highest if dimensions is None else dimensions)
     ]
 
 
@@ -121,7 +126,9 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The exact 0-dimensional Rips diagrams of clouds, as a scikit-learn transformer.
 
     It stands where `gudhi.sklearn.rips_persistence.RipsPersistence(homology_dimensions=0)` would,
-    in a pipeline with `gudhi.representations` for example. Nothing is fitted.
+    in a pipeline with `gudhi.representations` for example. Nothing is fitted. After
+    `set_output(transform="pandas")` the diagrams are the column "H0" of a table, as GUDHI has them
+    for `homology_dimensions=[0]`.
 
     Args:
         metric: as in `h0_persistence`.
@@ -147,7 +154,7 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> RipsH0:
         return self
 
-    def transform(self, X: Sequence[Any]) -> list[np.ndarray]:
+    def transform(self, X: Sequence[Any]) -> Any:
         """The list of diagrams (n, 2) of clouds (N, D), each an array or tensor of any size; or of
         (B, N, D).
 
@@ -158,7 +165,7 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for k, cloud in enumerate(clouds):
             if not cloud.isfinite().all():
                 raise ValueError(f"X: cloud {k} contains NaN or infinity; remove such points")
-        return [
+        diagrams = [
             # No points, no bars: not even the infinite one.
             h0_diagram(
                 h0_persistence(cloud.detach(), self.metric).deaths,
@@ -167,6 +174,19 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
             for cloud in clouds
         ]
+        # scikit-learn makes its table of what is returned here, in which a diagram is one entry.
+        own: dict[str, str] = getattr(self, "_sklearn_output_config", {})
+        container = own.get("transform", get_config()["transform_output"])
+        if container == "default":
+            return diagrams
+        column = np.empty((len(diagrams), 1), dtype=object)
+        for k, diagram in enumerate(diagrams):
+            column[k, 0] = diagram
+        return column
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """The name of the one column of the table that `set_output` asks for."""
+        return np.array(["H0"], dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -178,3 +198,12 @@ class RipsH0(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _checked(diagram: Any) -> np.ndarray:
+    found = np.asarray(diagram, dtype=np.float64)
+    if found.size == 0:
+        return found.reshape(0, 2)
+    if found.ndim != 2 or found.shape[1] != 2:
+        raise ValueError(f"diagrams: expected arrays of shape (n, 2), got {found.shape}")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from tsloss_fast._terminal import CommandParser, require, say
 from tsloss_fast.analysis.plots import KINDS
 
 __all__ = ["main"]
+
+# Smaller figures have no room for their axes; larger ones do not fit in memory.
+_INCHES = (1, 60)
 
 ALL = {"all": "a figure of each kind: pages of FILE.pdf, or FILE-barcode.png, …"}
 
@@ -26,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--quantity chooses the curves; a {kind} has none")
     if given["step"] is not None and kind == "curves":
         parser.error("--step chooses a step; the curves show all of them")
-    require("tsloss plot", "analysis", "matplotlib", "scipy")
+    require("tsloss plot", "analysis", "matplotlib", "scipy", "pyarrow")
     from tsloss_fast.analysis.plots.figure import write_figure
 
     written = write_figure(out, kind, given.pop("runs"), **given)
@@ -62,17 +66,21 @@ def _parser() -> argparse.ArgumentParser:
         "be given several times",
     )
     add("--title", metavar="TEXT", help="above the figure")
-    for name, default, text in (
-        ("dpi", 300.0, "dots an inch, of .png (default: 300)"),
-        ("width", None, "inches (default: 3.4, of `all`, or for each panel in a row)"),
-        ("height", None, "inches (default: as the panels need)"),
+    for name, default, ends, text in (
+        ("dpi", 300.0, (10, 2400), "dots an inch, of .png (default: 300)"),
+        ("width", None, _INCHES, "inches (default: 3.4, of `all`, or for each panel in a row)"),
+        ("height", None, _INCHES, "inches (default: as the panels need)"),
     ):
-        add(f"--{name}", type=_positive, default=default, metavar="X", help=text)
+        kind = functools.partial(_number, *ends)
+        add(f"--{name}", type=kind, default=default, metavar="X", help=text)
     return parser
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+def _number(least: float, most: float, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"expected a number from {least} to {most}, got {text}")
     return value

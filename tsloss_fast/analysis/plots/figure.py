@@ -241,7 +241,11 @@ class _Figures:
         label = f"{style.homology(1)}: {label_of(column)}" if dimension else label_of(column)
         axes.set_ylabel(textwrap.fill(label, 22), parse_math=False)
         # Rates that need no tuning, without which an accuracy cannot be judged.
-        reference = next(iter(self.runs.values())).reference if quantity == "accuracy" else {}
+        # Runs of several seeds have several rates, as their items differ: their mean is drawn.
+        runs = self.runs.values() if quantity == "accuracy" else ()
+        known = {name: [r.reference[name] for r in runs if r.reference.get(name) is not None]
+                 for name in RATES}  # fmt: skip
+        reference = {name: float(np.mean(rates)) for name, rates in known.items() if rates}
         rates = [
             axes.axhline(
                 reference[name], label=f"{text} {reference[name]:.2f}", color=style.GREY,
