@@ -371,9 +371,3 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(SourceError, match="does not fit into memory") as caught:
         list(read_clouds(path))
     assert not isinstance(caught.value, DamagedSource)
-
-
-def test_a_key_for_an_array_without_a_name_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", points().numpy())
-    with pytest.raises(NoCloudError, match="one array, which has no name: leave out --key w"):
-        list(read_clouds(tmp_path / "x.npy", "w"))
