@@ -127,8 +127,6 @@ def select(
     what, shapes = ("table", "(N, D)") if table else ("cloud", "(N, D) or (B, N, D)")
     dims, named, called = (2,) if table else (2, 3), tensors, ""
     if key is not None:
-        if not any(tensor.name for tensor in tensors):
-            raise NoCloudError(f"{path} holds one array, which has no name: leave out --key {key}")
         # A name may itself hold the characters of a pattern.
         named = [tensor for tensor in tensors if tensor.name == key]
         named = named or [tensor for tensor in tensors if fnmatch.fnmatchcase(tensor.name, key)]
