@@ -20,7 +20,7 @@ from tsloss_fast.analysis.words import label_of
 
 __all__ = ["CAUTION", "MINIMUM_SEEDS", "Correlation", "Relation", "mean_interval", "relate"]
 
-CAUTION = "Correlation is not cause: over the steps, training alone moves both."
+CAUTION = "Correlation is not cause."
 MINIMUM_SEEDS = 5
 QUANTITIES = (
     *("mean_lifetime", "max_lifetime", "total_persistence", "coefficient_of_variation"),
@@ -178,12 +178,10 @@ def _sentences(
     ):
         tested = [entry for entry in entries if entry.view == view and entry.low is not None]
         claims = f"{sum(entry.claim for entry in tested)} of {len(tested)} intervals exclude zero"
-        counts = sorted({entry.seeds for entry in tested})
-        seeds = " to ".join(str(n) for n in dict.fromkeys([*counts[:1], *counts[-1:]]))
+        seeds = " or ".join(str(n) for n in sorted({entry.seeds for entry in tested}))
         none = f"fewer than {MINIMUM_SEEDS} seeds have values that vary, so there is no interval"
-        views.append(
-            f"over the {view}, " + (f"{claims} ({seeds} seeds), but {but}" if tested else none)
-        )
+        said = f"{claims} ({seeds} seeds), but {but}" if tested else none
+        views.append(f"over the {view}, {said}")
     yield f"{runs}: {'; '.join(views)}."
     for entry in (entry for entry in entries if entry.claim):
         names = f"{label_of(entry.quantity)} and {label_of(entry.outcome)}"

@@ -126,24 +126,13 @@ def answer(
         groups: as `methods` returns them.
         verdicts: of each run, with its kind; the result where nothing can be compared.
     """
-    pairs = [(group["name"], *_pairs(ends, group["whole"])) for group in groups]
+    pairs = [(group["name"], *_pairs(ends, group)) for group in groups]
     compared = [(name, fair) for name, fair, _ in pairs if fair]
     results = [f"{name}: " * (len(compared) > 1) + _compared(fair) for name, fair in compared]
     one = len({fair[0][0].run.subject for _, fair in compared}) == 1
     limits = [MEANING] * any(INTERVAL in text for text in results)
     limits += [LIMITS[len(fair) > 1].format("this" if one else "the same") for _, fair in compared]
-    limits += [
-        f"The run {visible(end.run.name, 80)} and its control are not compared: {why}."
-        for _, _, unfair in pairs
-        for end, why in unfair
-    ]
-    limits += [
-        f"The run {visible(ends[k].run.name, 80)} is left out of the means: its record or log ends "
-        "before those of other seeds."
-        for group in groups
-        for k in group["runs"]
-        if k not in group["whole"]
-    ]
+    limits += [sentence for _, _, why in pairs for sentence in why]
     if not any(end.run.control for end in ends):
         limits.append(
             "None of these runs is a control with cross-entropy alone, so what the loss did cannot "
@@ -161,20 +150,19 @@ def answer(
     return [*(results or [f"{verdicts[0][0]}."]), *dict.fromkeys(limits)]
 
 
-def _pairs(
-    ends: Sequence[Ending], group: Sequence[int]
-) -> tuple[list[Pair], list[tuple[Ending, str]]]:
-    """The runs of a method with their controls, and those that cannot be compared, with why."""
-    of_run = {id(end.run): end for end in ends}
-    fair: list[Pair] = []
-    unfair: list[tuple[Ending, str]] = []
-    for end in (ends[k] for k in group):
+def _pairs(ends: Sequence[Ending], group: Mapping[str, Any]) -> tuple[list[Pair], list[str]]:
+    """The runs of a method with their controls, and why others are not compared."""
+    of_run, fair, why = {id(end.run): end for end in ends}, [], []
+    for k in group["runs"]:
+        end, name = ends[k], f"The run {visible(ends[k].run.name, 80)}"
         control = of_run.get(id(control_of(end.run, [each.run for each in ends])))
-        if control is not None and (why := _obstacle(end, control)):
-            unfair.append((end, why))
+        if k not in group["whole"]:
+            why.append(f"{name} is left out of the means: other seeds have later records or logs.")
+        elif control is not None and (reason := _obstacle(end, control)):
+            why.append(f"{name} and its control are not compared: {reason}.")
         elif control is not None:
             fair.append((end, control))
-    return fair, unfair
+    return fair, why
 
 
 def _obstacle(end: Ending, control: Ending) -> str:
@@ -185,16 +173,14 @@ def _obstacle(end: Ending, control: Ending) -> str:
         return f"they differ in {visible(listed(settings), 200)}"
     if end.step != control.step:
         return f"their records end at the steps {end.step} and {control.step}"
-    for each, name in ((end, "its own"), (control, "its control's")):
+    for each, whose in ((end, "the run"), (control, "the control")):
         if each.lack:
-            return f"{name} last record has {each.lack}"
+            return f"the last record of {whose} has {each.lack}"
     for name in ("accuracy", "ce"):
         at, other = (each.evaluated.get(name) for each in (end, control))
         if at != other:
-            only = (
-                "in only one of them" if None in (at, other) else f"at the steps {at} and {other}"
-            )
-            return f"{QUANTITIES[name]['label']} was last measured {only}"
+            when = f"at the steps {at} and {other}" * (None not in (at, other))
+            return f"{QUANTITIES[name]['label']} was last measured {when or 'in only one of them'}"
     return ""
 
 
@@ -348,7 +334,7 @@ def pair_table(
 ) -> dict[str, Any] | None:
     """The difference between each run and its control, by seed, with mean and interval; None if no
     method has two seeds with a control."""
-    fair = [(group["name"], _pairs(ends, group["whole"])[0]) for group in groups]
+    fair = [(group["name"], _pairs(ends, group)[0]) for group in groups]
     found = [(name, pairs) for name, pairs in fair if len(pairs) > 1]
     rows, links = [], []
     for name, pairs in found:

@@ -105,6 +105,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
 
     told = {c: {k: card(k, c) for k in range(len(runs)) if c in courses[k]} for c in titles}
     verdicts = [_overall([(titles[c], told[c][k]) for c in courses[k]]) for k in range(len(runs))]
+    method = WORDS["names"] * any(names) + WORDS["method"]
     ends = [Ending.of(run, [*had.values()]) for run, had in zip(runs, courses, strict=True)]
     return {
         "title": TITLE,
@@ -119,13 +120,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
             for place, (cloud, title) in enumerate(titles.items())
         ],
         "relation": _relation(runs),
-        "notes": [
-            *notes,
-            *missing,
-            *WORDS["names"] * any(names),
-            *WORDS["method"],
-            f"Made by tsloss_fast {__version__}.",
-        ],
+        "notes": [*notes, *missing, *method, f"Made by tsloss_fast {__version__}."],
         "data": _embedded(data),
     }
 

@@ -53,8 +53,8 @@ def methods(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the methods, each with the indices of its `runs`, its `colour` (greys for controls),
     its `dash`, a `name` that no other has, and those of its runs that are `whole`.
 
-    Those reach as far as any of the method, in their records and logs. The means are made of them
-    alone, because one that was cut off ends at another step.
+    A whole run has the last record and the last log of its method. The means are made of whole runs
+    alone, because a run that was cut off ends at another step.
     """
     groups: list[dict[str, Any]] = []
     members = group_runs(runs)
@@ -78,21 +78,19 @@ def methods(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _method_name(runs: Sequence[Run], tuned: Sequence[Run]) -> str:
     """The name of the method of some runs, with the settings that tell it from others."""
     config, name = runs[0].config, runs[0].name
-    if "loss" not in config:
-        return visible(name, 120)
-    if len(runs) > 1:
+    if len(runs) > 1 and "loss" in config:
         name = "control: " * runs[0].control + describe(config["loss"], config["weight"])
-    alike = [run for run in tuned if run.config["loss"] == config["loss"]]
+    alike = [run for run in tuned if run.config["loss"] == config.get("loss")]
     apart = settings_that_vary(tuned, OF_THE_SEED | OF_THE_LOSS)
     apart += settings_that_vary(alike, OF_THE_SEED | {"loss", "weight", *apart})
-    values = [f"{setting} {shorten(str(config.get(setting)), 24)}" for setting in apart]
-    return visible(", ".join([name, *values]), 120)
+    known = [f"{key} {shorten(str(config[key]), 24)}" for key in apart if key in config]
+    return visible(", ".join([name, *known]), 120)
 
 
 def _reach(run: Run) -> list[int]:
     """The last step of the record and of each measured quantity, -1 for one without any."""
-    logs = [run.measured[name].steps if name in run.measured else [] for name in MEASURED]
-    return [max(steps, default=-1) for steps in (run.record.steps().tolist(), *logs)]
+    logs = [run.measured[name].steps.max() if name in run.measured else -1 for name in MEASURED]
+    return [int(run.record.steps().max()), *map(int, logs)]
 
 
 def page_data(
@@ -149,8 +147,7 @@ def _cloud(record: TopologyRecord, cloud: int, slider: Sequence[int]) -> dict[st
     said = f"No loop was found in {counted(len(loops), 'record')}"
     said = said if len(loops) else "Loops were not recorded"
     if points < few:
-        said += f": {counted(points, 'token')} can hardly have a loop; from about {few} on they say"
-        said += " something"
+        said += f": {counted(points, 'token')} can hardly have a loop; from about {few} on they do"
     return entry | {"no_h1": f"{said}."}
 
 

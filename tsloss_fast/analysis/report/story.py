@@ -67,8 +67,10 @@ class Course:
     def lack(self) -> str:
         """Return why the last record has no coefficient of variation; empty where it has one."""
         if not self.known[-1]:
-            return "no bars (fewer than two tokens)" if self.finite[-1] else "not finite"
-        return "all bars of length 0" if self.mean[-1] == 0 else ""
+            none = "no bars (fewer than two tokens)"
+            return none if self.finite[-1] else "deaths that are not finite"
+        known = np.isfinite(self.variation[-1])
+        return "" if known else "bars of length 0 only" if self.mean[-1] == 0 else "no mean death"
 
     def rules(self) -> list[dict[str, Any]]:
         """Return the rules in the order to read them; the first three make the verdict.
