@@ -107,7 +107,7 @@ def test_a_config_of_another_program_is_left_alone(folder: Path, content: object
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"config": {"lo', b"\xff\x00", b"[" * 100_000], ids=str.format
+    "content", [b"", b'{"config": {"lo', b"\xff\x00", b"[" * 100_000], ids=len
 )
 def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
