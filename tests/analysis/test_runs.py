@@ -106,9 +106,7 @@ def test_a_config_of_another_program_is_left_alone(folder: Path, content: object
     assert (run.config, run.name) == ({}, folder.name)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"config": {"lo', b"\xff\x00", b"[" * 100_000], ids=len
-)
+@pytest.mark.parametrize("content", [b"", b'{"config": {"lo', b"\xff\x00", b"[" * 100_000], ids=len)
 def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json is damaged \(.*delete it to go on without"):

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from tsloss_fast._files import read_json_lines
-from tsloss_fast._terminal import escape_invisible
+from tsloss_fast._terminal import escape_invisible, shorten
 from tsloss_fast.analysis.record import CONTROL, RECORD, RecordError
 from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
 from tsloss_fast.analysis.words import LOSSES
 
 __all__ = [
-    "OF_THE_LOSS", "OF_THE_SEED", "Run", "Series", "control_of", "describe", "group_runs",
-    "load_run", "load_runs", "settings_that_vary",
+    "OF_THE_LOSS", "Run", "Series", "control_of", "describe", "group_runs", "load_run", "load_runs",
+    "method_name", "settings_that_vary",
 ]  # fmt: skip
 
 # Settings in which a run and its control may differ, and those in which two seeds of one method
 # may: items and initial tokens are drawn with the seed.
 OF_THE_LOSS = {"loss", "weight", "connectivity", "redundancy", "compactness", "loops", "device"}
-OF_THE_SEED = {"seed", "task_digest", "tokens_digest", "device", "checkpoint_every", "eval_every"}
+_OF_THE_SEED = {"seed", "task_digest", "tokens_digest", "device", "checkpoint_every", "eval_every"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def group_runs(runs: Sequence[Run]) -> list[list[int]]:
     groups: list[list[int]] = []
     for index, run in enumerate(runs):
         for group in groups:
-            same = _settings(runs[group[0]], OF_THE_SEED) == _settings(run, OF_THE_SEED)
-            if same and run.seed not in [None, *(runs[k].seed for k in group)]:
+            other = settings_that_vary([runs[group[0]], run], _OF_THE_SEED)
+            if not other and run.seed not in [None, *(runs[k].seed for k in group)]:
                 group.append(index)
                 break
         else:
@@ -134,15 +134,24 @@ def group_runs(runs: Sequence[Run]) -> list[list[int]]:
     return groups
 
 
-def _settings(run: Run, but_for: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in run.config.items() if name not in but_for}
-
-
 def describe(loss: str, weight: float) -> str:
     """What a run's loss is, in words."""
     if loss == "ce":
         return "cross-entropy alone"
     return f"cross-entropy + {weight:g} × {LOSSES.get(loss, loss)}"
+
+
+def method_name(runs: Sequence[Run], others: Sequence[Run]) -> str:
+    """Return the name of the method of some runs, with the settings that differ in other runs."""
+    config, name = runs[0].config, runs[0].name
+    if len(runs) > 1 and "loss" in config:
+        name = "control: " * runs[0].control + describe(config["loss"], config["weight"])
+    tuned = [run for run in others if "loss" in run.config]
+    alike = [run for run in tuned if run.config["loss"] == config.get("loss")]
+    apart = settings_that_vary(tuned, _OF_THE_SEED | OF_THE_LOSS)
+    apart += settings_that_vary(alike, _OF_THE_SEED | {"loss", "weight", *apart})
+    known = [f"{key} {shorten(str(config[key]), 24)}" for key in apart if key in config]
+    return ", ".join([name, *known])
 
 
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:

@@ -18,7 +18,7 @@ from tsloss_fast.analysis.relation import mean_interval
 from tsloss_fast.analysis.report.names import visible
 from tsloss_fast.analysis.report.story import VARIATION, Course, capital, listed, moved, number
 from tsloss_fast.analysis.runs import OF_THE_LOSS, Run, control_of, settings_that_vary
-from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, label_of
+from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, WORDS, label_of
 
 __all__ = ["Ending", "answer", "facts", "newcombe", "pair_table", "run_table"]
 
@@ -141,10 +141,8 @@ def answer(
     for end in ends:
         steps = end.run.config.get("steps")
         if isinstance(steps, int) and end.step < steps:
-            name = visible(end.run.name, 80)
-            limits.append(
-                f"The run {name} ends at step {end.step}, although {steps} were to be run."
-            )
+            name = f"The run {visible(end.run.name, 80)}"
+            limits.append(f"{name} ends at step {end.step}, although {steps} were to be run.")
     if not results and len(ends) > 1:
         results = [f"The table shows how these {len(ends)} runs ended; no two can be compared."]
     return [*(results or [f"{verdicts[0][0]}."]), *dict.fromkeys(limits)]
@@ -280,12 +278,7 @@ def run_table(
     known = [name for name in COLUMNS if any(np.isfinite(end.values[name]) for end in ends)]
     columns = [{"title": "Run", "says": ""}]
     columns += [{"title": capital(label_of(c)), "says": QUANTITIES[c]["says"]} for c in known]
-    columns += [
-        {
-            "title": "Verdict",
-            "says": "Whether the prompt is healthy, by the first three rules of each run below.",
-        }
-    ]
+    columns += [{"title": "Verdict", "says": WORDS["verdict"]}]
 
     def row(look: Mapping[str, Any], runs: Sequence[int]) -> dict[str, Any]:
         kinds = [verdicts[k][1] for k in runs]

@@ -12,20 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tsloss_fast._terminal import counted, shorten
+from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.plane import principal_plane
 from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.report.names import VocabularyNames, in_embedding_space, visible
 from tsloss_fast.analysis.report.story import VARIATION, capital, number
-from tsloss_fast.analysis.runs import (
-    OF_THE_LOSS,
-    OF_THE_SEED,
-    Run,
-    Series,
-    describe,
-    group_runs,
-    settings_that_vary,
-)  # fmt: skip
+from tsloss_fast.analysis.runs import Run, Series, group_runs, method_name
 from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, label_of
 
 __all__ = ["methods", "page_data", "thin"]
@@ -58,8 +50,7 @@ def methods(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     groups: list[dict[str, Any]] = []
     members = group_runs(runs)
-    tuned = [runs[k] for k, *_ in members if "loss" in runs[k].config]
-    names = [_method_name([runs[k] for k in indices], tuned) for indices in members]
+    names = [visible(method_name([runs[k] for k in each], runs), 120) for each in members]
     for indices, name in zip(members, names, strict=True):
         control = runs[indices[0]].control
         if names.count(name) > 1:
@@ -73,18 +64,6 @@ def methods(runs: Sequence[Run]) -> list[dict[str, Any]]:
         whole = [k for k in indices if reach[k] == max(reach.values())]
         groups.append(look | {"runs": indices, "whole": whole})
     return groups
-
-
-def _method_name(runs: Sequence[Run], tuned: Sequence[Run]) -> str:
-    """The name of the method of some runs, with the settings that tell it from others."""
-    config, name = runs[0].config, runs[0].name
-    if len(runs) > 1 and "loss" in config:
-        name = "control: " * runs[0].control + describe(config["loss"], config["weight"])
-    alike = [run for run in tuned if run.config["loss"] == config.get("loss")]
-    apart = settings_that_vary(tuned, OF_THE_SEED | OF_THE_LOSS)
-    apart += settings_that_vary(alike, OF_THE_SEED | {"loss", "weight", *apart})
-    known = [f"{key} {shorten(str(config[key]), 24)}" for key in apart if key in config]
-    return visible(", ".join([name, *known]), 120)
 
 
 def _reach(run: Run) -> list[int]:
