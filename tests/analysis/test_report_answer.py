@@ -198,11 +198,15 @@ def test_of_several_results_each_begins_with_what_tells_it_from_the_others() -> 
 
 
 def test_no_two_methods_have_one_name() -> None:
-    # The controls of two weights have the same settings and seeds, and even the same folders.
+    # Each group has the settings, seeds and names of folders of the other two.
     runs = [end(seed=seed).run for seed in (0, 1, 0, 1, 0, 1)]
     names = [group["name"] for group in methods(runs)]
     assert names[0] == "cross-entropy + 10 × TSLoss, from seed-000"
     assert len(set(names)) == len(names) == 3
+    # Two losses are told apart by their names, and by the settings that are not of the loss.
+    both = [changed(end(loss), **more).run for loss, more in (("tsloss", {"lr": 1}), ("l2", {}))]
+    names = [group["name"] for group in methods([*both, changed(end("l2", 1), lr=2).run])]
+    assert names == ["tsloss 0, lr 1", "l2 0", "l2 1, lr 2"]
 
 
 def test_a_run_that_was_cut_off_is_in_no_mean_and_is_named() -> None:

@@ -191,7 +191,7 @@ def test_few_runs_claim_nothing_of_others_and_five_seeds_have_intervals(
     assert sum(row["claim"] for row in relation["rows"]) > 0
     text = " ".join(relation["sentences"])
     assert " Spearman " not in text
-    # What no other part of the page explains is explained here, once.
+    # The section explains the words that no other part of the page explains.
     assert text.count("Spearman’s coefficient says") == 1
     assert "Wasserstein distance to the first barcode: Sum of the changes of all bars" in text
     assert all(row["low"] <= row["coefficient"] <= row["high"] for row in relation["rows"])
