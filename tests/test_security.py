@@ -161,7 +161,7 @@ class Terminal(io.StringIO):
         ("analyze", ".", "--no-h1", "-o", f"{NASTY[6]}.csv"),
         ("barcode", f"{NASTY[6]}.npy"),
         ("plot", "curves", "run", "-o", f"{NASTY[6]}.png"),
-        ("report", "run", "--no-model", "-o", NASTY[6]),
+        ("report", "run", "--no-model", "-o", f"{NASTY[6]}.html"),
     ],
     ids=lambda arguments: arguments[0],
 )

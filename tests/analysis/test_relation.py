@@ -178,8 +178,11 @@ def test_claims_are_put_into_words_and_what_chance_alone_would_give_is_said() ->
     strong = relate(random_runs(8, slope=3.0), outcomes=[Y])
     assert entry(strong, "steps").claim
     first, *claims, last = strong.sentences()
-    assert first.startswith("Task reviews, model smollm2, 8 runs of 8 seeds: 2 of 2 intervals")
-    assert first.endswith("; about 0.1 would by chance alone.")
+    assert first == (
+        "Task reviews, model smollm2, 8 runs of 8 seeds: over the steps, 1 of 1 intervals exclude "
+        "zero (8 seeds), but training alone moves both; over the runs, 1 of 1 intervals exclude "
+        "zero (8 seeds), but by chance alone one in twenty would, and more with so few seeds."
+    )
     assert claims[0].startswith("Over the steps, mean death and accuracy: Spearman +0.")
     assert last == CAUTION
     for low, high, claim in ((-0.9, -0.1, True), (0.0, 0.9, False), (-0.9, 0.0, False)):
@@ -187,6 +190,21 @@ def test_claims_are_put_into_words_and_what_chance_alone_would_give_is_said() ->
     none = relate(random_runs(8, slope=0.0, seed=8), outcomes=[Y])
     assert not any(found.claim for found in none.correlations)
     assert len(none.sentences()) == 2
+
+
+def test_a_view_without_an_interval_and_runs_without_a_measurement_say_so() -> None:
+    once = relate([make_run({0: float(i)}, {0: float(i)}, seed=i) for i in range(6)], [X], [Y])
+    assert once.sentences()[0] == (
+        "Task reviews, model smollm2, 6 runs of 6 seeds: over the steps, fewer than 5 seeds have "
+        "values that vary, so there is no interval; over the runs, 1 of 1 intervals exclude zero "
+        "(6 seeds), but by chance alone one in twenty would, and more with so few seeds."
+    )
+    never = relate([make_run({0: float(i)}, {}, seed=i) for i in range(6)], [X], [Y])
+    assert never.sentences() == [
+        "Task reviews, model smollm2, 6 runs of 6 seeds: nothing was measured, so there is nothing "
+        "to relate.",
+        CAUTION,
+    ]
 
 
 def test_one_run_that_differs_makes_no_claim() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,8 @@ from tsloss_fast.analysis.report.answer import (
     run_table,
 )
 from tsloss_fast.analysis.report.command import context
-from tsloss_fast.analysis.runs import Run, group_runs, load_runs
+from tsloss_fast.analysis.report.data import methods
+from tsloss_fast.analysis.runs import Run, load_runs
 
 ONE_SEED = "One seed tells nothing of other seeds."
 
@@ -38,17 +40,18 @@ def end(
     """The end of a run of `tsloss tune`, which has no record."""
     folder = Path(f"seed-{seed:03d}", "control" if loss == "ce" else "")
     config: dict[str, Any] = {"loss": loss, "weight": 10.0, "seed": seed, "steps": steps}
-    record: Any = SimpleNamespace(clouds=[0])
+    record: Any = SimpleNamespace(clouds=[0], metadata={}, steps=lambda: np.array([step]))
     run = Run(f"{loss} {seed}", folder, record, {}, {"test_items": items}, config)
     values = {"mean_lifetime": 3.0, "coefficient_of_variation": variation, "close_pairs": 0.0}
     values |= {"longest_over_mean": 1.1, "accuracy": accuracy, "ce": 0.5}
     right = None if items is None or np.isnan(accuracy) else round(accuracy * items)
-    return Ending(run, step, None if np.isnan(accuracy) else step, values, right)
+    lack = "deaths that are not finite" if np.isnan(variation) else ""
+    return Ending(run, step, {} if np.isnan(accuracy) else {"accuracy": step}, values, right, lack)
 
 
 def said(*ends: Ending) -> list[str]:
     verdicts = [("Healthy at step 40", "good")] * len(ends)
-    return answer(ends, group_runs([each.run for each in ends]), verdicts)
+    return answer(ends, methods([each.run for each in ends]), verdicts)
 
 
 def test_the_interval_of_a_difference_of_shares_is_newcombes() -> None:
@@ -85,7 +88,8 @@ def test_accuracies_of_one_seed_are_compared_by_their_items(
         "TSLoss made the prompt more even than cross-entropy alone: its coefficient of variation "
         f"is 0.004 against 0.022. The accuracy is {expected}"
     )
-    assert limits == [ONE_SEED]
+    meaning = "A 95\u00a0% interval holds the true difference in 19 of 20 such comparisons."
+    assert limits == [meaning, ONE_SEED]
 
 
 @pytest.mark.parametrize(
@@ -110,16 +114,36 @@ def test_what_is_not_known_is_not_claimed(ends: list[Ending], expected: str) -> 
     )
 
 
+def changed(ending: Ending, **config: object) -> Ending:
+    """The same ending of a run with other settings; a setting of None is missing."""
+    settings = {**ending.run.config, **config}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return replace(ending, run=replace(ending.run, config=settings))
+
+
 @pytest.mark.parametrize(
-    "other",
-    [end("ce", step=30, variation=0.5), end("ce", variation=np.nan)],
-    ids=["ended earlier", "not finite"],
-)
-def test_a_run_and_a_control_that_end_differently_are_not_compared(other: Ending) -> None:
-    result, *limits = said(end(accuracy=0.5), other)
+    ("ours", "other", "why"),
+    [
+        (end(), end("ce", step=30, variation=0.5), "their records end at the steps 40 and 30"),
+        (end(), end("ce", variation=np.nan),
+         "the last record of the control has deaths that are not finite"),
+        (end(accuracy=0.5), end("ce"), "accuracy was last measured in only one of them"),
+        (end(accuracy=0.5), replace(end("ce", accuracy=0.5), evaluated={"accuracy": 30}),
+         "accuracy was last measured at the steps 40 and 30"),
+        (replace(end(), evaluated={"ce": 30}), replace(end("ce"), evaluated={"ce": 40}),
+         "held-out cross-entropy was last measured at the steps 30 and 40"),
+        (end(), changed(end("ce"), lr=5.0, seed=7, task_digest="x", model_digest="y"),
+         "they differ in seed, lr, task_digest and model_digest"),
+        (changed(end(), loss=None), end("ce"), "the config of the run does not say its loss"),
+    ],
+)  # fmt: skip
+def test_a_run_and_a_control_that_differ_are_not_compared_and_the_limit_says_why(
+    ours: Ending, other: Ending, why: str
+) -> None:
+    result, *limits = said(ours, other)
     assert result == "The table shows how these 2 runs ended; no two can be compared."
-    assert any(text.startswith("tsloss 0 and its control are not compared") for text in limits)
-    unfinished = "Ce 0 ends at step 30, although 40 were to be run." in limits
+    assert f"The run tsloss 0 and its control are not compared: {why}." in limits
+    unfinished = "The run ce 0 ends at step 30, although 40 were to be run." in limits
     assert unfinished == (other.step == 30)
     assert "even than" not in " ".join([result, *limits])
 
@@ -148,10 +172,63 @@ def test_several_seeds_are_compared_by_their_mean_difference(
     for seed, (v, a) in enumerate(zip(variations, accuracies, strict=True)):
         ends += [end(seed=seed, variation=v, accuracy=a)]
         ends += [end("ce", seed=seed, variation=0.05, accuracy=0.5)]
-    result, limit = said(*ends)
+    result, _, limit = said(*ends)
     for text in expected:
         assert text in result
     assert limit.startswith("The intervals speak of other seeds of this task and model")
+
+
+def test_of_several_results_each_begins_with_what_tells_it_from_the_others() -> None:
+    ends = [
+        changed(end(kind, seed), **settings)
+        for settings in ({"task": "boolean"}, {"task": "sums"}, {"task": "sums", "weight": 1.0})
+        for seed in (0, 1)
+        for kind in ("tsloss", "ce")
+    ]
+    for k, ending in enumerate(ends[8:], 8):
+        folder = Path("again") / ending.run.folder
+        ends[k] = replace(ending, run=replace(ending.run, folder=folder))
+    text = said(*ends)
+    method = "cross-entropy + 10 × TSLoss"
+    assert [sentence.split(": ")[0] for sentence in text[:3]] == [
+        f"{method}, task boolean", f"{method}, task sums", "cross-entropy + 1 × TSLoss, task sums",
+    ]  # fmt: skip
+    assert any("other seeds of the same task and model" in sentence for sentence in text)
+    assert not any("this task" in sentence for sentence in text)
+
+
+def test_no_two_methods_have_one_name() -> None:
+    # Each group has the settings, seeds and names of folders of the other two.
+    runs = [end(seed=seed).run for seed in (0, 1, 0, 1, 0, 1)]
+    names = [group["name"] for group in methods(runs)]
+    assert names[0] == "cross-entropy + 10 × TSLoss, from seed-000"
+    assert len(set(names)) == len(names) == 3
+    # Two losses are told apart by their names, and by the settings that are not of the loss.
+    both = [changed(end(loss), **more).run for loss, more in (("tsloss", {"lr": 1}), ("l2", {}))]
+    names = [group["name"] for group in methods([*both, changed(end("l2", 1), lr=2).run])]
+    assert names == ["tsloss 0, lr 1", "l2 0", "l2 1, lr 2"]
+
+
+def test_a_run_that_was_cut_off_is_in_no_mean_and_is_named() -> None:
+    ends = [
+        end(kind, seed, accuracy=0.5, step=40 if seed else 5, variation=0.02 + (not seed))
+        for seed in (0, 1, 2)
+        for kind in ("tsloss", "ce")
+    ]
+    groups = methods([each.run for each in ends])
+    assert [group["whole"] for group in groups] == [[2, 4], [3, 5]]
+    looks = [{"name": "x", "colour": "#000000", "dash": ""}] * 6
+    row = run_table(ends, [("Healthy", "good")] * 6, looks, groups)["rows"][0]
+    assert row["name"] == "cross-entropy + 10 × TSLoss (2 of 3 seeds)"
+    assert row["cells"][1] == "0.02 ± 0"
+    text = said(*ends)
+    assert text[0].startswith("Over 2 seeds")
+    assert (
+        "The run tsloss 0 is left out of the means: other seeds have later records or logs." in text
+    )
+    pairs = pair_table(ends, groups)
+    assert pairs is not None
+    assert [pair[0] for pair in pairs["rows"]] == ["1", "2", "mean", "95\u00a0% interval"]
 
 
 def test_the_page_of_several_seeds_has_a_row_for_each_method_and_pairs(tmp_path: Path) -> None:
@@ -184,7 +261,18 @@ def test_a_page_of_one_run_has_one_table_and_only_known_facts(tmp_path: Path) ->
 def test_an_accuracy_is_shown_as_a_count_of_items() -> None:
     ends = [end(accuracy=0.75), end("ce", accuracy=0.5, items=None)]
     looks = [{"name": "x", "colour": "#000000", "dash": ""}] * 2
-    groups = [look | {"runs": [k]} for k, look in enumerate(looks)]
+    groups = [look | {"runs": [k], "whole": [k]} for k, look in enumerate(looks)]
     rows = run_table(ends, [("Healthy", "good")] * 2, looks, groups)["rows"]
     assert [row["cells"][4] for row in rows] == ["45 of 60", "0.5"]
     assert pair_table(ends, groups) is None
+    # What was measured before the last record has its step beside it.
+    early = {"accuracy": 30, "ce": 20}
+    ends = [replace(each, evaluated=early) for each in ends]
+    table = run_table(ends, [("Healthy", "good")] * 2, looks, groups)
+    assert table["rows"][0]["cells"][4:6] == ["45 of 60 at step 30", "0.5 at step 20"]
+    together = [groups[0] | {"runs": [0, 1], "whole": [0, 1]}]
+    mean = run_table(ends, [("Healthy", "good")] * 2, looks, together)["rows"][0]["cells"]
+    assert mean[5] == "0.5 ± 0 at step 20"
+    assert table["caption"] == (
+        "At the last record; accuracy and cross-entropy at the last evaluation."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,38 @@ def test_a_curve_that_never_changes_becomes_a_sentence(tmp_path: Path) -> None:
     names = [panel["name"] for panel in data["panels"]["0"]]
     assert "mean_lifetime" in names
     assert not {"redundancy", "entropy_gap", "changed_merges"} & set(names)
+
+
+def test_a_run_that_was_cut_off_neither_hides_a_curve_nor_enters_its_mean(tmp_path: Path) -> None:
+    make_seeds(tmp_path, seeds=3)
+    shutil.rmtree(tmp_path / "seed-001" / "control")
+    make_run(tmp_path / "seed-001" / "control", loss="ce", seed=1, steps=[0])
+    # This seed has the whole record and half of the log.
+    log = tmp_path / "seed-002" / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:9]))
+    loaded = load_runs([tmp_path])
+    assert [group["whole"] for group in methods(loaded)] == [[0, 2], [1, 5]]
+    panels = {panel["name"]: panel["lines"] for panel in drawn(loaded)[0]["panels"]["0"]}
+    for place, whole in enumerate(([0, 2], [1, 5])):
+        for name in ("mean_lifetime", "accuracy"):
+            assert panels[name][place]["steps"] == list(range(0, 41, 5))
+        values = [loaded[k].record.series("mean_lifetime") for k in whole]
+        np.testing.assert_allclose(
+            panels["mean_lifetime"][place]["values"], np.mean(values, 0), rtol=1e-5
+        )
+
+
+def test_of_one_point_and_of_equal_points_no_spread_is_told(tmp_path: Path) -> None:
+    for name, points in (("one", np.ones((1, 3))), ("equal", np.ones((4, 3)))):
+        with TopologyTracker(tmp_path / name, h1_every=1) as tracker:
+            for step in range(2):
+                tracker.record(step, points)
+        data, _ = drawn(load_runs([tmp_path / name]))
+        quiet = " ".join(data["quiet"]["0"])
+        assert "Coefficient of variation" not in quiet
+        assert ("Mean death was 0" in quiet) == (name == "equal")
+        if name == "one":
+            assert ": 1 token can hardly have a loop" in data["runs"][0]["clouds"]["0"]["no_h1"]
 
 
 def test_the_slider_is_thinned_evenly_and_says_so_while_curves_stay_whole(tmp_path: Path) -> None:
@@ -202,8 +235,10 @@ def test_loops_are_drawn_where_they_mean_something_and_otherwise_a_sentence(tmp_
     make_run(tmp_path / "many", points=45, steps=[0, 10])
     loaded = load_runs([tmp_path / name for name in ("none", "few", "many")])
     none, few, many = (run["clouds"]["0"] for run in drawn(loaded)[0]["runs"])
-    assert none["no_h1"].startswith("Loops were not recorded: 4 tokens have almost no loops")
-    assert few["no_h1"].startswith("No loop was found in 3 records: 4 tokens have almost no loops")
+    assert none["no_h1"].startswith("Loops were not recorded: 4 tokens can hardly have a loop")
+    assert few["no_h1"].startswith(
+        "No loop was found in 3 records: 4 tokens can hardly have a loop"
+    )
     assert "h1" not in few
     row = loaded[2].record.row(0, 0, 1)
     np.testing.assert_allclose(many["h1"]["frames"][0]["births"], row["births"], rtol=1e-5)

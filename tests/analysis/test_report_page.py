@@ -103,7 +103,9 @@ def test_hostile_names_are_text_in_the_page_and_nothing_is_fetched(
 def test_a_script_that_would_end_its_element_is_refused_and_the_old_page_stays(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = (report.write_report([runs], tmp_path / n, names=False) for n in ("a", "deep/b"))
+    one, two = (
+        report.write_report([runs], tmp_path / n, names=False) for n in ("a.HTM", "deep/b.html")
+    )
     assert one.read_bytes() == two.read_bytes()
     before = one.read_bytes()
     monkeypatch.setattr(report, "SCRIPTS", ("page.html.j2",))
@@ -126,6 +128,8 @@ def test_a_vocabulary_that_is_not_here_is_named_and_tokens_have_numbers(
         "The vocabulary of tiny is not to be had on this machine, so tokens have numbers and no "
         "names (tiny is not here)."
     ]
+    with pytest.raises(ValueError, match=r"model other cannot be read \(other is not here\)"):
+        find_names(loaded, "other", load=missing)
     asked: list[str] = []
     find_names(loaded, "other", load=lambda name: asked.append(name) or hostile_vocabulary())  # type: ignore[func-returns-value]
     assert asked == ["other"]
@@ -185,7 +189,11 @@ def test_few_runs_claim_nothing_of_others_and_five_seeds_have_intervals(
     many = [make_run(tmp_path / f"seed{k}", seed=k, steps=[0, 5, 10, 15]) for k in range(5)]
     relation = context_of(*many)["relation"]
     assert sum(row["claim"] for row in relation["rows"]) > 0
-    assert "Spearman" not in " ".join(relation["sentences"])
+    text = " ".join(relation["sentences"])
+    assert " Spearman " not in text
+    # The section explains the words that no other part of the page explains.
+    assert text.count("Spearman’s coefficient says") == 1
+    assert "Wasserstein distance to the first barcode: Sum of the changes of all bars" in text
     assert all(row["low"] <= row["coefficient"] <= row["high"] for row in relation["rows"])
 
 
@@ -195,13 +203,28 @@ def test_the_command_writes_the_page_and_says_what_is_wrong(
     out = tmp_path / "new" / "folder" / "report.html"
     assert cli.main(["report", str(runs), "-o", str(out), "--no-model"]) == 0
     assert f"wrote {out}" in capsys.readouterr().out
-    assert "as asked for" in out.read_text("utf-8")
+    page = out.read_text("utf-8")
+    assert "as asked for" in page
+    assert "The name of a virtual token is" not in page
+    # A model that was asked for has to be there; the one that a run says need not be.
+    out.unlink()
+    command = ["report", str(runs), "-o", str(out)]
+    assert cli.main([*command, "--model", str(tmp_path / "no-model")]) == 1
+    error = capsys.readouterr().err
+    assert f"the vocabulary of the model {tmp_path / 'no-model'} cannot be read" in error
+    assert not out.exists()
     assert cli.main(["report", str(tmp_path / "nothing")]) == 1
     assert f"there is no folder {tmp_path / 'nothing'}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["report", str(runs), "--model", "x", "--no-model"])
     # What cannot be written, and what is not installed, is noticed before any run is read.
-    assert cli.main(["report", str(tmp_path / "nothing"), "-o", str(tmp_path)]) == 1
+    for name in ("report.txt", "config.json", "topology.arrows", "html", ""):
+        assert cli.main(["report", str(tmp_path / "nothing"), "-o", name]) == 1
+        error = capsys.readouterr().err
+        assert f"the page cannot have the name {name or '.'!r}" in error
+        assert "expected one that ends in .html or .htm" in error
+    (tmp_path / "folder.html").mkdir()
+    assert cli.main(["report", str(tmp_path / "nothing"), "-o", str(tmp_path / "folder.html")]) == 1
     assert "is a folder: expected the name of the file" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"needs jinja2, .*tsloss-fast\[analysis\]"):

@@ -83,7 +83,7 @@ def test_pairs_that_nearly_coincide_are_named_with_their_distance_and_since_when
     assert story["rules"][1]["records"] == "1 of 4"
     many = tell(make({0: [0.1] * 5 + [5.0]}))
     assert sum("nearly coincide at step 0" in sentence for sentence in many["sentences"]) == 3
-    assert has(many, "So do 2 more pairs of neighbours in the tree.")
+    assert has(many, "The same is true of 2 more pairs of neighbours in the tree.")
     parted = tell(make({0: [0.1, 1.0, 1.0], 10: [1.0, 1.0, 1.0]}))
     assert parted["kind"] == "good"
     assert not has(parted, "coincide")
@@ -124,7 +124,7 @@ def test_the_last_change_of_the_merge_tree_is_told(make: Make) -> None:
 def test_only_finite_bars_are_judged_and_points_that_coincide_are_told(make: Make) -> None:
     broken = tell(make({0: [1.0, 1.0], 10: None}))
     assert broken["verdict"] == "Not healthy at step 10: deaths that are not finite"
-    assert has(broken, "1 of 2 records hold deaths that are not finite, the first at step 10")
+    assert has(broken, "Deaths are not finite in 1 of 2 records, the first at step 10")
     assert [rule["holds"] for rule in broken["rules"]] == [False, None, None, None]
     assert tell(make({0: [1.0, np.inf]}))["rules"][0]["holds"] is False
     healed = tell(make({0: None, 10: [1.0, 1.0]}))
@@ -135,13 +135,22 @@ def test_only_finite_bars_are_judged_and_points_that_coincide_are_told(make: Mak
     same = tell(make({0: [0.0, 0.0]}))
     assert same["verdict"] == "Not healthy at step 0: all 3 tokens coincide"
     assert has(same, "All tokens coincide: every bar has length 0.")
+    # Bars of length 0 have no relative spread, and tell nothing of evenness.
     assert not has(same, "nan")
+    assert not has(same, "coefficient of variation")
+    assert (same["rules"][3]["holds"], same["rules"][3]["found"]) == (None, "bars of length 0 only")
 
 
 def test_a_healthy_prompt_is_called_healthy_by_the_three_rules(make: Make) -> None:
     story = tell(make({0: [1.0, 1.0, 1.1]}))
     assert story["verdict"] == "Healthy at step 0: no pair nearly coincides, no gap; bars even"
     assert [rule["holds"] for rule in story["rules"]] == [True] * 4
+    uneven = tell(make({0: [1.0, 1.0, 1.9]}))
+    assert (uneven["kind"], [rule["holds"] for rule in uneven["rules"]]) == (
+        "good", [True, True, True, False],
+    )  # fmt: skip
+    apart = [rule["name"].endswith("(no part of the verdict)") for rule in uneven["rules"]]
+    assert apart == [False, False, False, True]
 
 
 def test_numbers_and_changes_are_written_as_a_person_would() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,14 @@ pytest.importorskip("pyarrow", reason='pip install "tsloss-fast[analysis]"')
 
 from tsloss_fast.analysis.record import RECORD
 from tsloss_fast.analysis.record.tracker import TopologyTracker
-from tsloss_fast.analysis.runs import control_of, group_runs, load_run, load_runs
+from tsloss_fast.analysis.runs import (
+    OF_THE_LOSS,
+    control_of,
+    group_runs,
+    load_run,
+    load_runs,
+    settings_that_vary,
+)
 
 
 @pytest.fixture
@@ -89,12 +97,48 @@ def test_a_state_from_before_the_record_is_of_another_training(folder: Path) -> 
         {"config": {"loss": "mse", "weight": "large"}},
         {"config": {"seed": [1, 2]}},
         {"model_type": "llama"},
+        None,
     ],
 )
 def test_a_config_of_another_program_is_left_alone(folder: Path, content: object) -> None:
     (folder / "config.json").write_text(json.dumps(content))
     run = load_run(folder)
     assert (run.config, run.name) == ({}, folder.name)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"config": {"lo', b"\xff\x00", b"[" * 100_000], ids=len)
+def test_a_config_that_is_no_json_is_named(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json is damaged \(.*delete it to go on without"):
+        load_run(folder)
+
+
+def test_a_seed_that_is_no_integer_is_left_out_alone_and_digests_are_settings(folder: Path) -> None:
+    configured(folder, folder / "run", seed="first", task="boolean")
+    path = folder / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digests": {"model": "abc"}}))
+    expected = {"loss": "tsloss", "weight": 10.0, "task": "boolean", "model_digest": "abc"}
+    run = load_run(folder / "run")
+    assert (run.config, run.seed) == (expected, None)
+
+
+@pytest.mark.parametrize("name", [RECORD, "metrics.jsonl", "config.json", "trainer_state.json"])
+def test_a_folder_in_the_place_of_a_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    for load in (load_run, lambda path: load_runs([path])):
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} is a folder: expected a file"):
+            load(folder)
+
+
+def test_a_run_is_given_by_its_folder_or_its_record(folder: Path) -> None:
+    assert load_run(folder / RECORD).folder == folder
+    (run,) = load_runs([folder / RECORD, folder])
+    assert run.folder == folder.resolve()
+    (folder / "notes.txt").touch()
+    for wrong, words in ((folder / "notes.txt", r"notes\.txt is a file"), ("", "is empty")):
+        with pytest.raises((FileNotFoundError, ValueError), match=words):
+            load_runs([wrong])
 
 
 @pytest.mark.parametrize("line", [{"step": 3, "loss": 0.5}, {"kind": "train", "value": []}])
@@ -185,6 +229,12 @@ def test_a_method_is_the_settings_but_for_the_seed_and_a_control_has_another_los
     assert group_runs(runs) == [[0, 1], [2], [3], [4], [5, 6]]
     found = [control_of(run, runs) for run in runs]
     assert found == [runs[5], None, runs[5], None, None, None, None]
+    # A control with the same settings goes before one with others in the run's own folder.
+    configured(folder, folder / "a" / "control", seed=1, lr=5.0, loss="ce", weight=0.0)
+    run, own, other = load_runs([folder / "a", folder / "f"])
+    assert control_of(run, [run, own, other]) == other
+    assert control_of(run, [run, own]) == own
+    assert settings_that_vary([run, own], OF_THE_LOSS) == ["lr"]
 
 
 def test_a_value_that_was_not_finite_is_nan(folder: Path) -> None:

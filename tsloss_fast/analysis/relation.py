@@ -20,7 +20,7 @@ from tsloss_fast.analysis.words import label_of
 
 __all__ = ["CAUTION", "MINIMUM_SEEDS", "Correlation", "Relation", "mean_interval", "relate"]
 
-CAUTION = "Correlation is not cause: over the steps, all that grows in training correlates."
+CAUTION = "Correlation is not cause."
 MINIMUM_SEEDS = 5
 QUANTITIES = (
     *("mean_lifetime", "max_lifetime", "total_persistence", "coefficient_of_variation"),
@@ -93,11 +93,7 @@ def relate(
     groups: dict[str, list[tuple[object, Run]]] = {}
     for index, run in enumerate(runs):
         seed = f"run {index}" if run.seed is None else run.seed
-        task = run.config.get("task") or run.record.metadata.get("task") or "unknown"
-        level = run.config.get("difficulty")
-        task = task if level is None else f"{task} (difficulty {level})"
-        name = f"Task {task}, model {run.model or 'unknown'}"
-        groups.setdefault(name, []).append((seed, run))
+        groups.setdefault(run.subject, []).append((seed, run))
     pairs = [(view, x, y) for view in ("steps", "runs") for x in quantities for y in outcomes]
     found: list[Correlation] = []
     said: list[str] = []
@@ -172,11 +168,22 @@ def _sentences(
         few = f"too few to say anything about other runs; at least {MINIMUM_SEEDS} different seeds"
         yield f"{runs}: {few} are needed."
         return
-    tested = [entry for entry in entries if entry.low is not None]
-    claims = [entry for entry in tested if entry.claim]
-    chance = f"about {0.05 * len(tested):.2g} would by chance alone"
-    yield f"{runs}: {len(claims)} of {len(tested)} intervals exclude zero; {chance}."
-    for entry in claims:
+    if not any(entry.runs for entry in entries):
+        yield f"{runs}: nothing was measured, so there is nothing to relate."
+        return
+    views = []
+    for view, but in (
+        ("steps", "training alone moves both"),
+        ("runs", "by chance alone one in twenty would, and more with so few seeds"),
+    ):
+        tested = [entry for entry in entries if entry.view == view and entry.low is not None]
+        claims = f"{sum(entry.claim for entry in tested)} of {len(tested)} intervals exclude zero"
+        seeds = " or ".join(str(n) for n in sorted({entry.seeds for entry in tested}))
+        none = f"fewer than {MINIMUM_SEEDS} seeds have values that vary, so there is no interval"
+        said = f"{claims} ({seeds} seeds), but {but}" if tested else none
+        views.append(f"over the {view}, {said}")
+    yield f"{runs}: {'; '.join(views)}."
+    for entry in (entry for entry in entries if entry.claim):
         names = f"{label_of(entry.quantity)} and {label_of(entry.outcome)}"
         yield (
             f"Over the {entry.view}, {names}: Spearman {entry.coefficient:+.2g} (95% interval "

@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 
 from tsloss_fast._files import read_json_lines
-from tsloss_fast._terminal import escape_invisible
+from tsloss_fast._terminal import escape_invisible, shorten
 from tsloss_fast.analysis.record import CONTROL, RECORD, RecordError
 from tsloss_fast.analysis.record.reader import TopologyRecord, read_record
 from tsloss_fast.analysis.words import LOSSES
 
-__all__ = ["Run", "Series", "control_of", "describe", "group_runs", "load_run", "load_runs"]
+__all__ = [
+    "OF_THE_LOSS", "Run", "Series", "control_of", "describe", "group_runs", "load_run", "load_runs",
+    "method_name", "settings_that_vary",
+]  # fmt: skip
 
 # Settings in which a run and its control may differ, and those in which two seeds of one method
-# may: the items are drawn with the seed.
-_OF_THE_LOSS = {"loss", "weight", "connectivity", "redundancy", "compactness", "loops", "device"}
-_OF_THE_SEED = {"seed", "task_digest", "device", "checkpoint_every", "eval_every"}
+# may: items and initial tokens are drawn with the seed.
+OF_THE_LOSS = {"loss", "weight", "connectivity", "redundancy", "compactness", "loops", "device"}
+_OF_THE_SEED = {"seed", "task_digest", "tokens_digest", "device", "checkpoint_every", "eval_every"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Run:
         measured: by name: `train_ce` of training batches, `ce`, `accuracy`, `restricted_accuracy`
             of held-out items, and all other numbers of the log. Empty without a log.
         reference: rates without any tuning: `majority_rate`, `zero_shot_restricted_accuracy`, …
-        config: the settings of `tsloss tune`; empty for other runs.
+        config: the settings of `tsloss tune`, with the digests of model and tokens that it noted;
+            empty for other runs.
         command: the command line that began the run; empty where it is not known.
         control: whether this is the run with cross-entropy alone.
     """
@@ -70,6 +74,14 @@ class Run:
         return None if name is None else str(name)
 
     @property
+    def subject(self) -> str:
+        """Task and model, such as "Task boolean (difficulty 3), model smollm2"."""
+        task = self.config.get("task") or self.record.metadata.get("task") or "unknown"
+        level = self.config.get("difficulty")
+        task = task if level is None else f"{task} (difficulty {level})"
+        return f"Task {task}, model {self.model or 'unknown'}"
+
+    @property
     def seed(self) -> int | None:
         """The seed, if the run says it."""
         return self.config.get("seed")
@@ -87,16 +99,21 @@ class Run:
 
 
 def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """Return the run with cross-entropy alone to set beside `run`: the one in its folder, else one
-    with the same settings but for the loss. A control has none."""
+    """Return the run with cross-entropy alone to set beside `run`: one with the same settings but
+    for the loss, first the one in its folder; else the one in its folder, whose settings are
+    others. A control has none."""
     if run.control:
         return None
     controls = [other for other in runs if other.control]
     own = [other for other in controls if other.folder.parent == run.folder]
-    settings = _settings(run, _OF_THE_LOSS)
-    return next(
-        iter([*own, *(c for c in controls if _settings(c, _OF_THE_LOSS) == settings)]), None
-    )
+    alike = [c for c in [*own, *controls] if not settings_that_vary([run, c], OF_THE_LOSS)]
+    return next(iter([*alike, *own]), None)
+
+
+def settings_that_vary(runs: Sequence[Run], but_for: Iterable[str]) -> list[str]:
+    """Return the names of the settings, but for some, that are not the same in all runs."""
+    names = dict.fromkeys(name for run in runs for name in run.config if name not in but_for)
+    return [n for n in names if any(r.config.get(n) != runs[0].config.get(n) for r in runs)]
 
 
 def group_runs(runs: Sequence[Run]) -> list[list[int]]:
@@ -108,17 +125,13 @@ def group_runs(runs: Sequence[Run]) -> list[list[int]]:
     groups: list[list[int]] = []
     for index, run in enumerate(runs):
         for group in groups:
-            same = _settings(runs[group[0]], _OF_THE_SEED) == _settings(run, _OF_THE_SEED)
-            if same and run.seed not in [None, *(runs[k].seed for k in group)]:
+            other = settings_that_vary([runs[group[0]], run], _OF_THE_SEED)
+            if not other and run.seed not in [None, *(runs[k].seed for k in group)]:
                 group.append(index)
                 break
         else:
             groups.append([index])
     return groups
-
-
-def _settings(run: Run, but_for: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in run.config.items() if name not in but_for}
 
 
 def describe(loss: str, weight: float) -> str:
@@ -128,18 +141,31 @@ def describe(loss: str, weight: float) -> str:
     return f"cross-entropy + {weight:g} × {LOSSES.get(loss, loss)}"
 
 
+def method_name(runs: Sequence[Run], others: Sequence[Run]) -> str:
+    """Return the name of the method of some runs, with the settings that differ in other runs."""
+    config, name = runs[0].config, runs[0].name
+    if len(runs) > 1 and "loss" in config:
+        name = "control: " * runs[0].control + describe(config["loss"], config["weight"])
+    tuned = [run for run in others if "loss" in run.config]
+    alike = [run for run in tuned if run.config["loss"] == config.get("loss")]
+    apart = settings_that_vary(tuned, _OF_THE_SEED | OF_THE_LOSS)
+    apart += settings_that_vary(alike, _OF_THE_SEED | {"loss", "weight", *apart})
+    known = [f"{key} {shorten(str(config[key]), 24)}" for key in apart if key in config]
+    return ", ".join([name, *known])
+
+
 def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """Return the runs in the folders, each followed by the control in its folder `control`.
 
     Args:
-        paths: folders, as of `load_run`. A folder without a record stands for the folders seed-*
-            in it, as `tsloss tune --seeds` makes them, that have one.
+        paths: folders or records, as of `load_run`. A folder without a record stands for the
+            folders seed-* in it, as `tsloss tune --seeds` makes them, that have one.
 
     Raises:
         FileNotFoundError, RecordError, ValueError: as `load_run`.
     """
     folders: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(_folder, paths):
         seeds = [p for p in sorted(path.glob("seed-*")) if (p / RECORD).exists()]
         for folder in [path] if (path / RECORD).exists() or not seeds else seeds:
             folders += [folder, *(p for p in [folder / CONTROL] if (p / RECORD).exists())]
@@ -156,8 +182,24 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     return [replace(run, name=name) for run, name in zip(runs, shown, strict=True)]
 
 
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of a run, which may be given by the record in it."""
+    if not os.fspath(path):
+        raise ValueError("the name of a run is empty: expected its folder; . is the working folder")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        if folder.name != RECORD:
+            raise FileNotFoundError(f"{folder} is a file: expected the folder of a run")
+        folder = folder.parent
+    for name in (RECORD, "config.json", "metrics.jsonl", "trainer_state.json"):
+        if (folder / name).is_dir():
+            raise ValueError(f"{folder / name} is a folder: expected a file; move it away")
+    return folder
+
+
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Read the folder of `tsloss tune`, or any folder in which a tracker left a record.
+    """Read the folder of `tsloss tune`, or any folder in which a tracker left a record; the folder
+    may be given by its record, too.
 
     Beside the record it reads `metrics.jsonl` of `tsloss tune`, or `trainer_state.json` of the
     transformers Trainer: the one written last, in the folder or in its checkpoints, unless that
@@ -167,9 +209,10 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     Raises:
         FileNotFoundError: there is no such folder, or no record in it.
         RecordError: the record cannot be read, or is empty.
-        ValueError: the log is damaged, or holds something else than it should; names the file.
+        ValueError: the log or the config is damaged, or holds something else than it should;
+            names the file.
     """
-    folder = Path(folder)
+    folder = _folder(folder)
     if not folder.exists():
         raise FileNotFoundError(f"there is no folder {folder}: expected the folder of a run")
     if not (folder / RECORD).exists():
@@ -206,16 +249,22 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 def _config(path: Path) -> tuple[Mapping[str, Any], str]:
     """The settings and the command line of `tsloss tune`; empty for a missing file and for one of
-    another program."""
+    another program. A seed that is no integer is left out."""
     try:
         whole = json.loads(path.read_text("utf-8"))
         config = {**whole["config"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it to go on without") from error
+    except (FileNotFoundError, KeyError, TypeError):
         return {}, ""
-    loss, weight, seed = (config.get(name) for name in ("loss", "weight", "seed"))
-    tuned = isinstance(loss, str) and isinstance(weight, (int, float))
-    if not isinstance(seed, (int, NoneType)) or not (tuned or "loss" not in config):
+    loss, weight = config.get("loss"), config.get("weight")
+    if "loss" in config and not (isinstance(loss, str) and isinstance(weight, (int, float))):
         return {}, ""
+    if type(config.get("seed")) not in (int, NoneType):
+        del config["seed"]
+    digests = whole.get("digests")
+    if isinstance(digests, dict):
+        config |= {f"{name}_digest": digest for name, digest in digests.items()}
     command = whole.get("command")
     return config, command if isinstance(command, str) else ""
 
@@ -253,7 +302,9 @@ def _measured(points: _Points, wrong: str) -> dict[str, Series]:
             if not isinstance(value, (int, float, NoneType)):
                 raise TypeError(f"expected a number, got {value!r}")
             found.setdefault(name, {})[int(step)] = math.nan if value is None else float(value)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (
+        KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{wrong} ({reason}): delete it to go on without") from error
     steps = {name: sorted(by_step) for name, by_step in found.items()}

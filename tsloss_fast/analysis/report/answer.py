@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.relation import mean_interval
 from tsloss_fast.analysis.report.names import visible
-from tsloss_fast.analysis.report.story import Course, capital, listed, moved, number
-from tsloss_fast.analysis.runs import Run, control_of
-from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, label_of
+from tsloss_fast.analysis.report.story import VARIATION, Course, capital, listed, moved, number
+from tsloss_fast.analysis.runs import OF_THE_LOSS, Run, control_of, settings_that_vary
+from tsloss_fast.analysis.words import LOSSES, METRICS, QUANTITIES, WORDS, label_of
 
 __all__ = ["Ending", "answer", "facts", "newcombe", "pair_table", "run_table"]
 
 # The limits of a result by one seed, and of one by several.
 LIMITS = (
     "One seed tells nothing of other seeds.",
-    "The intervals speak of other seeds of this task and model, not of other tasks or models.",
+    "The intervals speak of other seeds of {} task and model, not of other tasks or models.",
 )
-VARIATION, INTERVAL, UNKNOWN = "coefficient_of_variation", "95\u00a0% interval", "–"
+INTERVAL, UNKNOWN = "95\u00a0% interval", "–"
+MEANING = f"A {INTERVAL} holds the true difference in 19 of 20 such comparisons."
 COLUMNS = "mean_lifetime", VARIATION, "close_pairs", "longest_over_mean", "accuracy", "ce"
 
 
@@ -35,18 +37,20 @@ class Ending:
     """How a run ended.
 
     Attributes:
-        step, evaluated: the last step that was recorded, and the last at which accuracy was
-            measured (None if it never was).
+        step, evaluated: the last step that was recorded, and those at which accuracy and
+            cross-entropy were last measured, by name.
         values: by name of a column, NaN where there is none. Over several clouds it is the mean,
             for pairs the sum, for the longest bar the most.
         right: the number of held-out items that were answered rightly, None if it is not known.
+        lack: why the coefficient of variation is not known; empty where it is.
     """
 
     run: Run
     step: int
-    evaluated: int | None
+    evaluated: Mapping[str, int]
     values: Mapping[str, float]
     right: int | None
+    lack: str = ""
 
     @classmethod
     def of(cls, run: Run, courses: Sequence[Course]) -> Ending:
@@ -66,9 +70,10 @@ class Ending:
         return cls(
             run,
             max(int(course.steps[-1]) for course in courses),
-            int(run.measured["accuracy"].steps[-1]) if "accuracy" in run.measured else None,
+            {n: int(run.measured[n].steps[-1]) for n in ("accuracy", "ce") if n in run.measured},
             {name: float(value) for name, value in values.items()},
             round(count) if whole and 0 <= values["accuracy"] <= 1 else None,
+            next(filter(None, (course.lack() for course in courses)), ""),
         )
 
 
@@ -93,7 +98,7 @@ def facts(ends: Sequence[Ending]) -> list[list[str]]:
         "Test items": [run.test_items for run in runs],
         "Steps": [end.step for end in ends],
         "Clouds": [many] * (many > 1),
-        "Virtual tokens": [f"{n:.0f} in {width:.0f} dimensions" for n, width in sizes],
+        "Virtual tokens": [f"{n:.0f} in {counted(int(width), 'dimension')}" for n, width in sizes],
         "Distance": [METRICS.get(metric, metric) for metric in metrics],
         "Date": [_day(run.began) for run in runs],
     }
@@ -111,25 +116,23 @@ def _day(seconds: float) -> str:
 
 
 def answer(
-    ends: Sequence[Ending], groups: Sequence[Sequence[int]], verdicts: Sequence[tuple[str, str]]
+    ends: Sequence[Ending],
+    groups: Sequence[Mapping[str, Any]],
+    verdicts: Sequence[tuple[str, str]],
 ) -> list[str]:
     """Return the result in words, made from the numbers with their uncertainty, then its limits.
 
     Args:
-        groups: the runs of each method, as `group_runs` returns them.
+        groups: as `methods` returns them.
         verdicts: of each run, with its kind; the result where nothing can be compared.
     """
-    results, limits = [], []
-    for group in groups:
-        fair, unfair = _pairs(ends, group)
-        if fair:
-            results.append(_compared(fair))
-            limits.append(LIMITS[len(fair) > 1])
-        limits += [
-            f"{visible(end.run.name, 80)} and its control are not compared: they do not end at the "
-            f"same step (steps {end.step} and {control.step}), or not with bars of finite length."
-            for end, control in unfair
-        ]
+    pairs = [(group["name"], *_pairs(ends, group)) for group in groups]
+    compared = [(name, fair) for name, fair, _ in pairs if fair]
+    results = [f"{name}: " * (len(compared) > 1) + _compared(fair) for name, fair in compared]
+    one = len({fair[0][0].run.subject for _, fair in compared}) == 1
+    limits = [MEANING] * any(INTERVAL in text for text in results)
+    limits += [LIMITS[len(fair) > 1].format("this" if one else "the same") for _, fair in compared]
+    limits += [sentence for _, _, why in pairs for sentence in why]
     if not any(end.run.control for end in ends):
         limits.append(
             "None of these runs is a control with cross-entropy alone, so what the loss did cannot "
@@ -138,27 +141,45 @@ def answer(
     for end in ends:
         steps = end.run.config.get("steps")
         if isinstance(steps, int) and end.step < steps:
-            name = capital(visible(end.run.name, 80))
+            name = f"The run {visible(end.run.name, 80)}"
             limits.append(f"{name} ends at step {end.step}, although {steps} were to be run.")
     if not results and len(ends) > 1:
         results = [f"The table shows how these {len(ends)} runs ended; no two can be compared."]
     return [*(results or [f"{verdicts[0][0]}."]), *dict.fromkeys(limits)]
 
 
-def _pairs(ends: Sequence[Ending], group: Sequence[int]) -> tuple[list[Pair], list[Pair]]:
-    """The runs of a method with their controls: those that can be compared, and those that cannot.
-
-    Both of a pair must end at the same step, with bars of finite length.
-    """
-    of_run = {id(end.run): end for end in ends}
-    found: tuple[list[Pair], list[Pair]] = [], []
-    for end in (ends[k] for k in group):
+def _pairs(ends: Sequence[Ending], group: Mapping[str, Any]) -> tuple[list[Pair], list[str]]:
+    """The runs of a method with their controls, and why others are not compared."""
+    of_run, fair, why = {id(end.run): end for end in ends}, [], []
+    for k in group["runs"]:
+        end, name = ends[k], f"The run {visible(ends[k].run.name, 80)}"
         control = of_run.get(id(control_of(end.run, [each.run for each in ends])))
-        if control is not None:
-            same = (end.step, end.evaluated) == (control.step, control.evaluated)
-            fair = same and np.isfinite(_difference([(end, control)], VARIATION)[0])
-            found[not fair].append((end, control))
-    return found
+        if k not in group["whole"]:
+            why.append(f"{name} is left out of the means: other seeds have later records or logs.")
+        elif control is not None and (reason := _obstacle(end, control)):
+            why.append(f"{name} and its control are not compared: {reason}.")
+        elif control is not None:
+            fair.append((end, control))
+    return fair, why
+
+
+def _obstacle(end: Ending, control: Ending) -> str:
+    """Why a run and its control cannot be compared; empty if they can be."""
+    if "loss" not in end.run.config:
+        return "the config of the run does not say its loss"
+    if settings := settings_that_vary([end.run, control.run], OF_THE_LOSS):
+        return f"they differ in {visible(listed(settings), 200)}"
+    if end.step != control.step:
+        return f"their records end at the steps {end.step} and {control.step}"
+    for each, whose in ((end, "the run"), (control, "the control")):
+        if each.lack:
+            return f"the last record of {whose} has {each.lack}"
+    for name in ("accuracy", "ce"):
+        at, other = (each.evaluated.get(name) for each in (end, control))
+        if at != other:
+            when = f"at the steps {at} and {other}" * (None not in (at, other))
+            return f"{QUANTITIES[name]['label']} was last measured {when or 'in only one of them'}"
+    return ""
 
 
 def _difference(pairs: Sequence[Pair], column: str) -> np.ndarray:
@@ -185,7 +206,7 @@ def _compared(pairs: Sequence[Pair]) -> str:
     differences = _difference(pairs, "accuracy")
     if not np.isfinite(differences).all():
         return text
-    when = f" at step {end.evaluated}" * (end.evaluated != end.step)
+    when = _when([end], "accuracy")
     items, what = end.run.test_items or 0, f"{seeds} seeds"
     more = f"differs by {_points(differences.mean())} percentage points on average"
     if seeds > 1:
@@ -257,36 +278,48 @@ def run_table(
     known = [name for name in COLUMNS if any(np.isfinite(end.values[name]) for end in ends)]
     columns = [{"title": "Run", "says": ""}]
     columns += [{"title": capital(label_of(c)), "says": QUANTITIES[c]["says"]} for c in known]
-    columns += [{"title": "Verdict", "says": "Whether the prompt is healthy, by three rules."}]
+    columns += [{"title": "Verdict", "says": WORDS["verdict"]}]
 
     def row(look: Mapping[str, Any], runs: Sequence[int]) -> dict[str, Any]:
         kinds = [verdicts[k][1] for k in runs]
         href, name, text = f"#run-{runs[0]}", look["name"], verdicts[runs[0]][0]
-        if len(runs) > 1:
-            href, name = "", f"{name} ({len(runs)} seeds)"
-            text = f"healthy: {kinds.count('good')} of {len(runs)} runs"
+        if (seeds := len(look.get("runs", runs))) > 1:
+            of = f"{len(runs)} of " * (len(runs) < seeds)
+            href, name = "", f"{name} ({of}{seeds} seeds)"
+            text = f"healthy: {kinds.count('good')} of {counted(len(runs), 'run')}"
         shown = {"name": name, "colour": look["colour"], "dash": look["dash"], "href": href}
         shown["kind"] = next(kind for kind in ("bad", "none", "good") if kind in kinds)
         return shown | {"cells": [*(_cell([ends[k] for k in runs], c) for c in known), text]}
 
-    rows = [row(group, group["runs"]) for group in groups]
+    rows = [row(group, group["whole"]) for group in groups]
     singles = [row(look, [k]) for k, look in enumerate(looks)] * (len(rows) < len(ends))
     many = len({cloud for end in ends for cloud in end.run.record.clouds}) > 1
     clouds = " (mean over the clouds; sum of the pairs)" * many
     seeds = ": mean ± standard deviation over the seeds" * bool(singles)
-    caption = f"At the last record{clouds}{seeds}."
+    also = "; accuracy and cross-entropy at the last evaluation" * any(e.evaluated for e in ends)
+    caption = f"At the last record{clouds}{also}{seeds}."
     return {"caption": caption, "columns": columns, "rows": rows, "singles": singles}
 
 
 def _cell(ends: Sequence[Ending], name: str) -> str:
-    """A value of a run, or the mean of those of several with its standard deviation."""
+    """A value of a run, or the mean of those of several with its standard deviation, and the step
+    if it is not the last of the record."""
     if len(ends) == 1 and name == "accuracy" and ends[0].right is not None:
-        return f"{ends[0].right} of {ends[0].run.test_items}"
+        return f"{ends[0].right} of {ends[0].run.test_items}{_when(ends, name)}"
     known = [end.values[name] for end in ends if np.isfinite(end.values[name])]
     if len(known) < min(len(ends), 2):
         return UNKNOWN
     mean = number(float(np.mean(known)))
-    return mean if len(ends) == 1 else f"{mean} ± {number(float(np.std(known, ddof=1)), 2)}"
+    mean += f" ± {number(float(np.std(known, ddof=1)), 2)}" if len(ends) > 1 else ""
+    return mean + _when(ends, name)
+
+
+def _when(ends: Sequence[Ending], name: str) -> str:
+    """Such as " at step 10", where the last evaluation is not at the step of the last record."""
+    steps = {end.evaluated.get(name, end.step) for end in ends}
+    if steps == {end.step for end in ends}:
+        return ""
+    return f" at step {listed([str(step) for step in sorted(steps)])}"
 
 
 def pair_table(
@@ -294,7 +327,7 @@ def pair_table(
 ) -> dict[str, Any] | None:
     """The difference between each run and its control, by seed, with mean and interval; None if no
     method has two seeds with a control."""
-    fair = [(group["name"], _pairs(ends, group["runs"])[0]) for group in groups]
+    fair = [(group["name"], _pairs(ends, group)[0]) for group in groups]
     found = [(name, pairs) for name, pairs in fair if len(pairs) > 1]
     rows, links = [], []
     for name, pairs in found:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tsloss_fast import __version__
 from tsloss_fast._files import check_writable, whole_file
 from tsloss_fast._terminal import CommandParser, require, say
-from tsloss_fast.analysis.words import WORDS, label_of
+from tsloss_fast.analysis.words import QUANTITIES, WORDS, label_of
 
 if TYPE_CHECKING:
     from tsloss_fast.analysis.runs import Run
@@ -46,12 +46,13 @@ def write_report(
     Args:
         runs: folders with a record, each with the control in its folder `control`, or folders that
             hold such folders for several seeds (`load_runs`).
-        out: the file, usually .html; its folder is made.
+        out: the file, whose name ends in .html or .htm; its folder is made.
         model: whose vocabulary names the tokens; by default the model that each run says.
         names: whether to look for names at all.
 
     Raises:
-        FileNotFoundError, RecordError, ValueError: as `load_runs`.
+        FileNotFoundError, RecordError, ValueError: as `load_runs`; `out` has another ending, or
+            the vocabulary of `model` cannot be read.
         OSError: `out` cannot be written; raised before the runs are read.
         ModuleNotFoundError: a package of the extra `analysis` is not installed.
     """
@@ -60,6 +61,10 @@ def write_report(
     from tsloss_fast.analysis.runs import load_runs
 
     out = Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(
+            f"the page cannot have the name {str(out)!r}: expected one that ends in .html or .htm"
+        )
     check_writable(out)
     loaded = load_runs(runs)
     found: Sequence[Any] = [None] * len(loaded)
@@ -100,11 +105,12 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
 
     told = {c: {k: card(k, c) for k in range(len(runs)) if c in courses[k]} for c in titles}
     verdicts = [_overall([(titles[c], told[c][k]) for c in courses[k]]) for k in range(len(runs))]
+    method = WORDS["names"] * any(names) + WORDS["method"]
     ends = [Ending.of(run, [*had.values()]) for run, had in zip(runs, courses, strict=True)]
     return {
         "title": TITLE,
         "facts": facts(ends),
-        "answer": answer(ends, [group["runs"] for group in groups], verdicts),
+        "answer": answer(ends, groups, verdicts),
         "table": run_table(ends, verdicts, data["runs"], groups),
         "pairs": pair_table(ends, groups),
         # The name of the only cloud tells nothing.
@@ -114,7 +120,7 @@ def context(runs: Sequence[Run], names: Sequence[Any], missing: Sequence[str]) -
             for place, (cloud, title) in enumerate(titles.items())
         ],
         "relation": _relation(runs),
-        "notes": [*notes, *missing, *WORDS["method"], f"Made by tsloss_fast {__version__}."],
+        "notes": [*notes, *missing, *method, f"Made by tsloss_fast {__version__}."],
         "data": _embedded(data),
     }
 
@@ -135,7 +141,10 @@ def _overall(told: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, str]:
 def _relation(runs: Sequence[Run]) -> dict[str, Any]:
     """Sentences on correlations of topology with performance, and those that have an interval."""
     from tsloss_fast.analysis.relation import relate
+    from tsloss_fast.analysis.report.answer import COLUMNS
+    from tsloss_fast.analysis.report.data import CURVES
     from tsloss_fast.analysis.report.names import visible
+    from tsloss_fast.analysis.report.story import capital
 
     if not any(name in run.measured for run in runs for name in ("accuracy", "ce")):
         nothing = (
@@ -143,7 +152,7 @@ def _relation(runs: Sequence[Run]) -> dict[str, Any]:
         )
         nothing += "is nothing to relate the topology to."
         return {"sentences": [nothing], "rows": []}
-    found = relate(runs)
+    found, known = relate(runs), {*CURVES, *COLUMNS}
     several, rows = len({entry.group for entry in found.correlations}) > 1, []
     for entry in found.correlations:
         if entry.low is not None:
@@ -154,7 +163,10 @@ def _relation(runs: Sequence[Run]) -> dict[str, Any]:
             rows.append(row | {"outcome": label_of(entry.outcome)})
     # The table has each of the intervals that exclude zero.
     said = [visible(s, 1000) for s in found.sentences() if not rows or " Spearman " not in s]
-    return {"sentences": said, "rows": rows}
+    # Quantities of the table that the rest of the page does not explain.
+    new = dict.fromkeys(c.quantity for c in found.correlations if c.quantity not in known)
+    explained = [f"{capital(label_of(name))}: {QUANTITIES[name]['says']}" for name in new]
+    return {"sentences": [*said, *[WORDS["spearman"], *explained] * bool(rows)], "rows": rows}
 
 
 def _rendered(filled: Mapping[str, Any]) -> str:

@@ -16,8 +16,8 @@ from tsloss_fast._terminal import counted
 from tsloss_fast.analysis.plane import principal_plane
 from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.report.names import VocabularyNames, in_embedding_space, visible
-from tsloss_fast.analysis.report.story import capital, number
-from tsloss_fast.analysis.runs import Run, Series, describe, group_runs
+from tsloss_fast.analysis.report.story import VARIATION, capital, number
+from tsloss_fast.analysis.runs import Run, Series, group_runs, method_name
 from tsloss_fast.analysis.words import PALETTE, QUANTITIES, RATES, THRESHOLDS, label_of
 
 __all__ = ["methods", "page_data", "thin"]
@@ -43,29 +43,33 @@ DASHES = {False: ("", "10 4", "7 3 2 3"), True: ("6 4", "2 3", "7 3 2 3")}
 
 def methods(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the methods, each with the indices of its `runs`, its `colour` (greys for controls),
-    its `dash`, and a `name` that tells it from the others."""
+    its `dash`, a `name` that no other has, and those of its runs that are `whole`.
+
+    A whole run has the last record and the last log of its method. The means are made of whole runs
+    alone, because a run that was cut off ends at another step.
+    """
     groups: list[dict[str, Any]] = []
     members = group_runs(runs)
-    tuned = [runs[k].config for k, *others in members if others]
-    for indices in members:
-        run = runs[indices[0]]
-        config, control, name = run.config, run.control, run.name
-        if len(indices) > 1 and "loss" in config:
-            alike = [other for other in tuned if other.get("loss") == config["loss"]]
-            differing = [
-                f"{setting} {value}"
-                for setting, value in config.items()
-                if setting not in ("loss", "weight", "seed", "task_digest")
-                and any(other.get(setting) != value for other in alike)
-            ]
-            name = "control: " * control + describe(config["loss"], config["weight"])
-            name = ", ".join([name, *differing])
+    names = [visible(method_name([runs[k] for k in each], runs), 120) for each in members]
+    for indices, name in zip(members, names, strict=True):
+        control = runs[indices[0]].control
+        if names.count(name) > 1:
+            name += f", from {visible('/'.join(runs[indices[0]].folder.parts[-2:]), 60)}"
+            name += f" ({len(groups) + 1})" * any(group["name"] == name for group in groups)
         colours = PALETTE["controls" if control else "runs"]
         before = sum(runs[group["runs"][0]].control == control for group in groups)
-        look = {"name": visible(name, 80), "colour": colours[before % len(colours)]}
+        look = {"name": name, "colour": colours[before % len(colours)]}
         look["dash"] = DASHES[control][before // len(colours) % 3]
-        groups.append(look | {"runs": indices})
+        reach = {k: _reach(runs[k]) for k in indices}
+        whole = [k for k in indices if reach[k] == max(reach.values())]
+        groups.append(look | {"runs": indices, "whole": whole})
     return groups
+
+
+def _reach(run: Run) -> list[int]:
+    """The last step of the record and of each measured quantity, -1 for one without any."""
+    logs = [run.measured[name].steps.max() if name in run.measured else -1 for name in MEASURED]
+    return [int(run.record.steps().max()), *map(int, logs)]
 
 
 def page_data(
@@ -122,7 +126,7 @@ def _cloud(record: TopologyRecord, cloud: int, slider: Sequence[int]) -> dict[st
     said = f"No loop was found in {counted(len(loops), 'record')}"
     said = said if len(loops) else "Loops were not recorded"
     if points < few:
-        said += f": {points} tokens have almost no loops; from about {few} on they say something"
+        said += f": {counted(points, 'token')} can hardly have a loop; from about {few} on they do"
     return entry | {"no_h1": f"{said}."}
 
 
@@ -227,15 +231,19 @@ def _curve(run: Run, cloud: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     if name == "changed_merges":
         added = columns.lists("edges_added")
         return columns.steps, np.array([np.nan if x is None else len(x) for x in added])
-    return columns.steps, columns.numbers("bars" if name == "loops" else name)
+    if name == "loops" or name.startswith("displacement"):
+        return columns.steps, columns.numbers("bars" if name == "loops" else name)
+    # A cloud without bars has no mean, and bars that are all 0 have no relative spread.
+    none = columns.numbers("mean_lifetime" if name == VARIATION else "bars") == 0
+    return columns.steps, np.where(none, np.nan, columns.numbers(name))
 
 
 def _lines(
     group: Mapping[str, Any], curves: Mapping[int, tuple[np.ndarray, np.ndarray]], limit: int
 ) -> Iterator[dict[str, Any]]:
-    """The line of a method: the mean of its runs at the steps that all of them have, with a band
+    """The line of a method: the mean of its whole runs at the steps that all of them have, a band
     from the least to the greatest; without such a step, a line for each run."""
-    members = [curves[k] for k in group["runs"] if k in curves]
+    members = [curves[k] for k in group["whole"] if k in curves]
     common = set.intersection(*({*at.tolist()} for at, _ in members)) if members else set()
     for part in [members] if common else [[member] for member in members]:
         steps = np.array(sorted(common)) if common else part[0][0]

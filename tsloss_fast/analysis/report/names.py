@@ -85,6 +85,9 @@ def find_names(
 
     Args:
         model: instead of the model that each run says it has.
+
+    Raises:
+        ValueError: the vocabulary of `model` cannot be read.
     """
     loaded: dict[str, VocabularyNames | None] = {}
     notes = []
@@ -97,11 +100,17 @@ def find_names(
             continue
         try:
             loaded[name] = VocabularyNames(load(name))
-        # Whatever keeps a vocabulary from being read, the report is worth having without names.
+        # The report is worth having without names, unless they were asked for.
         except Exception as error:
+            reason = " ".join(str(error).split())
+            if model is not None:
+                raise ValueError(
+                    f"the vocabulary of the model {model} cannot be read ({reason}): expected the "
+                    "name or folder of a language model; without one, tokens have numbers"
+                ) from error
             loaded[name] = None
             notes.append(
                 f"The vocabulary of {visible(name, 80)} is not to be had on this machine, so "
-                f"tokens have numbers and no names ({' '.join(str(error).split())})."
+                f"tokens have numbers and no names ({reason})."
             )
     return [loaded.get(name) if (name := model or run.model) else None for run in runs], notes

@@ -1,4 +1,4 @@
-"""The course of a prompt in plain sentences, and its health by four rules.
+"""The course of a prompt in plain sentences, and its health by the first three of four rules.
 
 Every sentence is a statement about numbers of the record, with the steps at which they stand.
 "Since step s" means: in every record from s to the last one. Nothing is said of what lies between
@@ -20,8 +20,11 @@ from tsloss_fast.analysis.record.reader import CloudColumns, TopologyRecord
 from tsloss_fast.analysis.runs import Run
 from tsloss_fast.analysis.words import RATES, THRESHOLDS
 
-__all__ = ["Course", "capital", "change", "listed", "moved", "number", "tell", "tell_task"]
+__all__ = [
+    "VARIATION", "Course", "capital", "change", "listed", "moved", "number", "tell", "tell_task",
+]  # fmt: skip
 
+VARIATION = "coefficient_of_variation"
 # Shares of the mean death of the same record, but for EVEN, a coefficient of variation.
 SHORT, GAP, EVEN = (THRESHOLDS[name] for name in ("short", "gap", "even"))
 # Smaller relative changes are called none.
@@ -38,7 +41,7 @@ class Course:
         finite: (S,) whether all deaths are finite numbers.
         known: (S,) whether there are bars, and all of them finite.
         mean, variation, longest: (S,) mean death, coefficient of variation, and longest bar over
-            the mean; NaN where they are not known.
+            the mean; NaN where they are not known, as are the last two where all bars are 0.
         short: by record the pairs that nearly coincide, with their distance over the mean.
     """
 
@@ -52,7 +55,7 @@ class Course:
         self.points = int(columns.numbers("n_points")[-1])
         self.known = self.finite & [len(x) > 0 for x in self.deaths]
         self.mean = np.where(self.known, columns.numbers("mean_lifetime"), np.nan)
-        self.variation = np.where(self.known, columns.numbers("coefficient_of_variation"), np.nan)
+        self.variation = np.where(self.mean > 0, columns.numbers(VARIATION), np.nan)
         scale = np.where(self.mean > 0, self.mean, np.nan)
         self.longest = columns.numbers("max_lifetime") / scale
         self.short: list[dict[tuple[int, int], float]] = []
@@ -61,13 +64,20 @@ class Course:
             shares = np.nan_to_num(bars[close] / size).tolist()
             self.short.append(dict(zip(map(tuple, pairs[close].tolist()), shares, strict=True)))
 
+    def lack(self) -> str:
+        """Return why the last record has no coefficient of variation; empty where it has one."""
+        if not self.known[-1]:
+            none = "no bars (fewer than two tokens)"
+            return none if self.finite[-1] else "deaths that are not finite"
+        known = np.isfinite(self.variation[-1])
+        return "" if known else "bars of length 0 only" if self.mean[-1] == 0 else "no mean death"
+
     def rules(self) -> list[dict[str, Any]]:
         """Return the rules in the order to read them; the first three make the verdict.
 
         Each has its name, the rule, whether it `holds` at the last record (None where it says
         nothing), what was found there, and in how many records it held.
         """
-        none = "no bars (fewer than two tokens)" if self.finite[-1] else "not finite"
         pairs = counted(len(self.short[-1]), "nearly coinciding pair")
         longest = f"longest bar {number(self.longest[-1])} × mean"
         if self.mean[-1] == 0:
@@ -75,17 +85,17 @@ class Course:
         every, apart = np.full(len(self.steps), True), np.array([not s for s in self.short])
         finite = "all finite" if self.finite[-1] else "deaths that are not finite"
         spread = f"coefficient of variation {number(self.variation[-1])}"
-        least = f"every death ≥ {SHORT:g} × mean"
+        least = f"every death > 0 and ≥ {SHORT:g} × mean"
         # NaN compares as False.
         rules = (
             ("finite", "every death is a finite number", every, self.finite, finite),
             ("no nearly coinciding pair", least, self.known, apart, pairs),
             ("no gap", f"longest bar ≤ {GAP:g} × mean", self.known, ~(self.longest > GAP), longest),
-            ("even bars", f"coefficient of variation < {EVEN:g}", self.known,
-             self.variation < EVEN, spread),
+            ("even bars (no part of the verdict)", f"coefficient of variation < {EVEN:g}",
+             self.mean > 0, self.variation < EVEN, spread),
         )  # fmt: skip
         return [
-            {"name": name, "rule": rule, "found": found if judged[-1] else none}
+            {"name": name, "rule": rule, "found": found if judged[-1] else self.lack()}
             | {"holds": bool(held[-1]) if judged[-1] else None}
             | {"records": f"{(held & judged).sum()} of {judged.sum()}"}
             for name, rule, judged, held, found in rules
@@ -117,14 +127,14 @@ def _of_bars(course: Course) -> Iterator[str]:
     bad = course.steps[~course.finite]
     if len(bad):
         yield (
-            f"{len(bad)} of {len(course.steps)} records hold deaths that are not finite, the first "
-            f"at step {bad[0]}: the points had NaN or infinite coordinates, or overflowed there."
+            f"Deaths are not finite in {len(bad)} of {counted(len(course.steps), 'record')}, the "
+            f"first at step {bad[0]}: the points had NaN or infinite coordinates, or overflowed."
         )
-    steps = course.steps[course.known]
-    for name, values in (
-        ("mean death", course.mean[course.known]),
-        ("coefficient of variation of the bars", course.variation[course.known]),
+    for name, known in (
+        ("mean death", course.mean),
+        ("coefficient of variation of the bars", course.variation),
     ):
+        steps, values = (x[np.isfinite(known)] for x in (course.steps, known))
         if len(steps) > 1:
             went = change(values[0], values[-1])
             yield f"Between step {steps[0]} and step {steps[-1]} the {name} {went}."
@@ -144,7 +154,8 @@ def _of_pairs(course: Course, label: Callable[[int], str]) -> Iterator[str]:
             f"{number(now[i, j])} of the mean death."
         )
     if len(now) > SHOWN_PAIRS:
-        yield f"So do {len(now) - SHOWN_PAIRS} more pairs of neighbours in the tree."
+        more = counted(len(now) - SHOWN_PAIRS, "more pair")
+        yield f"The same is true of {more} of neighbours in the tree."
 
 
 def _of_gap(course: Course, label: Callable[[int], str]) -> Iterator[str]:
