@@ -86,6 +86,7 @@ def test_accuracies_of_one_seed_are_compared_by_their_items(
     )
     assert result == (
         "TSLoss made the prompt more even than cross-entropy alone: its coefficient of variation "
+        "(how much its bars differ in length; 0 if all are alike) "
         f"is 0.004 against 0.022. The accuracy is {expected}"
     )
     meaning = "A 95\u00a0% interval holds the true difference in 19 of 20 such comparisons."

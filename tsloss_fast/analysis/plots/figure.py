@@ -128,7 +128,9 @@ class _Figures:
             there = f"expected one of {', '.join(known)}"
             raise ValueError(f"quantity {missing[0]!r} is in none of the runs; {there}")
         usual = USUAL if "ce" in known else ("train_ce", *USUAL)
-        self.quantities = quantities or [quantity for quantity in usual if quantity in known]
+        # A quantity that is 0 throughout has no curve to look at.
+        drawn = {q for found in self.series.values() for q, s in found.items() if s.values.any()}
+        self.quantities = quantities or [quantity for quantity in usual if quantity in drawn]
 
     def draw(self, kind: str, size: Size) -> dict[str, Figure]:
         """Return the figure of the kind, or of each kind that the records allow."""

@@ -202,7 +202,10 @@ def _compared(pairs: Sequence[Pair]) -> str:
         shown = not low <= 0 <= high
     effect = f"made the prompt {'more' if mean < 0 else 'less'} even"
     effect = effect if shown else "is not shown to make the prompt more even or less even"
-    text = f"{name} {effect} than cross-entropy alone: its coefficient of variation {found}."
+    text = (
+        f"{name} {effect} than cross-entropy alone: its coefficient of variation (how much its "
+        f"bars differ in length; 0 if all are alike) {found}."
+    )
     differences = _difference(pairs, "accuracy")
     if not np.isfinite(differences).all():
         return text
