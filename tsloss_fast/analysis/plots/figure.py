@@ -175,7 +175,7 @@ class _Figures:
 
     def _figure(self, kind: str, rows: Mapping[str, Mapping[str, Any]], size: Size) -> Figure:
         count = {"curves": len(self.quantities), "components": 1}.get(kind, len(self.runs))
-        columns = min(count, 3)
+        columns = 2 if count == 4 else min(count, 3)
         if size[0] is not None:
             columns = max(1, min(columns, int(size[0] / (2.6 if kind == "curves" else 1.6))))
         width = size[0] or style.COLUMN * columns
