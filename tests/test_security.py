@@ -20,7 +20,7 @@ import torch
 
 from tsloss_fast import _files, cli
 
-for module in ("pyarrow", "safetensors", "matplotlib", "scipy", "plotly"):
+for module in ("pyarrow", "safetensors", "matplotlib", "scipy"):
     pytest.importorskip(module, reason="needs the analysis extra")
 
 from safetensors.torch import save_file  # noqa: E402
