@@ -56,7 +56,7 @@ def check_writable(path: Path) -> None:
     Raises:
         IsADirectoryError: `path` is a folder.
         FileExistsError: `path` is a device or a pipe.
-        NotADirectoryError: something above it is no folder.
+        NotADirectoryError: a part of the path above it is a file.
         OSError: its folder cannot be written, such as PermissionError.
     """
     if path.is_dir():
@@ -73,7 +73,7 @@ def check_writable_folder(path: Path) -> None:
     is made and nothing is left behind.
 
     Raises:
-        NotADirectoryError: `path`, or something above it, exists but is no folder.
+        NotADirectoryError: `path`, or a part of the path above it, is a file.
         OSError: the folder, or the one to make it in, cannot be written, such as PermissionError.
     """
     _check_takes_files(path, path.absolute())
@@ -116,7 +116,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     _check_replaceable(path)
     temporary = _temporary(path)
     try:
-        # What lies there was left by a killed process, or is a link: its target may be anything.
+        # A killed process left this file, or it is a link, whose target may be anything.
         temporary.unlink(missing_ok=True)
         yield temporary
         sync(temporary)

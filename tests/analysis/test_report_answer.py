@@ -98,7 +98,7 @@ def test_accuracies_of_one_seed_are_compared_by_their_items(
     [
         ([end(variation=0.03), end("ce")], "made the prompt less even"),
         ([end(variation=0.0200001), end("ce")], "not shown to make the prompt more even or less"),
-        # Without the number of items there is no interval.
+        # The interval needs the number of items.
         ([end(accuracy=0.8, items=None), end("ce", accuracy=0.7, items=None)],
          "the number of test items is not known, so chance alone may explain any difference"),
         # A run without its control, and a control alone: no comparison.
@@ -204,7 +204,7 @@ def test_no_two_methods_have_one_name() -> None:
     names = [group["name"] for group in methods(runs)]
     assert names[0] == "cross-entropy + 10 × TSLoss, from seed-000"
     assert len(set(names)) == len(names) == 3
-    # Two losses are told apart by their names, and by the settings that are not of the loss.
+    # The names of two losses differ, and so do the settings that are not of the loss.
     both = [changed(end(loss), **more).run for loss, more in (("tsloss", {"lr": 1}), ("l2", {}))]
     names = [group["name"] for group in methods([*both, changed(end("l2", 1), lr=2).run])]
     assert names == ["tsloss 0, lr 1", "l2 0", "l2 1, lr 2"]

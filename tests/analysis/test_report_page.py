@@ -217,7 +217,7 @@ def test_the_command_writes_the_page_and_says_what_is_wrong(
     assert f"there is no folder {tmp_path / 'nothing'}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["report", str(runs), "--model", "x", "--no-model"])
-    # What cannot be written, and what is not installed, is noticed before any run is read.
+    # A page that cannot be written and a missing package are noticed before any run is read.
     for name in ("report.txt", "config.json", "topology.arrows", "html", ""):
         assert cli.main(["report", str(tmp_path / "nothing"), "-o", name]) == 1
         error = capsys.readouterr().err

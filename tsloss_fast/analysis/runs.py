@@ -207,7 +207,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     `metrics.jsonl` of another program is left alone.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no record in it.
+        FileNotFoundError: the folder does not exist, or has no record in it.
         RecordError: the record cannot be read, or is empty.
         ValueError: the log or the config is damaged, or holds something else than it should;
             names the file.

@@ -178,7 +178,7 @@ def _row(cloud: Cloud, options: argparse.Namespace) -> dict[str, Any]:
 def _table(rows: Sequence[Mapping[str, Any]], cut: float, wide: bool) -> Iterator[str]:
     """Yield the lines of the table, and one that says which columns the authors' cut made zero.
 
-    Unless it is `wide`, it is no wider than the terminal: long names lose their beginnings.
+    The table fits the terminal, for which long names lose their beginnings; a `wide` one need not.
     """
     names = [escape_invisible(row["source"]) for row in rows]
     # A relative path and an absolute one have no common folder.

@@ -1,4 +1,4 @@
-"""Clouds of points out of whatever a prompt tuning leaves: one iterator for every format.
+"""Clouds of points out of the files of a prompt tuning: one iterator for every format.
 
 ==================================  ======================================================
 what                                clouds
@@ -89,7 +89,7 @@ class Cloud:
 def find_sources(path: str | os.PathLike[str]) -> list[Path]:
     """Return the files and adapter folders that `read_clouds` would read, in its order.
 
-    A file is its own source, whatever it holds. In a folder, files of other types and names that
+    Every file is a source of its own. In a folder, files of other types and names that
     begin with a dot are passed over, and folders behind symbolic links are not entered.
 
     Raises FileNotFoundError, and NoCloudError for a folder in which there is nothing to read.
@@ -116,7 +116,7 @@ def read_clouds(path: str | os.PathLike[str], key: str | None = None) -> Iterato
             they are stored.
 
     Raises:
-        FileNotFoundError: there is no such path.
+        FileNotFoundError: the path does not exist.
         SourceError: a file gives no cloud, and is named: `DamagedSource` if it is cut off or of
             another format than its name says, `NoCloudError` if it is whole, but holds no cloud or
             several and no key. Clouds before it have been given by then.

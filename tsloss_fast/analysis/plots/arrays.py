@@ -11,7 +11,7 @@ import torch
 from tsloss_fast._terminal import escape_invisible, shorten
 
 LONGEST_LABEL = 24
-# A function that finds the wrong rows of an array, and what the message says of the first one.
+# A function that finds the wrong rows of an array, and the words for the first one.
 Rule = tuple[Callable[[np.ndarray], Any], str]
 
 POINTS: Rule = (lambda x: ~np.isfinite(x).all(1), "has NaN or infinite coordinates; leave it out")

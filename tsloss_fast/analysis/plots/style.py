@@ -81,7 +81,7 @@ def run_looks(
     """Return the colour and the stroke of each run, which depend on the order of the names alone.
 
     Raises:
-        ValueError: a control is no run, or there are more runs than looks.
+        ValueError: a control is not among the runs, or the runs outnumber the looks.
     """
     controls = {control} if isinstance(control, str) else set(control)
     if unknown := controls - set(names):

@@ -179,7 +179,7 @@ class Work(Watch):
         self._file, self._identity, self._points = file, identity, points
         self._order, self._units, self._at = -1, 1, 0
         self._last = time.monotonic()
-        # What was done of each stage, by its place in the order of the stages.
+        # The finished part of each stage, by its place in the order of the stages.
         self._stages: dict[str, Begun] = {}
         try:
             with np.load(file, allow_pickle=False) as kept:
