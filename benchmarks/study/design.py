@@ -38,7 +38,8 @@ _VERSION = 2
 class TaskPlan:
     """A task, how long it is trained on, and the thresholds of the outcomes "steps to".
 
-    The first `curve_size` test items are evaluated every `eval_every` steps, and all at the end.
+    The first `curve_size` test items are evaluated every `eval_every` steps, and all at the end. A
+    run ends early at the first step whose training cross-entropy is at most `stop_train_ce`.
     """
 
     task: str
@@ -49,6 +50,7 @@ class TaskPlan:
     steps: Count = 60
     batch_size: Count = 8
     eval_every: Count = 5
+    stop_train_ce: float | None = None
     train_ce_threshold: float | None = None
     ce_threshold: float | None = None
     accuracy_threshold: float | None = None

@@ -56,8 +56,10 @@ class _Run:
     term: Callable[[Tensor], Tensor]
     curve: list[dict[str, float]] = field(default_factory=list)
     train_ce: list[float] = field(default_factory=list)
+    step_seconds: float = 0.0
     term_seconds: float = 0.0
     diverged: int | None = None
+    ended: bool = False
 
 
 def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, Any]]:
@@ -77,14 +79,12 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
     (bare,) = _evaluate(base, nothing, test, choices)
     reference = {f"zero_shot_{name}": rate for name, rate in _rates(bare).items()}
     reference["majority_rate"] = task.majority_rate
-    seconds = 0.0
     for step in range(steps + 1):
-        if step:
+        active = [run for run in runs if not run.ended]
+        if step and active:
             batch = _batch(items, step, common["seed"], common["batch_size"])
             left = 1 - (step - 1) / steps if common["lr_schedule"] == "linear" else 1.0
-            began = time.perf_counter()
-            _advance(runs, base, batch, step / steps, left)
-            seconds += time.perf_counter() - began
+            _advance(active, base, batch, step / steps, left)
         if step % common["eval_every"] == 0 or step == steps:
             split = test if step == steps else test[: common["curve_size"]]
             prompts = torch.stack([run.prompt.detach() for run in runs])
@@ -93,7 +93,6 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
                 point = _rates(score[:, : common["curve_size"]]) | _topology(prompt)
                 run.curve.append({"step": step, **point})
     records = []
-    shared = (seconds - sum(run.term_seconds for run in runs)) / len(runs)
     for run, score in zip(runs, scores, strict=True):
         record: Trial = {
             "kind": "run",
@@ -103,8 +102,9 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
         }
         record |= {"reference": reference, "curve": run.curve, "train_ce": run.train_ce}
         record |= {"end": {"items": len(test), **_rates(score)}, "diverged": run.diverged}
-        seconds_of = {"step": shared + run.term_seconds, "term": run.term_seconds}
-        record["seconds"] = {name: _six_digits(each / steps) for name, each in seconds_of.items()}
+        taken = max(1, len(run.train_ce))
+        seconds_of = {"step": run.step_seconds, "term": run.term_seconds}
+        record["seconds"] = {name: _six_digits(each / taken) for name, each in seconds_of.items()}
         record["cohort"] = len(runs)
         records.append(record | {"forward": "packed", "task_digest": task.digest[:16]})
     return records
@@ -129,23 +129,29 @@ def _advance(
 ) -> None:
     """Make a step of every run at a time in (0, 1], with a share of the learning rates."""
     prompts = [run.prompt for run in runs]
+    began = time.perf_counter()
     losses = packed.packed_answers(base, torch.stack(prompts), batch).token_losses().mean(1)
     gradients = torch.autograd.grad(losses.sum(), prompts)
+    shared = (time.perf_counter() - began) / len(runs)
     for run, loss, gradient in zip(runs, losses.tolist(), gradients, strict=True):
+        began = time.perf_counter()
         weight = run.trial["weight"] * SCHEDULES[run.trial["settings"]["schedule"]](now)
         if weight:
-            began = time.perf_counter()
             (slope,) = torch.autograd.grad(weight * run.term(run.prompt), run.prompt)
             gradient = gradient + slope
             run.term_seconds += time.perf_counter() - began
-        if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
-            run.diverged = run.diverged or len(run.train_ce) + 1
         # A run that diverged stays as it was, and the others go on.
-        if run.diverged is None:
-            run.train_ce.append(_six_digits(loss))
+        if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
+            run.diverged, run.ended = len(run.train_ce) + 1, True
+            continue
+        run.train_ce.append(_six_digits(loss))
+        if loss <= (run.trial["stop_train_ce"] or -math.inf):
+            run.ended = True
+        else:
             run.prompt.grad = gradient
             run.optimizer.param_groups[0]["lr"] = left * run.trial["lr"]
             run.optimizer.step()
+        run.step_seconds += shared + time.perf_counter() - began
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """The tasks of studies, split so that no seed's test item is a training item of another seed.
 
-Three tasks are generated in the style of BIG-Bench Hard, and one is read from a package of film
-reviews; `boolean` and JSON Lines files come from `tsloss_fast.tuning`.
+Three tasks are generated in the style of BIG-Bench Hard, one consists of sums with a worked answer,
+and one is read from a package of film reviews; `boolean` and JSON Lines files come from
+`tsloss_fast.tuning`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,10 @@ _WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encodin
 _SORTS, _NUMBERS, _NAMES = (_WORDS[name] for name in ("sorts", "numbers", "names"))
 
 
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun in ("peach", "potato", "bus") else "s")
+
+
 def _object_counting(generator: random.Random, kinds: int) -> tuple[str, str]:
     """Return a question for the number of things of one sort, among things of another sort."""
     asked, other = generator.sample(list(_SORTS), 2)
@@ -116,9 +121,8 @@ def _object_counting(generator: random.Random, kinds: int) -> tuple[str, str]:
         for noun in generator.sample(_SORTS[sort], count):
             amount = generator.randint(1, 3)
             total += amount * (sort == asked)
-            plural = noun + ("es" if noun in ("peach", "potato", "bus") else "s")
             one = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-            things.append(one if amount == 1 else f"{_NUMBERS[amount]} {plural}")
+            things.append(one if amount == 1 else f"{_NUMBERS[amount]} {_plural(noun)}")
     generator.shuffle(things)
     listed = f"{', '.join(things[:-1])} and {things[-1]}"
     return f"I have {listed}. How many {asked} do I have? Answer:", f" {_NUMBERS[total]}"
@@ -174,6 +178,33 @@ def _navigate(generator: random.Random, instructions: int) -> tuple[str, str]:
     return question, " No" if missing else " Yes"
 
 
+def _worked_sums(generator: random.Random, sums: int) -> tuple[str, str]:
+    """Return a story of gains and losses, and a worked answer that computes them one by one.
+
+    Every intermediate result is from 1 to 99. SmolLM2 splits numbers into digits, so that a worked
+    answer of two sums has 26 to 31 tokens.
+    """
+    name = generator.choice(_NAMES)
+    noun = generator.choice([each for nouns in _SORTS.values() for each in nouns])
+    plural = _plural(noun)
+    first = total = generator.randint(10, 40)
+    told, worked = [], []
+    for _ in range(sums):
+        gain = generator.random() < 0.5 or total < 13
+        change = (
+            generator.randint(3, min(20, 99 - total)) if gain else generator.randint(3, total - 1)
+        )
+        told.append(f"{'gets' if gain else 'loses'} {change}")
+        worked.append(f"{total} {'+' if gain else '-'} {change} = ")
+        total += change if gain else -change
+        worked[-1] += str(total)
+    question = (
+        f"{name} has {first} {plural}, {' and then '.join(told)}. How many {plural} are left?"
+    )
+    answer = f" {', then '.join(worked)}, so {total} {plural}."
+    return f"{question} Answer:", answer
+
+
 # Difficulties, the default one, and a function that draws an item. A difficulty counts operands,
 # instructions, kinds of things and people.
 TASKS: dict[str, tuple[range, int | None, Callable[[random.Random, int], tuple[str, str]]]] = {
@@ -184,5 +215,6 @@ TASKS: dict[str, tuple[range, int | None, Callable[[random.Random, int], tuple[s
     "navigate": (range(3, 9), 4, _navigate),
     "object_counting": (range(2, 7), 3, _object_counting),
     "web_of_lies": (range(2, 9), 3, _web_of_lies),
+    "worked_sums": (range(1, 5), 2, _worked_sums),
     "rotten_tomatoes": (range(0), None, lambda generator, n: ("", "")),
 }
