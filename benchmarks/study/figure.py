@@ -1,4 +1,4 @@
-"""The figure of an experiment: how each method learns, and its differences to the baseline."""
+"""Figures: how each method of a study learns and differs, and all studies in one picture."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from tsloss_fast.benchmarks.study.outcomes import OUTCOMES, Record, Study, group_names, read_study
 from tsloss_fast.benchmarks.study.statistics import Comparison, compare
-from tsloss_fast.benchmarks.study.tables import REFERENCES, reference
 
 from tsloss_fast._files import whole_file
 from tsloss_fast.analysis.plots import style
 from tsloss_fast.analysis.plots.style import COLOURS, GREY, GRID, INK
-from tsloss_fast.analysis.words import RATES
 
 # The baseline is black, and darker colours of Tol's follow the package's.
 _COLOURS = ("#000000", *COLOURS, "#882255", "#332288", "#999933", "#AA4499", "#117733")
 _HEAD = (
-    "Left: accuracy on the items of the curve, mean over seeds and learning rates; shaded: least "
-    "to largest seed of {0}.\nRight: difference to {0}, paired by seed, with Student's interval; "
-    "filled: it excludes zero; square: the two had different learning rates."
+    "Left: training cross-entropy, mean over seeds and learning rates; shaded: least to largest "
+    "seed of {0}.\nRight: difference to {0}, paired by seed, with Student's interval; "
+    "filled: it excludes zero."
 )
 
 
@@ -40,6 +38,34 @@ def draw(records: Iterable[Record], path: Path) -> list[Path]:
         return []
     with style.figure_style(), whole_file(path) as temporary:
         _page(study).savefig(temporary, format="png")
+    return [path]
+
+
+def draw_all(studies: Iterable[Study], path: Path) -> list[Path]:
+    """Draw the primary outcomes of some studies: paired differences with their intervals.
+
+    A panel is an outcome of a group, a row of it a method. Equal studies give equal bytes. Return
+    the path of the picture, if there is a difference to draw.
+    """
+    panels = [
+        (study, group, name, [e for e in compare(study, group) if e.outcome.name == name])
+        for study in studies
+        for group in study.begun
+        for name in study.primary
+    ]
+    if not panels:
+        return []
+    arms = dict.fromkeys(entry.arm for *_, found in panels for entry in found)
+    colours = dict(zip(arms, itertools.cycle(_COLOURS[1:]), strict=False))
+    with style.figure_style(), whole_file(path) as temporary:
+        size = (2.9 * len(panels) + 1, 0.3 * max(len(found) for *_, found in panels) + 1.3)
+        figure = Figure(figsize=size, dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for panel, (study, _, name, found) in zip(axes, panels, strict=True):
+            _forest(panel, name, found, colours, named=True)
+            panel.set_title(f"{study.name}\n{OUTCOMES[name].label}", fontsize=9.5, color=INK)
+        figure.savefig(temporary, format="png")
     return [path]
 
 
@@ -76,30 +102,20 @@ def _page(study: Study) -> Figure:
 
 
 def _curves(axes: Axes, study: Study, group: int, colours: Mapping[str, str]) -> None:
-    """The mean accuracy of each method over the steps at which all of its runs were evaluated."""
-    _prepare(axes, "training step", "accuracy")
+    """The mean training cross-entropy of each method; a run that ended keeps its last one."""
+    _prepare(axes, "training step", "training CE")
     axes.grid(axis="y", color=GRID, linewidth=0.7)
+    steps = study.groups[group]["steps"]
     for arm in reversed(study.arms_of(group)):
         runs = study.of(group, arm, study.runs)
-        curves = [{point["step"]: point["accuracy"] for point in run["curve"]} for run in runs.run]
-        steps = sorted(set.intersection(*map(set, curves)))
-        table = pd.DataFrame([[curve[step] for step in steps] for curve in curves])
+        table = pd.DataFrame([dict(enumerate(run["train_ce"], start=1)) for run in runs.run])
+        table = table.reindex(columns=range(1, steps + 1)).ffill(axis=1)
         by_seed = table.groupby(runs.seed.to_numpy()).mean()
         if arm == study.arms[0]:
-            axes.fill_between(steps, by_seed.min(), by_seed.max(), color=GREY, alpha=0.2, lw=0)
-        axes.plot(steps, by_seed.mean(), color=colours[arm], linewidth=1.8, label=arm)
-    axes.set_xlim(0, study.groups[group]["steps"])
-    rates = {name: reference(study, group, name) for name in REFERENCES}
-    for name, stroke in zip(REFERENCES, ("--", ":"), strict=True):
-        if math.isfinite(rate := rates[name]):
-            axes.axhline(rate, color=GREY, linewidth=1.2, linestyle=stroke, zorder=1)
-            # To the right, where no curve is: the upper one above its line, the lower one below.
-            side = "bottom" if name == max(rates, key=lambda each: rates[each]) else "top"
-            axes.annotate(
-                style.wrapped(f"{RATES[name]} {rate:.2f}", 1.4), (1, rate), (4, 0), va=side,
-                xycoords=axes.get_yaxis_transform(), textcoords="offset points", color=GREY,
-                fontsize=8.5, annotation_clip=False,
-            )  # fmt: skip
+            ends = by_seed.min(), by_seed.max()
+            axes.fill_between(table.columns, *ends, color=GREY, alpha=0.2, lw=0)
+        axes.plot(table.columns, by_seed.mean(), color=colours[arm], linewidth=1.8, label=arm)
+    axes.set_xlim(1, steps)
 
 
 def _forest(
@@ -120,9 +136,8 @@ def _forest(
         ends = [difference.mean] * 2 if one else [difference.low, difference.high]
         reach = max(reach, *map(abs, ends))
         axes.plot(ends, [row, row], color=colour, linewidth=1.8)
-        marker = "s" if entry.other_rates else "o"
         fill = colour if entry.verdict else "white"
-        axes.plot(difference.mean, row, marker, color=colour, markerfacecolor=fill)
+        axes.plot(difference.mean, row, "o", color=colour, markerfacecolor=fill)
     reach = 1.12 * reach or 0.05
     axes.set_xlim(-reach, reach)
     axes.set_ylim(len(found) - 0.4, -0.6)

@@ -7,7 +7,6 @@ design; one with a start of its own belongs to the groups of the arms without.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from scipy.integrate import trapezoid
 from tsloss_fast._terminal import escape_invisible
 
 Record = Mapping[str, Any]
-_COLUMNS = ["group", "arm", "stage", "lr", "weight", "seed", "diverged", "step", "term"]
-_COLUMNS += ["digest", "run"]
+_COLUMNS = ["group", "arm", "lr", "weight", "seed", "diverged", "step", "term", "digest", "run"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ class Study:
     Attributes:
         arms: of the design, the baseline first.
         groups: what the runs of each group of the design share, and the thresholds of its task.
-        trained: a row a run; the column "run" holds its record.
-        runs: those of `trained` that are final, and no part of an older design's search.
+        runs: a row a run; the column "run" holds its record.
         seeds: a row a group, arm and seed, see `average_over_rates`.
     """
 
@@ -69,7 +66,6 @@ class Study:
     arms: Sequence[str]
     primary: Sequence[str]
     groups: Sequence[Record]
-    trained: pd.DataFrame
     runs: pd.DataFrame
     seeds: pd.DataFrame
     records: Sequence[Record]
@@ -138,7 +134,7 @@ def read_study(records: Iterable[Record]) -> Study:
     own = {each["name"] for each in design["methods"] if each.get("start") is not None}
     for run in (each for each in everything if each["kind"] == "run"):
         trial, seconds = run["trial"], run["seconds"]
-        row = {name: trial[name] for name in ("stage", "lr", "weight", "seed")}
+        row = {name: trial[name] for name in ("lr", "weight", "seed")}
         row |= {"arm": trial["method"], "diverged": run["diverged"] is not None, "run": run}
         row |= {"step": seconds["step"], "term": _number(seconds["term"])}
         row |= {"digest": run["task_digest"]}
@@ -147,13 +143,10 @@ def read_study(records: Iterable[Record]) -> Study:
         for index, group in enumerate(groups):
             if agrees(group, fields):
                 rows.append({"group": index, **row, **run_outcomes(run, group)})
-    trained = pd.DataFrame(rows, columns=[*_COLUMNS, *OUTCOMES, *CENSORED.values()])
-    runs = trained[trained.stage == "final"]
+    runs = pd.DataFrame(rows, columns=[*_COLUMNS, *OUTCOMES, *CENSORED.values()])
     arms = [method["name"] for method in design["methods"]]
-    grid = frozenset(design["lr"] if isinstance(design["lr"], list) else ())
-    seeds = average_over_rates(runs, grid)
-    primary = design["primary"]
-    return Study(head["name"], design, arms, primary, groups, trained, runs, seeds, everything)
+    seeds = average_over_rates(runs, frozenset(design["lr"]))
+    return Study(head["name"], design, arms, design["primary"], groups, runs, seeds, everything)
 
 
 def average_over_rates(runs: pd.DataFrame, grid: frozenset[float]) -> pd.DataFrame:
@@ -171,37 +164,22 @@ def average_over_rates(runs: pd.DataFrame, grid: frozenset[float]) -> pd.DataFra
     return found[[rates >= grid for rates in found["rates"]]].reset_index()
 
 
-def equal_methods(study: Study, group: int) -> list[tuple[str, str]]:
-    """Pairs of methods whose training is bit for bit the same wherever they ran with the same
-    learning rate and seed, runs of a search included."""
-    runs = study.trained[study.trained.group == group]
-    came_to = runs.run.map(lambda run: json.dumps([run["train_ce"], run["end"]]))
-    came_to = came_to.groupby([runs.stage, runs.lr, runs.seed, runs.arm]).agg(frozenset).unstack()
-    there = [arm for arm in study.arms if arm in came_to]
-    pairs = [(*pair, came_to[list(pair)].dropna()) for pair in itertools.combinations(there, 2)]
-    return [(a, b) for a, b, both in pairs if len(both) and both[a].equals(both[b])]
-
-
 def agrees(part: Record, whole: Record) -> bool:
     """Whether the fields that both have are equal. None in `part` says nothing, as a difficulty
-    does that is left to the task. Final runs do not look at validation items, and a search
-    evaluates less often."""
-    idle = ("validation_size", "eval_every")
-    return all(v is None or whole.get(k, v) == v for k, v in part.items() if k not in idle)
+    does that is left to the task."""
+    return all(value is None or whole.get(key, value) == value for key, value in part.items())
 
 
 def designed_groups(design: Record) -> Iterator[dict[str, Any]]:
     """Yield what the runs of each group of a design share."""
     axes = ("models", "tasks", "virtual_tokens", "starts")
     shared = {key: design[key] for key in ("weight_decay", "lr_schedule")}
-    # Older designs could name another adapter.
-    shared["adapter"] = design.get("adapters", ["prompt"])[0]
     for model, task, count, start in itertools.product(*(design[axis] for axis in axes)):
         begin = {"start" if k == "name" else k: v for k, v in start.items()}
         yield {**shared, "model": model, "virtual_tokens": count, **task, **begin}
 
 
-_WORDS = {"difficulty": "difficulty {}", "model": "{}", "adapter": "{}", "virtual_tokens": "N = {}"}
+_WORDS = {"difficulty": "difficulty {}", "model": "{}", "virtual_tokens": "N = {}"}
 _WORDS |= {"start": "from {}", "train_size": "{} training items", "steps": "{} steps"}
 
 

@@ -1,7 +1,7 @@
-"""The page of evidence, and the tables and figures of every experiment, from their raw results.
+"""The page of evidence, and the tables and figures of every study, from their raw results.
 
-Run as ``python -m tsloss_fast.benchmarks.study.page``. Tables and figure of an experiment stand
-beside its results (``*.jsonl``), the page above them, and a table between the marks in the README.
+Run as ``python -m tsloss_fast.benchmarks.study.page``. Tables and figure of a study stand beside
+its results (``*.jsonl``), the page above them, and the verdict between the marks in the README.
 """
 
 from __future__ import annotations
@@ -13,126 +13,115 @@ from pathlib import Path
 
 from tsloss_fast.benchmarks.study import tables
 from tsloss_fast.benchmarks.study.design import read_design
-from tsloss_fast.benchmarks.study.figure import draw
-from tsloss_fast.benchmarks.study.outcomes import OUTCOMES, Record, Study, group_names, read_study
+from tsloss_fast.benchmarks.study.figure import draw, draw_all
+from tsloss_fast.benchmarks.study.first_study import first_study
+from tsloss_fast.benchmarks.study.outcomes import Study, read_study
 from tsloss_fast.benchmarks.study.results import read_results
-from tsloss_fast.benchmarks.study.statistics import Comparison, compare
+from tsloss_fast.benchmarks.study.statistics import Comparison
+from tsloss_fast.benchmarks.study.verdict import FORMS, Verdict, overall, verdict
 
 from tsloss_fast._files import whole_file
-from tsloss_fast._terminal import CommandParser, say, table_lines
+from tsloss_fast._terminal import CommandParser, counted, say, table_lines
 
 _BEGIN, _END = "<!-- evidence -->", "<!-- /evidence -->"
-# Other designs follow. The pilot chose how to measure: it has tables, and no number on the page.
-_ORDER = ("default", "ablation", "degenerate", "long", "schedules", "prefix")
-# A choice has these fields beside those that it shares with the runs of its search and others.
-_SEARCHED = {"kind", "trials", "lr", "weight", "eval_every"}
-_LEVELS = ("final_accuracy", "coefficient_of_variation")
-_SHOWN = ("final_accuracy", "accuracy_area", "steps_to_accuracy", "steps_to_ce", "final_ce")
-
-
-def own_records(lines: Sequence[Record], everything: Sequence[Record]) -> list[Record]:
-    """The lines of a results file, and those runs of its folder that belong to its design too."""
-    design = next(line["design"] for line in reversed(lines) if line["kind"] == "experiment")
-    if isinstance(design["lr"], list):
-        return list(read_design(design).select(everything))
-    # Older designs have a search, which chose the learning rate and the weight of each method.
-    chosen = [line for line in lines if line["kind"] == "choice"]
-    choices = [{k: v for k, v in line.items() if k not in _SEARCHED} for line in chosen]
-    runs = [run for run in everything if run["kind"] == "run"]
-    own = [run for run in runs if any(each.items() <= run["trial"].items() for each in choices)]
-    return [*(line for line in lines if line["kind"] != "run"), *own]
+# The studies of the verdict; others have tables alone.
+DECIDING = ("convergence", "degenerate", "few_shot")
 
 
 def read_studies(folder: Path) -> dict[str, Study]:
-    """The experiments of a folder by the name of their file, in the order of the page."""
+    """The deciding studies of a folder by name, then the others, each with its runs."""
     everything = read_results(folder)
-    names = sorted(file.stem for file in folder.glob("*.jsonl"))
-    names.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-    own = ((name, read_results(folder / f"{name}.jsonl")) for name in names)
-    return {name: read_study(own_records(lines, everything)) for name, lines in own}
+    heads = {each["name"]: each["design"] for each in everything if each["kind"] == "experiment"}
+    names = sorted(heads, key=lambda n: (DECIDING.index(n) if n in DECIDING else 99, n))
+    return {name: read_study(read_design(heads[name]).select(everything)) for name in names}
 
 
-def settings(study: Study) -> Iterator[tuple[int, str]]:
-    """Each begun group, and its name with what is reached without training."""
-    names = group_names([study.groups[group] for group in study.begun])
-    for group, name in zip(study.begun, names, strict=True):
-        rates = [tables.reference(study, group, rate) for rate in tables.REFERENCES]
-        yield group, f"{name} ({', '.join(f'{rate:.3f}' for rate in rates)})"
+def verdicts_of(studies: Mapping[str, Study]) -> dict[str, Verdict]:
+    """The verdict of each deciding study; one that has not begun is pending."""
+    pending = Verdict("pending", (), (), ())
+    return {n: verdict(studies[n]) if n in studies else pending for n in DECIDING}
 
 
-def overview(studies: Mapping[str, Study], outcomes: Sequence[str]) -> str:
-    """Return the table of all methods of all experiments: outcomes and differences."""
-    header = ["setting", "method", "lr", "accuracy", "CV", *(OUTCOMES[n].label for n in outcomes)]
+def verdict_table(verdicts: Mapping[str, Verdict], studies: Mapping[str, Study]) -> str:
+    """Return the differences of every method of the deciding studies in the primary outcomes."""
+    header = ["study", "method", "outcome", "difference", "p (Holm)"]
     rows = []
+    for name, said in verdicts.items():
+        methods = {m["name"]: m for m in studies[name].design["methods"]} if said.found else {}
+        for number, entry in enumerate(said.found):
+            weight = methods[entry.arm]["weight"]
+            arm = f"{entry.arm} ({weight:g})" if weight not in (0, 10) else entry.arm
+            p = tables.NONE if entry.holm is None else f"{entry.holm:.2g}"
+            where = f"{name}, {entry.difference.pairs} seeds" if not number else ""
+            rows.append([where, arm, entry.outcome.label, tables.difference_text(entry), p])
+    return "\n".join(table_lines(header, rows)) if rows else "No study has begun."
+
+
+def sentences(verdicts: Mapping[str, Verdict], studies: Mapping[str, Study]) -> Iterator[str]:
+    """Yield a sentence for each deciding study: what its runs say, in plain words."""
+    for name, said in verdicts.items():
+        if said.form == "pending":
+            have = len(studies[name].runs) if name in studies else 0
+            yield f"{name}: not finished, {counted(have, 'run')} so far."
+        else:
+            told = [_told(entry, "better") for entry in said.better]
+            told += [_told(entry, "worse") for entry in said.worse]
+            yield f"{name}: {FORMS[said.form]}; {'; '.join(told) or 'no interval excludes zero'}."
+
+
+def _told(entry: Comparison, side: str) -> str:
+    """One clear difference in words; steps are compared by their ratio."""
+    difference = entry.difference
+    if entry.outcome.name == "steps_to_train_ce":
+        times = [2**value for value in (difference.mean, difference.low, difference.high)]
+        return "{} needs {:.2f} ({:.2f} to {:.2f}) times the steps".format(entry.arm, *times)
+    return f"{entry.arm} is {side} in {entry.outcome.label} by {tables.difference_text(entry)}"
+
+
+def study_lines(studies: Mapping[str, Study], folder: str) -> str:
+    """Return what each study asks, with its size and its files."""
+    links = "[tables]({0}/{1}.md), [figure]({0}/{1}.png), [raw results]({0}/{1}.jsonl)"
+    lines = []
     for name, study in studies.items():
-        for group, title in settings(study):
-            found = compare(study, group, outcomes)
-            for arm in study.arms_of(group):
-                where = f"{name}: {title}" if arm == study.arms_of(group)[0] else ""
-                row = [where, arm, study.rates(group, arm)]
-                row += [tables.level_text(study, group, arm, level) for level in _LEVELS]
-                cells = {e.outcome.name: tables.difference_text(e) for e in found if e.arm == arm}
-                rows.append([*row, *(cells.get(outcome, "") for outcome in outcomes)])
-    return "\n".join(table_lines(header, rows))
-
-
-def page(studies: Mapping[str, Study], folder: str) -> str:
-    """Return the page; `folder` is the relative path of the tables."""
-    told = {name: study for name, study in studies.items() if name != "pilot"}
-    entries: dict[object, Comparison] = {}
-    same = []
-    for name, study in told.items():
-        for group, title in settings(study):
-            for entry in compare(study, group, _SHOWN):
-                # Experiments share runs, and two methods may be one: a difference counts once.
-                runs = [run["curve"] for run in study.of(group, entry.arm, study.runs).run]
-                if entry.difference.pairs:
-                    entries.setdefault((repr(runs), entry.outcome), entry)
-            equal = tables.same_methods(study, group, ["final_accuracy"])
-            same += [f"{name}: {title}: {said}" for said in equal]
-    every = list(entries.values())
-    sizes = [e.difference.detectable for e in every if e.outcome.name == "final_accuracy"]
-    runs = {run["key"]: run for study in told.values() for run in study.trained.run}
-    seconds = [run["seconds"]["step"] * len(run["train_ce"]) for run in runs.values()]
-    links = "[Tables]({0}/{1}.md), [figure]({0}/{1}.png), [raw results]({0}/{1}.jsonl)."
-    experiments = [
-        f"- **{name}**: {study.design['question']} {len(study.arms)} methods, "
-        f"{study.runs.seed.nunique()} seeds. {links.format(folder, name)}"
-        for name, study in told.items()
-    ]
-    template = Path(__file__).with_name("page_template.md").read_text(encoding="utf-8")
-    return template.format(
-        experiments="\n".join(experiments),
-        mark=tables.OTHER_RATE,
-        runs=len(runs),
-        hours=math.fsum(seconds) / 3600,
-        folder=folder,
-        table=overview(told, _SHOWN),
-        first=next(iter(told)),
-        may="\n".join(f"- {said}" for said in [*tables.chance(every, 0.95), *same]),
-        other=sum(entry.other_rates for entry in every),
-        count=len(every),
-        least=min(filter(None, sizes), default=math.nan),
-        most=max(filter(None, sizes), default=math.nan),
-    )
+        seconds = [run["seconds"]["step"] * len(run["train_ce"]) for run in study.runs.run]
+        lines.append(
+            f"- **{name}**: {study.design['question']} {counted(len(study.runs), 'run')}, "
+            f"{counted(study.runs.seed.nunique(), 'seed')}, {math.fsum(seconds) / 3600:.1f} hours: "
+            f"{links.format(folder, name)}."
+        )
+    return "\n".join(lines)
 
 
 def write(folder: Path, output: Path, readme: Path | None) -> list[Path]:
     """Write everything that is made of the raw results; return the paths."""
     studies = read_studies(folder)
+    verdicts = verdicts_of(studies)
+    form = FORMS[overall(list(verdicts.values()))]
+    said = "".join(f"\n- {each}" for each in sentences(verdicts, studies))
+    table = verdict_table(verdicts, studies)
+    template = Path(__file__).with_name("page_template.md").read_text(encoding="utf-8")
     texts = {folder / f"{name}.md": tables.summarize(s.records) for name, s in studies.items()}
-    texts[output] = page(studies, folder.name)
+    texts[output] = template.format(
+        verdict=f"{form}.",
+        sentences=f"\n{said}",
+        table=table,
+        folder=folder.name,
+        controls="",
+        studies=study_lines(studies, folder.name),
+        **first_study(folder / "first"),
+    )
     if readme is not None:
         text = readme.read_text(encoding="utf-8")
-        if text.count(_BEGIN) != 1 or text.count(_END) != 1 or "default" not in studies:
-            raise ValueError(f"{readme}: expected {_BEGIN}, {_END} once each, and default.jsonl")
-        table = overview({"default": studies["default"]}, ["final_accuracy"])
-        texts[readme] = f"{text.split(_BEGIN)[0]}{_BEGIN}\n{table}\n{_END}{text.split(_END)[1]}"
+        if text.count(_BEGIN) != 1 or text.count(_END) != 1:
+            raise ValueError(f"{readme}: expected {_BEGIN} and {_END} once each")
+        block = f"**{form}.**\n\n{table}"
+        texts[readme] = f"{text.split(_BEGIN)[0]}{_BEGIN}\n{block}\n{_END}{text.split(_END)[1]}"
     for path, text in texts.items():
         with whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    drawn = [draw(study.records, folder / f"{name}.png") for name, study in studies.items()]
-    return [*texts, *(path for paths in drawn for path in paths)]
+    drawn = [path for n, s in studies.items() for path in draw(s.records, folder / f"{n}.png")]
+    drawn += draw_all([studies[n] for n in DECIDING if n in studies], folder / "verdict.png")
+    return [*texts, *drawn]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = Path("benchmarks/results/evidence")
     parser.add_argument("--results", type=Path, default=results, help="folder of *.jsonl")
     parser.add_argument("--output", type=Path, help="the page (by default beside the folder)")
-    parser.add_argument("--readme", type=Path, help="a README whose marked table is replaced")
+    parser.add_argument("--readme", type=Path, help="a README whose marked verdict is replaced")
     options = parser.parse_args(argv)
     output = options.output or options.results.with_suffix(".md")
     say(*(f"wrote {path}" for path in write(options.results, output, options.readme)))

@@ -121,7 +121,6 @@ class Comparison:
     Attributes:
         censored: runs of the pairs that never reached the threshold, counted at each rate.
         never: whether these are all runs, so that nothing is compared.
-        other_rates: whether the two had different learning rates.
         holm: p adjusted for all primary outcomes of all arms of the group; None for others.
     """
 
@@ -130,7 +129,6 @@ class Comparison:
     difference: Difference
     censored: int
     never: bool
-    other_rates: bool
     holm: float | None = None
 
     @property
@@ -170,5 +168,4 @@ def _compare(study: Study, group: int, arm: str, baseline: str, outcome: Outcome
         study.design["confidence"],
         study.design.get("margins", {}).get(name),
     )
-    other_rates = study.rates(group, arm) != study.rates(group, baseline)
-    return Comparison(arm, outcome, difference, censored, never, other_rates)
+    return Comparison(arm, outcome, difference, censored, never)

@@ -12,7 +12,7 @@ from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, c
 
 from tsloss_fast._terminal import counted, table_lines
 
-NONE, NEVER, OTHER_RATE = "–", "never reached", "\N{DAGGER}"
+NONE, NEVER = "–", "never reached"
 REFERENCES = ("majority_rate", "zero_shot_restricted_accuracy")
 
 
@@ -58,7 +58,7 @@ def differences_table(found: Sequence[Comparison]) -> str:
     for entry in found:
         d, outcome = entry.difference, entry.outcome
         ways = [d.above, d.below, d.equal] if outcome.better >= 0 else [d.below, d.above, d.equal]
-        row = [entry.arm + OTHER_RATE * entry.other_rates, outcome.label]
+        row = [entry.arm, outcome.label]
         late = f", {counted(entry.censored, 'run')} censored" if entry.censored else ""
         row += [f"{d.pairs}{late}"]
         row += [NEVER if entry.never else shown(d.mean, outcome, "+"), interval_text(entry)]
@@ -85,7 +85,7 @@ def difference_text(entry: Comparison) -> str:
     if entry.difference.mean is None:
         return NEVER if entry.never else NONE
     text = f"{shown(entry.difference.mean, entry.outcome, '+')} ({interval_text(entry)})"
-    return (f"**{text}**" if entry.verdict else text) + OTHER_RATE * entry.other_rates
+    return f"**{text}**" if entry.verdict else text
 
 
 def interval_text(entry: Comparison) -> str:
@@ -129,29 +129,6 @@ def notes(study: Study, group: int) -> Iterator[str]:
     digests = runs.groupby("seed").digest.nunique()
     for seed in digests.index[digests > 1]:
         yield f"The task changed between runs of seed {seed}, which are in no pair."
-    yield from same_methods(study, group, study.primary)
-
-
-def same_methods(study: Study, group: int, names: Sequence[str]) -> Iterator[str]:
-    """Pairs of methods that were one in these runs. If one is the baseline, the other shows what
-    the learning rate alone does, and is a baseline at its own rate."""
-    for one, other in outcomes.equal_methods(study, group):
-        yield (
-            f"{one} and {other} are one method here: wherever they ran at the same learning rate, "
-            "their training is the same to the bit."
-        )
-        if one != study.arms[0] or study.rates(group, one) == study.rates(group, other):
-            continue
-        equal = [e for e in compare(study, group, names, other) if not e.other_rates]
-        for alone in compare(study, group, names):
-            if alone.arm == other and alone.outcome.name in names:
-                same = [e for e in equal if e.outcome == alone.outcome]
-                yield (
-                    f"The learning rate alone, {study.rates(group, other)} in place of "
-                    f"{study.rates(group, one)}, changes {alone.outcome.label} by "
-                    f"{difference_text(alone)}. Against {one} at this rate (run as {other}): "
-                    f"{'; '.join(f'{e.arm} {difference_text(e)}' for e in same) or 'nothing'}."
-                )
 
 
 def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
@@ -160,11 +137,6 @@ def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
     if not tested:
         yield f"Nothing is compared with {study.arms[0]}: there is no pair of finished runs."
         return
-    if any(entry.other_rates for entry in tested):
-        yield (
-            f"{OTHER_RATE} marks a difference between runs of different learning rates. It is one "
-            "of the rates and of the methods together, and tells nothing of either alone."
-        )
     if any(entry.difference.pairs < MINIMUM_SEEDS for entry in tested):
         yield f"Fewer than {MINIMUM_SEEDS} pairs say nothing of other seeds."
     for entry in tested:

@@ -16,7 +16,7 @@ from tsloss_fast import cli
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["defualt"], "neither a file nor one of ablation, default"),
+        (["defualt"], "neither a file nor one of ablation, conver"),
         (["default", "--tables"], "No such file"),
         (["default", "--device", "cuda:7"], "finds none of this kind; use cpu"),
     ],

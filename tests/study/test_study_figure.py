@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import flat, make_design, make_pairs, make_run
+from made_records import make_design, make_pairs, make_run
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from tsloss_fast.benchmarks.study.figure import draw
+from tsloss_fast.benchmarks.study.figure import draw, draw_all
+from tsloss_fast.benchmarks.study.outcomes import read_study
 
 
 def panels(figure: Any) -> dict[str, Any]:
@@ -20,18 +21,39 @@ def test_curves_are_means_and_forests_have_the_intervals(
     tmp_path: Path, saved_figures: list[Any]
 ) -> None:
     records = [make_design(), *make_pairs([0.1, 0.11, 0.1, 0.12, 0.1])]
+    records[2] |= {"train_ce": [1.0, 0.9]}
     assert draw(records, tmp_path / "f.png") == [tmp_path / "f.png"]
     drawn = panels(saved_figures[0])
-    assert list(drawn) == ["accuracy", "mean training CE", "final accuracy"]
-    curves = {line.get_label(): line.get_ydata() for line in drawn["accuracy"].lines}
-    assert list(curves["ce"]) == pytest.approx(flat(0.62))
-    assert list(curves["tsloss"]) == pytest.approx(flat(0.726))
+    assert list(drawn) == ["training CE", "mean training CE", "final accuracy"]
+    curves = {line.get_label(): line.get_ydata() for line in drawn["training CE"].lines}
+    assert list(curves["ce"]) == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5])
+    # The run that ended at the second step keeps its loss.
+    assert list(curves["tsloss"])[:3] == pytest.approx([1.0, 0.9, 0.8 + 0.1 / 5])
     interval, mean, _ = drawn["final accuracy"].lines
     assert list(interval.get_xdata()) == pytest.approx([0.0949, 0.1171], abs=1e-4)
     assert list(mean.get_xdata()) == pytest.approx([0.106])
     assert mean.get_markerfacecolor() == interval.get_color()  # It excludes zero.
     assert mean.get_marker() == "o"
-    assert panels(saved_figures[0])["mean training CE"].lines[1].get_markerfacecolor() == "white"
+    assert drawn["mean training CE"].lines[1].get_markerfacecolor() == "white"
+
+
+def test_the_picture_of_all_studies_has_a_panel_for_each_primary_outcome(
+    tmp_path: Path, saved_figures: list[Any]
+) -> None:
+    one = read_study([make_design(), *make_pairs([0.1, 0.11, 0.1, 0.12, 0.1])])
+    other = read_study(
+        [make_design(["ce", "l2"], name="other"), *make_pairs([-0.1, -0.11, -0.1], "l2")]
+    )
+    assert draw_all([one, other], tmp_path / "f.png") == [tmp_path / "f.png"]
+    drawn = {axes.get_title(): axes for axes in saved_figures[0].axes}
+    outcomes = ("mean training CE", "final accuracy")
+    assert list(drawn) == [f"{name}\n{each}" for name in ("made", "other") for each in outcomes]
+    _, mean, _ = drawn["other\nfinal accuracy"].lines
+    assert list(mean.get_xdata()) == pytest.approx([-0.31 / 3])
+    assert [label.get_text() for label in drawn["other\nfinal accuracy"].get_yticklabels()] == [
+        "l2"
+    ]
+    assert draw_all([], tmp_path / "g.png") == []
 
 
 def test_equal_records_give_equal_bytes_and_no_run_gives_no_picture(tmp_path: Path) -> None:
@@ -41,15 +63,12 @@ def test_equal_records_give_equal_bytes_and_no_run_gives_no_picture(tmp_path: Pa
     assert draw([make_design()], tmp_path / "c.png") == []
 
 
-def test_other_rates_are_squares_and_missing_differences_are_written(
-    tmp_path: Path, saved_figures: list[Any]
-) -> None:
-    records = [make_run("ce", 0), make_run("l2", 0, lr=0.02), make_run("tsloss", 1)]
+def test_missing_differences_are_written(tmp_path: Path, saved_figures: list[Any]) -> None:
+    records = [make_run("ce", 0), make_run("l2", 0), make_run("tsloss", 1)]
     primary = ["final_accuracy", "steps_to_accuracy"]
-    design = make_design(["ce", "l2", "tsloss"], primary=primary, lr=0.03)
+    design = make_design(["ce", "l2", "tsloss"], primary=primary)
     draw([design, *records], tmp_path / "f.png")
     drawn = panels(saved_figures[0])
-    assert drawn["final accuracy"].lines[1].get_marker() == "s"
     assert [text.get_text() for text in drawn["final accuracy"].texts] == ["no pair"]
     said = [text.get_text() for text in drawn["steps to accuracy"].texts]
     assert said == ["never reached", "no pair"]

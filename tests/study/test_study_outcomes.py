@@ -9,7 +9,6 @@ import pytest
 from made_records import START, TASK, make_design, make_pairs, make_run
 from tsloss_fast.benchmarks.study.outcomes import (
     CENSORED,
-    equal_methods,
     group_names,
     read_study,
     run_outcomes,
@@ -65,11 +64,9 @@ def test_one_rate_without_an_outcome_leaves_the_seed_without_it() -> None:
     assert seeds.diverged[0] == 1
 
 
-def test_runs_of_a_search_and_of_other_designs_are_not_among_the_final_runs() -> None:
-    others = [make_run("ce", 9, stage="search"), make_run("ce", 1, steps=4)]
-    study = read_study([make_design(), make_run(), *others])
+def test_runs_of_other_designs_are_not_among_the_runs() -> None:
+    study = read_study([make_design(), make_run(), make_run("ce", 1, steps=4)])
     assert study.runs.seed.tolist() == [0]
-    assert study.trained.seed.tolist() == [0, 9]
 
 
 def test_an_arm_with_its_own_start_is_in_the_group_of_the_others() -> None:
@@ -93,16 +90,3 @@ def test_groups_are_those_of_the_design_with_runs_or_without() -> None:
     harder = {**TASK, "task": "a\x1b[2J", "difficulty": 5, "steps": 4}
     study = read_study([make_design(tasks=[TASK, harder]), make_run()])
     assert group_names(study.groups)[1] == "a\\x1b[2J, difficulty 5, 4 steps"
-
-
-def test_methods_are_equal_if_all_common_runs_are_so_to_the_bit() -> None:
-    other = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5000001)
-    search = [make_run(m, 9, stage="search", lr=0.1) for m in ("ce", "redundancy")]
-    final = [make_run("ce", 0), make_run("redundancy", 0, lr=0.02)]
-    design = make_design(["ce", "redundancy"], lr=0.03)
-    study = read_study([design, *final, *search])
-    assert equal_methods(study, 0) == [("ce", "redundancy")]
-    study = read_study([design, *final, *search, make_run("redundancy", 0, losses=other)])
-    assert equal_methods(study, 0) == []
-    # Where they have no learning rate in common, nothing is known.
-    assert equal_methods(read_study([design, *final]), 0) == []

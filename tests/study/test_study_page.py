@@ -1,81 +1,140 @@
-"""The page of evidence, from made-up files of results and from the real ones."""
+"""The page of evidence and its verdict, from made-up results and from the real ones."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from made_records import make_design, make_pairs, make_run
+from made_records import START, make_design, make_pairs, make_run
 from tsloss_fast.benchmarks.study.design import read_design, trial_key
-from tsloss_fast.benchmarks.study.page import main, own_records, write
+from tsloss_fast.benchmarks.study.first_study import first_study
+from tsloss_fast.benchmarks.study.outcomes import read_study
+from tsloss_fast.benchmarks.study.page import main
+from tsloss_fast.benchmarks.study.verdict import Verdict, overall, verdict
 
 GAINS = [0.1, 0.11, 0.1, 0.12, 0.1]
-REAL = Path(__file__).parents[2] / "benchmarks/results/evidence"
+FIRST = Path(__file__).parents[2] / "benchmarks/results/evidence/first"
+REPAIR = {"name": "ce-jitter", "loss": "ce", "start": {**START, "name": "j", "jitter": 0.01}}
 
 
-def put(folder: Path, name: str, design: dict, *runs: dict) -> None:
+def put(folder: Path, design: dict[str, Any], *runs: dict[str, Any]) -> None:
     """Write a results file, with the trials that the design means as those of its runs."""
     meant = {}
     for trial in itertools.chain.from_iterable(read_design(design["design"]).cohorts()):
         meant[trial["method"], trial["seed"]] = trial
     records = [run | {"trial": meant[run["trial"]["method"], run["trial"]["seed"]]} for run in runs]
     records = [run | {"key": trial_key(run["trial"])} for run in records]
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [design, *records]))
+    lines = "".join(json.dumps(record) + "\n" for record in [design, *records])
+    (folder / f"{design['name']}.jsonl").write_text(lines)
 
 
-def page_of(folder: Path) -> str:
-    write(folder, folder.with_suffix(".md"), None)
-    return folder.with_suffix(".md").read_text(encoding="utf-8")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of results that has the first study and no other."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "first").symlink_to(FIRST, target_is_directory=True)
+    return tmp_path / "r"
 
 
-def test_experiments_share_runs_and_a_difference_counts_once(tmp_path: Path) -> None:
-    put(tmp_path / "r", "default", make_design(), *make_pairs(GAINS))
-    # All of its runs are in the other file.
-    put(tmp_path / "r", "other", make_design(name="other"))
-    # The pilot has tables, and no number on the page.
-    put(tmp_path / "r", "pilot", make_design(name="pilot", lr=[0.02]), make_run())
-    page = page_of(tmp_path / "r")
-    assert "pilot:" not in page
-    assert "| default: boolean (0.550, 0.500) | ce | 0.03 | 0.620 ± 0.016 | 0.050 ± 0.000 |" in page
-    assert "| other: boolean (0.550, 0.500) | ce | 0.03 | 0.620 ± 0.016 |" in page
-    assert page.count("|  | tsloss | 0.03 | 0.726 ± ") == 2
-    assert "There are 10 runs" in page
-    assert "3 of 5 intervals exclude zero" in page
-    assert "0 of the\n  5 differences are between different learning rates" in page
-    for name in ("other.md", "other.png", "pilot.md"):
-        assert (tmp_path / "r" / name).exists()
-
-
-def test_the_runs_of_an_older_design_are_those_that_its_search_chose() -> None:
-    design = make_design(lr=0.03)
-    choice = {"kind": "choice", "task": "boolean", "method": "tsloss", "virtual_tokens": 10}
-    choice |= {"lr": 0.06, "eval_every": 4, "trials": []}
-    runs = [
-        make_run("tsloss", 0, lr=0.06),
-        make_run("tsloss", 9, stage="search", eval_every=8),
-        make_run("l2", 0),
-        make_run("tsloss", 1, lr=0.06, virtual_tokens=20),
-    ]
-    assert own_records([design, choice, runs[0]], runs) == [design, choice, *runs[:2]]
-
-
-def test_the_readme_gets_the_table_between_its_marks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_page_and_the_readme_have_the_verdict_and_the_differences(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(tmp_path / "r", "default", make_design(), *make_pairs(GAINS))
+    put(folder, make_design(name="degenerate"), *make_pairs(GAINS))
+    put(folder, make_design(name="other", lr=[0.02]), make_run())
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- evidence -->\nold\n<!-- /evidence -->\nafter\n")
-    arguments = ["--results", str(tmp_path / "r"), "--readme", str(readme)]
+    arguments = ["--results", str(folder), "--readme", str(readme)]
     assert main(arguments) == 0
     assert f"wrote {tmp_path / 'r.md'}" in capsys.readouterr().out
+    page = (tmp_path / "r.md").read_text(encoding="utf-8")
+    row = "|  | tsloss | final accuracy | **+0.106 (+0.095 to +0.117)** | 0.12 |"
+    assert row in page
+    assert "**TSLoss helps.**" in page
+    said = "- degenerate: TSLoss helps; tsloss is better in final accuracy by **+0.106 (+0.095 to +"
+    assert said in page
+    assert "- convergence: not finished, 0 runs so far." in page
+    assert "- **other**: Does it help? 1 run, 1 seed, 0.0 hours: [tables](r/other.md)" in page
+    for name in ("degenerate.md", "degenerate.png", "other.md", "verdict.png"):
+        assert (folder / name).exists()
     first = readme.read_text(encoding="utf-8")
-    assert first.startswith("before\n<!-- evidence -->\n| setting | method |")
+    assert first.startswith("before\n<!-- evidence -->\n**TSLoss helps.**\n\n| study | method |")
     assert first.endswith("\n<!-- /evidence -->\nafter\n")
-    assert "**+0.106 (+0.095 to +0.117)**" in first
+    assert row in first
     assert "old" not in first
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="expected <!-- evidence -->"):
         main(arguments)
+
+
+def test_steps_are_told_as_a_ratio(folder: Path, tmp_path: Path) -> None:
+    design = make_design(name="convergence", primary=["steps_to_train_ce"])
+    runs = make_pairs([0.0] * 5)
+    for run in runs:
+        # Training cross-entropy falls below the threshold of 0.4 at the second or the fourth step.
+        late = 4 if run["trial"]["method"] == "tsloss" else 2
+        run["train_ce"] = [1.0] * (late - 1) + [0.3] * (9 - late)
+    put(folder, design, *runs)
+    assert main(["--results", str(folder)]) == 0
+    page = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "not been shown to help; tsloss needs 2.00 (2.00 to 2.00) times the steps." in page
+
+
+def judged(gains: list[float], *repairs: float, margin: float | None = None) -> Verdict:
+    runs = make_pairs(gains)
+    for repair in repairs:
+        runs += [
+            run
+            for run in make_pairs([repair] * len(gains), "ce-jitter")
+            if run["trial"]["method"] != "ce"
+        ]
+        for run in runs:
+            if run["trial"]["method"] == "ce-jitter":
+                run["trial"] |= {"start": "j", "jitter": 0.01}
+    methods: list[Any] = ["ce", "tsloss", *([REPAIR] if repairs else [])]
+    margins = {} if margin is None else {"final_accuracy": margin}
+    return verdict(read_study([make_design(methods, margins=margins), *runs]))
+
+
+def test_a_gain_helps_unless_a_trivial_repair_does_better() -> None:
+    assert judged(GAINS).form == "helps"
+    assert judged(GAINS, 0.1).form == "helps"
+    assert judged(GAINS, 0.2).form == "repairs"
+    assert [entry.outcome.name for entry in judged(GAINS).better] == ["final_accuracy"]
+
+
+def test_no_gain_is_no_difference_within_the_margin_and_not_shown_without_one() -> None:
+    small = [0.001, -0.001, 0.002, 0.0, -0.002]
+    assert judged(small, margin=0.03).form == "no difference"
+    assert judged(small, margin=0.001).form == "not shown"
+    assert judged(small).form == "not shown"
+    assert judged(small[:4], margin=0.03).form == "pending"
+    loss = judged([-gain for gain in GAINS], margin=0.3)
+    assert (loss.form, len(loss.worse)) == ("not shown", 1)
+
+
+def test_the_verdict_of_all_studies_is_the_strongest_claim_that_is_allowed() -> None:
+    def of(*forms: str) -> str:
+        return overall([Verdict(form, (), (), ()) for form in forms])
+
+    assert of("pending", "helps", "repairs") == "helps"
+    assert of("no difference", "repairs") == "repairs"
+    assert of("no difference", "no difference") == "no difference"
+    assert of("no difference", "not shown") == "not shown"
+    assert of("no difference", "pending") == of() == "pending"
+
+
+def test_what_is_said_of_the_first_study_is_in_its_raw_results() -> None:
+    said = first_study(FIRST)
+    assert (said["rate"], said["own_rate"]) == ("0.03", "0.0345")
+    # The frozen tables have these two differences to cross-entropy at its own rate.
+    tables = (FIRST / "ablation.md").read_text(encoding="utf-8")
+    for value in (said["rate_alone"], said["published"]):
+        assert f"| {value.split()[0]} | {value.split('(')[1].rstrip(')')} |" in tables
+    # By hand: tsloss 0.71 0.62 0.69 0.67 0.6, redundancy 0.735 0.615 0.67 0.69 0.54.
+    assert said["matched_accuracy"] == "+0.008 (−0.035 to +0.051)"
+    assert "28 of 28 chosen weights (only two were tried) and 9 of 36 chosen" in said["edges"]
+    assert "in 8 of 8 cells" in said["cells"]
+    assert said["power"].splitlines()[2] == "| 5 | 10.4 points | 5.8 points |"

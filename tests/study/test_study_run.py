@@ -125,6 +125,24 @@ def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
     assert by_step[4] != by_step[2] | {"step": 4}
 
 
+def test_a_run_that_arrives_ends_there_and_changes_no_other(tiny: Any, tmp_path: Path) -> None:
+    (whole, slow) = train(trials(tmp_path, ["ce"], lr=[0.3, 0.0001]), *tiny)
+    losses = whole["train_ce"]
+    stop = max(loss for loss in losses if loss < min(losses[0], *slow["train_ce"]))
+    arrives = losses.index(next(loss for loss in losses if loss <= stop)) + 1
+    assert 1 < arrives < 6
+    wanted = trials(tmp_path, ["ce"], lr=[0.3, 0.0001], task={"stop_train_ce": stop})
+    ended, other = train(wanted, *tiny)
+    assert ended["train_ce"] == losses[:arrives]
+    assert ended["diverged"] is None
+    # The prompt is that of the step at which the run arrived, before any further update.
+    (before,) = train(trials(tmp_path, ["ce"], lr=[0.3], task={"steps": arrives - 1}), *tiny)
+    assert ended["end"] == before["end"]
+    untouched = ("train_ce", "end", "curve")
+    assert [other[name] for name in untouched] == [slow[name] for name in untouched]
+    assert ended["key"] != whole["key"]
+
+
 def runs_of(folder: Path) -> dict[str, Any]:
     lines = read_results(folder) if list(folder.glob("*.jsonl")) else []
     runs = [line for line in lines if line["kind"] == "run"]

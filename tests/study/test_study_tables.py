@@ -46,15 +46,6 @@ def test_a_method_that_gains_nothing_is_equivalent_if_the_design_has_a_margin() 
     assert said not in summarize([make_design(margins={"final_accuracy": 0.03}), *records[:8]])
 
 
-def test_rows_of_different_learning_rates_are_marked() -> None:
-    runs = [run for seed in range(5) for run in (make_run("ce", seed), make_run("l2", seed))]
-    assert "†" not in summarize([make_design(["ce", "l2"]), *runs])
-    runs = [make_run(m, seed, lr=lr) for seed in range(5) for m, lr in (("ce", 0.03), ("l2", 0.02))]
-    page = summarize([make_design(["ce", "l2"], lr=0.03), *runs])
-    assert {row["method"] for row in rows(page, 1)} == {"l2†"}
-    assert "† marks a difference between runs of different learning rates" in page
-
-
 def test_what_is_missing_is_said() -> None:
     other = {**START, "name": "y", "init_text": "y"}
     page = summarize(
@@ -63,7 +54,7 @@ def test_what_is_missing_is_said() -> None:
     assert "- l2 is not finished: seed 0, 1, 2, 3, 4." in page
     assert "- ce is not finished: seed 1, 2, 3, 4." in page
     assert "Fewer than 5 pairs say nothing of other seeds." in page
-    assert "## No run finished yet\n\n- boolean, smollm2, prompt, N = 10, from y, 128" in page
+    assert "## No run finished yet\n\n- boolean, smollm2, N = 10, from y, 128" in page
     assert "no pair of finished runs" in summarize([make_design(), make_run("tsloss", 0)])
 
 
@@ -76,20 +67,6 @@ def test_runs_that_diverged_are_counted_and_in_no_pair_and_changed_items_are_sai
     records[0]["task_digest"] = "changed"
     assert "The task changed between runs of seed 0" in summarize([make_design(), *records])
     assert "- tsloss: seeds that diverged have no mean training CE, final accuracy," in page
-
-
-def test_a_method_that_is_the_baseline_at_another_rate_shows_what_the_rate_does() -> None:
-    search = [make_run(m, 9, stage="search", lr=0.1) for m in ("ce", "redundancy")]
-    runs = make_pairs([0.1] * 5)
-    for seed in range(5):
-        runs.append(make_run("redundancy", seed, lr=0.02, accuracy=flat(0.7), losses=[0.3] * 8))
-        runs.append(make_run("l2", seed, lr=0.02, accuracy=flat(0.75), losses=[0.2] * 8))
-    design = make_design(["ce", "tsloss", "redundancy", "l2"], lr=0.03, primary=["final_accuracy"])
-    page = summarize([design, *runs, *search])
-    assert "- ce and redundancy are one method here" in page
-    assert "The learning rate alone, 0.02 in place of 0.03, changes final accuracy by" in page
-    assert "(run as redundancy): l2 **+0.050 (+0.050 to +0.050)**." in page
-    assert "one method" not in summarize([design, *runs])
 
 
 def test_zero_alone_has_no_sign() -> None:

