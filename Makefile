@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
 FUZZ_SECONDS ?= 60
 DEMO_DIR ?= runs/demo
-EXPERIMENTS := default ablation degenerate long schedules
+EXPERIMENTS := convergence degenerate few_shot
 STUDY_DIR ?= runs/study
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
@@ -82,8 +82,7 @@ bench: venv
 evidence: venv
 	$(BIN)/python -m tsloss_fast.benchmarks.study.page --readme README.md
 
-# The experiments themselves: hours, stopped and started at will. The published results are those of
-# older designs, so new ones go to another folder.
+# The studies that decide whether TSLoss helps: hours, stopped and started at will.
 experiments: venv
 	for name in $(EXPERIMENTS); do \
 	  $(BIN)/tsloss compare $$name --processes 2 --out $(STUDY_DIR) >/dev/null; done
