@@ -42,7 +42,7 @@ from tsloss_fast._files import exclusive, whole_file
 from tsloss_fast._terminal import CommandParser, say, table_lines
 from tsloss_fast.doctor import machine
 
-# The fields by which runs are told apart.
+# These fields identify a run.
 KEY = ("control", "arm", "seed", "lr")
 
 
@@ -80,11 +80,12 @@ VERDICTS = {
 PAGE = """# Positive controls
 
 Published uses of H0 losses, run with this package, whose operation finds the trees and their
-gradients. The arm "random paths" has the same term on as many edges that were drawn at random, and
-shows what the term does without any topology. Measures are means over the learning rates, on data
-that were not trained on. Intervals are Student's with 95 %, p is of the two-sided sign-flip test,
-and Holm's correction is over the measures of a control. The words in bold below follow from the
-numbers by the rule in `benchmarks/study/controls.py`, which was fixed before the runs.
+gradients. The arm "random paths" has the same term with the same weight on as many edges that
+were drawn at random, and shows what the term does without any topology; no weight was tuned for it.
+Measures are means over the learning rates, on data that were not trained on. Intervals are
+Student's with 95 %, p is of the two-sided sign-flip test, and Holm's correction is over the
+measures of a control. The words in bold below follow from the numbers by the rule in
+`benchmarks/study/controls.py`, which was fixed before the runs.
 
 {verdicts}
 
@@ -122,7 +123,7 @@ def run_controls(controls: Mapping[str, Control], file: Path) -> None:
     (a file has one such line), "session", date and machine, and "run"."""
     settings = {name: asdict(control) for name, control in controls.items()}
     for each in settings.values():
-        del each["finding"]  # Another wording is no other run.
+        del each["finding"]  # It is text, on which no run depends.
     head = {"kind": "controls", "arms": list(ARMS), "controls": settings}
     with exclusive(file.parent, passing=True), contextlib.closing(ResultsFile(file)) as results:
         if results.records[:1] not in ([], [head]):
@@ -214,7 +215,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sentences(name: str, ours: Sequence[Compared], paths: Sequence[Compared]) -> Iterator[str]:
-    """Yield the verdict and what it rests on, and what the random paths show."""
+    """Yield the verdict, its numbers, and the comparison with random paths."""
     claim, other = (next(e for e in each if e.measure.role == "claim") for each in (ours, paths))
     found = verdict(ours)
     yield f"- **{name}: {found}** ({VERDICTS[found]}). Published: {CONTROLS[name].finding}."
