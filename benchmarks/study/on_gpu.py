@@ -9,7 +9,7 @@ The runs are 24 pairs of two arms rather than 16 seeds of three arms. Where the 
 in accuracy have a standard deviation of 0.034, as from vocabulary tokens, 24 pairs detect 2 points
 and 16 pairs 2.6. From "x", 0.08 was measured, so that fewer pairs would tell even less.
 Unlike the paper's, the learning rate is 0.01 (its 5e-5 moves no coordinate by more than about 0.03
-in 600 steps), the prompt is in float32, and there is no weight decay.
+in 600 steps). The prompt is in float32, without weight decay.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TEST_SHARE = 0.6
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the runs depend on. The first arm is the baseline, and a seed has items of its own."""
+    """Settings of the runs. The first arm is the baseline, and a seed has items of its own."""
 
     arms: tuple[str, ...] = ("ce", "tsloss")
     seeds: tuple[int, ...] = tuple(range(24))

@@ -22,7 +22,7 @@ from tsloss_fast._terminal import counted, say, table_lines
 
 __all__ = ["compare", "page", "write_results"]
 
-# What an epoch has to come to: its training cross-entropy, or its training accuracy.
+# Conditions on an epoch, by the training cross-entropy or the training accuracy.
 REACHED: dict[str, Callable[[Record, int], bool]] = {
     "epochs_to_ce": lambda run, epoch: run["train_ce"][epoch] <= 0.1,
     "epochs_to_all": lambda run, epoch: run["train_accuracy"][epoch] == 1,

@@ -22,7 +22,7 @@ from tsloss_fast.tuning import add_soft_prompt, initial_prompt
 from tsloss_fast.tuning.answers import answer_logits, encode_items
 from tsloss_fast.tuning.tasks import Item
 
-# Tokens that coincide would be told apart by rounding alone, which the loss makes larger.
+# Distinct tokens, since the loss amplifies the rounding errors that separate coincident ones.
 TEXT, ARMS = "x True False not and or", ("ce", "tsloss", "surrogate")
 SMALL = replace(on_gpu.MINIATURE, arms=ARMS, epochs=3, test_size=12, init_text=TEXT, lr=0.03)
 
