@@ -27,7 +27,7 @@ def visits() -> dict[int, str]:
     return {int(seconds): command for seconds, command in found}
 
 
-def test_there_are_two_visits_with_commands_that_can_be_pasted() -> None:
+def test_there_are_two_checking_visits_with_commands_that_can_be_pasted() -> None:
     assert list(visits()) == [320, 340]
     for command in visits().values():
         assert len(command) < 2000
@@ -71,8 +71,22 @@ def test_a_visit_runs_its_steps_and_few_files_come_back(
 def test_no_wheel_replaces_torch_or_numpy_and_none_is_part_of_the_repository() -> None:
     (download,) = re.findall(r"pip download.*?```", GUIDE.read_text(encoding="utf-8"), re.S)
     names = shlex.split(download.partition("\\\n  gudhi")[2].rstrip("`"))
-    assert names == ["scikit-build-core>=1.0", "pybind11>=3.0", "packaging", "pathspec"]
+    assert names == ["scikit-build-core>=1.0", "pybind11>=3.0", "packaging", "pathspec", "gguf"]
     assert ".whl/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_command_of_the_study_can_be_pasted_and_fits_into_its_visit() -> None:
+    _, _, text = GUIDE.read_text(encoding="utf-8").partition("\n## A third visit: the study\n")
+    (total,) = re.findall(r"^At most (\d+) seconds", text, re.M)
+    *_, command = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    assert len(command) < 2000
+    assert command.isascii()
+    subprocess.run(["bash", "-n", "-c", command], check=True)
+    _, _, options = command.partition("-m tsloss_fast.benchmarks.study.on_gpu ")
+    (seconds,) = re.findall(r"--seconds (\d+)", options)
+    assert int(seconds) + BUILD_SECONDS + INSTALL_SECONDS <= int(total) <= 480
+    script = (ROOT / "benchmarks/study/on_gpu.py").read_text(encoding="utf-8")
+    assert all(f'"{option}"' in script for option in re.findall(r"--[a-z]+", options))
 
 
 def test_what_the_guide_names_exists() -> None:
