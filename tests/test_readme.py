@@ -142,7 +142,8 @@ def test_the_evidence_is_made_from_the_raw_results(tmp_path: Path) -> None:
     folder.mkdir()
     for file in committed.glob("*.jsonl"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "first").symlink_to(committed / "first", target_is_directory=True)
+    for name in ("first", "controls"):
+        (folder / name).symlink_to(committed / name, target_is_directory=True)
     readme = tmp_path / "README.md"
     readme.write_bytes(README.read_bytes())
     write(folder, tmp_path / "evidence.md", readme)

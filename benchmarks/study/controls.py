@@ -182,20 +182,39 @@ def verdict(found: Iterable[Compared]) -> str:
     return "reproduced at a price" if dear else "reproduced"
 
 
+def tables_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Return the tables of `means` of each control of a results file; a control without a finished
+    run has none."""
+    head = next(line for line in records if line["kind"] == "controls")
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for name, control in head["controls"].items():
+        runs = [line for line in records if line["kind"] == "run" and line["control"] == name]
+        found[name] = means(runs, len(control["rates"])) if runs else {}
+    return found
+
+
+def verdict_lines(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the list of what the runs say of each control."""
+    lines = []
+    for name, tables in tables_of(records).items():
+        lines.append(f"- **{name}**: no run finished yet.")
+        if tables:
+            ours, paths = compare(tables, "plain"), compare(tables, "random paths")
+            lines[-1] = " ".join(sentences(name, ours, paths))
+    return "\n".join(lines)
+
+
 def summarize(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the page of a results file, which may be underway."""
     head = next(line for line in records if line["kind"] == "controls")
     sessions = [line for line in records if line["kind"] == "session"]
     versions = [f"{s['machine'][name]}" for s in sessions[-1:] for name in ("tsloss-fast", "torch")]
-    blocks, verdicts = [], []
-    for name, control in head["controls"].items():
-        runs = [line for line in records if line["kind"] == "run" and line["control"] == name]
-        if not runs:
-            verdicts.append(f"- **{name}**: no run finished yet.")
+    blocks = []
+    for name, tables in tables_of(records).items():
+        if not tables:
             continue
-        tables = means(runs, len(control["rates"]))
+        control = head["controls"][name]
         ours, paths = compare(tables, "plain"), compare(tables, "random paths")
-        verdicts.append(" ".join(sentences(name, ours, paths)))
         facts = {"learning rates": ", ".join(map(str, control["rates"]))}
         facts |= {key: control[key] for key in ("weight", "steps", "batch")}
         blocks += [
@@ -206,7 +225,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> str:
             differences_table("topological \N{MINUS SIGN} random paths", paths),
         ]
     return PAGE.format(
-        verdicts="\n".join(verdicts),
+        verdicts=verdict_lines(records),
         blocks="\n\n".join(blocks),
         runs=sum(line["kind"] == "run" for line in records),
         sessions="; ".join(f"{s['date']}, {s['machine']['processor']}" for s in sessions),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tsloss_fast.benchmarks.study import tables
+from tsloss_fast.benchmarks.study import controls, tables
 from tsloss_fast.benchmarks.study.design import read_design
 from tsloss_fast.benchmarks.study.figure import draw, draw_all
 from tsloss_fast.benchmarks.study.first_study import first_study
@@ -106,7 +106,7 @@ def write(folder: Path, output: Path, readme: Path | None) -> list[Path]:
         sentences=f"\n{said}",
         table=table,
         folder=folder.name,
-        controls="",
+        controls=controls.verdict_lines(read_results(folder / "controls")),
         studies=study_lines(studies, folder.name),
         **first_study(folder / "first"),
     )

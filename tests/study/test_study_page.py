@@ -33,9 +33,10 @@ def put(folder: Path, design: dict[str, Any], *runs: dict[str, Any]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of results that has the first study and no other."""
+    """A folder of results that has the first study and the controls, and no other study."""
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "first").symlink_to(FIRST, target_is_directory=True)
+    for name in ("first", "controls"):
+        (tmp_path / "r" / name).symlink_to(FIRST.parent / name, target_is_directory=True)
     return tmp_path / "r"
 
 
@@ -57,6 +58,7 @@ def test_the_page_and_the_readme_have_the_verdict_and_the_differences(
     assert said in page
     assert "- convergence: not finished, 0 runs so far." in page
     assert "- **other**: Does it help? 1 run, 1 seed, 0.0 hours: [tables](r/other.md)" in page
+    assert "- **densified digits: reproduced** (" in page
     for name in ("degenerate.md", "degenerate.png", "other.md", "verdict.png"):
         assert (folder / name).exists()
     first = readme.read_text(encoding="utf-8")

@@ -128,7 +128,7 @@ def test_a_run_that_diverges_stays_where_it_was_and_harms_no_other(
 def test_a_run_that_arrives_ends_there_and_changes_no_other(tiny: Any, tmp_path: Path) -> None:
     (whole, slow) = train(trials(tmp_path, ["ce"], lr=[0.3, 0.0001]), *tiny)
     losses = whole["train_ce"]
-    # A threshold just above the first loss that the slow run never has. Recorded losses are rounded.
+    # Just above the first loss that the slow run never has, since recorded losses are rounded.
     arrives = next(s for s, loss in enumerate(losses, 1) if loss < min(slow["train_ce"]) - 1e-3)
     stop = losses[arrives - 1] + 1e-4
     assert 1 < arrives < 6
