@@ -121,7 +121,7 @@ def train(
         scores = []
         for step in (1 + len(curves) * len(steps) + each for each in steps):
             pairs = zip(items, protocol.seeds, strict=True)
-            batches = [run._batch(own, step, seed, size) for own, seed in pairs] * len(arms)
+            batches = [run.batch_of(own, step, seed, size) for own, seed in pairs] * len(arms)
             gradient.zero_()
             scores.append(score(base, prompts, batches, chunk))
             for method, term, clouds in zip(methods, terms, prompts.chunk(len(arms)), strict=True):
@@ -151,9 +151,9 @@ def train(
         record["diverged"] = not bool(sound[index])
         if not record["diverged"]:
             curve = torch.stack(curves)[..., index].T.tolist()
-            ce, accuracy = ([run._six_digits(value) for value in each] for each in curve)
+            ce, accuracy = ([run.six_digits(value) for value in each] for each in curve)
             record |= {"train_ce": ce, "train_accuracy": accuracy, "final_accuracy": right[index]}
-            record["coefficient_of_variation"] = run._six_digits(spread[index])
+            record["coefficient_of_variation"] = run.six_digits(spread[index])
         records.append(record)
     facts = {"kind": "protocol", "protocol": asdict(protocol), "epochs": len(curves)}
     return facts | {"epoch_seconds": round((times[-1] - times[0]) / len(curves), 4)}, records

@@ -69,7 +69,7 @@ def compare(facts: Record, runs: Sequence[Record]) -> list[Comparison]:
             never = censored > 0 and not came
             ours, theirs = ([] if never else [value for value, _ in side] for side in values)
             difference = paired_difference(ours, theirs, margin=MARGINS.get(outcome.name))
-            found.append(Comparison(arm, outcome, difference, censored, never, False))
+            found.append(Comparison(arm, outcome, difference, censored, never))
     tested = [each for each in found if each.outcome.better and each.difference.p is not None]
     for entry, p in zip(tested, holm([each.difference.p or 0.0 for each in tested]), strict=True):
         entry.holm = p

@@ -40,7 +40,7 @@ from tsloss_fast.tuning.answers import Choices, EncodedItem, encode_items
 from tsloss_fast.tuning.models import load_model
 from tsloss_fast.tuning.prompts import initial_prompt
 
-__all__ = ["run_study", "train"]
+__all__ = ["batch_of", "run_study", "six_digits", "train"]
 
 # Tokens of a row of an evaluation: attention looks at all pairs of a row.
 _ROW = 400
@@ -82,7 +82,7 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
     for step in range(steps + 1):
         active = [run for run in runs if not run.ended]
         if step and active:
-            batch = _batch(items, step, common["seed"], common["batch_size"])
+            batch = batch_of(items, step, common["seed"], common["batch_size"])
             left = 1 - (step - 1) / steps if common["lr_schedule"] == "linear" else 1.0
             _advance(active, base, batch, step / steps, left)
         if step % common["eval_every"] == 0 or step == steps:
@@ -104,7 +104,7 @@ def train(trials: Sequence[Trial], base: Any, tokenizer: Any) -> list[dict[str, 
         record |= {"end": {"items": len(test), **_rates(score)}, "diverged": run.diverged}
         taken = max(1, len(run.train_ce))
         seconds_of = {"step": run.step_seconds, "term": run.term_seconds}
-        record["seconds"] = {name: _six_digits(each / taken) for name, each in seconds_of.items()}
+        record["seconds"] = {name: six_digits(each / taken) for name, each in seconds_of.items()}
         record["cohort"] = len(runs)
         records.append(record | {"forward": "packed", "task_digest": task.digest[:16]})
     return records
@@ -117,7 +117,9 @@ def _begin(trial: Trial, base: Any, tokenizer: Any) -> _Run:
     return _Run(trial, prompt, optimizer, make_term(trial["settings"], prompt))
 
 
-def _batch(items: Sequence[EncodedItem], step: int, seed: int, size: int) -> Sequence[EncodedItem]:
+def batch_of(
+    items: Sequence[EncodedItem], step: int, seed: int, size: int
+) -> Sequence[EncodedItem]:
     """Return the items of a step in 1, 2, …; every epoch has an order of its own."""
     epoch, index = divmod(step - 1, -(-len(items) // size))
     order = np.random.default_rng([seed, epoch]).permutation(len(items))
@@ -144,7 +146,7 @@ def _advance(
         if not (math.isfinite(loss) and bool(gradient.isfinite().all())):
             run.diverged, run.ended = len(run.train_ce) + 1, True
             continue
-        run.train_ce.append(_six_digits(loss))
+        run.train_ce.append(six_digits(loss))
         if loss <= (run.trial["stop_train_ce"] or -math.inf):
             run.ended = True
         else:
@@ -184,16 +186,16 @@ def _rates(score: Tensor) -> dict[str, float]:
     right, restricted, nats, tokens = score.sum(1).tolist()
     rates = {"accuracy": right, "restricted_accuracy": restricted, "ce": nats}
     wholes = (score.shape[1], score.shape[1], tokens)
-    return {k: _six_digits(v / n) for (k, v), n in zip(rates.items(), wholes, strict=True)}
+    return {k: six_digits(v / n) for (k, v), n in zip(rates.items(), wholes, strict=True)}
 
 
 def _topology(prompt: Tensor) -> dict[str, float]:
     deaths = h0_persistence(prompt[None]).deaths
     measures = (barcode.mean_death, barcode.coefficient_of_variation, barcode.redundancy)
-    return {each.__name__: _six_digits(float(each(deaths).mean())) for each in measures}
+    return {each.__name__: six_digits(float(each(deaths).mean())) for each in measures}
 
 
-def _six_digits(value: float) -> float:
+def six_digits(value: float) -> float:
     """Round: further digits are noise, and each is a byte of the results."""
     return float(f"{value:.6g}")
 

@@ -43,7 +43,7 @@ def test_a_run_of_the_batch_is_that_of_pefts_model_by_hand(arm: str, tiny: Any) 
     term = {"ce": None, "tsloss": TSLoss(), "surrogate": TSLoss("surrogate")}[arm]
     nats, right = [0.0] * 3, [0.0] * 4
     for step in range(6):
-        batch = run._batch(items, step + 1, 1, 8)
+        batch = run.batch_of(items, step + 1, 1, 8)
         answers = answer_logits(model, batch)
         ce = answers.cross_entropy()
         nats[step // 2] += len(batch) * ce.item() / 10  # Each answer is one token.

@@ -40,7 +40,7 @@ def test_training_is_that_of_pefts_model_by_hand(
     optimizer = torch.optim.AdamW([prompt], lr=0.03, weight_decay=0.0)
     losses = []
     for step in range(1, 7):
-        ce = answer_logits(model, run._batch(items, step, 0, 8)).cross_entropy()
+        ce = answer_logits(model, run.batch_of(items, step, 0, 8)).cross_entropy()
         deaths = h0_persistence(prompt).deaths
         spread = deaths.var(correction=0) / deaths.mean() ** 2
         short = torch.relu(1 - 2 * deaths / deaths.mean()).square().mean()
@@ -75,11 +75,11 @@ def test_training_is_that_of_pefts_model_by_hand(
 def test_every_epoch_reads_every_item_once_in_another_order() -> None:
     items: list[Any] = list(range(20))
     epochs = [
-        [i for step in (1, 2, 3) for i in run._batch(items, 3 * e + step, 5, 8)] for e in (0, 1)
+        [i for step in (1, 2, 3) for i in run.batch_of(items, 3 * e + step, 5, 8)] for e in (0, 1)
     ]
     assert [sorted(epoch) for epoch in epochs] == [items, items]
     assert epochs[0] != epochs[1]
-    assert run._batch(items, 1, 5, 8) != run._batch(items, 1, 6, 8)
+    assert run.batch_of(items, 1, 5, 8) != run.batch_of(items, 1, 6, 8)
 
 
 def test_a_run_is_the_same_alone_and_among_others(tiny: Any, tmp_path: Path) -> None:
