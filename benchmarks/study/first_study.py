@@ -1,7 +1,7 @@
-"""What the first study can and cannot say, from its raw results (`evidence/first`).
+"""The first study read again: its raw results (`evidence/first`) at equal learning rates.
 
-In that study each method had the learning rate that a search with one seed had chosen for it, so
-that most of its comparisons are of methods and learning rates together.
+A search with one seed had chosen the learning rate of each method there, so that most comparisons
+of that study are of methods and learning rates together.
 """
 
 from __future__ import annotations

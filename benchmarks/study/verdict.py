@@ -1,4 +1,4 @@
-"""What a study may claim of TSLoss, by rules that were fixed before its runs.
+"""The claims about TSLoss that a study allows, by rules that were fixed before its runs.
 
 The rules look at the primary outcomes of a design alone. A repair is an arm of cross-entropy alone
 with a start of its own, such as vocabulary rows in place of tokens that coincide.
@@ -14,7 +14,7 @@ from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, c
 
 __all__ = ["FORMS", "Verdict", "overall", "verdict"]
 
-# From the strongest claim to none. The numbers beside a verdict say more than its form.
+# The strongest claim stands first. The numbers beside a verdict say more than its form.
 FORMS = {
     "helps": "TSLoss helps",
     "repairs": "TSLoss repairs a degenerate start, as a trivial repair does for nothing",
@@ -86,7 +86,7 @@ def _at_least(study: Study, group: int, ours: Comparison, repairs: Sequence[str]
 def overall(verdicts: Sequence[Verdict]) -> str:
     """Return the form for all studies: the strongest claim that one of them allows.
 
-    That nothing makes a difference needs all studies that measure accuracy to say so.
+    The claim that there is no difference needs the same claim of every study.
     """
     forms = [each.form for each in verdicts]
     for form in ("helps", "repairs"):
