@@ -135,7 +135,7 @@ def test_what_is_said_of_the_first_study_is_in_its_raw_results() -> None:
     tables = (FIRST / "ablation.md").read_text(encoding="utf-8")
     for value in (said["rate_alone"], said["published"]):
         assert f"| {value.split()[0]} | {value.split('(')[1].rstrip(')')} |" in tables
-    # Accuracies by seed are, for tsloss, 0.71 0.62 0.69 0.67 0.6, redundancy 0.735 0.615 0.67 0.69 0.54.
+    # Accuracies by seed: tsloss 0.71 0.62 0.69 0.67 0.6, redundancy 0.735 0.615 0.67 0.69 0.54.
     assert said["matched_accuracy"] == "+0.008 (−0.035 to +0.051)"
     assert "28 of 28 chosen weights (only two were tried) and 9 of 36 chosen" in said["edges"]
     assert "in 8 of 8 cells" in said["cells"]
