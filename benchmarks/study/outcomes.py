@@ -18,6 +18,8 @@ from scipy.integrate import trapezoid
 from tsloss_fast._terminal import escape_invisible
 
 Record = Mapping[str, Any]
+# Outcomes of fewer test items than this are not outcomes: a study of training alone has one item.
+FEW_ITEMS = 10
 _COLUMNS = ["group", "arm", "lr", "weight", "seed", "diverged", "step", "term", "digest", "run"]
 
 
@@ -107,6 +109,8 @@ def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
         "final_ce": _number(end.get("ce")),
         "coefficient_of_variation": _number(last.get("coefficient_of_variation")),
     }
+    if run["trial"]["test_size"] < FEW_ITEMS:
+        found |= dict.fromkeys(("final_accuracy", "accuracy_area", "final_ce"), math.nan)
     for name, late in CENSORED.items():
         points = series[OUTCOMES[name].series]
         sign = 1 if OUTCOMES[name].series == "accuracy" else -1

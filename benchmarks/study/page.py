@@ -74,7 +74,8 @@ def _told(entry: Comparison, side: str) -> str:
     difference = entry.difference
     if entry.outcome.name == "steps_to_train_ce":
         times = [2**value for value in (difference.mean, difference.low, difference.high)]
-        return "{} needs {:.2f} ({:.2f} to {:.2f}) times the steps".format(entry.arm, *times)
+        said = "{} needs {:.2f} ({:.2f} to {:.2f}) times the steps of cross-entropy alone"
+        return said.format(entry.arm, *times)
     return f"{entry.arm} is {side} in {entry.outcome.label} by {tables.difference_text(entry)}"
 
 

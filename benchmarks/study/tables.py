@@ -22,7 +22,11 @@ def summarize(records: Iterable[Record]) -> str:
     blocks: list[str] = []
     names = outcomes.group_names(study.groups, short=False)
     for group in study.begun:
-        found = compare(study, group, ["final_ce"])
+        found = [
+            e
+            for e in compare(study, group, ["final_ce"])
+            if e.difference.pairs or e.never or e.outcome.name in study.primary
+        ]
         blocks += [f"## {names[group]}", methods_table(study, group), differences_table(found)]
         blocks += ["\n".join(f"- {s}" for s in [*notes(study, group), *conclusions(study, found)])]
     waiting = [f"- {name}" for group, name in enumerate(names) if group not in study.begun]
@@ -109,10 +113,11 @@ def notes(study: Study, group: int) -> Iterator[str]:
     """Yield the conditions under which the numbers of a group were measured."""
     names = (*REFERENCES, "zero_shot_accuracy")
     majority, restricted, zero = (reference(study, group, name) for name in names)
-    yield (
-        f"Accuracy without training: {majority:.3f} with the most frequent answer, {zero:.3f} "
-        f"without a prompt, {restricted:.3f} then restricted to the possible answers."
-    )
+    if study.groups[group]["test_size"] >= outcomes.FEW_ITEMS:
+        yield (
+            f"Accuracy without training: {majority:.3f} with the most frequent answer, {zero:.3f} "
+            f"without a prompt, {restricted:.3f} then restricted to the possible answers."
+        )
     for outcome in OUTCOMES.values():
         threshold = study.groups[group].get(f"{outcome.series}_threshold")
         if threshold is not None:
@@ -122,7 +127,8 @@ def notes(study: Study, group: int) -> Iterator[str]:
         seeds = study.of(group, arm)
         lacking = sorted({*runs.seed, *study.design["seeds"]} - set(seeds.seed))
         if lacking:
-            yield f"{arm} is not finished: seed {', '.join(map(str, lacking))}."
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            yield f"{arm} is not finished: seed {', '.join(map(str, lacking[:5]))}{more}."
         broken = [OUTCOMES[n].label for n in OUTCOMES if seeds[n][seeds.diverged > 0].isna().any()]
         if broken:
             yield f"{arm}: seeds that diverged have no {', '.join(broken)}, and no pair of it."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from made_records import START, flat, make_design, make_pairs, make_run
+from made_records import START, TASK, flat, make_design, make_pairs, make_run
 from tsloss_fast.benchmarks.study.outcomes import OUTCOMES
 from tsloss_fast.benchmarks.study.tables import shown, summarize
 
@@ -67,6 +67,19 @@ def test_runs_that_diverged_are_counted_and_in_no_pair_and_changed_items_are_sai
     records[0]["task_digest"] = "changed"
     assert "The task changed between runs of seed 0" in summarize([make_design(), *records])
     assert "- tsloss: seeds that diverged have no mean training CE, final accuracy," in page
+
+
+def test_a_study_of_training_alone_has_no_outcomes_of_test_items() -> None:
+    task = {**TASK, "test_size": 1}
+    design = make_design(tasks=[task], primary=["train_ce"], seeds=list(range(9)))
+    page = summarize([design, *make_pairs(GAINS, task=task)])
+    assert not {"final accuracy", "end CE"} & rows(page, 0)[0].keys()
+    assert [row["outcome"] for row in rows(page, 1)] == ["mean training CE"]
+    assert "Accuracy without training" not in page
+    assert "- ce is not finished: seed 5, 6, 7, 8." in page
+    long = make_design(tasks=[task], primary=["train_ce"], seeds=list(range(20)))
+    page = summarize([long, *make_pairs(GAINS, task=task)])
+    assert "- ce is not finished: seed 5, 6, 7, 8, 9 and 10 more." in page
 
 
 def test_zero_alone_has_no_sign() -> None:
