@@ -14,7 +14,7 @@ JITTER = {"name": "x", "init": "text", "init_text": "x", "jitter": 0.01}
 ARM = {"name": "m", "loss": "tsloss"}
 
 
-SEEDS = {"convergence": 48, "degenerate": 24, "few_shot": 24}
+SEEDS = {"convergence": 24, "degenerate": 24, "few_shot": 24}
 
 
 def test_every_preset_is_a_design_and_survives_being_written_out(tmp_path: Path) -> None:
