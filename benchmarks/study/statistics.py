@@ -18,7 +18,7 @@ from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, S
 # Nothing is claimed about other seeds if there are fewer pairs.
 MINIMUM_SEEDS = 5
 # All assignments of signs up to 14 pairs; with more pairs as many are drawn, always the same ones.
-_ASSIGNMENTS = 2**14
+ASSIGNMENTS = 2**14
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def sign_flip_p(values: np.ndarray) -> float:
     """Two-sided p of the sum of (n,) differences under all changes of their signs."""
     if len(values) < 2:
         return 1.0
-    draws = {"n_resamples": _ASSIGNMENTS, "random_state": np.random.default_rng(0)}
+    draws = {"n_resamples": ASSIGNMENTS, "random_state": np.random.default_rng(0)}
     found = stats.permutation_test((values,), np.sum, permutation_type="samples", **draws)
     return float(found.pvalue)
 

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from tsloss_fast.benchmarks.study import outcomes
 from tsloss_fast.benchmarks.study.outcomes import CENSORED, OUTCOMES, Outcome, Record, Study
-from tsloss_fast.benchmarks.study.statistics import MINIMUM_SEEDS, Comparison, compare
+from tsloss_fast.benchmarks.study.statistics import (
+    ASSIGNMENTS,
+    MINIMUM_SEEDS,
+    Comparison,
+    compare,
+)
 
 from tsloss_fast._terminal import counted, table_lines
 
@@ -165,7 +170,8 @@ def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:
     primary = [(e.holm, e) for e in found if e.holm is not None]
     left = [f"{e.arm} in {e.outcome.label}" for p, e in primary if p < 0.05]
     most = max((entry.difference.pairs for _, entry in primary), default=1)
+    least = 2 / min(2**most, ASSIGNMENTS)
     yield (
         f"The sign-flip test finds, after Holm's correction: {', '.join(left) or 'nothing'}. Its "
-        f"least p with {counted(most, 'pair')} is {2 / 2**most:.3g} before the correction."
+        f"least p with {counted(most, 'pair')} is {least:.3g} before the correction."
     )

@@ -189,6 +189,19 @@ def test_curves_are_the_quantities_asked_for_and_the_control_is_dashed(
     assert shown == [NAMES, ["always the most frequent answer 0.60", untuned]]
 
 
+@pytest.mark.parametrize(("gap", "drawn"), [(0.42368, False), (0.2, True)])
+def test_redundancy_is_drawn_only_where_there_is_some(
+    gap: float, drawn: bool, tmp_path: Path, draw: Draw
+) -> None:
+    with TopologyTracker(tmp_path, h1_every=None) as tracker:
+        for step in range(3):
+            # The shortest of four bars is 1 % below half of the mean, or far below it.
+            tracker.record(step, np.array([[0.0], [1.0], [2.0], [3.0], [3.0 + gap]]))
+    labels = [axes.get_ylabel() for axes in draw("curves", tmp_path).figure.axes]
+    assert ("redundancy" in labels) == drawn
+    assert "coefficient of variation" in [" ".join(label.split()) for label in labels]
+
+
 def test_the_rates_without_tuning_are_the_mean_over_the_runs(pair: Path, draw: Draw) -> None:
     log = pair / "control" / "metrics.jsonl"
     log.write_text(log.read_text().replace('"majority_rate": 0.6', '"majority_rate": 0.2'))

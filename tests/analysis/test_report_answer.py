@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,24 @@ def test_no_two_methods_have_one_name() -> None:
     both = [changed(end(loss), **more).run for loss, more in (("tsloss", {"lr": 1}), ("l2", {}))]
     names = [group["name"] for group in methods([*both, changed(end("l2", 1), lr=2).run])]
     assert names == ["tsloss 0, lr 1", "l2 0", "l2 1, lr 2"]
+
+
+def test_runs_and_methods_with_other_starts_are_told_by_them(tmp_path: Path) -> None:
+    starts = [{"init": "text", "init_text": "x"}, {"init": "vocabulary", "jitter": 0.1}]
+    runs = [changed(end("ce"), **start).run for start in starts]
+    told = ['from "x"', "from vocabulary rows with jitter 0.1"]
+    assert [group["name"] for group in methods(runs)] == [f"ce 0, {start}" for start in told]
+    # Settings that do not say a start leave the name as it is.
+    assert methods([end("ce").run, runs[0]])[0]["name"] == "ce 0"
+    for number, start in enumerate(starts):
+        file = make_run(tmp_path / str(number)) / "config.json"
+        settings = json.loads(file.read_text())["config"]
+        file.write_text(json.dumps({"config": {**settings, **start}}))
+    loaded = load_runs([tmp_path / "0", tmp_path / "1"])
+    names = [f"cross-entropy + 10 × TSLoss, {start}" for start in told]
+    assert [run.name for run in loaded] == names
+    assert [group["name"] for group in methods(loaded)] == names
+    assert load_runs([tmp_path / "0"])[0].name == "cross-entropy + 10 × TSLoss"
 
 
 def test_a_run_that_was_cut_off_is_in_no_mean_and_is_named() -> None:

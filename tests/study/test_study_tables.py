@@ -77,6 +77,9 @@ def test_a_study_of_training_alone_has_no_outcomes_of_test_items() -> None:
     assert [row["outcome"] for row in rows(page, 1)] == ["mean training CE"]
     assert "Accuracy without training" not in page
     assert "- ce is not finished: seed 5, 6, 7, 8." in page
+    many = [design, *make_pairs([0.1 + 0.001 * k for k in range(20)], task=task)]
+    # All signs of 20 pairs are too many to try, so that p is not below that of the draws.
+    assert "Its least p with 20 pairs is 0.000122 before" in summarize(many)
     long = make_design(tasks=[task], primary=["train_ce"], seeds=list(range(20)))
     page = summarize([long, *make_pairs(GAINS, task=task)])
     assert "- ce is not finished: seed 5, 6, 7, 8, 9 and 10 more." in page

@@ -27,6 +27,7 @@ __all__ = [
 # Settings in which a run and its control may differ, and those in which two seeds of one method
 # may: items and initial tokens are drawn with the seed.
 OF_THE_LOSS = {"loss", "weight", "connectivity", "redundancy", "compactness", "loops", "device"}
+_OF_THE_START = {"init", "init_text", "jitter"}
 _OF_THE_SEED = {"seed", "task_digest", "tokens_digest", "device", "checkpoint_every", "eval_every"}
 
 
@@ -141,6 +142,15 @@ def describe(loss: str, weight: float) -> str:
     return f"cross-entropy + {weight:g} × {LOSSES.get(loss, loss)}"
 
 
+def _start(config: Mapping[str, Any]) -> str:
+    """How a run's prompt begins, in words; empty if its settings do not say it."""
+    text = shorten(str(config.get("init_text")), 24)
+    words = {"vocabulary": "vocabulary rows", "normal": "normal noise", "text": f'"{text}"'}
+    start = words.get(str(config.get("init")))
+    jitter = f" with jitter {shorten(str(config['jitter']), 24)}" if config.get("jitter") else ""
+    return "" if start is None else escape_invisible(f"from {start}{jitter}")
+
+
 def method_name(runs: Sequence[Run], others: Sequence[Run]) -> str:
     """Return the name of the method of some runs, with the settings that differ in other runs."""
     config, name = runs[0].config, runs[0].name
@@ -150,6 +160,11 @@ def method_name(runs: Sequence[Run], others: Sequence[Run]) -> str:
     alike = [run for run in tuned if run.config["loss"] == config.get("loss")]
     apart = settings_that_vary(tuned, _OF_THE_SEED | OF_THE_LOSS)
     apart += settings_that_vary(alike, _OF_THE_SEED | {"loss", "weight", *apart})
+    start = _start(config)
+    if start and start not in name and _OF_THE_START.intersection(apart):
+        name = f"{name}, {start}"
+    if start:
+        apart = [key for key in apart if key not in _OF_THE_START]
     known = [f"{key} {shorten(str(config[key]), 24)}" for key in apart if key in config]
     return ", ".join([name, *known])
 
@@ -171,6 +186,10 @@ def load_runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
             folders += [folder, *(p for p in [folder / CONTROL] if (p / RECORD).exists())]
     unique = list(dict.fromkeys(folder.resolve() for folder in folders))
     runs = [load_run(folder) for folder in unique]
+    starts = [_start(run.config) for run in runs]
+    if len(set(starts) - {""}) > 1:
+        told = zip(runs, starts, strict=True)
+        runs = [replace(r, name=f"{r.name}, {start}" if start else r.name) for r, start in told]
     # Equal names get the seed if that makes them differ, else the folder.
     seeded = [run.name if run.seed is None else f"{run.name}, seed {run.seed}" for run in runs]
     placed = [f"{escape_invisible('/'.join(run.folder.parts[-2:]))}: {run.name}" for run in runs]

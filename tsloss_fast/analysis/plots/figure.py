@@ -128,8 +128,13 @@ class _Figures:
             there = f"expected one of {', '.join(known)}"
             raise ValueError(f"quantity {missing[0]!r} is in none of the runs; {there}")
         usual = USUAL if "ce" in known else ("train_ce", *USUAL)
-        # A quantity that is 0 throughout has no curve to look at.
-        drawn = {q for found in self.series.values() for q, s in found.items() if s.values.any()}
+        # A quantity that is 0 throughout has no curve to look at, and redundancy is a share.
+        drawn = {
+            quantity
+            for found in self.series.values()
+            for quantity, series in found.items()
+            if (series.values > 1e-3 * (quantity == "redundancy")).any()
+        }
         self.quantities = quantities or [quantity for quantity in usual if quantity in drawn]
 
     def draw(self, kind: str, size: Size) -> dict[str, Figure]:
