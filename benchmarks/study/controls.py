@@ -242,6 +242,8 @@ def sentences(name: str, ours: Sequence[Compared], paths: Sequence[Compared]) ->
     yield f"Topological minus plain, {label}: {claim.text}, from {pairs} pairs."
     if found == "not reproduced" and claim.difference.detectable is not None:
         yield f"A change of {claim.difference.detectable:.3f} would be seen in 80 % of studies."
+    for price in (each for each in ours if each.measure.role == "price"):
+        yield f"The {price.measure.label}, 1 for the mean of the data, changes by {price.text}."
     word = {1: "better than", 0: "not told apart from", -1: "worse than"}[other.side]
     yield f"In this measure the edges of trees are {word} those of random paths: {other.text}."
 

@@ -111,6 +111,11 @@ def run_outcomes(run: Record, thresholds: Record) -> dict[str, Any]:
     }
     if run["trial"]["test_size"] < FEW_ITEMS:
         found |= dict.fromkeys(("final_accuracy", "accuracy_area", "final_ce"), math.nan)
+    if run["trial"].get("stop_train_ce") is not None:
+        # The mean would be over the steps of the runs that never arrived alone.
+        found["train_ce"] = math.nan
+    if run["diverged"] is not None:
+        found |= dict.fromkeys(("final_accuracy", "final_ce"), math.nan)
     for name, late in CENSORED.items():
         points = series[OUTCOMES[name].series]
         sign = 1 if OUTCOMES[name].series == "accuracy" else -1

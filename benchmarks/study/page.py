@@ -38,13 +38,13 @@ def read_studies(folder: Path) -> dict[str, Study]:
 
 def verdicts_of(studies: Mapping[str, Study]) -> dict[str, Verdict]:
     """The verdict of each deciding study; one that has not begun is pending."""
-    pending = Verdict("pending", (), (), ())
+    pending = Verdict("pending")
     return {n: verdict(studies[n]) if n in studies else pending for n in DECIDING}
 
 
 def verdict_table(verdicts: Mapping[str, Verdict], studies: Mapping[str, Study]) -> str:
     """Return the differences of every method of the deciding studies in the primary outcomes."""
-    header = ["study", "method", "outcome", "difference", "p (Holm)"]
+    header = ["study", "method", "pairs", "outcome", "difference", "p (Holm)"]
     rows = []
     for name, said in verdicts.items():
         methods = {m["name"]: m for m in studies[name].design["methods"]} if said.found else {}
@@ -52,8 +52,8 @@ def verdict_table(verdicts: Mapping[str, Verdict], studies: Mapping[str, Study])
             weight = methods[entry.arm]["weight"]
             arm = f"{entry.arm} ({weight:g})" if weight not in (0, 10) else entry.arm
             p = tables.NONE if entry.holm is None else f"{entry.holm:.2g}"
-            where = f"{name}, {entry.difference.pairs} seeds" if not number else ""
-            rows.append([where, arm, entry.outcome.label, tables.difference_text(entry), p])
+            row = [name if not number else "", arm, str(entry.difference.pairs)]
+            rows.append([*row, entry.outcome.label, tables.difference_text(entry), p])
     return "\n".join(table_lines(header, rows)) if rows else "No study has begun."
 
 
@@ -66,7 +66,9 @@ def sentences(verdicts: Mapping[str, Verdict], studies: Mapping[str, Study]) -> 
         else:
             told = [_told(entry, "better") for entry in said.better]
             told += [_told(entry, "worse") for entry in said.worse]
-            yield f"{name}: {FORMS[said.form]}; {'; '.join(told) or 'no interval excludes zero'}."
+            told += [f"{counted(said.diverged, 'run')} diverged"] * (said.diverged > 0)
+            clear = "; ".join(told) or "no outcome of TSLoss differs clearly"
+            yield f"{name}: {FORMS[said.form]}; {clear}."
 
 
 def _told(entry: Comparison, side: str) -> str:
@@ -75,7 +77,8 @@ def _told(entry: Comparison, side: str) -> str:
     if entry.outcome.name == "steps_to_train_ce":
         times = [2**value for value in (difference.mean, difference.low, difference.high)]
         said = "{} needs {:.2f} ({:.2f} to {:.2f}) times the steps of cross-entropy alone"
-        return said.format(entry.arm, *times)
+        late = f" ({counted(entry.censored, 'run')} never arrived)" if entry.censored else ""
+        return said.format(entry.arm, *times) + late
     return f"{entry.arm} is {side} in {entry.outcome.label} by {tables.difference_text(entry)}"
 
 
@@ -87,7 +90,8 @@ def study_lines(studies: Mapping[str, Study], folder: str) -> str:
         seconds = [run["seconds"]["step"] * len(run["train_ce"]) for run in study.runs.run]
         lines.append(
             f"- **{name}**: {study.design['question']} {counted(len(study.runs), 'run')}, "
-            f"{counted(study.runs.seed.nunique(), 'seed')}, {math.fsum(seconds) / 3600:.1f} hours: "
+            f"{counted(study.runs.seed.nunique(), 'seed')}, {math.fsum(seconds) / 3600:.1f} hours "
+            "of steps: "
             f"{links.format(folder, name)}."
         )
     return "\n".join(lines)

@@ -122,7 +122,7 @@ def sentences(facts: Record, found: Sequence[Comparison]) -> Iterator[str]:
             share, low, high = (f"{100 * (2**end - 1):+.0f} %" for end in ends if end is not None)
             what = entry.outcome.label.removeprefix("log2 ")
             yield f"{entry.arm} changes the {what} by {share} ({low} to {high})."
-        if p is not None and p < 0.05 and enough:
+        if p is not None and p < 0.05 and enough and not entry.censored:
             margin = MARGINS[entry.outcome.name]
             yield f"{entry.arm} makes no difference of {margin:g} in {entry.outcome.label}."
     yield from chance(found, 0.95)

@@ -147,7 +147,7 @@ def _advance(
             run.diverged, run.ended = len(run.train_ce) + 1, True
             continue
         run.train_ce.append(six_digits(loss))
-        if loss <= (run.trial["stop_train_ce"] or -math.inf):
+        if run.train_ce[-1] <= (run.trial["stop_train_ce"] or -math.inf):
             run.ended = True
         else:
             run.prompt.grad = gradient

@@ -27,7 +27,7 @@ class Difference:
 
     Attributes:
         pairs: n, without pairs that have a value that is not finite, as after a divergence.
-        p: of the two-sided sign-flip test, at least 2 / 2^n.
+        p: of the two-sided sign-flip test, at least 2 / 2^n and 2 / `ASSIGNMENTS`.
         above, below, equal: numbers of positive, negative and zero differences.
         low, high: Student's interval of the mean.
         equivalence: p of two one-sided t tests (TOST); small if the mean is within the margin.

@@ -152,7 +152,8 @@ def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
         yield f"Fewer than {MINIMUM_SEEDS} pairs say nothing of other seeds."
     for entry in tested:
         p = entry.difference.equivalence
-        if p is not None and p < 0.05 and entry.difference.pairs >= MINIMUM_SEEDS:
+        enough = entry.difference.pairs >= MINIMUM_SEEDS and not entry.censored
+        if p is not None and p < 0.05 and enough:
             margin = study.design["margins"][entry.outcome.name]
             yield f"{entry.arm} makes no difference of {margin:g} in {entry.outcome.label}."
     yield from chance(tested, study.design["confidence"])
@@ -160,7 +161,7 @@ def conclusions(study: Study, found: Sequence[Comparison]) -> Iterator[str]:
 
 def chance(found: Sequence[Comparison], confidence: float) -> Iterator[str]:
     """Yield the number of intervals that exclude zero, and the claims that Holm's test leaves."""
-    told = [entry for entry in found if entry.difference.low is not None]
+    told = [entry for entry in found if entry.difference.pairs >= MINIMUM_SEEDS]
     clear = [f"{e.arm} {e.verdict} in {e.outcome.label}" for e in told if e.verdict]
     yield (
         f"{len(clear)} of {counted(len(told), 'interval')} exclude zero: "

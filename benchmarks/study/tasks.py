@@ -190,7 +190,7 @@ def _worked_sums(generator: random.Random, sums: int) -> tuple[str, str]:
     first = total = generator.randint(10, 40)
     told, worked = [], []
     for _ in range(sums):
-        gain = generator.random() < 0.5 or total < 13
+        gain = (generator.random() < 0.5 and total <= 96) or total < 13
         change = (
             generator.randint(3, min(20, 99 - total)) if gain else generator.randint(3, total - 1)
         )

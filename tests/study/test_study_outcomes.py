@@ -59,9 +59,17 @@ def test_a_seed_without_a_rate_of_the_grid_does_not_count() -> None:
 def test_one_rate_without_an_outcome_leaves_the_seed_without_it() -> None:
     runs = [make_run("ce", 0, lr=0.01), make_run("ce", 0, lr=0.02, losses=(1.0,), diverged=1)]
     seeds = read_study([make_design(lr=[0.01, 0.02]), *runs]).seeds
-    assert np.isnan(seeds.train_ce[0])
-    assert seeds.final_accuracy[0] == 0.7
+    assert np.isnan([seeds.train_ce[0], seeds.final_accuracy[0]]).all()
+    assert seeds.accuracy_area[0] > 0
     assert seeds.diverged[0] == 1
+
+
+def test_a_run_that_ends_early_or_diverges_lacks_what_its_training_does_not_tell() -> None:
+    early = read_study([make_design(), make_run(stop_train_ce=0.4)]).runs.iloc[0]
+    assert np.isnan(early.train_ce)
+    assert early.final_accuracy == 0.7
+    diverged = read_study([make_design(), make_run(diverged=9)]).runs.iloc[0]
+    assert np.isnan([diverged.final_accuracy, diverged.final_ce]).all()
 
 
 def test_runs_of_other_designs_are_not_among_the_runs() -> None:

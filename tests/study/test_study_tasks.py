@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_no_test_item_of_a_seed_is_trained_on_with_another_seed(name: str, tmp_p
     fewer = load_task(name, train_size=5, test_size=sizes["test_size"], seed=1)
     assert fewer.test == loaded[1].test
     assert fewer.train == loaded[1].train[:5]
+
+
+def test_every_difficulty_of_worked_sums_always_finds_a_next_sum() -> None:
+    for difficulty in TASKS["worked_sums"][0]:
+        generator = random.Random(0)
+        for _ in range(60_000):
+            TASKS["worked_sums"][2](generator, difficulty)
 
 
 def test_shares_of_the_splits_are_a_half_a_fifth_and_the_rest() -> None:

@@ -192,10 +192,9 @@ for ax, column in zip(axes, ("coefficient_of_variation", "mean_lifetime"), stric
 # and nothing more. One start, one seed and a toy model say nothing about the task, whichever of the
 # two numbers above is lower. In the experiments of this project, with a real language model,
 # several tasks and seeds, TSLoss did the same to the structure of prompts, for less than a
-# thousandth of a training step, and **was not shown to improve accuracy or to speed up
-# convergence**; on the hidden states at the prompt's positions it made training worse. ``tsloss
-# compare`` is there to find out for other models and tasks, and ``benchmarks/results/evidence.md``
-# has all of it.
+# thousandth of a training step, and **was not shown to improve accuracy**; to memorise one answer
+# took more steps with it, not fewer. ``tsloss compare`` is there to find out for other models and
+# tasks, and ``benchmarks/results/evidence.md`` has all of it.
 #
 # A report
 # --------
