@@ -58,10 +58,11 @@ class TaskPlan:
     def __post_init__(self) -> None:
         if self.curve_size > self.test_size:
             raise ValueError(f"curve_size {self.curve_size} > test_size {self.test_size}")
-        if self.stop_train_ce is not None and self.stop_train_ce > (self.train_ce_threshold or 0):
+        ends, counted = self.stop_train_ce, self.train_ce_threshold
+        if ends is not None and counted is not None and ends > counted:
             raise ValueError(
-                f"stop_train_ce {self.stop_train_ce} > train_ce_threshold "
-                f"{self.train_ce_threshold}: no run would reach the threshold, so lower the first"
+                f"stop_train_ce {ends} > train_ce_threshold {counted}: no run would reach the "
+                "threshold; expected at most the threshold, so lower the first"
             )
         object.__setattr__(self, "difficulty", task_difficulty(self.task, self.difficulty))
 
