@@ -93,7 +93,8 @@ def test_a_file_that_is_not_a_design_is_named(tmp_path: Path) -> None:
     for content, message in {
         b"name: [": "not YAML",
         b"- a": "expected a mapping, got",
-        b"name: a\nmethods: [ce]\ntasks: [{task: boolean, stop_train_ce: 1, train_ce_threshold: 0.5}]": "stop_",
+        b"name: a\nmethods: [ce]\ntasks:\n"
+        b"- {task: boolean, stop_train_ce: 1, train_ce_threshold: 0.5}": "stop_train_ce 1.0 >",
         b"name: caf\xe9": "0xe9",
         b"lr: [0.1]\nname: a\nlr: [0.3]": "not YAML .line 1: a key is given twice",
         b"models: " + b"[" * 2000: "recursion",
