@@ -119,7 +119,7 @@ def write(folder: Path, output: Path, readme: Path | None) -> list[Path]:
         text = readme.read_text(encoding="utf-8")
         if text.count(_BEGIN) != 1 or text.count(_END) != 1:
             raise ValueError(f"{readme}: expected {_BEGIN} and {_END} once each")
-        block = f"**{form}.**\n\n{table}"
+        block = f"**{form}.**\n{said}\n\n{table}"
         texts[readme] = f"{text.split(_BEGIN)[0]}{_BEGIN}\n{block}\n{_END}{text.split(_END)[1]}"
     for path, text in texts.items():
         with whole_file(path) as temporary:
