@@ -48,10 +48,11 @@ def draw_all(studies: Iterable[Study], path: Path) -> list[Path]:
     the path of the picture, if there is a difference to draw.
     """
     panels = [
-        (study, group, name, [e for e in compare(study, group) if e.outcome.name == name])
+        (study, name, [entry for entry in found if entry.outcome.name == name])
         for study in studies
-        for group in study.begun
+        for found in (compare(study, group) for group in study.begun)
         for name in study.primary
+        if found
     ]
     if not panels:
         return []
@@ -62,7 +63,7 @@ def draw_all(studies: Iterable[Study], path: Path) -> list[Path]:
         figure = Figure(figsize=size, dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for panel, (study, _, name, found) in zip(axes, panels, strict=True):
+        for panel, (study, name, found) in zip(axes, panels, strict=True):
             _forest(panel, name, found, colours, named=True)
             panel.set_title(f"{study.name}\n{OUTCOMES[name].label}", fontsize=9.5, color=INK)
         figure.savefig(temporary, format="png")

@@ -182,7 +182,7 @@ def _worked_sums(generator: random.Random, sums: int) -> tuple[str, str]:
     """Return a story of gains and losses, and a worked answer that computes them one by one.
 
     Every intermediate result is from 1 to 99. SmolLM2 splits numbers into digits, so that a worked
-    answer of two sums has 26 to 31 tokens.
+    answer of two sums has about 30 tokens.
     """
     name = generator.choice(_NAMES)
     noun = generator.choice([each for nouns in _SORTS.values() for each in nouns])

@@ -216,7 +216,7 @@ def test_runs_and_methods_with_other_starts_are_told_by_them(tmp_path: Path) -> 
     runs = [changed(end("ce"), **start).run for start in starts]
     told = ['from "x"', "from vocabulary rows with jitter 0.1"]
     assert [group["name"] for group in methods(runs)] == [f"ce 0, {start}" for start in told]
-    # Settings that do not say a start leave the name as it is.
+    # The name of a run is unchanged if its settings name no start.
     assert methods([end("ce").run, runs[0]])[0]["name"] == "ce 0"
     for number, start in enumerate(starts):
         file = make_run(tmp_path / str(number)) / "config.json"

@@ -54,6 +54,8 @@ def test_the_picture_of_all_studies_has_a_panel_for_each_primary_outcome(
         "l2"
     ]
     assert draw_all([], tmp_path / "g.png") == []
+    # Without a second arm there is no difference to draw.
+    assert draw_all([read_study([make_design(), make_run()])], tmp_path / "h.png") == []
 
 
 def test_equal_records_give_equal_bytes_and_no_run_gives_no_picture(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class RecordWriter:
 
     Raises:
         FileExistsError: there is a record, and `keep` is None.
-        RecordError: the existing file is no record, or differs in `same`; it stays as it is.
+        RecordError: the existing file is no record, or differs in `same`; the file is unchanged.
     """
 
     def __init__(
